@@ -1,0 +1,195 @@
+"""Reading the pack and writing each plugin's text."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from bundle.rules import (
+    KINDS,
+    frontmatter_keys,
+    frontmatter_text,
+    module_problems,
+    plugin_problems,
+    type_name,
+    with_version,
+)
+from bundle.source import ENTRIES, PACK, Import, Module, PackagingError, Problem, parse_module
+
+GENERATED = f"# GENERATED from {ENTRIES}/"
+
+_LINE_LENGTH = 110
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One built plugin.
+
+    Attributes:
+        kind: its folder: functions, tools or pipelines.
+        id: its file's name without the suffix, and its id on a server.
+        type: the class in it that the loader looks for, in lower case: filter, pipe, event, tools, pipeline.
+        frontmatter: the keys at its top, as Open WebUI reads them.
+        text: the whole file.
+    """
+
+    kind: str
+    id: str
+    type: str
+    frontmatter: Mapping[str, str]
+    text: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.kind}/{self.id}.py"
+
+
+class Builder:
+    """Builds the plugins below `root`. Reads each module once, and gathers what is wrong in `problems`."""
+
+    def __init__(self, root: Path, version: str) -> None:
+        self.root = root
+        self.version = version
+        self.problems: list[Problem] = []
+        self._modules: dict[str, Module | None] = {}
+
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Build every plugin.
+
+        Raises:
+            PackagingError: the source breaks a rule.
+        """
+        built = [
+            self._plugin(kind, path.stem)
+            for kind in KINDS
+            for path in sorted((self.root / ENTRIES / kind).glob("*.py"))
+            if path.stem != "__init__"
+        ]
+        if not built:
+            self.problems.append(
+                Problem(ENTRIES, 1, "no plugin is there: is this the top folder of the pack?")
+            )
+        if self.problems:
+            raise PackagingError(self.problems)
+        return tuple(plugin for plugin in built if plugin)
+
+    def _plugin(self, kind: str, plugin_id: str) -> Plugin | None:
+        entry = self._module(f"{PACK}.plugins.{kind}.{plugin_id}")
+        if entry is None:
+            return None
+        modules = self._with_dependencies(entry)
+        self.problems += plugin_problems(kind, modules)
+        head = with_version(frontmatter_text(entry), self.version)
+        keys = {key: value for _, key, value in frontmatter_keys(head)}
+        return Plugin(kind, plugin_id, type_name(kind, entry).lower(), keys, _assemble(head, modules))
+
+    def _module(self, name: str) -> Module | None:
+        """A module by its dotted name; None when there is none, or none that can be read."""
+        if name not in self._modules:
+            self._modules[name] = None
+            path = Path("src", f"{name.replace('.', '/')}.py")
+            try:
+                module = parse_module(name, path.as_posix(), (self.root / path).read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                return None
+            except UnicodeDecodeError:
+                self.problems.append(Problem(path.as_posix(), 1, "not in UTF-8: save it as that"))
+            except PackagingError as error:
+                self.problems += error.problems
+            else:
+                self.problems += module_problems(module)
+                self._modules[name] = module
+        return self._modules[name]
+
+    def _with_dependencies(self, entry: Module) -> tuple[Module, ...]:
+        """All that a module needs, each after what it imports itself, and so the module last."""
+        order: dict[str, Module] = {}
+
+        def visit(module: Module, trail: tuple[str, ...]) -> None:
+            for wanted in module.pack_imports:
+                if wanted.module in trail:
+                    way = " → ".join((*trail[trail.index(wanted.module) :], wanted.module))
+                    message = f"import cycle {way}: move what both need into a module of its own"
+                    self.problems.append(Problem(module.path, wanted.line, message))
+                elif (found := self._imported(module, wanted)) and found.name not in order:
+                    visit(found, (*trail, found.name))
+            order[module.name] = module
+
+        visit(entry, (entry.name,))
+        return tuple(order.values())
+
+    def _imported(self, importer: Module, wanted: Import) -> Module | None:
+        found = self._module(wanted.module)
+        place = self.root / "src" / wanted.module.replace(".", "/")
+        message = ""
+        if found is None and place.is_dir():
+            message = f"`{wanted.module}` is a package: import from the module in it that defines the name"
+        elif found is None and not place.with_suffix(".py").exists():
+            message = f"there is no module `{wanted.module}`"
+        elif found and wanted.name not in {"", "*", *found.defined}:
+            message = (
+                f"`{wanted.module}` does not define `{wanted.name}`: import it from the module that does"
+            )
+        if message:
+            self.problems.append(Problem(importer.path, wanted.line, message))
+        return found
+
+
+def _assemble(head: str, modules: tuple[Module, ...]) -> str:
+    source = modules[-1].path.removeprefix(f"{ENTRIES}/")
+    note = f"{GENERATED}{source} by scripts/package.py: change that, not this."
+    imports = format_imports(found for module in modules for found in module.imports)
+    top = "\n\n".join(filter(None, (head, note, imports)))
+    sections = (_section(module, is_entry=module is modules[-1]) for module in modules)
+    return f"{top}\n\n" + "\n\n\n".join(sections) + "\n"
+
+
+def _section(module: Module, *, is_entry: bool) -> str:
+    """A module's text below its name. Its docstring becomes comments; the entry's is the frontmatter."""
+    docstring = "" if is_entry else ast.get_docstring(module.tree) or ""
+    head = "\n".join(
+        (f"# --- {module.name} ---", *(f"# {line}".rstrip() for line in docstring.split("\n") if docstring))
+    )
+    gap = "\n\n\n" if re.match(r"@|(async )?def |class ", module.body) else "\n\n"
+    return f"{head}{gap}{module.body}".rstrip("\n")
+
+
+def format_imports(imports: Iterable[Import]) -> str:
+    """The imports, merged and in isort's order: the standard library's, then the others'."""
+    statements = sorted(set(_statements(imports)))
+    blocks = groupby(statements, key=lambda statement: statement[0])
+    return "\n\n".join("\n".join(text for *_, text in block) for _, block in blocks)
+
+
+def _statements(imports: Iterable[Import]) -> Iterator[tuple[bool, bool, str, tuple[int, str, str], str]]:
+    """Import statements, each after the keys that it is sorted by."""
+    members: dict[tuple[str, str], set[str]] = {}
+    for found in imports:
+        # One statement for all names of a module, but one each for those that are renamed.
+        members.setdefault(
+            (found.module, f"{found.name} as {found.alias}" if found.alias else ""), set()
+        ).add(found.name)
+    for (module, renamed), names in members.items():
+        third_party = module.partition(".")[0] not in sys.stdlib_module_names
+        if "" in names:
+            text = f"import {module}{renamed}"
+            yield third_party, False, module.lower(), (0, renamed, ""), text
+        if ordered := sorted(names - {""}, key=_member_order):
+            text = f"from {module} import {renamed}" if renamed else _from_import(module, ordered)
+            yield third_party, True, module.lower(), _member_order(ordered[0]), text
+
+
+def _member_order(name: str) -> tuple[int, str, str]:
+    """Constants, then classes, then the rest: isort's order by type."""
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
+    return kind, name.lower(), name
+
+
+def _from_import(module: str, names: list[str]) -> str:
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= _LINE_LENGTH:
+        return line
+    return f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")"

@@ -1,0 +1,48 @@
+"""What stops an upload or a check.
+
+DeployError
+├── ConfigError       pack.yaml cannot be used
+├── UsageError        the command or its environment does not say what is to be done
+├── ServerError       a server answered with an error
+└── UnreachableError  a server did not answer
+"""
+
+from pathlib import Path
+
+
+class DeployError(Exception):
+    """Base of the family: its text is one or more sentences for the admin, with what to do."""
+
+
+class ConfigError(DeployError):
+    """pack.yaml cannot be used.
+
+    Attributes:
+        problems: `(line, key, what is wrong)` of each, in the order of the file.
+    """
+
+    def __init__(self, file: Path, problems: list[tuple[int, str, str]]) -> None:
+        super().__init__("\n".join(f"{file}:{line}: {key}: {reason}" for line, key, reason in problems))
+        self.problems = problems
+
+
+class UsageError(DeployError):
+    """The command's words or its environment do not say what is to be done."""
+
+
+class ServerError(DeployError):
+    """A server answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        detail: the server's own words.
+    """
+
+    def __init__(self, message: str, status: int, detail: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+
+
+class UnreachableError(DeployError):
+    """A server did not answer."""

@@ -1,0 +1,108 @@
+"""Functions of Open WebUI, as steps of a plan."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from deploy.client import OpenWebUI
+from deploy.errors import DeployError
+from deploy.plan import Plan, text_diff, value_diff
+from deploy.plugin import AUTHOR, LocalPlugin
+
+Json = dict[str, Any]
+
+
+def plan_function(plan: Plan, server: OpenWebUI, plugin: LocalPlugin, wanted: Json) -> None:
+    """Add the steps that install a function with its valves, active, and global where it is a filter.
+
+    Args:
+        plan: where the steps go.
+        server: the Open WebUI.
+        plugin: the function's file.
+        wanted: valves that pack.yaml sets; those it does not mention keep what they have.
+
+    Raises:
+        DeployError: the id is taken by a function that is not the pack's, or a valve would be refused.
+    """
+    function = _Function(plan, server, plugin)
+    if function.installed is None:
+        plugin.check_valves(wanted)
+        function.plan_creation()
+        function.plan_valves({}, wanted)
+    else:
+        stored = server.valves("functions", plugin.id)
+        plugin.check_valves(stored | wanted)
+        if plugin.accepts(stored):
+            function.plan_update()
+            function.plan_valves(stored, stored | wanted)
+        else:  # the server refuses code that refuses the stored valves
+            function.plan_valves(stored, stored | wanted)
+            function.plan_update()
+    function.plan_flag("is_active", "toggle")
+    if plugin.kind == "filter":
+        function.plan_flag("is_global", "toggle/global")
+
+
+@dataclass(frozen=True)
+class _Function:
+    plan: Plan
+    server: OpenWebUI
+    plugin: LocalPlugin
+
+    @cached_property
+    def installed(self) -> Json | None:
+        """What the server lists of it, before any step."""
+        return self.server.plugins("functions").get(self.plugin.id)
+
+    @property
+    def path(self) -> str:
+        return f"/api/v1/functions/id/{self.plugin.id}"
+
+    @property
+    def form(self) -> Json:
+        return {
+            "id": self.plugin.id,
+            "name": self.plugin.name,
+            "content": self.plugin.content,
+            "meta": {"description": self.plugin.manifest["description"]},
+        }
+
+    def plan_creation(self) -> None:
+        self.plan.add(
+            f"create {self.plugin.kind} {self.plugin.id}",
+            [f"+ {self.plugin.summary}"],
+            lambda: self.server.post("/api/v1/functions/create", self.form),
+        )
+
+    def plan_update(self) -> None:
+        current = self.server.plugin("functions", self.plugin.id)
+        author = (current["meta"].get("manifest") or {}).get("author")
+        if author != AUTHOR:
+            raise DeployError(
+                f"a function with the id {self.plugin.id!r} is installed already and is not the pack's "
+                f"(its author is {author!r}): delete or rename it, or leave it out with `plugins:`"
+            )
+        if current["content"] != self.plugin.content or current["name"] != self.plugin.name:
+            self.plan.add(
+                f"update {self.plugin.kind} {self.plugin.id}",
+                text_diff(current["content"], self.plugin.content),
+                lambda: self.server.post(f"{self.path}/update", self.form),
+            )
+
+    def plan_valves(self, old: Json, new: Json) -> None:
+        if old != new:
+            self.plan.add(
+                f"set valves of {self.plugin.id}",
+                value_diff(old, new),
+                lambda: self.server.post(f"{self.path}/valves/update", new),
+            )
+
+    def plan_flag(self, flag: str, route: str) -> None:
+        """Switch a flag on. The server can only flip it, so it is read again right before."""
+
+        def switch_on() -> None:
+            if not self.server.plugins("functions")[self.plugin.id][flag]:
+                self.server.post(f"{self.path}/{route}")
+
+        if self.installed is None or not self.installed[flag]:
+            self.plan.add(f"switch on {self.plugin.id}", [f"- {flag}: false", f"+ {flag}: true"], switch_on)

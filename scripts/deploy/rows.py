@@ -1,0 +1,187 @@
+"""Rows of Open WebUI's models table: they make an alias a model that clients can ask for, and grant it.
+
+Open WebUI answers an id that it does not know with "Model not found" before any plugin runs, and a plain user
+needs a row with a read grant at every step: the alias's, and that of each model behind it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from deploy.client import OpenWebUI
+from deploy.config import ADMIN, GROUP, PUBLIC, PackConfig
+from deploy.errors import DeployError
+from deploy.plan import Plan, value_diff
+from ollama_pack.aliases.facts import RequestFacts
+from ollama_pack.aliases.resolve import candidates
+from ollama_pack.aliases.table import AliasTable
+from ollama_pack.ollama.names import find_model
+
+Json = dict[str, Any]
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
+
+MARK = "ollama_pack"  # in a row's meta: the pack made it, and may change or delete it
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+NOBODY: Grants = frozenset()  # admins need no grant
+GRANT_KEYS = ("principal_type", "principal_id", "permission")
+
+
+def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig) -> None:
+    """Add the steps that publish each concrete alias and make the models behind it reachable.
+
+    What cannot be done (no model installed, a row that an admin made by hand) becomes a problem of the plan.
+
+    Raises:
+        DeployError: an audience names a group that Open WebUI does not have.
+    """
+    names = list(dict.fromkeys(alias.name for alias in config.aliases if "*" not in alias.name))
+    audiences = _audiences(server, config, names)
+    rows = _Rows(plan, server, server.models(refresh=True), server.model_rows())
+    needed: dict[str, Grants] = defaultdict(frozenset)
+    for name in names:
+        behind = rows.behind(config.table, name)
+        if behind:
+            rows.publish(name, behind[0], audiences[name])
+        else:
+            plan.problems.append(_nothing_behind(config, name))
+        for model in behind:
+            for hop in rows.hops(model):
+                needed[hop] |= audiences[name]
+    for model, grants in needed.items():
+        if grants:
+            rows.grant(model, grants)
+    rows.delete_all_but({*names, *needed})
+
+
+def _nothing_behind(config: PackConfig, name: str) -> str:
+    named = (model for alias in config.aliases if alias.name == name for model in alias.local_name)
+    models = ", ".join(dict.fromkeys(named))
+    return f"{name}: none of its models is there ({models}): pull one (`ollama pull`) and run this again"
+
+
+def _audiences(server: OpenWebUI, config: PackConfig, names: list[str]) -> dict[str, Grants]:
+    """The grants of each alias."""
+    wanted = {name: config.audience(name) for name in names}
+    groups = (
+        server.group_ids() if any(who.startswith(GROUP) for one in wanted.values() for who in one) else {}
+    )
+
+    def grants(who: str) -> Grants:
+        if who in {PUBLIC, ADMIN}:
+            return EVERYBODY if who == PUBLIC else NOBODY
+        group = who.removeprefix(GROUP)
+        if group not in groups:
+            known = ", ".join(sorted(groups)) or "none"
+            raise DeployError(f"audience: Open WebUI has no group {group!r} (it has: {known})")
+        return frozenset({("group", groups[group], "read")})
+
+    return {name: frozenset().union(*map(grants, audience)) for name, audience in wanted.items()}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The deployment as it was before any step: what it offers, and the rows of its models table."""
+
+    plan: Plan
+    server: OpenWebUI
+    models: Mapping[str, Json]
+    rows: Mapping[str, Json]
+
+    def behind(self, table: AliasTable, name: str) -> list[str]:
+        """Ids of the models there that may answer for an alias; those of the plainest request first."""
+        groups = frozenset(group for row in table.rows for group in row.groups)
+        plain = RequestFacts(name)
+        everything = RequestFacts(name, images=True, tools=True, tokens=2**62, groups=groups)
+        named = (model for facts in (plain, everything) for model, _ in candidates(table, facts))
+        found = (find_model(model, self.models) for model in named)
+        return list(dict.fromkeys(model for model in found if model and not _is_alias(self.models[model])))
+
+    def hops(self, model: str) -> list[str]:
+        """A model and what its row is based on, which Open WebUI checks one after the other."""
+        hops: list[str] = []
+        step: str | None = model
+        while step and step not in hops:
+            hops.append(step)
+            step = self.rows.get(step, {}).get("base_model_id")
+        return hops
+
+    def publish(self, alias: str, base: str, grants: Grants) -> None:
+        """Make an alias a model. Where a connection offers one of that name, the row only grants it."""
+        is_taken = alias in self.models and not self.models[alias].get("preset")
+        description = f"{alias} is answered by {base} or what the alias table prefers."
+        row = self.rows.get(alias)
+        if row is None or _is_ours(row):
+            meta = {"description": description, MARK: {"kind": "alias"}}
+            self._make(alias, None if is_taken else base, meta, grants)
+        else:
+            self.plan.problems.append(
+                f"{alias}: a model with this id was made by hand, so it is not published: "
+                "delete or rename it under Workspace → Models, or take the alias out of pack.yaml"
+            )
+
+    def grant(self, model: str, grants: Grants) -> None:
+        """Let the audience reach a model behind an alias; what an admin granted by hand is never widened."""
+        row = self.rows.get(model)
+        if row is None or _is_ours(row):
+            if model in self.models:
+                self._make(model, None, {MARK: {"kind": "base"}}, grants)
+        elif not _grants(row) & EVERYBODY and not grants <= _grants(row):
+            self.plan.problems.append(
+                f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
+                "them: grant it to them under Workspace → Models, or narrow the audience in pack.yaml"
+            )
+
+    def _make(self, model: str, base: str | None, meta: Json, grants: Grants) -> None:
+        """Create a row, or change in ours what differs; what an admin added to it stays."""
+        row = self.rows.get(model)
+        access = [dict(zip(GRANT_KEYS, grant, strict=True)) for grant in sorted(grants)]
+        if row is None:
+            row = {"id": model, "name": model, "params": {}, "is_active": True}
+            old, path, what = {}, "/api/v1/models/create", "create"
+        else:
+            old = {
+                "base_model_id": row["base_model_id"],
+                "meta": row["meta"],
+                "access": _readable(_grants(row)),
+            }
+            path, what, meta = "/api/v1/models/model/update", "update", row["meta"] | meta
+        kept = {key: row[key] for key in ("id", "name", "params", "is_active")}
+        new = {"base_model_id": base, "meta": meta, "access": _readable(grants)}
+        form = kept | {"base_model_id": base, "meta": meta, "access_grants": access}
+        if old != new:
+            self.plan.add(
+                f"{what} model row {model}", value_diff(old, new), lambda: self.server.post(path, form)
+            )
+
+    def delete_all_but(self, keep: set[str]) -> None:
+        """Delete rows that an earlier pack.yaml asked for and this one does not. Others' rows are left alone.
+
+        So is a row of ours in which an admin has set parameters since.
+        """
+        for model, row in self.rows.items():
+            if _is_ours(row) and model not in keep and not row["params"]:
+                delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
+                why = "made by an earlier upload, no longer in pack.yaml"
+                self.plan.add(f"delete model row {model}", [f"- {model} ({why})"], delete)
+
+
+def _is_ours(row: Json) -> bool:
+    return MARK in (row.get("meta") or {})
+
+
+def _is_alias(model: Json) -> bool:
+    meta = (model.get("info") or {}).get("meta") or {}
+    return (meta.get(MARK) or {}).get("kind") == "alias" and bool(model.get("preset"))
+
+
+def _grants(row: Json) -> Grants:
+    return frozenset(
+        (grant["principal_type"], grant["principal_id"], grant["permission"])
+        for grant in row.get("access_grants") or ()
+    )
+
+
+def _readable(grants: Grants) -> list[str]:
+    return sorted("everybody" if grant in EVERYBODY else " ".join(grant) for grant in grants) or ["admins"]

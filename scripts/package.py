@@ -1,0 +1,183 @@
+"""Build the plugin files that Open WebUI and the Pipelines server load, and `dist/`.
+
+    uv run scripts/package.py [--check] [--root DIR]
+
+`src/ollama_pack/plugins/<kind>/<id>.py` and the modules of the pack that it imports become `<kind>/<id>.py`,
+one self-contained file; these are committed. `dist/` gets the lists that the admin page imports, the
+pipelines as a zip, and checksums (`sha256sum -c dist/SHA256SUMS`, from the repository's root). What is
+written depends on the source alone, to the byte. With `--check` nothing is written, and a committed file that
+is not what the source gives is shown as a diff.
+
+Exit status: 0 done or up to date, 1 refused or stale, 2 bad usage.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+from bundle.build import GENERATED, Builder, Plugin
+from bundle.rules import KINDS
+from bundle.source import PackagingError, Problem
+
+ROOT = Path(__file__).resolve().parents[1]
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+REGULAR_FILE = 0o100644
+
+
+def build(root: Path) -> tuple[Plugin, ...]:
+    """Build every plugin of the pack below `root`, writing nothing.
+
+    Raises:
+        PackagingError: the source breaks a rule of `bundle.rules`.
+    """
+    return Builder(root, pack_version(root)).plugins()
+
+
+def pack_version(root: Path) -> str:
+    """The version that pyproject.toml gives to the whole pack.
+
+    Raises:
+        PackagingError: it gives none.
+    """
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise PackagingError([Problem("pyproject.toml", 1, f"gives no project.version: {error}")]) from error
+
+
+def outputs(plugins: Iterable[Plugin]) -> dict[str, bytes]:
+    """Every file that the packager writes, by its path below the root."""
+    plugins = tuple(plugins)
+    files = {plugin.path: plugin.text.encode() for plugin in plugins}
+    pipelines = [plugin for plugin in plugins if plugin.kind == "pipelines"]
+    files["dist/functions.json"] = _json(
+        [_function(plugin) for plugin in plugins if plugin.kind == "functions"]
+    )
+    files["dist/tools.json"] = _json([_item(plugin) for plugin in plugins if plugin.kind == "tools"])
+    files["dist/pipelines.zip"] = _zip({f"{plugin.id}.py": plugin.text for plugin in pipelines})
+    sums = (f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items()))
+    files["dist/SHA256SUMS"] = "".join(sums).encode()
+    return files
+
+
+def _item(plugin: Plugin) -> dict[str, Any]:
+    """What the admin page posts for each item of an imported list; the server reads no more than this."""
+    manifest = dict(plugin.frontmatter)
+    meta = {"description": manifest["description"], "manifest": manifest}
+    return {"id": plugin.id, "name": manifest["title"], "content": plugin.text, "meta": meta}
+
+
+def _function(plugin: Plugin) -> dict[str, Any]:
+    """As the admin page exports it, less what only a server knows. An import creates it switched off."""
+    return _item(plugin) | {"type": plugin.type, "is_active": False, "is_global": False}
+
+
+def _json(items: list[dict[str, Any]]) -> bytes:
+    return (json.dumps(items, ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _zip(files: Mapping[str, str]) -> bytes:
+    """An archive with fixed dates and permissions, uncompressed: what zlib gives depends on its version."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, text in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, ZIP_DATE)
+            entry.create_system = 3  # Unix, wherever this runs: it gives the permissions their meaning
+            entry.external_attr = REGULAR_FILE << 16
+            archive.writestr(entry, text)
+    return buffer.getvalue()
+
+
+def is_generated(path: Path) -> bool:
+    """Whether the packager wrote the file."""
+    return any(line.startswith(GENERATED.encode()) for line in path.read_bytes().splitlines())
+
+
+def orphans(root: Path, plugins: Iterable[Plugin]) -> list[str]:
+    """Generated files whose source is gone."""
+    expected = {plugin.path for plugin in plugins}
+    found = (path for kind in KINDS for path in sorted((root / kind).glob("*.py")))
+    relative = ((path, path.relative_to(root).as_posix()) for path in found)
+    return [name for path, name in relative if name not in expected and is_generated(path)]
+
+
+def differences(root: Path, plugins: Sequence[Plugin]) -> Iterator[str]:
+    """For each committed file that is not what the source gives: a diff, or a sentence."""
+    for plugin in plugins:
+        path = root / plugin.path
+        committed = path.read_bytes() if path.exists() else b""
+        if committed != plugin.text.encode():
+            old = committed.decode(errors="replace").splitlines(keepends=True)
+            origin = plugin.path if path.exists() else "/dev/null"
+            yield "".join(
+                unified_diff(old, plugin.text.splitlines(keepends=True), origin, f"{plugin.path} (built)")
+            )
+    for name in orphans(root, plugins):
+        yield f"{name}: generated, but its source is gone\n"
+
+
+def write(root: Path, plugins: Sequence[Plugin]) -> Iterator[str]:
+    """Write what differs and remove orphans; yields a line for each file that changed.
+
+    Raises:
+        PackagingError: a file in the way was not generated.
+    """
+    foreign = [
+        plugin.path
+        for plugin in plugins
+        if (root / plugin.path).exists() and not is_generated(root / plugin.path)
+    ]
+    if foreign:
+        message = "not a generated file, and in the way of one: move it elsewhere or delete it"
+        raise PackagingError(Problem(path, 1, message) for path in foreign)
+    for name, content in outputs(plugins).items():
+        path = root / name
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            yield f"wrote {name}"
+    for name in orphans(root, plugins):
+        (root / name).unlink()
+        yield f"removed {name}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Build the plugin files and dist/.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a committed file is stale"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, metavar="DIR", help="the pack (default: this repository)"
+    )
+    options = parser.parse_args(arguments)
+    root: Path = options.root
+    if not (root / "pyproject.toml").is_file():
+        parser.error(f"no pyproject.toml in {root}: --root must be the top folder of a pack")
+    try:
+        plugins = build(root)
+        stale = list(differences(root, plugins)) if options.check else []
+        changed = [] if options.check else list(write(root, plugins))
+    except PackagingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for line in changed:
+        print(line)
+    if stale:
+        print("".join(stale) + "\nStale: run `uv run scripts/package.py` and commit what it writes.")
+        return 1
+    print(f"{len(plugins)} plugin files are {'up to date' if options.check or not changed else 'built'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The Open WebUI Ollama Pack: what its plugins are made of."""

@@ -1,0 +1,61 @@
+"""What an alias table may ask about a request, read off an OpenAI chat body."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = [message for message in body.get("messages") or () if isinstance(message, Mapping)]
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(body.get("tools") or body.get("tool_ids")),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message.get("content")
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _parts(message) if part.get("type") == "image_url")
+    return inline + len(message.get("images") or ())
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content.encode(errors="replace"))
+    return sum(len(str(part.get("text") or "").encode(errors="replace")) for part in _parts(message))

@@ -1,0 +1,132 @@
+"""
+title: Model aliases
+author: Open WebUI Ollama Pack
+description: Answers names such as gpt-4 with the local models that a table of aliases names for them.
+license: MIT
+required_open_webui_version: 0.11.2
+version: {version}
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel, Field, field_validator
+
+from ollama_pack.aliases.facts import request_facts
+from ollama_pack.aliases.resolve import Resolution, resolve
+from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.errors import AliasUnavailableError
+from ollama_pack.webui.models import add_system_prompt, catalogue, group_names, may_use, system_prompt
+
+log = logging.getLogger(__name__)
+
+STATE = "ollama_pack_alias"  # our key in `__metadata__`, which lives as long as the request
+
+Body = dict[str, Any]
+Emitter = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Filter:
+    """Rewrites `model` to what the alias table says, before the request reaches a model."""
+
+    class Valves(BaseModel):
+        priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
+        aliases: str = Field(
+            default="",
+            description=(
+                "A row a line: alias = model, model [condition, …]. The first model that is installed and "
+                "granted to the user answers. A * in an alias stands for any text. Conditions: vision, tools, "
+                "context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+            ),
+            json_schema_extra={"input": {"type": "textarea"}},
+        )
+        show_status: bool = Field(default=True, description="Show above the answer which model gave it.")
+
+        @field_validator("aliases")
+        @classmethod
+        def _readable(cls, text: str) -> str:
+            parse_table(text)  # an AliasTableError reaches the admin as the valve's error, row and reason
+            return text
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+
+    async def inlet(
+        self,
+        body: Body,
+        __user__: dict[str, Any],
+        __metadata__: dict[str, Any],
+        __model__: dict[str, Any],
+        __request__: Any,
+    ) -> Body:
+        """Choose the model for an alias. Anything unexpected is logged, and the chat goes on unchanged."""
+        alias = body.get("model")
+        if not isinstance(alias, str) or __metadata__.get("direct"):
+            return body
+        try:
+            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+        except AliasUnavailableError:
+            raise  # the user asked for this name: say why nothing answers to it
+        except Exception:
+            log.exception("The alias %r was not resolved, and the chat went on without it", alias)
+            return body
+        if chosen is not None:
+            body["model"] = _model_id(chosen, __model__)
+            __metadata__[STATE] = {"alias": alias, "model": body["model"]}
+        return body
+
+    async def request(
+        self,
+        body: Body,
+        __user__: dict[str, Any],
+        __metadata__: dict[str, Any],
+        __model__: dict[str, Any],
+        __request__: Any,
+        __event_emitter__: Emitter | None = None,
+    ) -> Body:
+        """Choose again, once, when files, memory and tools have made the prompt what the model will see."""
+        state = __metadata__.get(STATE)
+        if not state or state.get("settled") or body.get("model") != state["model"]:
+            return body  # no alias, a later round of a tool loop, or another plugin's choice
+        state["settled"] = True
+        alias = state["alias"]
+        try:
+            chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
+            if chosen is not None:
+                body["model"] = _model_id(chosen, __model__)
+                if body["model"] != alias and (prompt := await system_prompt(alias)):
+                    await add_system_prompt(body, prompt, __metadata__, __user__)
+                if self.valves.show_status and __event_emitter__:
+                    await __event_emitter__(_status(chosen))
+        except AliasUnavailableError:
+            raise
+        except Exception:
+            log.exception("The alias %r was not settled, and %r answers", alias, body.get("model"))
+        return body
+
+
+async def _resolve(
+    table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
+) -> Resolution | None:
+    """Resolve, and ask again without each model that Open WebUI would refuse to this user."""
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        if await may_use(user, chosen.model, request):
+            return chosen
+        denied.add(chosen.model)
+    return None
+
+
+def _model_id(chosen: Resolution, alias_row: dict[str, Any]) -> str:
+    """The alias itself where its row in Open WebUI already stands for the model: so the row's settings apply."""
+    info = alias_row.get("info") or {}
+    if alias_row.get("id") == chosen.alias and info.get("base_model_id") == chosen.model:
+        return chosen.alias
+    return chosen.model
+
+
+def _status(chosen: Resolution) -> dict[str, Any]:
+    return {"type": "status", "data": {"description": chosen.status, "done": True}}

@@ -1,0 +1,79 @@
+"""What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before."""
+
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Id → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models
+
+    def __getitem__(self, model: str) -> str:
+        details = (self._models[model].get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._models.keys()))
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
+    if BYPASS_MODEL_ACCESS_CONTROL or user.get("role") != "user":
+        return True
+    asking = SimpleNamespace(id=user["id"], role=user["role"])
+    try:
+        await check_model_access(asking, request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    groups = await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+    return frozenset(group.name for group in groups)
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, SimpleNamespace(**user))
