@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from inspect import signature
-from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
@@ -514,7 +513,7 @@ def resolve(
     """
     passed_over: list[tuple[str, str]] = []
     for name, row in candidates(table, facts):
-        model = name if models is None else _find(name, row, models, denied)
+        model = name if models is None else find_candidate(name, row, models, denied)
         if model is not None and model not in denied:
             return Resolution(facts.model, model, row, tuple(passed_over))
         passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
@@ -547,7 +546,9 @@ def _expand(
             yield name, row
 
 
-def _find(name: str, row: AliasRow, models: Mapping[str, str], denied: AbstractSet[str]) -> str | None:
+def find_candidate(
+    name: str, row: AliasRow, models: Mapping[str, str], denied: AbstractSet[str] = frozenset()
+) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
     if row.quantizations:
         permitted = {model: level for model, level in models.items() if model not in denied}
@@ -592,13 +593,13 @@ def catalogue(request: Any) -> ModelCatalogue:
 async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
     from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
     from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
     if BYPASS_MODEL_ACCESS_CONTROL or user.get("role") != "user":
         return True
-    asking = SimpleNamespace(id=user["id"], role=user["role"])
     try:
-        await check_model_access(asking, request.app.state.MODELS[model_id])
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
     except Exception as error:  # a refusal there is a bare Exception with this one text
         if str(error) == "Model not found":
             return False
@@ -628,9 +629,10 @@ async def add_system_prompt(
     body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
 ) -> None:
     """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
     from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
 
-    await apply_system_prompt_to_body(prompt, body, metadata, SimpleNamespace(**user))
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---

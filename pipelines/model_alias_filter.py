@@ -515,7 +515,7 @@ def resolve(
     """
     passed_over: list[tuple[str, str]] = []
     for name, row in candidates(table, facts):
-        model = name if models is None else _find(name, row, models, denied)
+        model = name if models is None else find_candidate(name, row, models, denied)
         if model is not None and model not in denied:
             return Resolution(facts.model, model, row, tuple(passed_over))
         passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
@@ -548,7 +548,9 @@ def _expand(
             yield name, row
 
 
-def _find(name: str, row: AliasRow, models: Mapping[str, str], denied: AbstractSet[str]) -> str | None:
+def find_candidate(
+    name: str, row: AliasRow, models: Mapping[str, str], denied: AbstractSet[str] = frozenset()
+) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
     if row.quantizations:
         permitted = {model: level for model, level in models.items() if model not in denied}

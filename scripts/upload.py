@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=False, highlight=False, soft_wrap=True)
     try:
         config = load_config(options.config)
-        wanted = _wanted(config, options.only)
-        with _servers() as (webui, pipelines):
+        wanted = wanted_plugins(config, options.only)
+        with servers() as (webui, pipelines):
             plan = make_plan(config, wanted, webui, pipelines)
             if options.dry_run:
                 _show(console, plan)
@@ -76,7 +76,7 @@ def available_plugins() -> dict[str, set[str]]:
     }
 
 
-def _wanted(config: PackConfig, only: list[str]) -> set[str]:
+def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
     """Ids of the plugins to install."""
     known = set().union(*available_plugins().values())
     for name in only:
@@ -92,7 +92,7 @@ def _wanted(config: PackConfig, only: list[str]) -> set[str]:
 
 
 @contextmanager
-def _servers() -> Iterator[tuple[OpenWebUI | None, Pipelines | None]]:
+def servers() -> Iterator[tuple[OpenWebUI | None, Pipelines | None]]:
     """The servers that the environment names, signed in."""
     env = os.environ
     if not (env.get("OPEN_WEBUI_URL") or env.get("PIPELINES_URL")):

@@ -142,8 +142,8 @@ def _types(kind: str, modules: Sequence[Module]) -> Iterator[Problem]:
         for name, target, line in module.bound:
             if name in KINDS[kind] and target != f"{entry.name}.{own}":
                 message = (
-                    f"`{name}` is a name by which the loader tells what a file is, and one class in the entry "
-                    "module may have such a name: rename it, or import the module that it is in"
+                    f"`{name}` is a name by which the loader tells what a file is, and one class in the "
+                    "entry module may have such a name: rename it, or import the module that it is in"
                 )
                 yield Problem(module.path, line, message)
 

@@ -26,6 +26,10 @@ class HttpApi:
         if key:
             self._session.headers["Authorization"] = f"Bearer {key}"
 
+    @property
+    def key(self) -> str:
+        return str(self._session.headers.get("Authorization", "")).removeprefix("Bearer ")
+
     def close(self) -> None:
         self._session.close()
 

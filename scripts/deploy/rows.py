@@ -15,9 +15,9 @@ from deploy.config import ADMIN, GROUP, PUBLIC, PackConfig
 from deploy.errors import DeployError
 from deploy.plan import Plan, value_diff
 from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.aliases.resolve import candidates
+from ollama_pack.aliases.resolve import candidates, find_candidate
 from ollama_pack.aliases.table import AliasTable
-from ollama_pack.ollama.names import find_model
+from ollama_pack.webui.models import ModelCatalogue
 
 Json = dict[str, Any]
 Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
@@ -94,8 +94,9 @@ class _Rows:
         groups = frozenset(group for row in table.rows for group in row.groups)
         plain = RequestFacts(name)
         everything = RequestFacts(name, images=True, tools=True, tokens=2**62, groups=groups)
-        named = (model for facts in (plain, everything) for model, _ in candidates(table, facts))
-        found = (find_model(model, self.models) for model in named)
+        named = (pair for facts in (plain, everything) for pair in candidates(table, facts))
+        levels = ModelCatalogue(self.models)
+        found = (find_candidate(model, row, levels) for model, row in named)
         return list(dict.fromkeys(model for model in found if model and not _is_alias(self.models[model])))
 
     def hops(self, model: str) -> list[str]:

@@ -92,7 +92,7 @@ def open_webui(
         | {
             "DATA_DIR": str(folder / "data"),
             "STATIC_DIR": str(folder / "static"),  # the server empties this one at every start
-            "WEBUI_SECRET_KEY": "scratch",
+            "WEBUI_SECRET_KEY": "a scratch server keeps no secrets, but the key must be long",
             "WEBUI_URL": url,
         }
     )

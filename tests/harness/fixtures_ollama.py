@@ -19,8 +19,8 @@ class RealServer:
 
     Attributes:
         url: its address.
-        model: a model that can chat.
-        other: a second one, or the same when there is only one.
+        model: a model that can chat, as it is listed.
+        other: a second one, or the same when there is only one, without the default tag.
         ours: it runs for the tests alone, on the built models, so tests may create and unload models.
     """
 
@@ -56,14 +56,16 @@ def _models(url: str) -> tuple[str, str]:
     with requests.Session() as session:
         session.trust_env = False
         listed = session.get(f"{url}/api/tags", timeout=10).json()["models"]
-        names = [entry["name"].removesuffix(":latest") for entry in listed]
-        able = [name for name in names if _can_chat(session, url, name)]
-    wanted = [name for name in (MODEL, OTHER) if name in able] or able
-    if not wanted:
-        pytest.skip(f"the Ollama at {url} has no model that can chat (it has {names}): pull {MODEL}")
-    return wanted[0], wanted[-1]
+        names = [entry["name"] for entry in listed]
+        able = [name for name in names if "/" not in name and _is_plain(session, url, name)]
+    if not able:
+        pytest.skip(f"the Ollama at {url} has no model that the tests can use (only {names}): pull {MODEL}")
+    model = MODEL if MODEL in able else able[0]
+    other = OTHER if f"{OTHER}:latest" in able else able[-1]
+    return model, other.removesuffix(":latest")
 
 
-def _can_chat(session: requests.Session, url: str, name: str) -> bool:
+def _is_plain(session: requests.Session, url: str, name: str) -> bool:
     shown = session.post(f"{url}/api/show", json={"model": name}, timeout=10).json()
-    return "completion" in shown.get("capabilities", ())
+    capabilities = shown.get("capabilities", ())
+    return "completion" in capabilities and "thinking" not in capabilities

@@ -59,7 +59,8 @@ class Model:
 
     @property
     def short_name(self) -> str:
-        return self.full_name.removeprefix("registry.ollama.ai/").removeprefix("library/")
+        """As it is listed, upper and lower case as it was made."""
+        return qualified(self.name).removeprefix("registry.ollama.ai/").removeprefix("library/")
 
     @property
     def details(self) -> JSON:
@@ -152,9 +153,14 @@ class Usage:
 
 def full_name(name: str) -> str:
     """Return ``host/namespace/model:tag`` in lower case, the form in which Ollama compares names."""
+    return qualified(name).lower()
+
+
+def qualified(name: str) -> str:
+    """Return ``host/namespace/model:tag`` with the parts that the name leaves out."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"not a model name: {name!r}")
-    parts = name.lower().split("/")
+    parts = name.split("/")
     whole = [*("registry.ollama.ai", "library")[: 3 - len(parts)], *parts]
     return "/".join(whole) + ("" if ":" in parts[-1] else ":latest")
 

@@ -24,11 +24,13 @@ MODELS = (
     Model("contract-tools", capabilities=("completion", "tools")),
     Model("contract-thinking", capabilities=("completion", "thinking")),
 )
+STEADY: JSON = {"temperature": 0, "seed": 1}  # a real model must not make a test pass by luck
 # Ollama reads a model's capabilities from its template.
 TOOLS_TEMPLATE = (
     "{{- if .Tools }}{{ .Tools }}{{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}"
-    '{{- range .ToolCalls }}{"name": "{{ .Function.Name }}", "parameters": {{ .Function.Arguments }}}{{ end }}'
-    "<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+    "{{- range .ToolCalls }}"
+    '{"name": "{{ .Function.Name }}", "parameters": {{ .Function.Arguments }}}'
+    "{{ end }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 )
 THINKING_TEMPLATE = (
     "{{- range .Messages }}<|im_start|>{{ .Role }}\n"
@@ -39,7 +41,10 @@ THINKING_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Node:
-    """An Ollama, scripted or real, and a session to talk to it."""
+    """An Ollama, scripted or real, and a session to talk to it.
+
+    ``model`` is a name as the server lists it, ``other`` one without the default tag where it can be.
+    """
 
     url: str
     model: str
@@ -55,14 +60,11 @@ class Node:
         data = body if isinstance(body, str) else json.dumps(body)
         return self.http.post(self.url + path, data=data, timeout=60)
 
-    def chat(self, **body: Any) -> requests.Response:
-        """Ask for three tokens unless told otherwise."""
-        asked = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": "Tell me a story"}],
-            "options": {"num_predict": 3},
-        }
-        return self.post("/api/chat", asked | body)
+    def chat(self, options: object = None, **body: Any) -> requests.Response:
+        """Ask for three tokens, or as many as the options say, always the same ones."""
+        asked = {"model": self.model, "messages": [{"role": "user", "content": "Tell me a story"}]}
+        sure = STEADY | options if isinstance(options, dict) else options or STEADY | {"num_predict": 3}
+        return self.post("/api/chat", asked | body | {"options": sure})
 
     def loaded(self) -> dict[str, JSON]:
         return {entry["name"]: entry for entry in self.get("/api/ps").json()["models"]}
@@ -72,11 +74,10 @@ class Node:
         if self.scripted:
             self.scripted.enqueue(*answers)
 
-    def unload_all(self) -> None:
-        """Empty the node's memory; a real one lists a model until its runner has ended."""
-        for name in self.loaded():
-            self.post("/api/generate", {"model": name, "keep_alive": 0})
-        wait_until(lambda: not self.loaded())
+    def unload(self) -> None:
+        """Unload the model; a real server lists it until its runner has ended."""
+        self.post("/api/generate", {"model": self.model, "keep_alive": 0})
+        wait_until(lambda: self.model not in self.loaded())
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

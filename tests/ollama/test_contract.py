@@ -3,6 +3,7 @@
 The running server is right: where a test fails for the scripted node alone, the node follows.
 """
 
+import json
 import math
 import time
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from ollama.conftest import Node, lines, wait_until
+from harness.ollama_node import Answer
+from ollama.conftest import STEADY, Node, lines, wait_until
 
 DETAILS = {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}
 METRICS = {
@@ -22,6 +24,7 @@ METRICS = {
     "eval_count",
     "eval_duration",
 }
+ANY_MAP = "map[string]interface {}"  # Go's words
 WEATHER = {
     "type": "function",
     "function": {
@@ -51,6 +54,11 @@ def instant(text: str) -> datetime:
     digits = tail[: len(tail) - len(tail.lstrip("0123456789"))]
     zone = tail[len(digits) :]
     return datetime.fromisoformat(f"{head}.{digits[:6]:0<6}{zone}" if dot else text)
+
+
+def expires_in(node: Node) -> float:
+    """Return seconds. A real server moves `expires_at` shortly after its answer, so ask until it is right."""
+    return (instant(node.loaded()[node.model]["expires_at"]) - datetime.now(UTC)).total_seconds()
 
 
 def test_root_tells_that_ollama_runs(node: Node) -> None:
@@ -206,8 +214,8 @@ def test_refusals(node: Node, path: str, body: dict[str, Any] | str, status: int
             "illegal base64 data at input byte 0",
         ),
         (
-            {"options": []},
-            "json: cannot unmarshal array into Go struct field ChatRequest.options of type map[string]interface {}",  # noqa: E501
+            {"options": [1]},
+            f"json: cannot unmarshal array into Go struct field ChatRequest.options of type {ANY_MAP}",
         ),
         (
             {"tools": "x"},
@@ -229,6 +237,8 @@ def test_chats_of_a_wrong_type_are_refused(node: Node, change: dict[str, Any], e
 
 def test_tools_on_a_model_without_tools_are_refused(node: Node) -> None:
     """Would catch an alias that sends tools to a model that answers 400, with the full name in its words."""
+    if "tools" in node.post("/api/show", {"model": node.model}).json()["capabilities"]:
+        pytest.skip(f"{node.model} of this Ollama has tools")
     answer = node.chat(tools=[WEATHER])
     full = f"registry.ollama.ai/library/{node.model}"
     assert (answer.status_code, answer.json()) == (400, {"error": f"{full} does not support tools"})
@@ -252,7 +262,7 @@ def test_images_on_a_text_model_are_ignored(node: Node) -> None:
 
 def test_no_messages_loads_the_model(node: Node) -> None:
     """Would catch a warm-up that generates text, or whose answer has another form."""
-    node.unload_all()
+    node.unload()
     answer = node.post("/api/chat", {"model": node.model}).json()
     assert set(answer) == {"model", "created_at", "message", "done", "done_reason"}
     assert (answer["done"], answer["done_reason"]) == (True, "load")
@@ -286,14 +296,13 @@ def test_keep_alive_sets_when_a_model_expires(node: Node, keep_alive: object, se
     """Would catch a keep_alive read in a wrong unit."""
     body = {"model": node.model} | ({"keep_alive": keep_alive} if keep_alive else {})
     node.post("/api/chat", body)
-    left = instant(node.loaded()[node.model]["expires_at"]) - datetime.now(UTC)
-    assert seconds - 10 < left.total_seconds() <= seconds
+    wait_until(lambda: seconds - 10 < expires_in(node) <= seconds)
 
 
 def test_a_negative_keep_alive_is_for_ever(node: Node) -> None:
     """Would catch a pinned model that is taken for expired."""
     node.post("/api/chat", {"model": node.model, "keep_alive": -1})
-    assert instant(node.loaded()[node.model]["expires_at"]).year > 2200
+    wait_until(lambda: expires_in(node) > 200 * 365 * 86_400)
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
@@ -315,7 +324,7 @@ def test_keep_alive_zero_with_messages_answers_first(node: Node) -> None:
 
 def test_generate(node: Node) -> None:
     """Would catch a client that looks for a chat's `message` in a completion."""
-    body = {"model": node.model, "prompt": "Once upon", "options": {"num_predict": 2}}
+    body = {"model": node.model, "prompt": "Once upon", "options": STEADY | {"num_predict": 2}}
     *pieces, last = lines(node.post("/api/generate", body))
     assert len(pieces) == 2
     assert all(set(piece) == {"model", "created_at", "response", "done"} for piece in pieces)
@@ -436,17 +445,19 @@ def test_a_level_of_thinking_is_refused(node: Node, thinking_model: str) -> None
 
 
 def test_a_closed_connection_ends_generation(node: Node) -> None:
-    """Would catch a stopped chat that still generates: the next would wait for thousands of tokens."""
+    """Would catch a stopped chat that still generates: the next would wait for its end."""
+    node.script(Answer(["a"] * 3000, pause=0.01))
+    # More than a minute of work for the small model. A real runner crashes when it is asked for 1,000 items.
+    many = {"type": "array", "items": {"type": "integer"}, "minItems": 300}
+    question = {"role": "user", "content": "Count"}
+    body = {"model": node.model, "messages": [question], "format": many, "options": STEADY}
     with requests.Session() as session:
         session.trust_env = False
-        body = {
-            "model": node.model,
-            "messages": [{"role": "user", "content": "Tell me a very long story"}],
-            "options": {"num_predict": 4000},
-        }
         with session.post(f"{node.url}/api/chat", json=body, stream=True, timeout=30) as answer:
             received = answer.iter_lines()
-            assert next(received)
+            assert "message" in json.loads(next(received))
     started = time.monotonic()
     assert node.chat(stream=False, options={"num_predict": 1}).ok
     assert time.monotonic() - started < 5
+    if node.scripted:
+        assert node.scripted.requests[0].left.wait(5)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,346 +75,159 @@ def run_module(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Source that must be refused: a body after the frontmatter, or whole files; and where and how."""
+    """Source that must be refused, and where and how."""
 
     case: str
     line: int
     says: str
-    body: str = FILTER
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str]
     path: str = ENTRY
 
 
+USES_A = f"{FRONTMATTER}from ollama_pack.a import A\n{FILTER}"
+USES_A_AND_B = f"{FRONTMATTER}from ollama_pack.a import A\nfrom ollama_pack.b import B\n{FILTER}"
+PIPE = "plugins/pipelines/sample.py"
+TOOL = "plugins/tools/sample.py"
+
+
+def entry(case: str, line: int, says: str, body: str, **modules: str) -> Refusal:
+    """A fault in a function's entry module, whose body begins on line 9; other modules by their name."""
+    files = {f"{name}.py": text for name, text in ({"a": "A = 1"} | modules).items()}
+    return Refusal(case, line, says, files | {ENTRY: FRONTMATTER + body})
+
+
+def in_a(case: str, line: int, says: str, text: str) -> Refusal:
+    """A fault in a module that an entry module takes `A` from."""
+    return Refusal(case, line, says, {ENTRY: USES_A, "a.py": text}, "a.py")
+
+
+def in_b(case: str, line: int, says: str, b: str, a: str = "A = x = 1") -> Refusal:
+    """A fault in the second of two modules that do not go together."""
+    return Refusal(case, line, says, {ENTRY: USES_A_AND_B, "a.py": a, "b.py": b}, "b.py")
+
+
+def head(case: str, line: int, says: str, number: int, text: str) -> Refusal:
+    """A fault in the frontmatter, one line of which is replaced."""
+    return Refusal(case, line, says, with_line(number, text))
+
+
+def plugin(case: str, says: str, path: str, text: str) -> Refusal:
+    """A fault of a whole plugin, reported on its first line."""
+    return Refusal(case, 1, says, {path: text}, path)
+
+
 def with_line(number: int, text: str) -> dict[str, str]:
-    """The entry with one line of its frontmatter replaced; with an empty text, removed."""
+    """The entry module with one line of its frontmatter replaced; with an empty text, removed."""
     lines = FRONTMATTER.splitlines(keepends=True)
     lines[number - 1] = f"{text}\n" if text else ""
     return {ENTRY: "".join(lines) + FILTER}
 
 
-def with_requirements(value: str) -> dict[str, str]:
-    return with_line(2, f"title: Sample\nrequirements: {value}")
-
-
-USES_A = f"from ollama_pack.a import A\n{FILTER}"
-USES_A_AND_B = f"from ollama_pack.a import A\nfrom ollama_pack.b import B\n{FILTER}"
-PIPE = "plugins/pipelines/sample.py"
-TOOL = "plugins/tools/sample.py"
+METHOD = "class Filter:\n    def f(self):\n        "
+NO_HEAD = "must begin with its frontmatter"
+A_TYPE = "is a name by which the loader"
+NOT_ONE = "is not a requirement by itself"
 
 REFUSALS = [
     # imports of the pack
-    Refusal(
-        "import of the pack", 9, "write `from ollama_pack.… import Name`", f"import ollama_pack.a\n{FILTER}"
-    ),
-    Refusal(
-        "renamed import",
-        9,
-        "use the name as it is",
-        f"from ollama_pack.a import A as B\n{FILTER}",
-        {"a.py": "A = 1"},
-    ),
-    Refusal(
-        "star import of the pack",
-        9,
-        "star import",
-        f"from ollama_pack.a import *\n{FILTER}",
-        {"a.py": "A = 1"},
-    ),
-    Refusal("relative import", 9, "relative import", f"from .a import A\n{FILTER}"),
-    Refusal("relative import of a name", 9, "relative import", f"from . import a\n{FILTER}"),
-    Refusal(
-        "import in a function",
-        11,
-        "move it to the top level",
-        "class Filter:\n    def f(self):\n        from ollama_pack.a import A\n",
-        {"a.py": "A = 1"},
-    ),
-    Refusal(
-        "import under if",
-        10,
-        "move it to the top level",
-        f"if True:\n    from ollama_pack.a import A\n{FILTER}",
-        {"a.py": "A = 1"},
-    ),
-    Refusal(
+    entry("plain import", 9, "write `from ollama_pack.… import", f"import ollama_pack.a\n{FILTER}"),
+    entry("plain import in a function", 11, "write `from ollama_pack.…", f"{METHOD}import ollama_pack\n"),
+    entry("renamed import", 9, "use the name as it is", f"from ollama_pack.a import A as B\n{FILTER}"),
+    entry("star import of the pack", 9, "star import", f"from ollama_pack.a import *\n{FILTER}"),
+    entry("relative import", 9, "relative import", f"from .a import A\n{FILTER}"),
+    entry("relative import of a module", 9, "relative import", f"from . import a\n{FILTER}"),
+    entry("import in a function", 11, "move it to the top", f"{METHOD}from ollama_pack.a import A\n"),
+    entry("import under if", 10, "move it to the top", f"if 1:\n    from ollama_pack.a import A\n{FILTER}"),
+    entry(
         "import under try",
         10,
-        "move it to the top level",
+        "move it to the top",
         f"try:\n    from ollama_pack.a import A\nfinally:\n    pass\n{FILTER}",
-        {"a.py": "A = 1"},
     ),
-    Refusal(
-        "plain import in a function",
-        11,
-        "write `from ollama_pack.…",
-        "class Filter:\n    def f(self):\n        import ollama_pack\n",
-    ),
-    Refusal("no such module", 9, "there is no module `ollama_pack.a`", USES_A),
-    Refusal("import from a package", 9, "`ollama_pack.a` is a package", USES_A, {"a/__init__.py": "A = 1"}),
-    Refusal(
-        "import from the top package",
-        9,
-        "`ollama_pack` is a package",
-        f"from ollama_pack import a\n{FILTER}",
-        {"a.py": ""},
-    ),
-    Refusal("name not defined", 9, "does not define `A`", USES_A, {"a.py": "B = 1"}),
-    Refusal("name only in a function", 9, "does not define `A`", USES_A, {"a.py": "def f():\n    A = 1\n"}),
+    entry("no such module", 9, "no module `ollama_pack.c`", f"from ollama_pack.c import C\n{FILTER}"),
+    entry("import from the top package", 9, "is a package", f"from ollama_pack import a\n{FILTER}"),
+    Refusal("import from a package", 9, "is a package", {ENTRY: USES_A, "a/__init__.py": "A = 1"}),
+    Refusal("name not defined", 9, "does not define `A`", {ENTRY: USES_A, "a.py": "B = 1"}),
+    Refusal("name of a local", 9, "does not define `A`", {ENTRY: USES_A, "a.py": "def f():\n    A = 1\n"}),
     Refusal(
         "re-export of the pack",
         9,
         "does not define `A`",
-        USES_A,
-        {"a.py": "from ollama_pack.b import A", "b.py": "A = 1"},
+        {ENTRY: USES_A, "a.py": "from ollama_pack.b import A", "b.py": "A = 1"},
     ),
-    Refusal("re-export of another's", 9, "does not define `A`", USES_A, {"a.py": "from decimal import A"}),
-    Refusal(
+    Refusal("re-export", 9, "does not define `A`", {ENTRY: USES_A, "a.py": "from decimal import A"}),
+    in_b(
         "cycle",
         1,
-        "import cycle ollama_pack.a → ollama_pack.b →",
-        USES_A,
-        {"a.py": "from ollama_pack.b import B\nA = 1", "b.py": "from ollama_pack.a import A\nB = 1"},
-        "b.py",
+        "import cycle ollama_pack.a → ollama_pack.b → ollama_pack.a: ",
+        "from ollama_pack.a import A\nB = 1",
+        "from ollama_pack.b import B\nA = 1",
     ),
-    Refusal(
-        "cycle of one",
-        1,
-        "import cycle ollama_pack.a → ollama_pack.a",
-        USES_A,
-        {"a.py": "from ollama_pack.a import A\nA = 1"},
-        "a.py",
-    ),
+    in_a("cycle of one", 1, "ollama_pack.a → ollama_pack.a: ", "from ollama_pack.a import A\nA = 1"),
     # names
-    Refusal(
-        "same name twice",
-        1,
-        "`_x` is something else in src/ollama_pack/a.py:2",
-        USES_A_AND_B,
-        {"a.py": "A = 1\n_x = 1", "b.py": "_x = B = 2"},
-        "b.py",
-    ),
-    Refusal(
-        "same name in a branch",
-        3,
-        "`x` is something else",
-        USES_A_AND_B,
-        {"a.py": "A = x = 1", "b.py": "B = 1\nif B:\n    x = 2"},
-        "b.py",
-    ),
-    Refusal(
-        "same name by except",
-        3,
-        "`x` is something else",
-        USES_A_AND_B,
-        {"a.py": "A = x = 1", "b.py": "try:\n    B = 1\nexcept ValueError as x:\n    pass"},
-        "b.py",
-    ),
-    Refusal(
-        "same name by match",
-        3,
-        "`x` is something else",
-        USES_A_AND_B,
-        {"a.py": "A = x = 1", "b.py": "B = 1\nmatch B:\n    case [*x] | x:\n        pass"},
-        "b.py",
-    ),
-    Refusal(
-        "same name by global",
-        3,
-        "`x` is something else",
-        USES_A_AND_B,
-        {"a.py": "A = x = 1", "b.py": "B = 1\ndef f():\n    global x\n    x = 2"},
-        "b.py",
-    ),
-    Refusal(
-        "same name by conditional import",
-        3,
-        "`x` is something else",
-        USES_A_AND_B,
-        {"a.py": "A = x = 1", "b.py": "B = 1\ntry:\n    import json as x\nfinally:\n    pass"},
-        "b.py",
-    ),
-    Refusal(
-        "two meanings of an import",
-        1,
-        "`x` is something else",
-        USES_A_AND_B,
-        {"a.py": "import json as x\nA = 1", "b.py": "import csv as x\nB = 1"},
-        "b.py",
-    ),
-    Refusal(
-        "import and definition",
-        2,
-        "`replace` is something else",
-        USES_A_AND_B,
-        {"a.py": "from dataclasses import replace\nA = 1", "b.py": "B = 1\ndef replace(): pass"},
-        "b.py",
-    ),
-    Refusal(
-        "import and definition in one module",
-        2,
-        "`json` is something else",
-        USES_A,
-        {"a.py": "import json\njson = A = 1"},
-        "a.py",
-    ),
-    Refusal(
-        "hidden builtin", 2, "`open` hides the builtin", USES_A, {"a.py": "A = 1\ndef open(): pass"}, "a.py"
-    ),
-    Refusal(
-        "imported over a builtin",
-        1,
-        "`TimeoutError` hides the builtin",
-        USES_A,
-        {"a.py": "from asyncio import TimeoutError\nA = 1"},
-        "a.py",
-    ),
-    Refusal("__all__", 1, "`__all__` means nothing", USES_A, {"a.py": "__all__ = ['A']\nA = 1"}, "a.py"),
-    Refusal(
-        "module-level __getattr__",
-        2,
-        "`__getattr__` means nothing",
-        USES_A,
-        {"a.py": "A = 1\ndef __getattr__(name): pass"},
-        "a.py",
-    ),
+    in_b("same name", 1, "`_x` is something else in src/ollama_pack/a.py:2", "_x = B = 2", "A = 1\n_x = 1"),
+    in_b("same name in a branch", 3, "`x` is something else", "B = 1\nif B:\n    x = 2"),
+    in_b("same name by except", 3, "`x` is", "try:\n    B = 1\nexcept OSError as x:\n    pass"),
+    in_b("same name by match", 3, "`x` is", "B = 1\nmatch B:\n    case [*x] | x:\n        pass"),
+    in_b("same name by global", 3, "`x` is", "B = 1\ndef f():\n    global x\n    x = 2"),
+    in_b("same name by import", 3, "`x` is", "B = 1\ntry:\n    import json as x\nfinally:\n    pass"),
+    in_b("import of two things", 1, "`x` is", "import csv as x\nB = 1", "import json as x\nA = 1"),
+    in_b("one name of two modules", 1, "`x` is", "from b import x\nB = 1", "from a import x\nA = 1"),
+    in_b("import, definition", 2, "`x` is", "B = 1\ndef x(): pass", "from a import x\nA = 1"),
+    in_a("import, definition in one module", 2, "`x` is something else", "import x\nx = A = 1"),
+    in_a("hidden builtin", 2, "`open` hides the builtin", "A = 1\ndef open(): pass"),
+    in_a("import over a builtin", 1, "`TimeoutError` hides", "from asyncio import TimeoutError\nA = 1"),
+    in_a("__all__", 1, "`__all__` means nothing", "__all__ = ['A']\nA = 1"),
+    in_a("module-level __getattr__", 2, "`__getattr__` means nothing", "A = 1\ndef __getattr__(name): ..."),
     # statements
-    Refusal(
-        "future import",
-        1,
-        "`from __future__` is refused",
-        USES_A,
-        {"a.py": "from __future__ import annotations\nA = 1"},
-        "a.py",
-    ),
-    Refusal(
-        "star import of another's", 1, "star import", USES_A, {"a.py": "from json import *\nA = 1"}, "a.py"
-    ),
-    Refusal(
-        "script block",
-        2,
-        "remove the `__name__` block",
-        USES_A,
-        {"a.py": "A = 1\nif __name__ == '__main__':\n    pass"},
-        "a.py",
-    ),
-    Refusal(
-        "quoted field",
-        3,
-        "unquote it",
-        USES_A,
-        {"a.py": "A = 1\nclass Node:\n    next: 'Node | None' = None"},
-        "a.py",
-    ),
-    Refusal(
-        "two statements on a line",
-        1,
-        "give it a line of its own",
-        USES_A,
-        {"a.py": "import json; A = 1"},
-        "a.py",
-    ),
-    Refusal("not Python", 2, "not valid Python", USES_A, {"a.py": "A = 1\nB = ="}, "a.py"),
+    in_a("future import", 1, "`from __future__` is refused", "from __future__ import annotations\nA = 1"),
+    in_a("star import", 1, "star import", "from json import *\nA = 1"),
+    in_a("script block", 2, "remove the `__name__` block", "A = 1\nif __name__ == '__main__':\n    A = 2"),
+    in_a("quoted field", 3, "unquote it", "A = 1\nclass Node:\n    next: 'Node | None' = None"),
+    in_a("two statements on a line", 1, "give it a line of its own", "import json; A = 1"),
+    entry("entry not Python", 9, "not valid Python", "class Filter"),
+    in_a("not Python", 2, "not valid Python", "A = 1\nB = ="),
     # what the loaders do to a file
-    Refusal(
-        "rewritten import",
-        1,
-        "rewrites the text `from utils`",
-        USES_A,
-        {"a.py": "from utils import A2\nA = 1"},
-        "a.py",
-    ),
-    Refusal(
-        "rewritten comment",
-        2,
-        "rewrites the text `from main`",
-        USES_A,
-        {"a.py": "A = 1\n# taken from mainstream"},
-        "a.py",
-    ),
-    Refusal(
-        "rewritten string",
-        1,
-        "rewrites the text `from config`",
-        USES_A,
-        {"a.py": "A = 'read from configured nodes'"},
-        "a.py",
-    ),
-    Refusal(
-        "rewritten after merging",
-        1,
-        "rewrites the text `from  apps`",
-        USES_A,
-        {"a.py": "from  apps import A2\nA = 1"},
-        "a.py",
-    ),
-    Refusal("second type by class", 9, "`Filter` is a name by which", "class Filter: pass\nclass Pipe: pass"),
-    Refusal("second type by import", 9, "`Event` is a name by which", f"from asyncio import Event\n{FILTER}"),
-    Refusal("second type by assignment", 11, "`Action` is a name by which", f"{FILTER}Action = None"),
-    Refusal(
-        "second type from below",
-        1,
-        "`Filter` is a name by which",
-        USES_A,
-        {"a.py": "from logging import Filter\nA = 1"},
-        "a.py",
-    ),
-    Refusal("no type", 1, "defines no class Pipe or Filter or Action or Event", "x = 1"),
-    Refusal("type only imported", 9, "`Filter` is a name by which", "from logging import Filter"),
-    Refusal("no tools", 1, "defines no class Tools", files={TOOL: FRONTMATTER + FILTER}, path=TOOL),
-    Refusal(
-        "no pipeline", 1, "defines no class Pipeline", files={PIPE: PIPELINE_FRONTMATTER + FILTER}, path=PIPE
-    ),
-    Refusal(
-        "id with a capital",
-        1,
-        "'Sample' cannot be a plugin's id",
-        files={"plugins/functions/Sample.py": FRONTMATTER + FILTER},
-        path="plugins/functions/Sample.py",
-    ),
-    Refusal(
-        "id with a dash",
-        1,
-        "'a-b' cannot be a plugin's id",
-        files={"plugins/functions/a-b.py": FRONTMATTER + FILTER},
-        path="plugins/functions/a-b.py",
-    ),
+    in_a("rewritten import", 1, "rewrites the text `from utils`", "from utils import A2\nA = 1"),
+    in_a("rewritten comment", 2, "rewrites the text `from main`", "A = 1\n# taken from mainstream"),
+    in_a("rewritten string", 1, "rewrites the text `from config`", "A = 'read from configured nodes'"),
+    in_a("rewritten after merging", 1, "rewrites the text `from  apps`", "from  apps import A2\nA = 1"),
+    entry("second type by class", 9, f"`Filter` {A_TYPE}", "class Filter: pass\nclass Pipe: pass"),
+    entry("second type by import", 9, f"`Event` {A_TYPE}", f"from asyncio import Event\n{FILTER}"),
+    entry("second type by assignment", 11, f"`Action` {A_TYPE}", f"{FILTER}Action = None"),
+    in_a("second type in another module", 1, f"`Filter` {A_TYPE}", "from logging import Filter\nA = 1"),
+    entry("type only imported", 9, f"`Filter` {A_TYPE}", "from logging import Filter"),
+    entry("no type", 1, "defines no class Pipe or Filter or Action or Event", "x = 1"),
+    plugin("no tools", "defines no class Tools", TOOL, FRONTMATTER + FILTER),
+    plugin("no pipeline", "defines no class Pipeline", PIPE, PIPELINE_FRONTMATTER + FILTER),
+    plugin("capital in id", "'Ab' cannot be", "plugins/functions/Ab.py", FRONTMATTER + FILTER),
+    plugin("dash in id", "'a-b' cannot be a plugin's id", "plugins/functions/a-b.py", FRONTMATTER + FILTER),
     # frontmatter
-    Refusal("no frontmatter", 1, "must begin with its frontmatter", files={ENTRY: FILTER}),
-    Refusal("text on the first line", 1, "must begin with its frontmatter", files=with_line(1, '"""Sample')),
-    Refusal("comment above", 1, "must begin with its frontmatter", files=with_line(1, '# Sample\n"""')),
-    Refusal(
-        "text on the last line", 1, "must begin with its frontmatter", files=with_line(8, 'license: MIT"""')
-    ),
-    Refusal("raw docstring", 1, "must begin with its frontmatter", files=with_line(1, 'r"""')),
-    Refusal(
-        "quotes inside", 1, "must begin with its frontmatter", files=with_line(5, 'license: MIT\n""" """')
-    ),
+    plugin("no frontmatter", NO_HEAD, ENTRY, FILTER),
+    head("text on the first line", 1, NO_HEAD, 1, '"""Sample'),
+    head("text on the last line", 1, NO_HEAD, 8, 'license: MIT"""'),
+    head("comment above", 1, NO_HEAD, 1, '# Sample\n"""'),
+    head("raw docstring", 1, NO_HEAD, 1, 'r"""'),
+    head("quotes inside", 1, NO_HEAD, 5, 'license: MIT\n""" """'),
     *(
-        Refusal(f"lacks {key}", 1, f"lacks a value for `{key}:`", files=with_line(number, ""))
+        head(f"lacks {key}", 1, f"lacks a value for `{key}:`", number, "")
         for number, key in enumerate((*REQUIRED_KEYS, WEBUI_VERSION_KEY), start=2)
     ),
-    Refusal("empty value", 1, "lacks a value for `license:`", files=with_line(5, "license:")),
-    Refusal(
-        "prose that is a key",
-        7,
-        "`Note:` becomes a key",
-        files=with_line(7, "Note: this is prose.\nrequired_open_webui_version: 1"),
-    ),
-    Refusal(
-        "key twice", 6, "`license:` stands there twice", files=with_line(5, "license: MIT\nlicense: BSD")
-    ),
-    Refusal("version written out", 4, "write `version: {version}`", files=with_line(4, "version: 0.1.0")),
-    Refusal("two bounds", 3, "'<2' is not a requirement", files=with_requirements("foo>=1,<2")),
-    Refusal("two extras", 3, "'foo[a' is not a requirement", files=with_requirements("foo[a,b]")),
-    Refusal("marker", 3, "is not a requirement", files=with_requirements("foo; sys_platform == 'linux'")),
-    Refusal("trailing comma", 3, "'' is not a requirement", files=with_requirements("foo,")),
+    head("empty value", 1, "lacks a value for `license:`", 5, "license:"),
+    head("prose that is a key", 6, "`Note:` becomes a key", 5, "license: MIT\nNote: this is prose."),
+    head("key twice", 6, "`license:` stands there twice", 5, "license: MIT\nlicense: BSD"),
+    head("version written out", 4, "write `version: {version}`", 4, "version: 0.1.0"),
+    head("two bounds", 3, f"'<2' {NOT_ONE}", 2, "title: Sample\nrequirements: foo>=1,<2"),
+    head("two extras", 3, f"'foo[a' {NOT_ONE}", 2, "title: Sample\nrequirements: foo[a,b]"),
+    head("marker", 3, NOT_ONE, 2, "title: Sample\nrequirements: foo; sys_platform == 'linux'"),
+    head("trailing comma", 3, f"'' {NOT_ONE}", 2, "title: Sample\nrequirements: foo,"),
 ]
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.case)
 def test_refuses(refusal: Refusal, tmp_path: Path) -> None:
     """A rule that no longer holds, or that points the reader at the wrong line."""
-    root = make_pack(tmp_path, {ENTRY: FRONTMATTER + refusal.body} | dict(refusal.files))
+    root = make_pack(tmp_path, refusal.files)
     with pytest.raises(PackagingError) as caught:
         package.build(root)
     said = [str(problem) for problem in caught.value.problems]
@@ -424,7 +237,7 @@ def test_refuses(refusal: Refusal, tmp_path: Path) -> None:
 
 def test_refuses_text_that_is_not_utf8(tmp_path: Path) -> None:
     """A traceback instead of a sentence for a file in another encoding."""
-    root = make_pack(tmp_path, {ENTRY: FRONTMATTER + USES_A})
+    root = make_pack(tmp_path, {ENTRY: USES_A})
     (root / "src/ollama_pack/a.py").write_bytes(b"A = '\xff'\n")
     with pytest.raises(PackagingError, match=r"^src/ollama_pack/a\.py:1: not in UTF-8"):
         package.build(root)
@@ -447,7 +260,7 @@ def test_refuses_a_pack_without_plugins(tmp_path: Path) -> None:
 
 def test_reports_everything_at_once(tmp_path: Path) -> None:
     """Ten mistakes that take ten runs to find, or one mistake told once for each plugin that shares it."""
-    files = {"a.py": "A = 1\nopen = 2\n", ENTRY: FRONTMATTER + USES_A, PIPE: FRONTMATTER + USES_A}
+    files = {"a.py": "A = 1\nopen = 2\n", ENTRY: USES_A, PIPE: USES_A}
     with pytest.raises(PackagingError) as caught:
         package.build(make_pack(tmp_path, files))
     assert [(problem.path, problem.line) for problem in caught.value.problems] == [
@@ -609,7 +422,7 @@ def test_each_kind_has_its_type(tmp_path: Path) -> None:
 def test_accepts_one_bound_per_requirement(tmp_path: Path) -> None:
     """A rule so strict that no plugin could name a package."""
     value = "redis>=5, numpy, foo[bar]==1.*, a.b-c ~= 2.0"
-    root = make_pack(tmp_path, with_requirements(value))
+    root = make_pack(tmp_path, with_line(2, f"title: Sample\nrequirements: {value}"))
     assert package.build(root)[0].frontmatter["requirements"] == value
 
 
@@ -618,14 +431,14 @@ def test_same_import_in_two_modules_is_no_clash(tmp_path: Path) -> None:
     same = "import json\nimport os.path\nfrom decimal import Decimal\n"
     text = built_text(
         tmp_path,
-        {"a.py": f"{same}A = 1", "b.py": f"import os\n{same}B = 2", ENTRY: FRONTMATTER + USES_A_AND_B},
+        {"a.py": f"{same}A = 1", "b.py": f"import os\n{same}B = 2", ENTRY: USES_A_AND_B},
     )
     assert text.count("import json") == text.count("import Decimal") == 1
 
 
 def test_inlines_only_what_is_imported(tmp_path: Path) -> None:
     """Dead modules in every plugin, or an unrelated plugin that spoils this one."""
-    text = built_text(tmp_path, {"a.py": "A = 1", "b.py": "B = 1", ENTRY: FRONTMATTER + USES_A})
+    text = built_text(tmp_path, {"a.py": "A = 1", "b.py": "B = 1", ENTRY: USES_A})
     assert "ollama_pack.a ---" in text
     assert "ollama_pack.b" not in text
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
-from types import SimpleNamespace
 from typing import Any
 
 
@@ -38,13 +37,13 @@ def catalogue(request: Any) -> ModelCatalogue:
 async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
     from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
     from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
     if BYPASS_MODEL_ACCESS_CONTROL or user.get("role") != "user":
         return True
-    asking = SimpleNamespace(id=user["id"], role=user["role"])
     try:
-        await check_model_access(asking, request.app.state.MODELS[model_id])
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
     except Exception as error:  # a refusal there is a bare Exception with this one text
         if str(error) == "Model not found":
             return False
@@ -74,6 +73,7 @@ async def add_system_prompt(
     body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
 ) -> None:
     """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
     from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
 
-    await apply_system_prompt_to_body(prompt, body, metadata, SimpleNamespace(**user))
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))

@@ -1,0 +1,51 @@
+# All that a fresh machine needs: `make demo` and `make test`. See README.md.
+MAKEFLAGS += --no-print-directory
+PYTHON := .venv/bin/python
+OLDEST := .venv-oldest/bin/python
+TIERS := unit loader server pipelines browser ollama
+# Tiers that must pass at least one test; empty: a tier that this machine cannot run is skipped, and says why.
+REQUIRE ?=
+comma := ,
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check package docs bench format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: ## a real Open WebUI with the pack, real answers; ONCE=1 ends after the walk, PORT=… for another port
+	@scripts/prepare .venv webui test engine
+	@$(PYTHON) scripts/demo.py
+
+test: ## all tests that this machine can run, on the newest and the oldest Open WebUI
+	@scripts/prepare .venv webui pipelines engine test
+	@$(PYTHON) -m pytest --require=$(REQUIRE)
+	@scripts/prepare .venv-oldest webui-oldest test
+	@$(OLDEST) -m pytest --require=$(if $(REQUIRE),loader$(comma)server) tests/loader tests/server
+
+check: ## ruff, mypy --strict, no stale generated file
+	@scripts/prepare .venv webui pipelines engine test lint
+	@$(PYTHON) -m ruff format --check
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m mypy
+	@$(PYTHON) scripts/package.py --check
+	@$(PYTHON) scripts/docs.py --check
+
+package: ## build the committed plugin files and dist/
+	@scripts/prepare .venv
+	@$(PYTHON) scripts/package.py
+
+docs: ## write the tables that docs/ takes from the code
+	@scripts/prepare .venv
+	@$(PYTHON) scripts/docs.py
+
+bench: ## the benchmarks, into bench/results/
+	@scripts/prepare .venv webui pipelines engine test
+	@for bench in bench/*.py; do $(PYTHON) $$bench || exit 1; done
+
+format: ## format the code
+	@scripts/prepare .venv lint
+	@$(PYTHON) -m ruff format && $(PYTHON) -m ruff check --fix
+
+clean: ## remove what the commands above have made
+	rm -rf .venv .venv-oldest .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,281 @@
+"""Show the pack at work: a real Open WebUI, the pack uploaded into it, and real answers under others' names.
+
+`make demo` runs it. It walks through what the pack does, then leaves the page open until Ctrl-C;
+with ONCE=1 it ends after the walk, with status 1 when a step failed.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import openai
+import requests
+from rich.console import Console
+from rich.markup import escape
+
+from deploy.errors import DeployError
+from local import ollama
+from local.engine import MODEL, EngineMissingError, engine
+from local.processes import ServerStartError
+from local.webui import Account, RunningWebUI, connections, open_webui
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".cache" / "demo"
+ADMIN = "admin@example.org"
+MISSING = "mixtral:8x7b"  # what the demo's alias prefers, and a small machine has not
+QUESTION = "In one short sentence: what is the sky?"
+
+
+@dataclass
+class Walk:
+    """The steps of the demo, printed as they are done.
+
+    Attributes:
+        failed: how many did not show what they should.
+    """
+
+    console: Console
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        self.console.print(escape(text))
+
+    def step(self, title: str, show: Callable[[], str]) -> None:
+        """Do a step and print what it showed, or why it failed; the walk goes on either way."""
+        try:
+            result = show()
+        except (openai.OpenAIError, DeployError, DemoError) as error:
+            self.failed += 1
+            self.console.print(f"[red]✗[/] {escape(title)}: {escape(str(error))}")
+        else:
+            self.console.print(f"[green]✓[/] {escape(title)}: {escape(result)}")
+
+
+class DemoError(Exception):
+    """Something that the demo shows did not happen, or it cannot start: one sentence with what to do."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Where the answers come from.
+
+    Attributes:
+        source: the sentence that says so.
+        environment: Open WebUI's connections.
+        names: models that can chat, by their ids in Open WebUI.
+    """
+
+    source: str
+    environment: dict[str, str]
+    names: tuple[str, ...]
+
+
+def main() -> int:
+    """Return 0 when everything was shown, 1 when a step failed or the demo could not start."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        with ExitStack() as stack:
+            return _run(console, stack)
+    except KeyboardInterrupt:
+        console.print("\nstopped; everything that was started is ended")
+        return 0
+    except (DemoError, DeployError, EngineMissingError, ServerStartError) as error:
+        console.print(f"[red]{escape(str(error))}[/]")
+    except OSError as error:
+        console.print(f"[red]{escape(_disk_sentence(error))}[/]")
+    return 1
+
+
+def _run(console: Console, stack: ExitStack) -> int:
+    walk = Walk(console)
+    port = _port()
+    stack.enter_context(_scratch_folder())
+    models = stack.enter_context(_models(walk))
+    walk.say(models.source)
+    password = secrets.token_urlsafe(9)
+    walk.say("Open WebUI is starting; this takes half a minute …")
+    webui = stack.enter_context(
+        open_webui(FOLDER / "webui", environment=models.environment, port=port, admin=(ADMIN, password))
+    )
+    student = webui.add_user("student", password)
+    walk.step("Open WebUI", lambda: f"{webui.as_admin().version} answers at {webui.url}")
+    _show_aliases(walk, webui, student, models)
+    walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
+    if os.environ.get("ONCE"):
+        return 1 if walk.failed else 0
+    console.print(
+        f"\nOpen [bold]{webui.url}[/] and choose gpt-4 among the models.\n"
+        f"  admin:      {ADMIN}   {password}\n"
+        f"  plain user: {student.email}   {password}\n"
+        f"The plugins: {webui.url}/admin/functions\nCtrl-C ends it."
+    )
+    threading.Event().wait()
+    return 0
+
+
+def _show_aliases(walk: Walk, webui: RunningWebUI, student: Account, models: Models) -> None:
+    """Upload the pack, then ask under other models' names, as those would who are not to notice."""
+    small, large = models.names[0], models.names[-1]
+    config = FOLDER / "pack.yaml"
+    config.write_text(
+        "models:\n"
+        f'  - {{name: gpt-3.5-turbo, local_name: "{small}"}}\n'
+        f'  - {{name: gpt-4, local_name: ["{MISSING}", "{large}"]}}\n'
+        f'  - {{name: gpt-4-staff, local_name: "{large}", audience: admin}}\n',
+        encoding="utf-8",
+    )
+    walk.say(f"pack.yaml:\n{config.read_text(encoding='utf-8').rstrip()}")
+    walk.step("upload.py", lambda: _upload(webui, config))
+    walk.step("upload.py again", lambda: _upload(webui, config, expected="nothing to change"))
+    walk.step("gpt-4, asked by the admin", lambda: _ask(webui, webui.admin, "gpt-4"))
+    walk.step("gpt-3.5-turbo, asked by a plain user", lambda: _ask(webui, student, "gpt-3.5-turbo"))
+    walk.step("gpt-4, streamed to a plain user", lambda: _stream(webui, student, "gpt-4"))
+    walk.step("gpt-4-staff, asked by a plain user", lambda: _refused(webui, student, "gpt-4-staff"))
+    walk.step("gpt-5, which nobody published", lambda: _refused(webui, webui.admin, "gpt-5"))
+
+
+def _upload(webui: RunningWebUI, config: Path, expected: str = "done") -> str:
+    """Run the uploader as an admin does."""
+    env = os.environ | {"OPEN_WEBUI_URL": webui.url, "OPEN_WEBUI_TOKEN": webui.admin.token}
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "upload.py", config],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or expected not in done.stdout:
+        raise DemoError(done.stdout + done.stderr)
+    return lines[0] if len(lines) == 1 else f"{len(lines)} changes"
+
+
+@contextmanager
+def _client(webui: RunningWebUI, account: Account) -> Iterator[openai.OpenAI]:
+    """The client that OpenAI publishes, pointed at Open WebUI."""
+    with openai.OpenAI(base_url=f"{webui.url}/api", api_key=account.token, max_retries=0) as client:
+        yield client
+
+
+def _ask(webui: RunningWebUI, account: Account, model: str) -> str:
+    with _client(webui, account) as client:
+        answer = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": QUESTION}], max_tokens=40
+        )
+    text = answer.choices[0].message.content
+    if not text:
+        raise DemoError(f"{answer.model} gave an empty answer")
+    return f"{answer.model} answers {_short(text)!r}"
+
+
+def _stream(webui: RunningWebUI, account: Account, model: str) -> str:
+    started = time.monotonic()
+    first, pieces = 0.0, []
+    with _client(webui, account) as client:
+        stream = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": QUESTION}], max_tokens=40, stream=True
+        )
+        for chunk in stream:
+            if chunk.choices and (piece := chunk.choices[0].delta.content):
+                first = first or time.monotonic() - started
+                pieces.append(piece)
+    if not pieces:
+        raise DemoError("the stream was empty")
+    return f"{len(pieces)} pieces, the first after {first:.1f} s: {_short(''.join(pieces))!r}"
+
+
+def _refused(webui: RunningWebUI, account: Account, model: str) -> str:
+    """The refusal that is expected, in Open WebUI's own words."""
+    try:
+        _ask(webui, account, model)
+    except openai.BadRequestError as error:
+        return f"refused as it should be ({error.status_code}, {error.response.json()['detail']!r})"
+    raise DemoError("was answered, and should have been refused")
+
+
+def _short(text: str, limit: int = 70) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+@contextmanager
+def _models(walk: Walk) -> Iterator[Models]:
+    """A running Ollama with a model that can chat, else the embedded engine."""
+    url = ollama.found_url()
+    names = _chat_models(url) if url else ()
+    if url and names:
+        listed = ", ".join(names[:3])
+        source = f"Answers come from the Ollama at {url} ({listed})."
+        yield Models(source, connections(ollama=(url,)), names)
+        return
+    if url:
+        walk.say(f"The Ollama at {url} has no model that can chat (`ollama pull llama3.2` gets one).")
+    with engine(FOLDER) as address:
+        source = (
+            f"No Ollama with a model was found, so answers come from llama.cpp with {MODEL}, which runs "
+            "inside this demo. It is a real model, and so small that it is often wrong."
+        )
+        yield Models(source, connections(openai=((address, "unused"),)), (MODEL,))
+
+
+def _chat_models(url: str) -> tuple[str, ...]:
+    """Models that can chat, the smallest first."""
+    listed = requests.get(f"{url}/api/tags", timeout=10).json()["models"]
+
+    def can_chat(name: str) -> bool:
+        shown = requests.post(f"{url}/api/show", json={"model": name}, timeout=10).json()
+        return "completion" in shown.get("capabilities", ["completion"])
+
+    by_size = sorted(listed, key=lambda model: int(model["size"]))
+    return tuple(model["name"] for model in by_size if can_chat(model["name"]))
+
+
+def _port() -> int:
+    """The port for the page: PORT, or 8080."""
+    text = os.environ.get("PORT") or "8080"
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise DemoError(f"PORT={text} is no port: it is a number from 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(text)))
+        except OSError as error:
+            raise DemoError(
+                f"Port {text} cannot be used ({os.strerror(error.errno or 0)}): take another one with "
+                "`make demo PORT=8090`."
+            ) from error
+    return int(text)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[None]:
+    """An empty folder in the checkout, gone at the end."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+def _disk_sentence(error: OSError) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"The disk is full: the demo needs about 200 MB below {FOLDER}; make room and run it again."
+    return f"The demo cannot go on: {error.strerror} ({error.filename})."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Check a deployment from the outside, and say for each thing that is wrong what to do about it.
+
+It changes nothing. Exit status 1 when something is wrong, 0 when all is well or only worth a look.
+"""
+
+import argparse
+import email.utils
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import redis
+import requests
+from rich.console import Console
+from rich.markup import escape
+
+from deploy.client import OpenWebUI, Pipelines
+from deploy.config import Endpoint, PackConfig, load_config
+from deploy.errors import DeployError, UsageError
+from deploy.plan import Plan
+from ollama_pack.ollama.names import find_model
+from upload import make_plan, servers, wanted_plugins
+
+OLDEST_VERSION = (0, 11, 2)
+TESTED_VERSIONS = ("0.11.2", "0.12.4")
+CLOCK_SECONDS = 30.0
+TIMEOUT_SECONDS = 5.0
+
+State = Literal["ok", "look", "wrong"]
+_MARKS: dict[State, str] = {"ok": "[green]✓[/]", "look": "[yellow]![/]", "wrong": "[red]✗[/]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        subject: what was looked at.
+        state: `ok`, `look` (works, but worth a look) or `wrong`.
+        text: what was found.
+        remedy: what to do; empty when all is well.
+    """
+
+    subject: str
+    state: State
+    text: str
+    remedy: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
+    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        findings = list(examine(load_config(options.config)))
+    except UsageError as error:
+        parser.error(str(error))
+    except DeployError as error:
+        findings = [Finding("deployment", "wrong", str(error), "mend this first, then run the doctor again")]
+    if options.json:
+        console.print_json(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
+    else:
+        _print(console, findings)
+    return 1 if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def examine(config: PackConfig) -> Iterator[Finding]:
+    """Look at everything that pack.yaml and the environment name.
+
+    Raises:
+        DeployError: Open WebUI or the Pipelines server cannot be looked at at all.
+    """
+    with servers() as (webui, pipelines):
+        if webui:
+            yield _version(webui)
+            yield _clock(webui)
+        yield from _differences(config, webui, pipelines)
+        if webui:
+            yield from _candidates(config, set(webui.models(refresh=True)))
+    for node in config.nodes:
+        yield _node(node)
+    if config.cache and config.cache.url:
+        yield _redis(config.cache.url)
+
+
+def _version(webui: OpenWebUI) -> Finding:
+    version = webui.version
+    if tuple(map(int, version.split(".")[:3])) < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        return Finding("Open WebUI", "wrong", f"is {version}", f"the pack needs {oldest} or later: update it")
+    if version not in TESTED_VERSIONS:
+        return Finding("Open WebUI", "look", f"is {version}", f"tested with {' and '.join(TESTED_VERSIONS)}")
+    return Finding("Open WebUI", "ok", f"{version} answers at {webui.url}")
+
+
+def _clock(webui: OpenWebUI) -> Finding:
+    """Compare this machine's clock with the server's: sessions and cached answers expire by it."""
+    answer = requests.get(f"{webui.url}/health", timeout=TIMEOUT_SECONDS)
+    theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    seconds = theirs - time.time()
+    if abs(seconds) > CLOCK_SECONDS:
+        text = f"the server is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine"
+        return Finding("clock", "look", text, "let both machines take their time from the network (NTP)")
+    return Finding("clock", "ok", "agrees with this machine's")
+
+
+def _differences(
+    config: PackConfig, webui: OpenWebUI | None, pipelines: Pipelines | None
+) -> Iterator[Finding]:
+    """What an upload would change, and what it could not."""
+    plan: Plan = make_plan(config, wanted_plugins(config, []), webui, pipelines)
+    for step in plan.steps:
+        yield Finding("pack", "wrong", f"not as pack.yaml says: {step.what}", "run upload.py")
+    for problem in plan.problems:
+        subject, _, rest = problem.partition(": ")
+        text, _, remedy = rest.rpartition(": ")
+        yield Finding(subject, "wrong", text, remedy)
+    if not plan.steps and not plan.problems:
+        yield Finding("pack", "ok", "plugins, valves, published aliases and grants are as pack.yaml says")
+
+
+def _candidates(config: PackConfig, models: set[str]) -> Iterator[Finding]:
+    """Which models of each alias are there; that none is, the plan has said already."""
+    for alias in config.aliases:
+        missing = [name for name in alias.local_name if "*" not in name and not find_model(name, models)]
+        present = [name for name in alias.local_name if name not in missing]
+        if missing and present:
+            pulls = ", ".join(f"`ollama pull {name}`" for name in missing)
+            text = f"{', '.join(missing)} is not there, {present[0]} answers"
+            yield Finding(alias.name, "look", text, f"{pulls}, or take it out of pack.yaml")
+        elif present:
+            yield Finding(alias.name, "ok", f"{present[0]} is there")
+
+
+def _node(node: Endpoint) -> Finding:
+    """Whether a node answers, as seen from here."""
+    name = f"node {node.name or node.url}"
+    path = "/api/version" if node.kind == "ollama" else "/v1/models"
+    headers = {"Authorization": f"Bearer {node.key}"} if node.key else {}
+    url = node.url.rstrip("/").removesuffix("/v1") + path
+    try:
+        answer = requests.get(url, headers=headers, timeout=TIMEOUT_SECONDS)
+        answer.raise_for_status()
+        found = answer.json()
+    except requests.RequestException as error:
+        remedy = "start it, correct its address in pack.yaml, or look from a machine that reaches it"
+        return Finding(name, "wrong", f"does not answer at {url} ({type(error).__name__})", remedy)
+    version = f"Ollama {found.get('version')}" if node.kind == "ollama" else f"{len(found['data'])} models"
+    return Finding(name, "ok", f"{version} at {node.url}")
+
+
+def _redis(url: str) -> Finding:
+    try:
+        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        text = f"does not answer ({error})"
+        return Finding("Redis", "wrong", text, "start it, or correct cache.url in pack.yaml")
+    return Finding("Redis", "ok", "answers")
+
+
+def _print(console: Console, findings: list[Finding]) -> None:
+    for finding in findings:
+        console.print(f"{_MARKS[finding.state]} {escape(finding.subject)}: {escape(finding.text)}")
+        if finding.remedy:
+            console.print(f"    → {escape(finding.remedy)}")
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    console.print(f"{wrong} wrong" if wrong else "nothing is wrong")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

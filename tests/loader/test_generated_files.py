@@ -1,0 +1,189 @@
+"""Every committed plugin file, through the loaders that will load it."""
+
+import ast
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import package
+from bundle.rules import KINDS, OPTIONAL_KEYS, REQUIRED_KEYS, WEBUI_VERSION_KEY
+from loader.conftest import Loaded, Loader
+
+ROOT = Path(package.__file__).parents[1]
+FILES = {kind: sorted((ROOT / kind).glob("*.py")) for kind in KINDS}
+FOR_WEBUI = [*FILES["functions"], *FILES["tools"]]
+FOR_PIPELINES = FILES["pipelines"]
+
+# As the contract has them.
+TYPES = {
+    "model_alias_filter": "filter",
+    "response_cache_filter": "filter",
+    "response_cache_replay": "pipe",
+    "gpu_router": "pipe",
+    "ollama_pack_events": "event",
+    "voice_transcription": "tools",
+}
+PIPELINE_TYPES = TYPES | {"gpu_router": "manifold"}
+SUPPORTED_SINCE = "0.11.2"
+
+Load = Callable[[str, str, str], Loaded]
+LoadPipeline = Callable[[Path], dict[str, Any]]
+
+
+def named(path: Path) -> str:
+    """A file as it is called in the repository, for the name of a test."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def read(path: Path) -> tuple[str, str, str]:
+    """What the loader is called with."""
+    return path.parent.name, path.stem, path.read_text(encoding="utf-8")
+
+
+for_webui = pytest.mark.parametrize("path", FOR_WEBUI, ids=named)
+for_pipelines = pytest.mark.parametrize("path", FOR_PIPELINES, ids=named)
+for_all = pytest.mark.parametrize("path", [*FOR_WEBUI, *FOR_PIPELINES], ids=named)
+
+
+def test_there_is_something_to_load() -> None:
+    """Tests below that pass because they were given no file."""
+    assert FILES["functions"]
+    assert FILES["pipelines"]
+
+
+def test_files_are_what_the_source_gives() -> None:
+    """Tests below that pass on yesterday's files, or leave a new plugin out."""
+    assert list(package.differences(ROOT, package.build(ROOT))) == []
+
+
+@for_webui
+def test_open_webui_loads_it(path: Path, load: Load, capfd: pytest.CaptureFixture[str]) -> None:
+    """A plugin that an admin cannot save, that becomes another type, or that chatters on stdout."""
+    loaded = load(*read(path))
+    assert loaded.type == TYPES[path.stem]
+    assert capfd.readouterr() == ("", "")
+
+
+@for_webui
+def test_frontmatter_is_read_as_meant(path: Path, load: Load) -> None:
+    """A version other than the pack's, or a sentence that became a key."""
+    frontmatter = load(*read(path)).frontmatter
+    assert frontmatter["version"] == package.pack_version(ROOT)
+    assert frontmatter[WEBUI_VERSION_KEY] == SUPPORTED_SINCE
+    assert set(frontmatter) <= {*REQUIRED_KEYS, WEBUI_VERSION_KEY, *OPTIONAL_KEYS}
+
+
+@for_all
+def test_open_webui_rewrites_nothing(path: Path, webui_loader: Loader) -> None:
+    """Text that Open WebUI changes behind the author's back, and saves."""
+    text = path.read_text(encoding="utf-8")
+    assert webui_loader.plugin.replace_imports(text) == text
+
+
+@for_webui
+@pytest.mark.parametrize("name", ["Valves", "UserValves"])
+def test_valves_work_as_they_come(
+    name: str, path: Path, load: Load, webui_loader: Loader, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Defaults that do not validate, so that the plugin cannot be used; a form that cannot be drawn."""
+    valves = getattr(load(*read(path)).instance, name, None)
+    if valves is None:
+        assert f"class {name}(" not in path.read_text(encoding="utf-8")
+        return
+    defaults = valves().model_dump()
+    assert valves(**json.loads(json.dumps(defaults))).model_dump() == defaults
+    schema = webui_loader.plugin.resolve_valves_schema_options(valves, valves.model_json_schema())
+    assert set(schema["properties"]) == set(defaults)
+    assert all(form.get("description") for form in schema["properties"].values())
+    assert capfd.readouterr() == ("", "")
+
+
+@for_webui
+def test_loading_leaves_no_trace_of_the_pack(path: Path, load: Load) -> None:
+    """A file that works only where the pack is installed: here, and on no server."""
+    load(*read(path))
+    assert [name for name in sys.modules if name.partition(".")[0] == "ollama_pack"] == []
+
+
+@for_all
+def test_no_import_of_the_pack_is_left(path: Path) -> None:
+    """An import of the pack that is reached only when some hook runs."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    modules = [item.name for node in nodes if isinstance(node, ast.Import) for item in node.names]
+    modules += [node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert [
+        module for module in modules if module.partition(".")[0] in {"ollama_pack", "", "__future__"}
+    ] == []
+
+
+@for_webui
+def test_two_copies_do_not_meet(path: Path, load: Load) -> None:
+    """State or classes that two plugins of one server share by accident."""
+    kind, plugin_id, text = read(path)
+    first, second = load(kind, plugin_id, text), load(kind, f"{plugin_id}_2", text)
+    assert first.names is not second.names
+    own = [
+        name
+        for name, value in first.names.items()
+        if isinstance(value, type) and value.__module__ == type(first.instance).__module__
+    ]
+    assert type(first.instance).__name__ in own
+    assert [name for name in own if first.names[name] is second.names[name]] == []
+
+
+def test_two_plugins_with_one_module_do_not_meet(load: Load, tmp_path: Path) -> None:
+    """A class or a counter of the pack that two plugins of one process would share."""
+    head = '"""\ntitle: T\nauthor: A\nversion: {version}\nlicense: L\ndescription: D\n'
+    head += f'{WEBUI_VERSION_KEY}: {SUPPORTED_SINCE}\n"""\n'
+    sources = {
+        "pyproject.toml": '[project]\nversion = "1.0.0"\n',
+        "src/ollama_pack/shared.py": "SEEN: list[str] = []\n\n\nclass Shared:\n    pass\n",
+    }
+    for name in ("first", "second"):
+        text = f"{head}from ollama_pack.shared import SEEN, Shared\n\n\nclass Filter:\n    shared = Shared\n"
+        sources[f"src/ollama_pack/plugins/functions/{name}.py"] = text
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    first, second = (load(plugin.kind, plugin.id, plugin.text) for plugin in package.build(tmp_path))
+    first.names["SEEN"].append("first")
+    assert second.names["SEEN"] == []
+    assert first.instance.shared is not second.instance.shared
+    assert first.instance.shared.__module__ != second.instance.shared.__module__
+
+
+def test_lists_are_what_the_server_takes(webui: Callable[[str], ModuleType], load: Load) -> None:
+    """A list that the admin page reads and the server then refuses, item by item."""
+    forms = {
+        "functions": webui("open_webui.models.functions").FunctionForm,
+        "tools": webui("open_webui.models.tools").ToolForm,
+    }
+    built = package.outputs(package.build(ROOT))
+    for kind, form in forms.items():
+        items = [form(**item) for item in json.loads(built[f"dist/{kind}.json"])]
+        assert [item.id for item in items] == [path.stem for path in FILES[kind]]
+        for item in items:
+            assert load(kind, item.id, item.content).frontmatter == item.meta.manifest
+
+
+@for_pipelines
+def test_pipelines_server_loads_it(path: Path, load_pipeline: LoadPipeline) -> None:
+    """A file that the server moves to failed/, takes for another type, or that needs the pack installed."""
+    answer = load_pipeline(path)
+    assert answer["loaded"], answer["printed"]
+    assert answer["type"] == PIPELINE_TYPES[path.stem]
+    assert answer["frontmatter"]["version"] == package.pack_version(ROOT)
+    assert answer["new_modules"] == []
+    assert (answer["printed"], answer["errors"]) == ([f"Loaded module: {path.stem}"], "")
+
+
+@for_pipelines
+def test_pipelines_valves_work_as_they_come(path: Path, load_pipeline: LoadPipeline) -> None:
+    """Defaults that do not validate, so that the server does not start."""
+    answer = load_pipeline(path)
+    assert set(answer["schema"].get("properties", {})) == set(answer["valves"])

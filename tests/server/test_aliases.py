@@ -1,0 +1,190 @@
+"""Aliases on a real Open WebUI: who is answered by which model, as an admin, a plain user and an OpenAI client."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from deploy.client import OpenWebUI
+from deploy.errors import ServerError
+from harness.ollama_node import OllamaNode
+from local.webui import RunningWebUI
+
+Json = dict[str, Any]
+
+HELLO = [{"role": "user", "content": "hello"}]
+PIXEL = base64.b64encode(b"not really a picture").decode()
+IMAGE = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "what is this?"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+        ],
+    }
+]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "clock",
+        "description": "the time",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
+
+@pytest.fixture(params=["admin", "student"])
+def user(request: pytest.FixtureRequest) -> OpenWebUI:
+    """Both kinds of users, one after the other."""
+    api: OpenWebUI = request.getfixturevalue(request.param)
+    return api
+
+
+@pytest.fixture
+def client(webui: RunningWebUI, student: OpenWebUI) -> Iterator[openai.OpenAI]:
+    """The OpenAI client as a plain user has it, pointed at Open WebUI."""
+    with openai.OpenAI(base_url=f"{webui.url}/api", api_key=student.key) as client:
+        yield client
+
+
+def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
+    answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
+    return answer
+
+
+def answered_by(node: OllamaNode) -> str:
+    """The model that the node was last asked for."""
+    body = node.requests[-1].body
+    assert body is not None
+    return str(body["model"])
+
+
+@pytest.mark.parametrize(
+    ("alias", "model"), [("gpt-3.5-turbo", "llama3:8b"), ("gpt-4o", "llama3:70b-instruct-q8_0")]
+)
+def test_alias_is_answered(user: OpenWebUI, node: OllamaNode, alias: str, model: str) -> None:
+    """Would catch an alias that is not published, not granted, or resolved to another model."""
+    answer = ask(user, alias)
+    assert answer["choices"][0]["message"]["content"] == "You said: hello"
+    assert answered_by(node) == model
+
+
+def test_next_candidate_answers_when_the_first_is_missing(user: OpenWebUI, node: OllamaNode) -> None:
+    """Would catch an alias that insists on a model that is not installed."""
+    ask(user, "gpt-4")
+    assert answered_by(node) == "llama3:70b-instruct-q4_K_M"
+
+
+def test_images_choose_the_vision_row(user: OpenWebUI, node: OllamaNode) -> None:
+    """Would catch images going to a text model, which ignores them silently."""
+    ask(user, "gpt-4", IMAGE)
+    assert answered_by(node) == "llava:13b"
+    body = node.requests[-1].body
+    assert body is not None
+    assert body["messages"][0]["images"] == [PIXEL]
+
+
+def test_tools_choose_the_tools_row(user: OpenWebUI, node: OllamaNode) -> None:
+    """Would catch tools going to a model that Ollama refuses them for."""
+    ask(user, "gpt-4", tools=[TOOL])
+    assert answered_by(node) == "qwen2.5:32b"
+
+
+def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
+    """Would catch an answer that the OpenAI client does not read, whole or streamed."""
+    whole = client.chat.completions.create(model="gpt-4", messages=HELLO)  # type: ignore[arg-type]
+    assert whole.choices[0].message.content == "You said: hello"
+    stream = client.chat.completions.create(model="gpt-3.5-turbo", messages=HELLO, stream=True)  # type: ignore[arg-type]
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert "".join(pieces) == "You said: hello"
+    assert answered_by(node) == "llama3:8b"
+
+
+def test_unlisted_name_keeps_open_webuis_error(user: OpenWebUI) -> None:
+    """Would catch a pack that swallows or answers names that nobody published."""
+    with pytest.raises(ServerError) as refused:
+        ask(user, "gpt-5")
+    assert (refused.value.status, refused.value.detail) == (400, "Model not found")
+
+
+def test_alias_without_a_grant_is_refused(admin: OpenWebUI, student: OpenWebUI) -> None:
+    """Would catch an alias for admins that a plain user can reach."""
+    assert ask(admin, "gpt-4-admin")["choices"]
+    with pytest.raises(ServerError) as refused:
+        ask(student, "gpt-4-admin")
+    assert (refused.value.status, refused.value.detail) == (400, "Model not found")
+
+
+def test_model_that_is_no_alias_passes_through(user: OpenWebUI, node: OllamaNode) -> None:
+    """Would catch a filter that touches requests which are none of its business."""
+    ask(user, "llama3:8b", params={"temperature": 0.25})
+    body = node.requests[-1].body
+    assert body is not None
+    assert (body["model"], body["options"]["temperature"]) == ("llama3:8b", 0.25)
+    assert not [key for key in body if "ollama_pack" in key]
+
+
+def test_model_without_permission_is_passed_over(
+    admin: OpenWebUI, student: OpenWebUI, node: OllamaNode
+) -> None:
+    """Would catch a candidate that the user may not use failing the chat instead of giving way to the next."""
+    row = {
+        "id": "private:x",
+        "base_model_id": "llama3:8b",
+        "name": "private:x",
+        "meta": {},
+        "params": {},
+        "access_grants": [{"principal_type": "user", "principal_id": "*", "permission": "read"}],
+    }
+    admin.post("/api/v1/models/create", row)
+    admin.models(refresh=True)
+    try:
+        ask(student, "private:x")
+        assert answered_by(node) == "llama3:8b"
+        ask(admin, "private:x")
+        assert answered_by(node) == "private:1b"
+    finally:
+        admin.post("/api/v1/models/model/delete", {"id": "private:x"})
+        admin.models(refresh=True)
+
+
+def test_settings_of_the_alias_row_hold_for_every_candidate(admin: OpenWebUI, node: OllamaNode) -> None:
+    """Would catch a system prompt on `gpt-4` that is lost when another candidate than the row's base answers."""
+    row = admin.model_rows()["gpt-4"]
+    params = {"system": "Answer as {{USER_NAME}} would.", "temperature": 0.125}
+    admin.post("/api/v1/models/model/update", row | {"params": params})
+    try:
+        for messages, model in ((HELLO, "llama3:70b-instruct-q4_K_M"), (IMAGE, "llava:13b")):
+            ask(admin, "gpt-4", messages)
+            body = node.requests[-1].body
+            assert body is not None
+            assert body["model"] == model
+            assert body["messages"][0] == {"role": "system", "content": "Answer as Admin would."}
+            assert body["options"]["temperature"] == 0.125
+    finally:
+        admin.post("/api/v1/models/model/update", row)
+
+
+def test_bad_table_is_refused_when_it_is_saved(admin: OpenWebUI, webui: RunningWebUI) -> None:
+    """Would catch a table that is stored although no request could use it, or a refusal without its reason.
+
+    Open WebUI shows the admin no validator's words; they are in its log, and `upload.py` prints them.
+    """
+    before = admin.valves("functions", "model_alias_filter")
+    bad = {"aliases": "gpt-4 = llama3:8b\ngpt-5 = gpt-6\ngpt-6 = gpt-5"}
+    with pytest.raises(ServerError) as refused:
+        admin.post("/api/v1/functions/id/model_alias_filter/valves/update", bad)
+    assert refused.value.status == 400
+    reason = "row 2 ('gpt-5 = gpt-6'): the alias leads back to itself: gpt-5 → gpt-6 → gpt-5"
+    assert reason in webui.log.read_text()
+    assert admin.valves("functions", "model_alias_filter") == before
+
+
+def test_anthropic_form_is_answered(student: OpenWebUI, node: OllamaNode) -> None:
+    """Would catch an alias that only the OpenAI form knows."""
+    body = {"model": "gpt-4", "max_tokens": 50, "messages": HELLO}
+    answer = student.post("/api/v1/messages", body)
+    assert answer["content"][0]["text"] == "You said: hello"
+    assert answered_by(node) == "llama3:70b-instruct-q4_K_M"
