@@ -13,13 +13,13 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -53,41 +53,52 @@ class RequestFacts:
 
 def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = [message for message in body.get("messages") or () if isinstance(message, Mapping)]
+    messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
     text = sum(map(_text_bytes, messages))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(body.get("tools") or body.get("tool_ids")),
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
 
 
-def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    content = message.get("content")
-    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
 
 
 def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _parts(message) if part.get("type") == "image_url")
-    return inline + len(message.get("images") or ())
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
+    return inline + len(_items(message.get("images")))
 
 
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
-    if isinstance(content, str):
-        return len(content.encode(errors="replace"))
-    return sum(len(str(part.get("text") or "").encode(errors="replace")) for part in _parts(message))
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
 
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose.
 #
 # PackError
-# ├── AliasTableError         a row of an alias table cannot be used
-# └── AliasUnavailableError   an alias matched, but none of its models can answer this user
+# ├── AliasTableError             a row of an alias table cannot be used
+# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
+# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
+# └── NodeError                   a node did not do what it was asked
+#     ├── RetryableNodeError          another node may do it
+#     │   ├── NodeUnreachableError        no connection
+#     │   ├── NodeTimeoutError            a limit ran out
+#     │   ├── NodeBusyError               its queue is full
+#     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   └── ModelNotFoundError          it does not have the model
+#     └── RequestRefusedError         it will not take this request, and no other node would
 
 
 class PackError(Exception):
@@ -131,6 +142,94 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into Ollama's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.status = status
+        self.said = said
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does Ollama run there, is the address right?)", said=said)
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first line", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is not Ollama's, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str) -> None:
+        super().__init__(node, f"has no {model!r} (`ollama pull {model}` there)", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
+
+
 # --- ollama_pack.aliases.table ---
 # An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
 #
@@ -148,9 +247,11 @@ MAX_CANDIDATES = 20
 MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
-_ROW = re.compile(r"(?P<alias>[^=]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
-_CONTEXT = re.compile(r"context\s*>=\s*(?P<count>\d+)\s*(?P<kilo>k?)", re.IGNORECASE)
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
 _KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
 
@@ -228,9 +329,9 @@ class AliasTable:
             if not row.is_wildcard:
                 exact[row.alias].append(row)
         self._exact: Mapping[str, tuple[AliasRow, ...]] = {
-            alias: tuple(sorted(same, key=_fewer_conditions)) for alias, same in exact.items()
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
         }
-        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_fewer_conditions)
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
         self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
         any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
         self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
@@ -248,9 +349,10 @@ class AliasTable:
         """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
         for row in self.exact(name):
             yield row, ""
-        if self._any_wildcard.fullmatch(name) is None:  # one look settles it for most names
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
             return
-        for pattern, row in self._wildcards:
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
             if found := pattern.fullmatch(name):
                 yield row, found.group(1)
 
@@ -265,95 +367,129 @@ def parse_table(text: str) -> AliasTable:
     rows: list[AliasRow] = []
     for line, raw in enumerate(text.splitlines(), start=1):
         if written := _COMMENT.sub("", raw).strip():
-            rows.append(_parse_row(line, written))
-        if len(rows) > MAX_ROWS:
-            raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
     return AliasTable(tuple(rows))
 
 
 def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise AliasTableError(line, written, "write it as `alias = model, model [condition, condition]`")
-    row = AliasRow(
-        alias=found["alias"].strip(),
-        candidates=tuple(name.strip() for name in found["candidates"].split(",")),
-        line=line,
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
     )
-    for condition in (found["conditions"] or "").split(","):
-        if condition.strip():
-            row = _with_condition(row, condition.strip(), written)
-    _check_names(row, written)
-    return row
 
 
-def _with_condition(row: AliasRow, condition: str, written: str) -> AliasRow:
-    key, _, value = condition.partition("=")
-    values = tuple(name.strip() for name in re.split(r"[|>]", value))
-    match "".join(key.split()):
-        case "vision" if condition == key:
-            return replace(row, images=True)
-        case "tools" if condition == key:
-            return replace(row, tools=True)
-        case "context>":
-            if found := _CONTEXT.fullmatch(condition):
-                return replace(row, min_tokens=int(found["count"]) * (_KILO if found["kilo"] else 1))
-            reason = f"{condition!r} needs a number of tokens, such as context>=8192 or context>=8k"
-        case "group":
-            if all(values):
-                return replace(row, groups=frozenset(values))
-            reason = f"{condition!r} needs the name of a group, such as group=staff or group=staff|teachers"
-        case "quant":
-            if all(values):
-                return replace(row, quantizations=values)
-            reason = f"{condition!r} needs levels, the preferred one first, such as quant=q8_0>q4_K_M"
-        case _:
-            reason = f"unknown condition {condition!r}: the known ones are {_KNOWN_CONDITIONS}"
-    raise AliasTableError(row.line, written, reason)
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
 
 
-def _check_names(row: AliasRow, written: str) -> None:
-    if reason := _fault_in_row(row) or next(
-        filter(None, map(_fault_in_name, (row.alias, *row.candidates))), ""
-    ):
-        raise AliasTableError(row.line, written, reason)
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
 
 
-def _fault_in_row(row: AliasRow) -> str:
-    if not row.alias:
-        return "the alias before `=` is missing"
-    if len(row.candidates) > MAX_CANDIDATES:
-        return f"{len(row.candidates)} models are named, and at most {MAX_CANDIDATES} are tried"
-    if len(set(row.candidates)) < len(row.candidates):
-        return "a model is named twice"
-    for name in row.candidates:
-        if name.count("*") > min(1, row.alias.count("*")):
-            return f"the star in {name!r} has no star in the alias to take its text from"
-    return ""
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
 
 
-def _fault_in_name(name: str) -> str:
-    if not name:
-        return "a model is missing: after `=` stand model names with commas between them"
-    if len(name.split()) > 1:
-        return f"{name!r} has a space in it: separate models with commas, and put conditions in [ ]"
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
     if len(name) > MAX_NAME_LENGTH:
-        return f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
-    return ""
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
 
 
-def _fewer_conditions(row: AliasRow) -> int:
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
     """Sort key: rows that ask for more come first, so that a plain row never hides them."""
-    return -len(row.conditions)
+    return -len(row.conditions), -row.min_tokens
 
 
-def _shorter_then_fewer_conditions(row: AliasRow) -> tuple[int, str, int]:
-    return -len(row.alias.replace("*", "")), row.alias, _fewer_conditions(row)
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
 
 
 def _pattern(alias: str) -> re.Pattern[str]:
-    first, *rest = map(re.escape, alias.split("*"))
-    return re.compile(f"{first}(.*){'.*'.join(rest)}", re.DOTALL)
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
 
 
 def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
@@ -373,9 +509,9 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
 def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     """An alias may stand for another alias, but not for itself, and not through ever more of them."""
     exact = [row for row in rows if not row.is_wildcard]
-    leads_to: dict[str, set[str]] = defaultdict(set)
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
     for row in exact:
-        leads_to[row.alias].update(row.candidates)
+        leads_to[row.alias].extend(row.candidates)
     try:
         order = tuple(TopologicalSorter(leads_to).static_order())
     except CycleError as error:
@@ -398,7 +534,11 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 DEFAULT_TAG = "latest"
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(r"(?:^|[-_.])(i?q\d+(?:_[a-z0-9]+)*|b?fp?(?:16|32)|mxfp4|nvfp4)$", re.IGNORECASE)
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
 
 
 def split_tag(name: str) -> tuple[str, str]:
@@ -406,58 +546,104 @@ def split_tag(name: str) -> tuple[str, str]:
 
     A colon before the last slash belongs to a host's port, not to a tag.
     """
-    head, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:
-        return name, ""
-    return head, tag
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
 
 
-def find_model(name: str, models: Container[str]) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out."""
-    if name in models:
-        return name
-    stem, tag = split_tag(name)
-    if not tag:
-        other = f"{name}:{DEFAULT_TAG}"
-    elif tag == DEFAULT_TAG:
-        other = stem
-    else:
-        return None
-    return other if other in models else None
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
 
 
 def quantization_in(name: str) -> str:
     """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
     found = _QUANTIZATION.search(split_tag(name)[1])
-    return found.group(1).upper() if found else ""
+    return _level(found.group(1)) if found else ""
 
 
-def find_variant(name: str, levels: Iterable[str], models: Mapping[str, str]) -> str | None:
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
     `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
         levels: quantization levels, the preferred one first; upper and lower case are the same.
         models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
     """
-    stem, tag = split_tag(name)
-    exact = find_model(name, models)
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
 
-    def is_variant(model: str) -> bool:
-        other_stem, other_tag = split_tag(model)
-        if model == exact:
-            return True
-        return other_stem == stem and (not tag or other_tag.startswith(f"{tag}-"))
 
-    variants = sorted(model for model in models if is_variant(model))
-    for level in levels:
-        for model in variants:
-            if (models[model] or quantization_in(model)).upper() == level.upper():
-                return model
-    return None
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -512,8 +698,9 @@ def resolve(
         AliasUnavailableError: rows apply, but none of their models is there and permitted.
     """
     passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
     for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied)
+        model = name if models is None else find_candidate(name, row, models, denied, families)
         if model is not None and model not in denied:
             return Resolution(facts.model, model, row, tuple(passed_over))
         passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
@@ -533,7 +720,10 @@ def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, Al
 def _expand(
     table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
 ) -> Iterator[tuple[str, AliasRow]]:
-    """The candidates of a row, those that are aliases themselves replaced by what they stand for."""
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
     for candidate in row.candidates:
         name = candidate.replace("*", star)
         if not name or name in seen:
@@ -547,14 +737,15 @@ def _expand(
 
 
 def find_candidate(
-    name: str, row: AliasRow, models: Mapping[str, str], denied: AbstractSet[str] = frozenset()
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
-    if row.quantizations:
-        permitted = {model: level for model, level in models.items() if model not in denied}
-        if variant := find_variant(name, row.quantizations, permitted):
-            return variant
-    return find_model(name, models)
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)
 
 
 # --- ollama_pack.webui.models ---
@@ -570,6 +761,7 @@ class ModelCatalogue(Mapping[str, str]):
 
     def __init__(self, models: Any) -> None:
         self._models = models
+        self._ids: tuple[str, ...] | None = None
 
     def __contains__(self, model: object) -> bool:
         return model in self._models
@@ -579,7 +771,9 @@ class ModelCatalogue(Mapping[str, str]):
         return str(details.get("quantization_level") or "")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._models.keys()))
+        if self._ids is None:
+            self._ids = tuple(self._models.keys())  # kept: the view lives no longer than the request
+        return iter(self._ids)
 
     def __len__(self) -> int:
         return len(self._models)
@@ -592,11 +786,14 @@ def catalogue(request: Any) -> ModelCatalogue:
 
 async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
+
     from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
     from open_webui.models.users import UserModel  # noqa: PLC0415
     from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
-    if BYPASS_MODEL_ACCESS_CONTROL or user.get("role") != "user":
+    if BYPASS_MODEL_ACCESS_CONTROL:
         return True
     try:
         await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
@@ -654,10 +851,9 @@ class Filter:
             default="",
             description=(
                 "A row a line: alias = model, model [condition, …]. The first model that is installed and "
-                "granted to the user answers. A * in an alias stands for any text. Conditions: vision, tools, "
-                "context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+                "granted to the user answers. A * in an alias stands for any text. Conditions: vision, "
+                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
             ),
-            json_schema_extra={"input": {"type": "textarea"}},
         )
         show_status: bool = Field(default=True, description="Show above the answer which model gave it.")
 
@@ -728,6 +924,8 @@ async def _resolve(
     table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
 ) -> Resolution | None:
     """Resolve, and ask again without each model that Open WebUI would refuse to this user."""
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
     facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
     models = catalogue(request)
     denied: set[str] = set()
@@ -739,7 +937,7 @@ async def _resolve(
 
 
 def _model_id(chosen: Resolution, alias_row: dict[str, Any]) -> str:
-    """The alias itself where its row in Open WebUI already stands for the model: so the row's settings apply."""
+    """The alias itself where its row in Open WebUI stands for the model already: its settings apply."""
     info = alias_row.get("info") or {}
     if alias_row.get("id") == chosen.alias and info.get("base_model_id") == chosen.model:
         return chosen.alias

@@ -84,7 +84,8 @@ class Models:
 
 def main() -> int:
     """Return 0 when everything was shown, 1 when a step failed or the demo could not start."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False, soft_wrap=True)
     try:
         with ExitStack() as stack:

@@ -13,45 +13,58 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from deploy.client import OpenWebUI, Pipelines
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, UsageError
 from deploy.functions import plan_function
 from deploy.pipelines import plan_pipeline
-from deploy.plan import Plan
+from deploy.plan import Plan, Step
 from deploy.plugin import LocalPlugin, load_plugin
 from deploy.rows import plan_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
+SCREENFUL = 40  # lines of one diff on a terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 when all is done, 1 when something was refused or failed, 2 for bad usage."""
     options = _parser().parse_args(arguments)
-    console = Console(stderr=False, highlight=False, soft_wrap=True)
+    out, err = _console(), _console(stderr=True)
     try:
-        config = load_config(options.config)
-        wanted = wanted_plugins(config, options.only)
-        with servers() as (webui, pipelines):
-            plan = make_plan(config, wanted, webui, pipelines)
-            if options.dry_run:
-                _show(console, plan)
-            else:
-                _carry_out(console, plan)
-                if webui and plan.steps:
-                    webui.models(refresh=True)  # so that the rows are known at once
-    except UsageError as error:
-        console.print(f"[red]{escape(str(error))}[/]")
-        return USAGE
+        plan = _upload(out, options)
     except DeployError as error:
-        console.print(f"[red]{escape(str(error))}[/]")
+        err.print(f"[red]{escape(str(error))}[/]")
+        return USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        err.print("[red]stopped: nothing was changed but what is said to be done above[/]")
         return FAILED
     for problem in plan.problems:
-        console.print(f"[yellow]not done:[/] {escape(problem)}")
+        err.print(f"[yellow]not done:[/] {escape(problem)}")
     return FAILED if plan.problems else DONE
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # emoji: the model `a:x:b` is none
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+
+
+def _upload(console: Console, options: argparse.Namespace) -> Plan:
+    """Compare, then show or carry out what differs."""
+    config = load_config(options.config)
+    wanted = wanted_plugins(config, options.only)
+    with servers() as (webui, pipelines):
+        plan = make_plan(config, wanted, webui, pipelines)
+        if not plan.steps:
+            console.print("nothing to change")
+        elif options.dry_run:
+            _show(console, plan)
+        else:
+            _carry_out(console, plan)
+            if webui:
+                webui.models(refresh=True)  # so that the rows are known at once
+    return plan
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,15 +92,16 @@ def available_plugins() -> dict[str, set[str]]:
 def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
     """Ids of the plugins to install."""
     known = set().union(*available_plugins().values())
+    there_are = f"there are {', '.join(sorted(known))}"
+    wanted = known if config.plugins is None else set(config.plugins)
+    if unknown := wanted - known:
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise DeployError(f"plugins: this version has no {names}; {there_are}")
     for name in only:
         if name not in known:
-            raise UsageError(f"--only {name}: there is no such plugin; there are {', '.join(sorted(known))}")
-    for name in config.plugins or ():
-        if name not in known:
-            raise DeployError(
-                f"plugins: {name!r} is not in this version; there are {', '.join(sorted(known))}"
-            )
-    wanted = known if config.plugins is None else set(config.plugins)
+            raise UsageError(f"--only {name}: there is no such plugin; {there_are}")
+        if name not in wanted:
+            raise UsageError(f"--only {name}: pack.yaml leaves it out with `plugins:`; add it there")
     return wanted & set(only) if only else wanted
 
 
@@ -117,7 +131,7 @@ def sign_in() -> OpenWebUI:
         DeployError: the server refuses them, or they are not an admin's.
     """
     env = os.environ
-    url, token = env["OPEN_WEBUI_URL"], env.get("OPEN_WEBUI_TOKEN")
+    url, token = env["OPEN_WEBUI_URL"].strip(), env.get("OPEN_WEBUI_TOKEN", "").strip()
     if token:
         webui = OpenWebUI(url, token)
     elif env.get("OPEN_WEBUI_EMAIL") and env.get("OPEN_WEBUI_PASSWORD"):
@@ -136,7 +150,7 @@ def make_plan(
     if webui:
         for plugin in _load("functions", wanted):
             plan_function(plan, webui, plugin, function_valves(plugin, config))
-        if "model_alias_filter" in wanted:
+        if "model_alias_filter" in wanted and config.says_aliases:
             plan_rows(plan, webui, config)
     if pipelines:
         for plugin in _load("pipelines", wanted):
@@ -152,7 +166,7 @@ def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
 def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
     """The valves of a function that pack.yaml says something about."""
     sayings: dict[str, dict[str, Any]] = {
-        "model_alias_filter": {"aliases": config.alias_text} if config.aliases else {},
+        "model_alias_filter": {"aliases": config.alias_text} if config.says_aliases else {},
     }
     return sayings.get(plugin.id, {})
 
@@ -170,30 +184,33 @@ def _show(console: Console, plan: Plan) -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for step in plan.steps:
         console.print(f"[bold]{escape(step.what)}[/]")
-        for line in step.diff:
+        shown = step.diff[:SCREENFUL] if console.is_terminal else step.diff
+        for line in shown:
             console.print(f"    {line}", style=colours.get(line[:1], "dim"), markup=False)
-    console.print(f"{len(plan.steps)} changes; nothing was changed" if plan.steps else "nothing to change")
+        if left := len(step.diff) - len(shown):
+            console.print(f"    … and {left} more lines: send the output to a file to see them all")
+    count = len(plan.steps)
+    console.print(f"{count} {'change' if count == 1 else 'changes'} to make; nothing was changed")
 
 
 def _carry_out(console: Console, plan: Plan) -> None:
-    """Take the steps in order. On an error say what was done and what was not, and stop."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(plan.steps))
+    """Take the steps in order. When one fails say what was done and what was not, and stop."""
+    with console.status("") as status:
         for number, step in enumerate(plan.steps):
-            progress.update(task, description=step.what)
+            status.update(f"{number + 1} of {len(plan.steps)}: {escape(step.what)}")
             try:
                 step.run()
-            except DeployError as error:
-                progress.stop()
-                left = "".join(f"\n  not done: {other.what}" for other in plan.steps[number:])
-                raise DeployError(
-                    f"{step.what} failed: {error}{left}\nRun the same command again to finish."
-                ) from error
-            progress.advance(task)
+            except (DeployError, KeyboardInterrupt) as error:
+                raise _stopped(plan.steps[number:], error) from error
             console.print(f"[green]done:[/] {escape(step.what)}")
-    if not plan.steps:
-        console.print("nothing to change")
+
+
+def _stopped(left: list[Step], error: BaseException) -> DeployError:
+    """What to tell when the first of these steps did not end well."""
+    what = left[0].what
+    reason = f"{what} failed: {error}" if isinstance(error, DeployError) else f"stopped at: {what}"
+    rest = "".join(f"\n  not done: {step.what}" for step in left)
+    return DeployError(f"{reason}{rest}\nRun the same command again to finish.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 TIERS = ("unit", "loader", "server", "pipelines", "browser", "ollama")
 ROOT = Path(__file__).parent
 
-pytest_plugins = ("harness.fixtures_webui",)
+pytest_plugins = ("harness.fixtures_ollama", "harness.fixtures_webui")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,7 +73,7 @@ def _outcomes(reporter: pytest.TerminalReporter) -> dict[str, Counter[str]]:
 def _tier_lines(reporter: pytest.TerminalReporter) -> Iterator[tuple[str, str]]:
     outcomes = _outcomes(reporter)
     for tier in TIERS:
-        counts = outcomes.get(tier, {})
+        counts = outcomes.get(tier, Counter())
         reasons = {
             str(report.longrepr[2]).removeprefix("Skipped: ")
             for report in reporter.stats.get("skipped", ())

@@ -1,6 +1,8 @@
 """Open WebUI's and the Pipelines server's HTTP APIs, as far as an uploader needs them."""
 
+import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -20,15 +22,19 @@ class HttpApi:
         """`key` is sent as a bearer token; `name` is what messages call the server."""
         if not url.startswith(("http://", "https://")):
             raise DeployError(f"{url!r} is no address of {name}: it starts with http:// or https://")
+        if not re.fullmatch(r"[!-~]*", key):
+            raise DeployError(f"the token or key for {name} has a character that none has: copy it anew")
         self.url = url.rstrip("/")
+        self.key = key
         self.name = name
         self._session = requests.Session()
-        if key:
-            self._session.headers["Authorization"] = f"Bearer {key}"
+        self._session.auth = self._authorize
 
-    @property
-    def key(self) -> str:
-        return str(self._session.headers.get("Authorization", "")).removeprefix("Bearer ")
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Sign a request. A mere header would lose to an entry for the host in the user's ~/.netrc."""
+        if self.key:
+            request.headers["Authorization"] = f"Bearer {self.key}"
+        return request
 
     def close(self) -> None:
         self._session.close()
@@ -45,10 +51,15 @@ class HttpApi:
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         url = f"{self.url}{path}"
         try:
-            answer = self._session.request(method, url, timeout=TIMEOUT_SECONDS, **request)
+            answer = self._session.request(
+                method, url, timeout=TIMEOUT_SECONDS, allow_redirects=False, **request
+            )
         except requests.RequestException as error:
             reason = f"{self.name} does not answer at {self.url} ({_cause(error)})"
             raise UnreachableError(f"{reason}: is it running, and is the address right?") from error
+        if answer.is_redirect:  # followed, it would make a GET of a POST
+            target = answer.headers["Location"].removesuffix(path)
+            raise UnreachableError(f"{self.url} sends us on to {target}: give that as {self.name}'s address")
         if not answer.ok:
             detail = _detail(answer)
             raise ServerError(
@@ -80,6 +91,8 @@ class OpenWebUI(HttpApi):
         try:
             answer = guest.post("/api/v1/auths/signin", {"email": email, "password": password})
         except ServerError as error:
+            if error.status >= 500:  # noqa: PLR2004 - the server's fault, not the password's
+                raise
             raise DeployError(
                 f"{url} does not accept this e-mail address ({email}) and password: {error.detail}"
             ) from error
@@ -104,7 +117,7 @@ class OpenWebUI(HttpApi):
             )
         return user
 
-    @property
+    @cached_property
     def version(self) -> str:
         return str(self.get("/api/version")["version"])
 
@@ -117,6 +130,11 @@ class OpenWebUI(HttpApi):
         """Every row of the models table, overrides of base models included, by id."""
         listed = [*self.get("/api/v1/models/export"), *self.get("/api/v1/models/base")]
         return {row["id"]: row for row in listed}
+
+    def model_row(self, model: str) -> Json:
+        """One row of the models table, with what the list leaves out."""
+        row: Json = self.get("/api/v1/models/model", id=model)
+        return row
 
     def group_ids(self) -> dict[str, str]:
         """Name → id of every group."""
@@ -178,5 +196,6 @@ def _cause(error: Exception) -> str:
         case requests.Timeout():
             return f"no answer within {TIMEOUT_SECONDS:g} s"
         case requests.ConnectionError():
-            return str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
+            words = str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
+            return re.sub(r"^\[Errno -?\d+\] ", "", words)
     return str(error)

@@ -1,11 +1,12 @@
 """pack.yaml: read, checked, and turned into what a deployment should look like."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from deploy.errors import ConfigError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
@@ -19,7 +20,7 @@ Key = tuple[str | int, ...]
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return value if isinstance(value, list | dict) or value is None else [value]
 
 
 def _check_audience(value: str) -> str:
@@ -28,8 +29,36 @@ def _check_audience(value: str) -> str:
     raise ValueError(f"{value!r} is no audience: write public, admin or group:NAME")
 
 
-Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-Audience = Annotated[list[Annotated[str, BeforeValidator(_check_audience)]], BeforeValidator(_as_list)]
+def _check_url(value: str) -> str:
+    if value.startswith(("http://", "https://")):
+        return value
+    raise ValueError(f"{value!r} is no address: it starts with http:// or https://")
+
+
+def _fits(pattern: str, wanted: str) -> AfterValidator:
+    """What the alias table's notation cannot hold must not reach it: it would read something else."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value):
+            return value
+        raise ValueError(f"{value!r} cannot stand in an alias table: {wanted}")
+
+    return AfterValidator(check)
+
+
+ModelName = Annotated[str, _fits(r"[^\s,=\[\]#]+", "it is empty or has a space or one of , = [ ] # in it")]
+Level = Annotated[str, _fits(r"[\w.-]+", "it is empty or is more than letters, digits and _ . -")]
+GroupName = Annotated[
+    str,
+    _fits(r"[^\s,|\[\]#]+( [^\s,|\[\]#]+)*", "it is empty or has a stray space or one of , | [ ] # in it"),
+]
+Names = Annotated[list[ModelName], BeforeValidator(_as_list), Field(min_length=1)]
+Levels = Annotated[list[Level], BeforeValidator(_as_list), Field(min_length=1)]
+Groups = Annotated[list[GroupName], BeforeValidator(_as_list), Field(min_length=1)]
+Audience = Annotated[
+    list[Annotated[str, AfterValidator(_check_audience)]], BeforeValidator(_as_list), Field(min_length=1)
+]
+Url = Annotated[str, AfterValidator(_check_url)]
 
 
 class Section(BaseModel):
@@ -44,17 +73,17 @@ class When(Section):
     vision: bool = False
     tools: bool = False
     context: int = Field(default=0, ge=0)
-    groups: Names | None = None
+    groups: Groups | None = None
 
 
 class Alias(Section):
     """One entry under `models`: the name that clients use, and the local models behind it."""
 
-    name: str
+    name: ModelName
     local_name: Names
-    audience: Audience = Field(default=[PUBLIC], min_length=1)
+    audience: Audience = [PUBLIC]
     when: When = When()
-    quantization: Names | None = None
+    quantization: Levels | None = None
 
     @property
     def text(self) -> str:
@@ -74,18 +103,18 @@ class Endpoint(Section):
     """A node that answers chats."""
 
     name: str = ""
-    url: str
+    url: Url
     kind: Literal["ollama", "openai"] = "ollama"
     weight: float = Field(default=1.0, gt=0)
     tier: int = 0
     slots: int | None = Field(default=None, ge=1)
-    agent: str | None = None
+    agent: Url | None = None
     key: str | None = None
 
 
 class ModelProvider(Section):
     type: Literal["ollama"] = "ollama"
-    endpoint: str | None = None
+    endpoint: Url | None = None
     endpoints: list[Endpoint] = []
     models: list[Alias] = []
 
@@ -122,6 +151,11 @@ class PackConfig(Section):
         return [*self.model_provider.models, *self.models]
 
     @property
+    def says_aliases(self) -> bool:
+        """Whether the file has a list of models; without one, what a deployment has of them is left alone."""
+        return "models" in self.model_fields_set | self.model_provider.model_fields_set
+
+    @property
     def alias_text(self) -> str:
         """The alias table, a row a line, as the plugins' `aliases` valve takes it."""
         return "\n".join(alias.text for alias in self.aliases)
@@ -148,37 +182,63 @@ def load_config(file: Path) -> PackConfig:
         ConfigError: the file is not there, is not YAML, repeats a key, has an unknown or unfit one,
             or its aliases are no table (duplicates, cycles). Each problem comes with its line and key.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            file, [(0, "file", f"cannot be read ({error.strerror}): name another one")]
-        ) from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError(file, [(line, "YAML", str(error.problem))]) from error
+    text = _read(file)
+    root, content = _parse(file, text)
     lines = dict(_lines(root)) if root else {}
     if repeated := list(_repeated_keys(root)) if root else []:
         raise ConfigError(file, repeated)
     try:
-        config = PackConfig.model_validate(yaml.safe_load(text) or {})
+        config = PackConfig.model_validate({} if content is None else content)
     except ValidationError as error:
         raise ConfigError(file, [_problem(one, lines) for one in error.errors()]) from error
     _check_aliases(file, config, lines)
     return config
 
 
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}): name another file"
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 text (byte {error.start}): save it as UTF-8"
+    raise ConfigError(file, [(1, "file", reason)])
+
+
+def _parse(file: Path, text: str) -> tuple[yaml.Node | None, Any]:
+    """The file as a tree that knows its lines, and as plain values; None when there is nothing in it."""
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        reason = str(error.problem)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        reason = f"the character {error.character!r} may not stand in YAML: take it out"
+    except ValueError as error:  # an impossible date, for one
+        line, reason = 1, f"{error}: a value that only looks like a date or number goes between quotes"
+    raise ConfigError(file, [(line, "YAML", reason)])
+
+
+# What pydantic words for programmers.
+_PLAIN = {
+    "extra_forbidden": "is not a known key: correct it or take it out",
+    "missing": "is missing: add it",
+    "model_type": "must hold keys, each with a value",
+    "list_type": "must be a list",
+    "string_type": "must be text: put it between quotes",
+    "too_short": "is empty: name at least one, or take the key out",
+}
+
+
 def _problem(error: Any, lines: dict[Key, int]) -> tuple[int, str, str]:
     """A pydantic error as `(line, key, sentence)`."""
     key: Key = error["loc"]
     line = next((lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in lines), 1)
-    reason = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        reason = "is not a known key: correct it or take it out"
-    elif not isinstance(error["input"], dict | list):
-        reason += f" (it is {error['input']!r})"
+    reason = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
+    value = error["input"]
+    if error["type"] not in {"extra_forbidden", "value_error"} and not isinstance(value, dict | list):
+        reason += " (it is empty)" if value is None else f" (it is {value!r})"
     return line, ".".join(map(str, key)) or "file", reason
 
 
@@ -216,11 +276,6 @@ def _check_aliases(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
     provider = len(config.model_provider.models)
     keys: list[Key] = [("model_provider", "models", index) for index in range(provider)]
     keys += [("models", index) for index in range(len(config.models))]
-    for alias, key in zip(config.aliases, keys, strict=True):
-        for label, names in (("name", [alias.name]), ("local_name", alias.local_name)):
-            if bad := next((name for name in names if set(name) & set(",=[]#\n")), None):
-                path = ".".join(map(str, (*key, label)))
-                raise ConfigError(file, [(lines[(*key, label)], path, f"{bad!r} has one of , = [ ] # in it")])
     try:
         parse_table(config.alias_text)
     except AliasTableError as error:

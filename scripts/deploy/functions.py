@@ -1,12 +1,13 @@
 """Functions of Open WebUI, as steps of a plan."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from deploy.client import OpenWebUI
 from deploy.errors import DeployError
-from deploy.plan import Plan, text_diff, value_diff
+from deploy.plan import Plan, value_diff
 from deploy.plugin import AUTHOR, LocalPlugin
 
 Json = dict[str, Any]
@@ -22,25 +23,43 @@ def plan_function(plan: Plan, server: OpenWebUI, plugin: LocalPlugin, wanted: Js
         wanted: valves that pack.yaml sets; those it does not mention keep what they have.
 
     Raises:
-        DeployError: the id is taken by a function that is not the pack's, or a valve would be refused.
+        DeployError: the server is too old, the id is taken by a function that is not the pack's, or a
+            valve would be refused.
     """
+    _refuse_old_server(server, plugin)
     function = _Function(plan, server, plugin)
     if function.installed is None:
         plugin.check_valves(wanted)
         function.plan_creation()
         function.plan_valves({}, wanted)
     else:
+        current = function.current()
         stored = server.valves("functions", plugin.id)
         plugin.check_valves(stored | wanted)
         if plugin.accepts(stored):
-            function.plan_update()
+            function.plan_update(current)
             function.plan_valves(stored, stored | wanted)
-        else:  # the server refuses code that refuses the stored valves
-            function.plan_valves(stored, stored | wanted)
-            function.plan_update()
+        else:  # the server refuses code that refuses the stored valves, and the old code may refuse the new
+            kept = {valve: value for valve, value in stored.items() if valve not in wanted}
+            function.plan_valves(stored, kept)
+            function.plan_update(current)
+            function.plan_valves(kept, stored | wanted)
     function.plan_flag("is_active", "toggle")
     if plugin.kind == "filter":
         function.plan_flag("is_global", "toggle/global")
+
+
+def _refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
+    """Open WebUI itself looks at the required version in the browser's editor only."""
+    needed = plugin.manifest.get("required_open_webui_version", "0")
+    if _numbers(server.version) < _numbers(needed):
+        raise DeployError(
+            f"{plugin.id} needs Open WebUI {needed} or newer, and {server.url} is {server.version}: update it"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,8 @@ class _Function:
             lambda: self.server.post("/api/v1/functions/create", self.form),
         )
 
-    def plan_update(self) -> None:
+    def current(self) -> Json:
+        """The installed function with its code, which must be the pack's."""
         current = self.server.plugin("functions", self.plugin.id)
         author = (current["meta"].get("manifest") or {}).get("author")
         if author != AUTHOR:
@@ -82,10 +102,15 @@ class _Function:
                 f"a function with the id {self.plugin.id!r} is installed already and is not the pack's "
                 f"(its author is {author!r}): delete or rename it, or leave it out with `plugins:`"
             )
-        if current["content"] != self.plugin.content or current["name"] != self.plugin.name:
+        return current
+
+    def plan_update(self, current: Json) -> None:
+        """Replace code and name where they differ."""
+        old, new = ({key: form[key] for key in ("name", "content")} for form in (current, self.form))
+        if old != new:
             self.plan.add(
                 f"update {self.plugin.kind} {self.plugin.id}",
-                text_diff(current["content"], self.plugin.content),
+                value_diff(old, new),
                 lambda: self.server.post(f"{self.path}/update", self.form),
             )
 
@@ -105,4 +130,5 @@ class _Function:
                 self.server.post(f"{self.path}/{route}")
 
         if self.installed is None or not self.installed[flag]:
-            self.plan.add(f"switch on {self.plugin.id}", [f"- {flag}: false", f"+ {flag}: true"], switch_on)
+            what = "switch on" if flag == "is_active" else "apply to all models:"
+            self.plan.add(f"{what} {self.plugin.id}", [f"- {flag}: false", f"+ {flag}: true"], switch_on)

@@ -1,41 +1,65 @@
 """Plugins on a Pipelines server, as steps of a plan."""
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from deploy.client import Pipelines
+from deploy.errors import DeployError
 from deploy.plan import Plan, value_diff
 from deploy.plugin import LocalPlugin
 
 Json = dict[str, Any]
 
-# A valve in which an upload leaves what it sent: the server tells nothing else of the code that it runs.
-DIGEST = "uploaded_digest"
+# A valve in which a pipeline of the pack tells the digest of the file that it was loaded from.
+DIGEST = "code_digest"
 
 
 def plan_pipeline(plan: Plan, server: Pipelines, plugin: LocalPlugin, wanted: Json) -> None:
     """Add the steps that upload a pipeline and set its valves.
 
-    An upload makes the server load all its pipelines anew, so it is left out where the code is there.
+    An upload makes the server load all its pipelines anew, so it is left out where this code runs already.
 
     Raises:
         DeployError: the server does not accept the key, or a valve would be refused.
     """
-    installed = plugin.id in server.installed()
-    stored = server.valves(plugin.id) if installed else {}
-    content = plugin.content.encode()
-    wanted = wanted | {DIGEST: hashlib.sha256(content).hexdigest()[:16]}
+    stored = server.valves(plugin.id) if plugin.id in server.installed() else {}
+    pipeline = _Pipeline(server, plugin)
     plugin.check_valves(stored | wanted)
-    if stored.get(DIGEST) != wanted[DIGEST]:
-        plan.add(
-            f"upload pipeline {plugin.id}",
-            [f"+ {plugin.summary}"],
-            lambda: server.send_file("/pipelines/upload", f"{plugin.id}.py", content),
-        )
-    if stored | wanted != stored:
-        path = f"/{plugin.id}/valves/update"
-        plan.add(
-            f"set valves of pipeline {plugin.id}",
-            value_diff(stored, stored | wanted),
-            lambda: server.post(path, server.valves(plugin.id) | wanted),
-        )
+    if plugin.accepts(stored):
+        pipeline.plan_upload(plan, stored)
+        pipeline.plan_valves(plan, stored, wanted)
+    else:  # the server ends halfway through loading, all pipelines gone, when code refuses the stored valves
+        pipeline.plan_valves(plan, stored, wanted)
+        pipeline.plan_upload(plan, stored)
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    server: Pipelines
+    plugin: LocalPlugin
+
+    def plan_upload(self, plan: Plan, stored: Json) -> None:
+        digest = hashlib.sha256(self.plugin.content.encode()).hexdigest()
+        if not stored.get(DIGEST) or not digest.startswith(stored[DIGEST]):
+            plan.add(f"upload pipeline {self.plugin.id}", [f"+ {self.plugin.summary}"], self._upload)
+
+    def plan_valves(self, plan: Plan, stored: Json, wanted: Json) -> None:
+        if stored | wanted != stored:
+            plan.add(
+                f"set valves of pipeline {self.plugin.id}",
+                value_diff(stored, stored | wanted),
+                lambda: self.server.post(
+                    f"/{self.plugin.id}/valves/update", self.server.valves(self.plugin.id) | wanted
+                ),
+            )
+
+    def _upload(self) -> None:
+        """Send the file. The server calls an upload successful even when the file does not load there."""
+        plugin = self.plugin
+        self.server.send_file("/pipelines/upload", f"{plugin.id}.py", plugin.content.encode())
+        if plugin.id not in self.server.installed():
+            raise DeployError(
+                f"{self.server.url} could not load {plugin.id} and has moved it to its folder `failed`: "
+                "its log says why (an older Python, or a package that is missing there)"
+            )

@@ -50,7 +50,7 @@ def value_diff(old: Json, new: Json) -> list[str]:
     lines: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
-        if before == after:
+        if before == after and key in old and key in new:
             continue
         if isinstance(before, str) and isinstance(after, str) and "\n" in before + after:
             lines += [f"  {key}:", *text_diff(before, after)]

@@ -15,6 +15,8 @@ from deploy.errors import DeployError
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {"Pipe": "pipe", "Filter": "filter", "Action": "action", "Event": "event", "Pipeline": "pipeline"}
+KEYS_NEEDED = {"title", "version", "description"}
+SHOWN_CHARACTERS = 200  # of a value in a message
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,18 @@ class LocalPlugin:
         try:
             self.valves(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, one['loc']))} = {one['input']!r}: {one['msg']}" for one in error.errors()
-            )
+            problems = "; ".join(map(_problem, error.errors()))
             raise DeployError(
-                f"{self.id}: valves that the plugin refuses: {problems}. "
-                "Correct them in pack.yaml, or in Open WebUI under Admin → Functions."
+                f"{self.id}: valves that the plugin refuses: {problems}. Correct them in pack.yaml, "
+                "or where the server keeps them (in Open WebUI: Admin Panel → Functions)."
             ) from error
+
+
+def _problem(error: Any) -> str:
+    """One of pydantic's errors as `valve = value: reason`, the value cut where it is long."""
+    valve, value = ".".join(map(str, error["loc"])), repr(error["input"])
+    shown = value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
+    return f"{valve} = {shown}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def load_plugin(path: Path) -> LocalPlugin:
@@ -80,24 +87,40 @@ def load_plugin(path: Path) -> LocalPlugin:
     """
     try:
         content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DeployError(f"{path} cannot be read ({error.strerror}): run `make package`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeployError(f"{path} cannot be read ({error}): run `make package`") from error
+    kind, valves = _try_out(path, content)
+    frontmatter = content.partition('"""')[2].partition('"""')[0]
+    manifest = {key: value for _, key, value in frontmatter_keys(frontmatter)}
+    if missing := KEYS_NEEDED - manifest.keys():
+        raise DeployError(f"{path}:1: the frontmatter lacks {', '.join(sorted(missing))}: add it")
+    return LocalPlugin(path.stem, kind, content, manifest, valves)
+
+
+def _try_out(path: Path, content: str) -> tuple[str, type[BaseModel] | None]:
+    """Run the file and make an instance of its class; return its kind and its Valves."""
     module = ModuleType(f"{path.stem}_{uuid.uuid4().hex}")
     sys.modules[module.__name__] = module  # pydantic and dataclasses look their module up
     try:
         exec(compile(content, str(path), "exec"), module.__dict__)  # noqa: S102 - this is how the servers load it
-        kind = next(kind for kind in TYPES if hasattr(module, kind))
-        getattr(module, kind)()
-    except StopIteration as error:
-        raise DeployError(f"{path} has none of the classes {', '.join(TYPES)}: is it a plugin?") from error
+        name = next((name for name in TYPES if hasattr(module, name)), None)
+        plugin = getattr(module, name)() if name else None
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1].lineno
         raise DeployError(
-            f"{path}:{where}: the plugin does not load: {type(error).__name__}: {error}"
+            f"{path}:{_line(error, path)}: the plugin does not load: {type(error).__name__}: {error}"
         ) from error
     finally:
         del sys.modules[module.__name__]
-    valves = getattr(getattr(module, kind), "Valves", None)
-    frontmatter = content.split('"""', 2)[1]
-    manifest = {key: value for _, key, value in frontmatter_keys(frontmatter)}
-    return LocalPlugin(path.stem, TYPES[kind], content, manifest, valves)
+    if name is None:
+        raise DeployError(f"{path}:1: it has none of the classes {', '.join(TYPES)}: is it a plugin?")
+    return TYPES[name], getattr(plugin, "Valves", None)
+
+
+def _line(error: Exception, path: Path) -> int:
+    """The line of the plugin that failed, not that of a library which it called."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or 1
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    return (lines[-1] if lines else None) or 1

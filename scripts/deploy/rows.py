@@ -46,19 +46,21 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig) -> None:
             rows.publish(name, behind[0], audiences[name])
         else:
             plan.problems.append(_nothing_behind(config, name))
-        for model in behind:
-            for hop in rows.hops(model):
+        for hop in (hop for model in behind for hop in rows.hops(model)):
+            if audiences[name] and hop not in names:
                 needed[hop] |= audiences[name]
     for model, grants in needed.items():
-        if grants:
-            rows.grant(model, grants)
-    rows.delete_all_but({*names, *needed})
+        rows.grant(model, grants)
+    rows.withdraw_all_but({*names, *needed})
 
 
 def _nothing_behind(config: PackConfig, name: str) -> str:
     named = (model for alias in config.aliases if alias.name == name for model in alias.local_name)
     models = ", ".join(dict.fromkeys(named))
-    return f"{name}: none of its models is there ({models}): pull one (`ollama pull`) and run this again"
+    return (
+        f"{name}: none of its models is there ({models}): pull one (`ollama pull`), "
+        "or see whether Open WebUI reaches its connections, and run this again"
+    )
 
 
 def _audiences(server: OpenWebUI, config: PackConfig, names: list[str]) -> dict[str, Grants]:
@@ -111,11 +113,12 @@ class _Rows:
     def publish(self, alias: str, base: str, grants: Grants) -> None:
         """Make an alias a model. Where a connection offers one of that name, the row only grants it."""
         is_taken = alias in self.models and not self.models[alias].get("preset")
-        description = f"{alias} is answered by {base} or what the alias table prefers."
         row = self.rows.get(alias)
         if row is None or _is_ours(row):
-            meta = {"description": description, MARK: {"kind": "alias"}}
+            meta = {"description": _description(alias, base, row)} | _mark(alias, "alias")
             self._make(alias, None if is_taken else base, meta, grants)
+        elif is_taken:
+            self.grant(alias, grants)
         else:
             self.plan.problems.append(
                 f"{alias}: a model with this id was made by hand, so it is not published: "
@@ -127,54 +130,101 @@ class _Rows:
         row = self.rows.get(model)
         if row is None or _is_ours(row):
             if model in self.models:
-                self._make(model, None, {MARK: {"kind": "base"}}, grants)
+                self._make(model, None, _mark(model, "base"), grants)
         elif not _grants(row) & EVERYBODY and not grants <= _grants(row):
             self.plan.problems.append(
                 f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
-                "them: grant it to them under Workspace → Models, or narrow the audience in pack.yaml"
+                "them: grant it to them (Admin Panel → Settings → Models, or Workspace → Models), "
+                "or narrow the audience in pack.yaml"
             )
 
     def _make(self, model: str, base: str | None, meta: Json, grants: Grants) -> None:
         """Create a row, or change in ours what differs; what an admin added to it stays."""
         row = self.rows.get(model)
-        access = [dict(zip(GRANT_KEYS, grant, strict=True)) for grant in sorted(grants)]
-        if row is None:
-            row = {"id": model, "name": model, "params": {}, "is_active": True}
-            old, path, what = {}, "/api/v1/models/create", "create"
-        else:
-            old = {
-                "base_model_id": row["base_model_id"],
-                "meta": row["meta"],
-                "access": _readable(_grants(row)),
-            }
-            path, what, meta = "/api/v1/models/model/update", "update", row["meta"] | meta
-        kept = {key: row[key] for key in ("id", "name", "params", "is_active")}
-        new = {"base_model_id": base, "meta": meta, "access": _readable(grants)}
-        form = kept | {"base_model_id": base, "meta": meta, "access_grants": access}
+        wanted = {"base_model_id": base, "is_active": True}
+        old = {} if row is None else _shown(row, row["meta"], _grants(row))
+        new = _shown(wanted, (row["meta"] if row else {}) | meta, grants)
         if old != new:
-            self.plan.add(
-                f"{what} model row {model}", value_diff(old, new), lambda: self.server.post(path, form)
-            )
+            what = "create" if row is None else "update"
+            write = partial(self._create if row is None else self._update, model, wanted, meta, grants)
+            self.plan.add(f"{what} model row {model}", value_diff(old, new), write)
 
-    def delete_all_but(self, keep: set[str]) -> None:
+    def _create(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
+        form = {"id": model, "name": model, "params": {}, "meta": meta, "access_grants": _form(grants)}
+        self.server.post("/api/v1/models/create", form | wanted)
+
+    def _update(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
+        row = self.server.model_row(model)  # as it is by now, so that no admin's change is undone
+        form = {key: row[key] for key in ("id", "name", "params", "base_model_id", "is_active")} | wanted
+        self.server.post("/api/v1/models/model/update", form | {"meta": row["meta"] | meta})
+        if _grants(row) != grants:
+            self._grant(model, grants)
+
+    def _grant(self, model: str, grants: Grants) -> None:
+        """Set who may use a row, which Open WebUI 0.12 no longer takes from an update."""
+        form = {"id": model, "access_grants": _form(grants)}
+        self.server.post("/api/v1/models/model/access/update", form)
+
+    def withdraw_all_but(self, keep: set[str]) -> None:
         """Delete rows that an earlier pack.yaml asked for and this one does not. Others' rows are left alone.
 
-        So is a row of ours in which an admin has set parameters since.
+        A row of ours in which an admin has put something stays, for admins only. The row of a model that is
+        not there now stays as it is: its connection may only be down.
         """
+        why = "made by an earlier upload, no longer in pack.yaml"
         for model, row in self.rows.items():
-            if _is_ours(row) and model not in keep and not row["params"]:
+            if model in keep or not _is_ours(row) or (_kind(row) == "base" and model not in self.models):
+                continue
+            if not _has_additions(row):
                 delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
-                why = "made by an earlier upload, no longer in pack.yaml"
                 self.plan.add(f"delete model row {model}", [f"- {model} ({why})"], delete)
+            elif _grants(row):
+                diff = value_diff({"access": _readable(_grants(row))}, {"access": _readable(NOBODY)})
+                withdraw = partial(self._grant, model, NOBODY)
+                self.plan.add(f"leave model row {model}, with an admin's settings, to admins", diff, withdraw)
+
+
+def _description(alias: str, base: str, row: Json | None) -> str:
+    """What the picker shows, unless an admin has written something else there."""
+    start = f"{alias} is answered by "
+    written = str((row["meta"].get("description") if row else "") or start)
+    return f"{start}{base} or what the alias table prefers." if written.startswith(start) else written
+
+
+def _mark(model: str, kind: str) -> Json:
+    """With the id, so that an admin's clone of our row, which copies `meta`, is not taken for ours."""
+    return {MARK: {"kind": kind, "id": model}}
 
 
 def _is_ours(row: Json) -> bool:
-    return MARK in (row.get("meta") or {})
+    mark = (row.get("meta") or {}).get(MARK) or {}
+    return bool(mark) and mark.get("id") == row["id"]
+
+
+def _kind(row: Json) -> str:
+    return str(row["meta"][MARK]["kind"])
 
 
 def _is_alias(model: Json) -> bool:
-    meta = (model.get("info") or {}).get("meta") or {}
-    return (meta.get(MARK) or {}).get("kind") == "alias" and bool(model.get("preset"))
+    row = model.get("info") or {"id": None}
+    return bool(model.get("preset")) and _is_ours(row) and _kind(row) == "alias"
+
+
+def _has_additions(row: Json) -> bool:
+    """Whether an admin has put something of their own into a row of ours."""
+    ours = {MARK, "description", "profile_image_url"}
+    added = any(value for key, value in row["meta"].items() if key not in ours)
+    return bool(row["params"]) or row["name"] != row["id"] or added
+
+
+def _shown(row: Json, meta: Json, grants: Grants) -> Json:
+    """The parts of a row that the pack decides on, as a diff shows them."""
+    parts = {key: row[key] for key in ("base_model_id", "is_active")}
+    return parts | {f"meta.{key}": meta[key] for key in meta} | {"access": _readable(grants)}
+
+
+def _form(grants: Grants) -> list[dict[str, str]]:
+    return [dict(zip(GRANT_KEYS, grant, strict=True)) for grant in sorted(grants)]
 
 
 def _grants(row: Json) -> Grants:

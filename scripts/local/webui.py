@@ -1,6 +1,7 @@
 """A real Open WebUI on this machine, in a folder of its own, for the demo and the tests."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from deploy.client import OpenWebUI
 from local.processes import free_port, running, wait_until_http
 
 START_SECONDS = 180.0
+CANNOT_MIGRATE = {"0.11.2"}  # on an empty folder: see migrate_webui.py
 
 # What a scratch server needs to start without a network, without downloads and without asking anybody.
 _ENVIRONMENT = {
@@ -95,7 +97,11 @@ def open_webui(
             "WEBUI_SECRET_KEY": "a scratch server keeps no secrets, but the key must be long",
             "WEBUI_URL": url,
         }
+        | (environment or {})
     )
+    if _version(python) in CANNOT_MIGRATE:
+        env["ENABLE_DB_MIGRATIONS"] = "false"
+        _migrate(python, env, folder, log)
     argv: list[str | Path] = [
         python.parent / "open-webui",
         "serve",
@@ -104,9 +110,21 @@ def open_webui(
         "--port",
         str(port),
     ]
-    with running(argv, env=env | (environment or {}), cwd=folder, log=log) as process:
+    with running(argv, env=env, cwd=folder, log=log) as process:
         wait_until_http(f"{url}/health", process, START_SECONDS, log)
         yield RunningWebUI(url, _sign_up_or_in(url, *admin), log)
+
+
+def _version(python: Path) -> str:
+    """The Open WebUI that an interpreter has."""
+    ask = "from importlib.metadata import version; print(version('open-webui'))"
+    return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _migrate(python: Path, env: dict[str, str], folder: Path, log: Path) -> None:
+    script = Path(__file__).with_name("migrate_webui.py")
+    with log.open("ab") as sink:
+        subprocess.run([python, script], env=env, cwd=folder, stdout=sink, stderr=sink, check=True)
 
 
 def connections(*, ollama: tuple[str, ...] = (), openai: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.client import OpenWebUI
-from harness.ollama_node import OllamaNode, Model
+from harness.ollama_node import Model, OllamaNode
 from local.webui import Account, RunningWebUI, connections, open_webui
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,6 +33,7 @@ models:
   - {name: gpt-4o, local_name: "llama3:70b", quantization: [q8_0, q4_K_M]}
   - {name: gpt-4-admin, local_name: "private:1b", audience: admin}
   - {name: "private:*", local_name: ["private:1b", "llama3:8b"]}
+  - {name: "locked*", local_name: ["mixtral:8x7b", "private:1b"]}
 """
 
 Upload = Callable[..., subprocess.CompletedProcess[str]]
@@ -53,11 +54,16 @@ def bare_webui(node: OllamaNode, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="session")
-def webui(bare_webui: RunningWebUI, tmp_path_factory: pytest.TempPathFactory) -> RunningWebUI:
-    """Open WebUI with the pack as `PACK_YAML` wants it, uploaded by the script."""
+def pack_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tmp_path_factory.mktemp("pack") / "pack.yaml"
     config.write_text(PACK_YAML)
-    done = upload(bare_webui, str(config))
+    return config
+
+
+@pytest.fixture(scope="session")
+def webui(bare_webui: RunningWebUI, pack_yaml: Path) -> RunningWebUI:
+    """Open WebUI with the pack as `PACK_YAML` wants it, uploaded by the script."""
+    done = upload(bare_webui, str(pack_yaml))
     assert done.returncode == 0, done.stdout + done.stderr
     return bare_webui
 

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from harness.fixtures_ollama import RealServer, real_ollama, real_server
+from harness.fixtures_ollama import RealServer
 from harness.ollama_node import Answer, Model, OllamaNode, ToolCall
-
-__all__ = ["real_ollama", "real_server"]
 
 JSON = dict[str, Any]
 

@@ -1,7 +1,8 @@
-"""Aliases on a real Open WebUI: who is answered by which model, as an admin, a plain user and an OpenAI client."""
+"""Aliases on a real Open WebUI: which model answers an admin, a plain user and an OpenAI client."""
 
 import base64
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import openai
@@ -94,9 +95,9 @@ def test_tools_choose_the_tools_row(user: OpenWebUI, node: OllamaNode) -> None:
 
 def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
     """Would catch an answer that the OpenAI client does not read, whole or streamed."""
-    whole = client.chat.completions.create(model="gpt-4", messages=HELLO)  # type: ignore[arg-type]
+    whole = client.chat.completions.create(model="gpt-4", messages=HELLO)
     assert whole.choices[0].message.content == "You said: hello"
-    stream = client.chat.completions.create(model="gpt-3.5-turbo", messages=HELLO, stream=True)  # type: ignore[arg-type]
+    stream = client.chat.completions.create(model="gpt-3.5-turbo", messages=HELLO, stream=True)
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "".join(pieces) == "You said: hello"
     assert answered_by(node) == "llama3:8b"
@@ -126,14 +127,13 @@ def test_model_that_is_no_alias_passes_through(user: OpenWebUI, node: OllamaNode
     assert not [key for key in body if "ollama_pack" in key]
 
 
-def test_model_without_permission_is_passed_over(
-    admin: OpenWebUI, student: OpenWebUI, node: OllamaNode
-) -> None:
-    """Would catch a candidate that the user may not use failing the chat instead of giving way to the next."""
+@contextmanager
+def published(admin: OpenWebUI, name: str) -> Iterator[None]:
+    """A model row made by hand for everybody, on which a wildcard of the table acts."""
     row = {
-        "id": "private:x",
+        "id": name,
         "base_model_id": "llama3:8b",
-        "name": "private:x",
+        "name": name,
         "meta": {},
         "params": {},
         "access_grants": [{"principal_type": "user", "principal_id": "*", "permission": "read"}],
@@ -141,17 +141,36 @@ def test_model_without_permission_is_passed_over(
     admin.post("/api/v1/models/create", row)
     admin.models(refresh=True)
     try:
+        yield
+    finally:
+        admin.post("/api/v1/models/model/delete", {"id": name})
+        admin.models(refresh=True)
+
+
+def test_model_without_permission_is_passed_over(
+    admin: OpenWebUI, student: OpenWebUI, node: OllamaNode
+) -> None:
+    """Would catch a candidate that the user may not use failing the chat instead of giving way."""
+    with published(admin, "private:x"):
         ask(student, "private:x")
         assert answered_by(node) == "llama3:8b"
         ask(admin, "private:x")
         assert answered_by(node) == "private:1b"
-    finally:
-        admin.post("/api/v1/models/model/delete", {"id": "private:x"})
-        admin.models(refresh=True)
+
+
+def test_alias_that_nothing_can_answer_says_why(admin: OpenWebUI, student: OpenWebUI) -> None:
+    """Would catch another model answering unasked, or an error that names neither models nor reasons."""
+    with published(admin, "locked-away"), pytest.raises(ServerError) as refused:
+        ask(student, "locked-away")
+    assert refused.value.status == 400
+    assert refused.value.detail.startswith(
+        "No model behind the alias 'locked-away' can answer: mixtral:8x7b is not installed, "
+        "private:1b is not granted to this user."
+    )
 
 
 def test_settings_of_the_alias_row_hold_for_every_candidate(admin: OpenWebUI, node: OllamaNode) -> None:
-    """Would catch a system prompt on `gpt-4` that is lost when another candidate than the row's base answers."""
+    """Would catch a system prompt on `gpt-4` that is lost when another model than the row's base answers."""
     row = admin.model_rows()["gpt-4"]
     params = {"system": "Answer as {{USER_NAME}} would.", "temperature": 0.125}
     admin.post("/api/v1/models/model/update", row | {"params": params})

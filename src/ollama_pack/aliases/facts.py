@@ -32,30 +32,32 @@ class RequestFacts:
 
 def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = [message for message in body.get("messages") or () if isinstance(message, Mapping)]
+    messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
     text = sum(map(_text_bytes, messages))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(body.get("tools") or body.get("tool_ids")),
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
 
 
-def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    content = message.get("content")
-    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
 
 
 def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _parts(message) if part.get("type") == "image_url")
-    return inline + len(message.get("images") or ())
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
+    return inline + len(_items(message.get("images")))
 
 
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
-    if isinstance(content, str):
-        return len(content.encode(errors="replace"))
-    return sum(len(str(part.get("text") or "").encode(errors="replace")) for part in _parts(message))
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))

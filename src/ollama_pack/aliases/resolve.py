@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import AliasRow, AliasTable
 from ollama_pack.errors import AliasUnavailableError
-from ollama_pack.ollama.names import find_model, find_variant
+from ollama_pack.ollama.names import Families, find_model, find_variant
 
 NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
@@ -58,8 +58,9 @@ def resolve(
         AliasUnavailableError: rows apply, but none of their models is there and permitted.
     """
     passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
     for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied)
+        model = name if models is None else find_candidate(name, row, models, denied, families)
         if model is not None and model not in denied:
             return Resolution(facts.model, model, row, tuple(passed_over))
         passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
@@ -79,7 +80,10 @@ def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, Al
 def _expand(
     table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
 ) -> Iterator[tuple[str, AliasRow]]:
-    """The candidates of a row, those that are aliases themselves replaced by what they stand for."""
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
     for candidate in row.candidates:
         name = candidate.replace("*", star)
         if not name or name in seen:
@@ -93,11 +97,12 @@ def _expand(
 
 
 def find_candidate(
-    name: str, row: AliasRow, models: Mapping[str, str], denied: AbstractSet[str] = frozenset()
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
 ) -> str | None:
     """The id of a candidate among the models: the preferred quantization when the row has a preference."""
-    if row.quantizations:
-        permitted = {model: level for model, level in models.items() if model not in denied}
-        if variant := find_variant(name, row.quantizations, permitted):
-            return variant
-    return find_model(name, models)
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)

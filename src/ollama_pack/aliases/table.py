@@ -13,9 +13,10 @@ For example::
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.errors import AliasTableError
@@ -25,9 +26,11 @@ MAX_CANDIDATES = 20
 MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
-_ROW = re.compile(r"(?P<alias>[^=]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
-_CONTEXT = re.compile(r"context\s*>=\s*(?P<count>\d+)\s*(?P<kilo>k?)", re.IGNORECASE)
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
 _KILO = 1024
 _KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
 
@@ -105,9 +108,9 @@ class AliasTable:
             if not row.is_wildcard:
                 exact[row.alias].append(row)
         self._exact: Mapping[str, tuple[AliasRow, ...]] = {
-            alias: tuple(sorted(same, key=_fewer_conditions)) for alias, same in exact.items()
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
         }
-        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_fewer_conditions)
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
         self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
         any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
         self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
@@ -125,9 +128,10 @@ class AliasTable:
         """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
         for row in self.exact(name):
             yield row, ""
-        if self._any_wildcard.fullmatch(name) is None:  # one look settles it for most names
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
             return
-        for pattern, row in self._wildcards:
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
             if found := pattern.fullmatch(name):
                 yield row, found.group(1)
 
@@ -142,95 +146,129 @@ def parse_table(text: str) -> AliasTable:
     rows: list[AliasRow] = []
     for line, raw in enumerate(text.splitlines(), start=1):
         if written := _COMMENT.sub("", raw).strip():
-            rows.append(_parse_row(line, written))
-        if len(rows) > MAX_ROWS:
-            raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
     return AliasTable(tuple(rows))
 
 
 def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise AliasTableError(line, written, "write it as `alias = model, model [condition, condition]`")
-    row = AliasRow(
-        alias=found["alias"].strip(),
-        candidates=tuple(name.strip() for name in found["candidates"].split(",")),
-        line=line,
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
     )
-    for condition in (found["conditions"] or "").split(","):
-        if condition.strip():
-            row = _with_condition(row, condition.strip(), written)
-    _check_names(row, written)
-    return row
 
 
-def _with_condition(row: AliasRow, condition: str, written: str) -> AliasRow:
-    key, _, value = condition.partition("=")
-    values = tuple(name.strip() for name in re.split(r"[|>]", value))
-    match "".join(key.split()):
-        case "vision" if condition == key:
-            return replace(row, images=True)
-        case "tools" if condition == key:
-            return replace(row, tools=True)
-        case "context>":
-            if found := _CONTEXT.fullmatch(condition):
-                return replace(row, min_tokens=int(found["count"]) * (_KILO if found["kilo"] else 1))
-            reason = f"{condition!r} needs a number of tokens, such as context>=8192 or context>=8k"
-        case "group":
-            if all(values):
-                return replace(row, groups=frozenset(values))
-            reason = f"{condition!r} needs the name of a group, such as group=staff or group=staff|teachers"
-        case "quant":
-            if all(values):
-                return replace(row, quantizations=values)
-            reason = f"{condition!r} needs levels, the preferred one first, such as quant=q8_0>q4_K_M"
-        case _:
-            reason = f"unknown condition {condition!r}: the known ones are {_KNOWN_CONDITIONS}"
-    raise AliasTableError(row.line, written, reason)
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
 
 
-def _check_names(row: AliasRow, written: str) -> None:
-    if reason := _fault_in_row(row) or next(
-        filter(None, map(_fault_in_name, (row.alias, *row.candidates))), ""
-    ):
-        raise AliasTableError(row.line, written, reason)
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
 
 
-def _fault_in_row(row: AliasRow) -> str:
-    if not row.alias:
-        return "the alias before `=` is missing"
-    if len(row.candidates) > MAX_CANDIDATES:
-        return f"{len(row.candidates)} models are named, and at most {MAX_CANDIDATES} are tried"
-    if len(set(row.candidates)) < len(row.candidates):
-        return "a model is named twice"
-    for name in row.candidates:
-        if name.count("*") > min(1, row.alias.count("*")):
-            return f"the star in {name!r} has no star in the alias to take its text from"
-    return ""
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
 
 
-def _fault_in_name(name: str) -> str:
-    if not name:
-        return "a model is missing: after `=` stand model names with commas between them"
-    if len(name.split()) > 1:
-        return f"{name!r} has a space in it: separate models with commas, and put conditions in [ ]"
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
     if len(name) > MAX_NAME_LENGTH:
-        return f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
-    return ""
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
 
 
-def _fewer_conditions(row: AliasRow) -> int:
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
     """Sort key: rows that ask for more come first, so that a plain row never hides them."""
-    return -len(row.conditions)
+    return -len(row.conditions), -row.min_tokens
 
 
-def _shorter_then_fewer_conditions(row: AliasRow) -> tuple[int, str, int]:
-    return -len(row.alias.replace("*", "")), row.alias, _fewer_conditions(row)
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
 
 
 def _pattern(alias: str) -> re.Pattern[str]:
-    first, *rest = map(re.escape, alias.split("*"))
-    return re.compile(f"{first}(.*){'.*'.join(rest)}", re.DOTALL)
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
 
 
 def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
@@ -250,9 +288,9 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
 def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     """An alias may stand for another alias, but not for itself, and not through ever more of them."""
     exact = [row for row in rows if not row.is_wildcard]
-    leads_to: dict[str, set[str]] = defaultdict(set)
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
     for row in exact:
-        leads_to[row.alias].update(row.candidates)
+        leads_to[row.alias].extend(row.candidates)
     try:
         order = tuple(TopologicalSorter(leads_to).static_order())
     except CycleError as error:

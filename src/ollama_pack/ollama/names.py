@@ -1,12 +1,19 @@
 """Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none."""
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from functools import cached_property, lru_cache
 
 DEFAULT_TAG = "latest"
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(r"(?:^|[-_.])(i?q\d+(?:_[a-z0-9]+)*|b?fp?(?:16|32)|mxfp4|nvfp4)$", re.IGNORECASE)
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
 
 
 def split_tag(name: str) -> tuple[str, str]:
@@ -14,55 +21,101 @@ def split_tag(name: str) -> tuple[str, str]:
 
     A colon before the last slash belongs to a host's port, not to a tag.
     """
-    head, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:
-        return name, ""
-    return head, tag
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
 
 
-def find_model(name: str, models: Container[str]) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out."""
-    if name in models:
-        return name
-    stem, tag = split_tag(name)
-    if not tag:
-        other = f"{name}:{DEFAULT_TAG}"
-    elif tag == DEFAULT_TAG:
-        other = stem
-    else:
-        return None
-    return other if other in models else None
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
 
 
 def quantization_in(name: str) -> str:
     """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
     found = _QUANTIZATION.search(split_tag(name)[1])
-    return found.group(1).upper() if found else ""
+    return _level(found.group(1)) if found else ""
 
 
-def find_variant(name: str, levels: Iterable[str], models: Mapping[str, str]) -> str | None:
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
     """The model that is `name` in the first of the preferred quantization levels that `models` has.
 
     `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
 
     Args:
         name: the model as the alias table names it.
         levels: quantization levels, the preferred one first; upper and lower case are the same.
         models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
     """
-    stem, tag = split_tag(name)
-    exact = find_model(name, models)
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
 
-    def is_variant(model: str) -> bool:
-        other_stem, other_tag = split_tag(model)
-        if model == exact:
-            return True
-        return other_stem == stem and (not tag or other_tag.startswith(f"{tag}-"))
 
-    variants = sorted(model for model in models if is_variant(model))
-    for level in levels:
-        for model in variants:
-            if (models[model] or quantization_in(model)).upper() == level.upper():
-                return model
-    return None
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)

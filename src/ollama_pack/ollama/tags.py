@@ -54,5 +54,7 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
                 str(model["name"]): str((model.get("details") or {}).get("quantization_level") or "")
                 for model in listed
             }
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
         return None

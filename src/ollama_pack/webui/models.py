@@ -14,6 +14,7 @@ class ModelCatalogue(Mapping[str, str]):
 
     def __init__(self, models: Any) -> None:
         self._models = models
+        self._ids: tuple[str, ...] | None = None
 
     def __contains__(self, model: object) -> bool:
         return model in self._models
@@ -23,7 +24,9 @@ class ModelCatalogue(Mapping[str, str]):
         return str(details.get("quantization_level") or "")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._models.keys()))
+        if self._ids is None:
+            self._ids = tuple(self._models.keys())  # kept: the view lives no longer than the request
+        return iter(self._ids)
 
     def __len__(self) -> int:
         return len(self._models)
@@ -36,11 +39,14 @@ def catalogue(request: Any) -> ModelCatalogue:
 
 async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
+
     from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
     from open_webui.models.users import UserModel  # noqa: PLC0415
     from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
-    if BYPASS_MODEL_ACCESS_CONTROL or user.get("role") != "user":
+    if BYPASS_MODEL_ACCESS_CONTROL:
         return True
     try:
         await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])

@@ -36,10 +36,9 @@ class Filter:
             default="",
             description=(
                 "A row a line: alias = model, model [condition, …]. The first model that is installed and "
-                "granted to the user answers. A * in an alias stands for any text. Conditions: vision, tools, "
-                "context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
+                "granted to the user answers. A * in an alias stands for any text. Conditions: vision, "
+                "tools, context>=8k, group=staff|teachers, quant=q8_0>q4_K_M. A # starts a comment."
             ),
-            json_schema_extra={"input": {"type": "textarea"}},
         )
         show_status: bool = Field(default=True, description="Show above the answer which model gave it.")
 
@@ -110,6 +109,8 @@ async def _resolve(
     table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
 ) -> Resolution | None:
     """Resolve, and ask again without each model that Open WebUI would refuse to this user."""
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
     facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
     models = catalogue(request)
     denied: set[str] = set()
@@ -121,7 +122,7 @@ async def _resolve(
 
 
 def _model_id(chosen: Resolution, alias_row: dict[str, Any]) -> str:
-    """The alias itself where its row in Open WebUI already stands for the model: so the row's settings apply."""
+    """The alias itself where its row in Open WebUI stands for the model already: its settings apply."""
     info = alias_row.get("info") or {}
     if alias_row.get("id") == chosen.alias and info.get("base_model_id") == chosen.model:
         return chosen.alias

@@ -1,0 +1,56 @@
+"""Write the tables in README.md and docs/ that come from the code; `--check` only says whether they are so.
+
+A table stands between `<!-- valves: functions/model_alias_filter -->` and `<!-- end -->`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploy.plugin import load_plugin
+
+ROOT = Path(__file__).resolve().parent.parent
+_TABLE = re.compile(r"(<!-- valves: (?P<plugin>\S+) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is stale")
+    check = parser.parse_args().check
+    stale = 0
+    for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
+        old = page.read_text(encoding="utf-8")
+        new = _TABLE.sub(lambda found: f"{found[1]}{valve_table(found['plugin'])}{found[4]}", old)
+        if old == new:
+            continue
+        stale += 1
+        if check:
+            print(f"{page.relative_to(ROOT)}: a table of valves is stale: run `make docs`")
+        else:
+            page.write_text(new, encoding="utf-8")
+            print(f"wrote {page.relative_to(ROOT)}")
+    return 1 if check and stale else 0
+
+
+def valve_table(plugin: str) -> str:
+    """The valves of a plugin, such as `functions/model_alias_filter`, as a Markdown table."""
+    return "".join(f"{line}\n" for line in _table_lines(plugin))
+
+
+def _table_lines(plugin: str) -> Iterator[str]:
+    valves = load_plugin(ROOT / f"{plugin}.py").valves
+    if valves is None:
+        raise SystemExit(f"{plugin} has no valves: take its table out of the page")
+    yield "| Valve | Default | What it does |"
+    yield "|---|---|---|"
+    for name, field in valves.model_fields.items():
+        text = (field.description or "").replace("|", "\\|")
+        yield f"| `{name}` | `{field.get_default(call_default_factory=True)!r}` | {text} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

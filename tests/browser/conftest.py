@@ -1,0 +1,59 @@
+"""A real browser on the real Open WebUI: Debian's Chromium, driven by Playwright."""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from local.webui import Account, RunningWebUI
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+# A scratch browser looks at one local page: nothing else is to leave the machine.
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+Open = Callable[[Account, str], Page]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.skip("no browser: install chromium (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, webui: RunningWebUI) -> Iterator[Open]:
+    """Open a page of Open WebUI as a signed-in user; its window is closed after the test."""
+    contexts = []
+
+    def open_as(account: Account, path: str) -> Page:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        contexts.append(context)
+        context.add_init_script(f"localStorage.setItem('token', '{account.token}')")
+        page = context.new_page()
+        close_news(page)
+        page.goto(webui.url + path)
+        return page
+
+    yield open_as
+    for context in contexts:
+        context.close()
+
+
+def close_news(page: Page) -> None:
+    """Close the list of novelties that greets an admin, whenever it comes."""
+    button = page.get_by_role("button", name="Okay, Let's Go!")
+    page.add_locator_handler(button, button.click)

@@ -1,0 +1,5 @@
+"""The fixtures of this tier: a Pipelines server, alone and behind an Open WebUI of its own."""
+
+from harness.fixtures_pipelines import admin, alone, filter_api, node, pack_yaml, pipelines, student, webui
+
+__all__ = ["admin", "alone", "filter_api", "node", "pack_yaml", "pipelines", "student", "webui"]

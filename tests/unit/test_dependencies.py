@@ -1,0 +1,143 @@
+"""What may import what, what an import may do, and that all places tell the same version."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from bundle.rules import KINDS, frontmatter_keys
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
+
+# plugins → {aliases, fleet, cache, speech} → ollama, errors; and webui, reached from plugins alone.
+BASE = {"ollama", "errors"}
+CORE = {"aliases", "fleet", "cache", "speech"}
+MAY_IMPORT = {
+    "plugins": CORE | BASE | {"webui"},
+    "webui": BASE,
+    **dict.fromkeys(CORE, BASE),
+    "ollama": {"errors"},
+    "errors": set[str](),
+    "__init__": set[str](),
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+def part_of(module: str) -> str:
+    """The part of the pack that a module is in: `ollama_pack.fleet.cost` is in `fleet`."""
+    return [*module.split("."), "__init__"][1]
+
+
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Every module that a file imports, and whether it does so when it is itself imported."""
+    tree = ast.parse(path.read_bytes())
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    later = {inner for function in functions for inner in ast.walk(function)}
+    return [(name, node not in later) for node in ast.walk(tree) for name in imported_by(node)]
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Import():
+            yield from (item.name for item in node.names)
+        case ast.ImportFrom():
+            yield node.module or "."
+
+
+def test_there_is_something_to_look_at() -> None:
+    """Would catch a test that holds because it finds no modules."""
+    assert {"plugins", "aliases", "webui", "ollama", "errors"} <= {part_of(name_of(path)) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_dependencies_point_one_way(path: Path) -> None:
+    """Would catch an import against the direction of docs/design: a core that knows plugins or Open WebUI."""
+    part = part_of(name_of(path))
+    assert part in MAY_IMPORT, f"say in MAY_IMPORT where {part!r} stands"
+    ours = {part_of(name) for name, _ in imports(path) if name.split(".")[0] == "ollama_pack"}
+    assert ours <= MAY_IMPORT[part] | {part}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_open_webui_is_imported_in_functions_of_webui_only(path: Path) -> None:
+    """Would catch a module that cannot be imported, tested or packaged without 1.6 GB of server."""
+    times = [at_once for name, at_once in imports(path) if name.split(".")[0] == "open_webui"]
+    assert not any(times)
+    assert not times or part_of(name_of(path)) == "webui"
+
+
+# Imports everything where there is only the standard library and what the pack may count on.
+ALONE = """
+import importlib, pkgutil, sys, threading
+import aiohttp
+from pydantic import BaseModel, Field, field_validator  # pydantic imports itself when it is used
+
+there = sys.stdlib_module_names | {name.split(".")[0] for name in sys.modules} | {"ollama_pack"}
+
+class OnlyThese:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] not in there:
+            raise ModuleNotFoundError(f"{name} cannot be counted on", name=name)
+
+def refuse(event, args):
+    if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn")):
+        raise PermissionError(f"an import does {event}{args}")
+    if event == "open" and args[1] and set("wax+") & set(args[1]) and "__pycache__" not in str(args[0]):
+        raise PermissionError(f"an import writes {args[0]}")
+
+sys.meta_path.insert(0, OnlyThese)
+sys.addaudithook(refuse)
+import ollama_pack
+for module in pkgutil.walk_packages(ollama_pack.__path__, "ollama_pack."):
+    importlib.import_module(module.name)
+    print(module.name)
+assert threading.active_count() == 1, threading.enumerate()
+"""
+
+
+def test_importing_does_nothing_and_needs_little() -> None:
+    """Would catch an import that connects, writes a file, starts a thread or needs another package."""
+    run = [sys.executable, "-c", ALONE]
+    done = subprocess.run(
+        run, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found = {name for name in map(name_of, MODULES) if not name.endswith("__init__")}
+    assert found <= set(done.stdout.split())
+
+
+def version() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return str(project["version"])
+
+
+def version_in(plugin: Path) -> str:
+    keys = frontmatter_keys(plugin.read_text().split('"""')[1])
+    return next(value for _, key, value in keys if key == "version")
+
+
+def test_generated_files_tell_the_version() -> None:
+    """Would catch a release whose plugins call themselves by the version before."""
+    files = [path for kind in KINDS for path in (ROOT / kind).glob("*.py")]
+    told = {path.name: version_in(path) for path in files}
+    assert told
+    assert told == dict.fromkeys(told, version())
+
+
+def test_changelog_begins_with_the_version() -> None:
+    """Would catch a release that nobody has described."""
+    released = re.findall(r"(?m)^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text())
+    assert [entry for entry in released if entry != "Unreleased"][:1] == [version()]
