@@ -172,8 +172,13 @@ def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
 
 
 def pipeline_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
-    """The same for the Pipelines server, whose filter must be told where to look for installed models."""
+    """The same for the Pipelines server, whose filter must be told where to look for installed models.
+
+    Its page has fields of one line only, so the rows come with `; ` between them.
+    """
     valves = function_valves(plugin, config)
+    if table := valves.get("aliases"):
+        valves["aliases"] = table.replace("\n", "; ")
     urls = ",".join(node.url for node in config.nodes if node.kind == "ollama")
     if plugin.id == "model_alias_filter" and urls:
         valves["ollama_urls"] = urls

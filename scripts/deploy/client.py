@@ -126,6 +126,14 @@ class OpenWebUI(HttpApi):
         listed = self.get("/api/models", refresh="true") if refresh else self.get("/api/models")
         return {model["id"]: model for model in listed["data"]}
 
+    def can_use_tools(self, model: str) -> bool:
+        """Whether one of Ollama's models can use tools, by its own account; True where it gives none."""
+        try:
+            shown = self.post("/ollama/api/show", {"model": model})
+        except ServerError:
+            return True
+        return "tools" in shown.get("capabilities", ["tools"])
+
     def model_rows(self) -> dict[str, Json]:
         """Every row of the models table, overrides of base models included, by id."""
         listed = [*self.get("/api/v1/models/export"), *self.get("/api/v1/models/base")]

@@ -25,6 +25,9 @@ Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permis
 MARK = "ollama_pack"  # in a row's meta: the pack made it, and may change or delete it
 EVERYBODY: Grants = frozenset({("user", "*", "read")})
 NOBODY: Grants = frozenset()  # admins need no grant
+WITHOUT_TOOLS = {
+    "builtin_tools": False
+}  # a row's capabilities: Open WebUI keeps its own tools from the model
 GRANT_KEYS = ("principal_type", "principal_id", "permission")
 
 
@@ -47,7 +50,7 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig) -> None:
         else:
             plan.problems.append(_nothing_behind(config, name))
         for hop in (hop for model in behind for hop in rows.hops(model)):
-            if audiences[name] and hop not in names:
+            if hop not in names and (audiences[name] or not rows.can_use_tools(hop)):
                 needed[hop] |= audiences[name]
     for model, grants in needed.items():
         rows.grant(model, grants)
@@ -130,13 +133,26 @@ class _Rows:
         row = self.rows.get(model)
         if row is None or _is_ours(row):
             if model in self.models:
-                self._make(model, None, _mark(model, "base"), grants)
+                self._make(model, None, _mark(model, "base") | self._capabilities(model), grants)
         elif not _grants(row) & EVERYBODY and not grants <= _grants(row):
             self.plan.problems.append(
                 f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
                 "them: grant it to them (Admin Panel → Settings → Models, or Workspace → Models), "
                 "or narrow the audience in pack.yaml"
             )
+
+    def can_use_tools(self, model: str) -> bool:
+        """Whether a model can be offered tools; one that nobody can be asked about counts as able."""
+        owner = self.models.get(model, {}).get("owned_by")
+        return owner != "ollama" or self.server.can_use_tools(model)
+
+    def _capabilities(self, model: str) -> Json:
+        """What a new row says of a model: Ollama fails a chat that offers tools to one that has none.
+
+        Once it is said an admin decides, so it is not said again.
+        """
+        is_said = self.rows.get(model, {}).get("meta", {}).get("capabilities") is not None
+        return {} if is_said or self.can_use_tools(model) else {"capabilities": WITHOUT_TOOLS}
 
     def _make(self, model: str, base: str | None, meta: Json, grants: Grants) -> None:
         """Create a row, or change in ours what differs; what an admin added to it stays."""
@@ -213,7 +229,7 @@ def _is_alias(model: Json) -> bool:
 def _has_additions(row: Json) -> bool:
     """Whether an admin has put something of their own into a row of ours."""
     ours = {MARK, "description", "profile_image_url"}
-    added = any(value for key, value in row["meta"].items() if key not in ours)
+    added = any(value for key, value in row["meta"].items() if key not in ours and value != WITHOUT_TOOLS)
     return bool(row["params"]) or row["name"] != row["id"] or added
 
 

@@ -14,7 +14,7 @@ from local.webui import RunningWebUI
 Json = dict[str, Any]
 
 FILTER = "model_alias_filter"
-MODELS = (Model("llama3:8b"), Model("llava:13b"), Model("qwen2.5:32b"))
+MODELS = (Model("llama3:8b"), Model("llava:13b"), Model("qwen2.5:32b", capabilities=("completion", "tools")))
 PACK = """\
 plugins: [model_alias_filter]
 models:

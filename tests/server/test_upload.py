@@ -35,6 +35,18 @@ def test_first_install(target: Target) -> None:
     assert f"done: create filter {FILTER}\n" in printed
 
 
+def test_models_without_tools_are_marked_once(target: Target) -> None:
+    """Would catch tools offered to a model that Ollama refuses them for, or an admin's choice undone."""
+    target.install()
+    rows = target.api.model_rows()
+    assert rows["llama3:8b"]["meta"]["capabilities"] == {"builtin_tools": False}
+    assert not rows["qwen2.5:32b"]["meta"].get("capabilities")
+    mine = rows["llama3:8b"]["meta"] | {"capabilities": {"builtin_tools": True, "vision": False}}
+    target.api.post("/api/v1/models/model/update", rows["llama3:8b"] | {"meta": mine})
+    assert target.upload(PACK).stdout == "nothing to change\n"
+    assert target.api.model_rows()["llama3:8b"]["meta"] == mine
+
+
 def test_second_run_changes_nothing(target: Target, proxy: RecordingProxy) -> None:
     """Would catch an upload that writes what is there already, with events and reloads for nothing."""
     target.install()
@@ -194,6 +206,8 @@ def test_only_what_is_the_packs_is_asked(target: Target, proxy: RecordingProxy) 
     assert not [
         path
         for path in paths
-        if "sync" in path or "config" in path or path.startswith(("/openai", "/ollama"))
+        if "sync" in path
+        or "config" in path
+        or path.startswith(("/openai", "/ollama/config", "/ollama/urls"))
     ]
     assert [path for path in paths if "delete" in path] == ["/api/v1/models/model/delete"]

@@ -68,7 +68,7 @@ def test_narrowed_audience(target: Target, pupil: Account) -> None:
     target.install(pack(model))
     assert ask(target, pupil, "gpt-4") == "You said: hello"
     target.install(pack(f"{model}, audience: admin"))
-    assert "llama3:8b" not in target.rows
+    assert target.grants("llama3:8b") == set()
     assert target.grants("gpt-4") == set()
     assert refusal(target, pupil, "gpt-4") == refusal(target, pupil, "llama3:8b") == NOT_FOUND
     assert ask(target, target.webui.admin, "gpt-4") == "You said: hello"

@@ -17,7 +17,15 @@ from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.errors import AliasUnavailableError
-from ollama_pack.webui.models import add_system_prompt, catalogue, group_names, may_use, system_prompt
+from ollama_pack.webui.models import (
+    add_system_prompt,
+    catalogue,
+    group_names,
+    may_use,
+    remove_builtin_tools,
+    system_prompt,
+    takes_builtin_tools,
+)
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +102,8 @@ class Filter:
             chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
             if chosen is not None:
                 body["model"] = _model_id(chosen, __model__)
+                if not takes_builtin_tools(chosen.model, __request__):
+                    remove_builtin_tools(body, __metadata__)
                 if body["model"] != alias and (prompt := await system_prompt(alias)):
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
