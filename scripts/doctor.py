@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from deploy.client import OpenWebUI, Pipelines
 from deploy.config import Endpoint, PackConfig, load_config
-from deploy.errors import DeployError, UsageError
+from deploy.errors import DeployError, ServerError, UsageError
 from deploy.plan import Plan
 from ollama_pack.ollama.names import find_model
 from upload import make_plan, servers, wanted_plugins
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         parser.error(str(error))
     except DeployError as error:
-        findings = [Finding("deployment", "wrong", str(error), "mend this first, then run the doctor again")]
+        findings = [Finding("pack.yaml", "wrong", str(error), "correct it, then run the doctor again")]
     if options.json:
         console.print_json(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
     else:
@@ -76,19 +76,39 @@ def examine(config: PackConfig) -> Iterator[Finding]:
     """Look at everything that pack.yaml and the environment name.
 
     Raises:
-        DeployError: Open WebUI or the Pipelines server cannot be looked at at all.
+        UsageError: the environment names no server, or not how to sign in.
     """
-    with servers() as (webui, pipelines):
-        if webui:
-            yield _version(webui)
-            yield _clock(webui)
-        yield from _differences(config, webui, pipelines)
-        if webui:
-            yield from _candidates(config, set(webui.models(refresh=True)))
+    try:
+        yield from _deployment(config)
+    except UsageError:
+        raise
+    except DeployError as error:
+        yield Finding("deployment", "wrong", str(error), "mend this first, then run the doctor again")
     for node in config.nodes:
         yield _node(node)
     if config.cache and config.cache.url:
         yield _redis(config.cache.url)
+
+
+def _deployment(config: PackConfig) -> Iterator[Finding]:
+    with servers() as (webui, pipelines):
+        if webui:
+            yield _version(webui)
+            yield _clock(webui)
+            yield from _broken(config, webui)
+        yield from _differences(config, webui, pipelines)
+        if webui:
+            yield from _candidates(config, set(webui.models(refresh=True)))
+
+
+def _broken(config: PackConfig, webui: OpenWebUI) -> Iterator[Finding]:
+    """Plugins that are installed and do not load there, for which a chat's log is the only other sign."""
+    for plugin in webui.plugins("functions").keys() & wanted_plugins(config, []):
+        try:
+            webui.get(f"/api/v1/functions/id/{plugin}/valves/spec")
+        except ServerError as error:
+            remedy = "its log says why; are plugins switched off (ENABLE_PLUGINS, ENABLE_FUNCTIONS)?"
+            yield Finding(plugin, "wrong", f"does not load in Open WebUI ({error.detail})", remedy)
 
 
 def _version(webui: OpenWebUI) -> Finding:
