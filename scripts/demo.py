@@ -7,7 +7,6 @@ with ONCE=1 it ends after the walk, with status 1 when a step failed.
 import errno
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import openai
 import requests
@@ -31,7 +31,7 @@ from local.processes import ServerStartError
 from local.webui import Account, RunningWebUI, connections, open_webui
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".cache" / "demo"
+CACHE = ROOT / ".cache"
 ADMIN = "admin@example.org"
 MISSING = "mixtral:8x7b"  # what the demo's alias prefers, and a small machine has not
 QUESTION = "In one short sentence: what is the sky?"
@@ -103,17 +103,17 @@ def main() -> int:
 def _run(console: Console, stack: ExitStack) -> int:
     walk = Walk(console)
     port = _port()
-    stack.enter_context(_scratch_folder())
-    models = stack.enter_context(_models(walk))
+    folder = stack.enter_context(_scratch_folder())
+    models = stack.enter_context(_models(walk, folder))
     walk.say(models.source)
     password = secrets.token_urlsafe(9)
     walk.say("Open WebUI is starting; this takes half a minute …")
     webui = stack.enter_context(
-        open_webui(FOLDER / "webui", environment=models.environment, port=port, admin=(ADMIN, password))
+        open_webui(folder / "webui", environment=models.environment, port=port, admin=(ADMIN, password))
     )
     student = webui.add_user("student", password)
     walk.step("Open WebUI", lambda: f"{webui.as_admin().version} answers at {webui.url}")
-    _show_aliases(walk, webui, student, models)
+    _show_aliases(walk, webui, student, _write_config(folder, models))
     walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
     if os.environ.get("ONCE"):
         return 1 if walk.failed else 0
@@ -127,10 +127,10 @@ def _run(console: Console, stack: ExitStack) -> int:
     return 0
 
 
-def _show_aliases(walk: Walk, webui: RunningWebUI, student: Account, models: Models) -> None:
-    """Upload the pack, then ask under other models' names, as those would who are not to notice."""
+def _write_config(folder: Path, models: Models) -> Path:
+    """A pack.yaml of the article's kind, over the models that are there."""
     small, large = models.names[0], models.names[-1]
-    config = FOLDER / "pack.yaml"
+    config = folder / "pack.yaml"
     config.write_text(
         "models:\n"
         f'  - {{name: gpt-3.5-turbo, local_name: "{small}"}}\n'
@@ -138,6 +138,11 @@ def _show_aliases(walk: Walk, webui: RunningWebUI, student: Account, models: Mod
         f'  - {{name: gpt-4-staff, local_name: "{large}", audience: admin}}\n',
         encoding="utf-8",
     )
+    return config
+
+
+def _show_aliases(walk: Walk, webui: RunningWebUI, student: Account, config: Path) -> None:
+    """Upload the pack, then ask under other models' names, as those would who are not to notice."""
     walk.say(f"pack.yaml:\n{config.read_text(encoding='utf-8').rstrip()}")
     walk.step("upload.py", lambda: _upload(webui, config))
     walk.step("upload.py again", lambda: _upload(webui, config, expected="nothing to change"))
@@ -213,7 +218,7 @@ def _short(text: str, limit: int = 70) -> str:
 
 
 @contextmanager
-def _models(walk: Walk) -> Iterator[Models]:
+def _models(walk: Walk, folder: Path) -> Iterator[Models]:
     """A running Ollama with a model that can chat, else the embedded engine."""
     url = ollama.found_url()
     names = _chat_models(url) if url else ()
@@ -224,7 +229,7 @@ def _models(walk: Walk) -> Iterator[Models]:
         return
     if url:
         walk.say(f"The Ollama at {url} has no model that can chat (`ollama pull llama3.2` gets one).")
-    with engine(FOLDER) as address:
+    with engine(folder) as address:
         source = (
             f"No Ollama with a model was found, so answers come from llama.cpp with {MODEL}, which runs "
             "inside this demo. It is a real model, and so small that it is often wrong."
@@ -262,19 +267,16 @@ def _port() -> int:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[None]:
-    """An empty folder in the checkout, gone at the end."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(FOLDER, ignore_errors=True)
+def _scratch_folder() -> Iterator[Path]:
+    """An empty folder in the checkout, gone at the end; another one for a second demo beside this one."""
+    CACHE.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=CACHE, prefix="demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _disk_sentence(error: OSError) -> str:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return f"The disk is full: the demo needs about 200 MB below {FOLDER}; make room and run it again."
+        return f"The disk is full: the demo needs about 200 MB below {CACHE}; make room and run it again."
     return f"The demo cannot go on: {error.strerror} ({error.filename})."
 
 

@@ -44,9 +44,9 @@ def user(request: pytest.FixtureRequest) -> OpenWebUI:
 
 
 @pytest.fixture
-def client(webui: RunningWebUI, student: OpenWebUI) -> Iterator[openai.OpenAI]:
-    """The OpenAI client as a plain user has it, pointed at Open WebUI."""
-    with openai.OpenAI(base_url=f"{webui.url}/api", api_key=student.key) as client:
+def client(webui: RunningWebUI, user: OpenWebUI) -> Iterator[openai.OpenAI]:
+    """The OpenAI client, pointed at Open WebUI."""
+    with openai.OpenAI(base_url=f"{webui.url}/api", api_key=user.key) as client:
         yield client
 
 

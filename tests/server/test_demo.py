@@ -1,0 +1,76 @@
+"""`make demo`, as a person runs it: it walks, leaves the page open, and takes everything away on Ctrl-C."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import requests
+
+from local.processes import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = [sys.executable, "-u", str(ROOT / "scripts" / "demo.py")]
+
+
+def start(port: int, **environment: str) -> subprocess.Popen[str]:
+    env = {key: value for key, value in os.environ.items() if key != "ONCE"}
+    return subprocess.Popen(
+        DEMO, env=env | {"PORT": str(port)} | environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def folders() -> set[Path]:
+    return set((ROOT / ".cache").glob("demo-*"))
+
+
+def test_walk_and_end() -> None:
+    """Would catch a step of the walk that fails, a missing page, or servers and files left behind."""
+    if find_spec("xllamacpp") is None:
+        pytest.skip("the embedded engine is not installed in this environment")
+    port, before = free_port(), folders()
+    nobody = f"127.0.0.1:{free_port()}"  # so that an Ollama on this machine is left in peace
+    with start(port, OLLAMA_HOST=nobody) as demo:
+        assert demo.stdout is not None
+        lines = []
+        for line in demo.stdout:
+            lines.append(line)
+            if "Ctrl-C ends it" in line:
+                break
+        page = requests.get(f"http://127.0.0.1:{port}", timeout=30)
+        demo.send_signal(signal.SIGINT)
+        lines += demo.stdout.readlines()
+    printed = "".join(lines)
+    assert demo.returncode == 0, printed
+    assert printed.count("✓") == 8, printed
+    assert "✗" not in printed
+    assert page.ok
+    assert folders() == before
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_port_in_use() -> None:
+    """Would catch a traceback, or a minute of waiting, where one sentence says what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with start(port) as demo:
+            printed = demo.communicate()[0]
+    assert demo.returncode == 1
+    sentence = (
+        f"Port {port} cannot be used (Address already in use): take another one with `make demo PORT=8090`.\n"
+    )
+    assert printed == sentence
+
+
+def test_port_that_is_none() -> None:
+    """Would catch a traceback for a mistyped PORT."""
+    with start(0) as demo:
+        printed = demo.communicate()[0]
+    assert (demo.returncode, printed) == (1, "PORT=0 is no port: it is a number from 1 to 65535\n")
