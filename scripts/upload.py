@@ -26,6 +26,7 @@ from deploy.rows import plan_rows
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
 SCREENFUL = 40  # lines of one diff on a terminal
+SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": "voice_transcription"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +55,8 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     """Compare, then show or carry out what differs."""
     config = load_config(options.config)
     wanted = wanted_plugins(config, options.only)
+    for section in ignored_sections(config):
+        console.print(f"note: `{section}` has no effect: this version has no {SECTIONS[section]} yet")
     with servers() as (webui, pipelines):
         plan = make_plan(config, wanted, webui, pipelines)
         if not plan.steps:
@@ -87,6 +90,14 @@ def available_plugins() -> dict[str, set[str]]:
     return {
         folder: {path.stem for path in (ROOT / folder).glob("*.py")} for folder in ("functions", "pipelines")
     }
+
+
+def ignored_sections(config: PackConfig) -> list[str]:
+    """Sections of pack.yaml whose plugin is not in this version."""
+    known = set().union(*available_plugins().values())
+    return [
+        name for name, plugin in SECTIONS.items() if name in config.model_fields_set and plugin not in known
+    ]
 
 
 def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:

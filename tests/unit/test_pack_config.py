@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from deploy.config import Alias, PackConfig, load_config
 from ollama_pack.aliases.table import AliasRow, parse_table
 from ollama_pack.errors import AliasTableError
+from upload import ignored_sections
 
 ARTICLE = """\
 model_provider:
@@ -152,3 +153,10 @@ def test_table_says_what_the_file_says(entry: dict[str, Any]) -> None:
         groups=frozenset(when.get("groups", ())),
         quantizations=tuple(entry.get("quantization", ())),
     )
+
+
+def test_sections_without_a_plugin_are_named() -> None:
+    """Would catch settings that are silently without effect."""
+    config = PackConfig.model_validate({"cache": {"ttl": 60}, "models": []})
+    assert ignored_sections(config) == ["cache"]
+    assert ignored_sections(PackConfig()) == []
