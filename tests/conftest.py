@@ -38,6 +38,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(_tier(item.path))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick tiers come first: what they find need not be waited for."""
+    items.sort(key=lambda item: TIERS.index(_tier(item.path)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier}: see the folder tests/{tier}")

@@ -23,7 +23,9 @@ ARGUMENTS = (
 Open = Callable[[Account, str], Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # while it is open an event loop runs in this thread: no other tier could run one
 def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
