@@ -3,9 +3,11 @@
 Run as a program it serves: `python engine.py PORT`.
 """
 
+import ctypes
 import os
 import signal
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from local.processes import free_port, running, wait_until_http
 
 MODEL = "smollm2:135m"  # what the model is called on this engine
 START_SECONDS = 60.0
+OPENMP = "libgomp.so.1"
 _CONTEXT = 4096
 
 
@@ -45,10 +48,26 @@ def engine(folder: Path) -> Iterator[str]:
     """
     weights()
     port, log = free_port(), folder / "engine.log"
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)} | _openmp(folder)
     with running([sys.executable, __file__, str(port)], env=env, cwd=folder, log=log) as process:
         wait_until_http(f"http://127.0.0.1:{port}/health", process, START_SECONDS, log)
         yield f"http://127.0.0.1:{port}/v1"
+
+
+def _openmp(folder: Path) -> dict[str, str]:
+    """The environment in which llama.cpp finds GNU's OpenMP, which a small Debian does not have.
+
+    Open WebUI brings one along inside the wheel of ctranslate2, under a name of its own.
+    """
+    try:
+        ctypes.CDLL(OPENMP)
+    except OSError as error:
+        brought = next(Path(sysconfig.get_path("platlib")).glob("*.libs/libgomp-*.so*"), None)
+        if brought is None:
+            raise EngineMissingError(f"{OPENMP} is missing: `apt install libgomp1`") from error
+        (folder / OPENMP).symlink_to(brought)
+        return {"LD_LIBRARY_PATH": str(folder)}
+    return {}
 
 
 def _serve(port: int) -> None:
