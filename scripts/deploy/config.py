@@ -3,10 +3,18 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from deploy.errors import ConfigError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
@@ -84,6 +92,12 @@ class Alias(Section):
     audience: Audience = [PUBLIC]
     when: When = When()
     quantization: Levels | None = None
+
+    @model_validator(mode="after")
+    def _has_an_audience(self) -> Self:
+        if "*" in self.name and "audience" in self.model_fields_set:
+            raise ValueError("a name with a star publishes nothing, so it has no audience: take it out")
+        return self
 
     @property
     def text(self) -> str:

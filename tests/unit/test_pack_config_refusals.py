@@ -46,6 +46,12 @@ REFUSALS: dict[str, tuple[str, int, str, str]] = {
         "models.0.name",
         "stands in line 2 already",
     ),
+    "audience of a wildcard": (
+        'models:\n- {name: "gpt-*", local_name: b, audience: admin}',
+        2,
+        "models.0",
+        "a name with a star publishes nothing, so it has no audience",
+    ),
     "alias twice": (
         "models:\n- {name: a, local_name: b}\n- {name: a, local_name: c}",
         3,
