@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from deploy.errors import ConfigError
+from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
-from ollama_pack.errors import AliasTableError
 
 PUBLIC = "public"
 ADMIN = "admin"

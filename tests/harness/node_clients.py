@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 
-from ollama_pack.errors import NodeError
 from ollama_pack.ollama.client import NodeClient, OllamaClient
+from ollama_pack.ollama.errors import NodeError
 from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.ollama.transport import NodeLimits
 

@@ -14,7 +14,8 @@ from harness.node_clients import HEAD, JSON, PATIENCE, USER, chunks_of, fail, ru
 from harness.ollama_node import Answer, OllamaNode, Request, ToolCall
 from local.processes import free_port
 from ollama.conftest import MODELS, wait_until
-from ollama_pack.errors import (
+from ollama_pack.ollama.client import OllamaClient
+from ollama_pack.ollama.errors import (
     NodeBusyError,
     NodeError,
     NodeFaultError,
@@ -23,7 +24,6 @@ from ollama_pack.errors import (
     RequestRefusedError,
     RetryableNodeError,
 )
-from ollama_pack.ollama.client import OllamaClient
 from ollama_pack.ollama.stream import completion_of
 from ollama_pack.ollama.transport import NodeLimits
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.webui_converters import Converters
-from ollama_pack.errors import ChatBodyError
+from ollama_pack.ollama.errors import ChatBodyError
 from ollama_pack.ollama.stream import StreamState, line_to_chunks
 from ollama_pack.ollama.to_ollama import request_to_ollama
 from ollama_pack.ollama.to_openai import ReplyHead, answer_to_openai

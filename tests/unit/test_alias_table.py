@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import (
     MAX_CANDIDATES,
@@ -18,7 +19,7 @@ from ollama_pack.aliases.table import (
     AliasTable,
     parse_table,
 )
-from ollama_pack.errors import AliasTableError, PackError
+from ollama_pack.errors import PackError
 from unit.reference_aliases import star_text
 
 LONG = "x" * (MAX_NAME_LENGTH + 1)

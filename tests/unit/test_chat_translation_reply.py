@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.errors import (
+from ollama_pack.errors import PackError
+from ollama_pack.ollama.errors import (
     ChatBodyError,
     ModelNotFoundError,
     NodeBusyError,
     NodeFaultError,
-    PackError,
     RequestRefusedError,
 )
 from ollama_pack.ollama.messages import ollama_messages

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deploy.config import Alias, PackConfig, load_config
+from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, parse_table
-from ollama_pack.errors import AliasTableError
 from upload import ignored_sections
 
 ARTICLE = """\

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import AliasRow, AliasTable
-from ollama_pack.errors import AliasUnavailableError
 from ollama_pack.ollama.names import Families, find_model, find_variant
 
 NOT_INSTALLED = "is not installed"

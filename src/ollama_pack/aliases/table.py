@@ -18,8 +18,8 @@ from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.errors import AliasTableError
 
 MAX_ROWS = 1000
 MAX_CANDIDATES = 20

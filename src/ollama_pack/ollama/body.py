@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_pack.errors import ChatBodyError
+from ollama_pack.ollama.errors import ChatBodyError
 
 SHOWN_CHARACTERS = 40
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 from pydantic import ValidationError
 
-from ollama_pack.errors import NodeFaultError
+from ollama_pack.ollama.errors import NodeFaultError
 from ollama_pack.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.ollama.to_openai import ReplyHead

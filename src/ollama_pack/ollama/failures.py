@@ -3,7 +3,7 @@
 import json
 import re
 
-from ollama_pack.errors import (
+from ollama_pack.ollama.errors import (
     ModelNotFoundError,
     NodeBusyError,
     NodeError,

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ollama_pack.errors import ChatBodyError
 from ollama_pack.ollama.body import json_in, object_in, objects_in, text_in
+from ollama_pack.ollama.errors import ChatBodyError
 
 _ROLES = {"developer": "system", "function": "tool"}
 # Type of a part → where its text is. The second and third are the Responses API's.

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ollama_pack.errors import ChatBodyError
 from ollama_pack.ollama.body import decimal_in, object_in, switch_in, text_in, whole_in
+from ollama_pack.ollama.errors import ChatBodyError
 
 
 def _stop_in(value: object, field: str) -> list[str]:

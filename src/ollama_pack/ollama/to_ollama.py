@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from ollama_pack.errors import ChatBodyError
 from ollama_pack.ollama.body import decimal_in, json_in, object_in, objects_in, switch_in, text_in, whole_in
+from ollama_pack.ollama.errors import ChatBodyError
 from ollama_pack.ollama.messages import ollama_messages
 from ollama_pack.ollama.options import flat_settings, ollama_options
 

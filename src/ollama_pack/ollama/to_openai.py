@@ -8,13 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_pack.errors import (
-    ChatBodyError,
-    ModelNotFoundError,
-    NodeBusyError,
-    PackError,
-    RequestRefusedError,
-)
+from ollama_pack.errors import PackError
+from ollama_pack.ollama.errors import ChatBodyError, ModelNotFoundError, NodeBusyError, RequestRefusedError
 
 NANOSECONDS = 1_000_000_000
 _FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end

@@ -9,8 +9,13 @@ from typing import Any, Literal
 
 import aiohttp
 
-from ollama_pack.errors import NodeFaultError, NodeTimeoutError, NodeUnreachableError, RequestRefusedError
 from ollama_pack.ollama.body import json_in
+from ollama_pack.ollama.errors import (
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RequestRefusedError,
+)
 from ollama_pack.ollama.failures import node_name, said_in, shortened, status_error
 from ollama_pack.ollama.lines import LineBuffer, LineTooLongError
 

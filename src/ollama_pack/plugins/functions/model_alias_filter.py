@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
-from ollama_pack.errors import AliasUnavailableError
 from ollama_pack.webui.models import (
     add_system_prompt,
     catalogue,

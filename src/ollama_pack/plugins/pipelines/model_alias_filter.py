@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts, request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
-from ollama_pack.errors import AliasUnavailableError
 from ollama_pack.ollama.tags import InstalledModels
 
 log = logging.getLogger(__name__)

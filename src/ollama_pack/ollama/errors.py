@@ -1,0 +1,93 @@
+"""What goes wrong with a node: see the tree in `ollama_pack.errors`."""
+
+from typing import Literal
+
+from ollama_pack.errors import PackError
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into Ollama's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.status = status
+        self.said = said
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does Ollama run there, is the address right?)", said=said)
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is not Ollama's, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str) -> None:
+        super().__init__(node, f"has no {model!r} (`ollama pull {model}` there)", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
