@@ -1,0 +1,382 @@
+"""Routing in virtual time: the same chats over four simulated Ollamas, for each policy.
+
+    .venv/bin/python bench/fleet.py [--quick]      writes bench/results/fleet.json
+
+Ours is the scheduler that the router runs, told of events as a router would tell it, with nothing known of
+the nodes beforehand but what their rows say. The peers: random (Open WebUI's own), round robin, least busy,
+sticky by chat. Figures are of people's requests; title calls run beside them.
+"""
+
+import argparse
+import gc
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # the simulated node is the tests' own
+
+from harness.virtual_chats import Call, Chat, Done, Driver, Measured, Turn, trace  # noqa: E402 - see above
+from harness.virtual_fleet import Job, NodeShape, SimNode, Spent, Timeline  # noqa: E402 - see above
+from ollama_pack.fleet.nodes import NodeRow  # noqa: E402 - see above
+from ollama_pack.fleet.rates import Durations  # noqa: E402 - see above
+from ollama_pack.fleet.runners import ResidentModel  # noqa: E402 - see above
+from ollama_pack.fleet.scheduler import Scheduler  # noqa: E402 - see above
+from ollama_pack.fleet.view import FleetRequest, InstalledModel, PairRates, PromptBlock  # noqa: E402 - see above
+
+RESULTS = ROOT / "bench/results/fleet.json"
+SEEDS = (1, 2, 3)
+OURS = "late binding"
+POLICIES = ("random", "round robin", "least busy", "sticky", OURS)
+MANY = range(80, 131)  # waiting requests: about 100
+PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A situation: who asks for what, of which nodes.
+
+    Attributes:
+        rate: new chats a second.
+        shares: of the models among the chats.
+        shape: the nodes.
+        seconds: for so long chats begin.
+        declared: the slots that the nodes' rows say; None: they say nothing.
+        priors: what ours believes of the nodes before it has measured.
+        sized: ours is told how much fits into a node's memory, as `gpu_agent` would.
+        nodes: how many there are.
+        until: when the run is cut off, in seconds.
+    """
+
+    name: str
+    rate: float
+    shares: tuple[float, ...] = (0.55, 0.30, 0.15)
+    shape: NodeShape = field(default_factory=NodeShape)
+    seconds: float = 300.0
+    declared: int | None = 2
+    priors: PairRates = field(default_factory=PairRates)
+    sized: bool = False
+    nodes: int = 4
+    until: float = math.inf
+
+
+def settings() -> Iterator[Setting]:
+    thirds = (1 / 3,) * 3
+    slow = NodeShape(load=8.0, prompt_rate=350.0, decode_rate=25.0)
+    yield Setting("0.2 chats/s", 0.2)
+    yield Setting("0.35 chats/s", 0.35)
+    yield Setting("0.5 chats/s", 0.5)
+    yield Setting("0.35, a third each", 0.35, thirds)
+    yield Setting("0.35, one model", 0.35, (1.0,))
+    yield Setting("0.2, one slot", 0.2, shape=NodeShape(slots=1), declared=1)
+    yield Setting(
+        "0.2, twice as slow as believed", 0.2, shape=slow, priors=PairRates(prompt=700.0, token=0.02)
+    )
+    yield Setting("0.35, all models fit", 0.35, shape=NodeShape(room=3), sized=True)
+    yield Setting("0.35, slots not declared", 0.35, declared=None)
+    yield Setting("0.35, four prefixes kept", 0.35, shape=NodeShape(prefixes=4))
+    yield Setting("0.35, an hour", 0.35, seconds=3600.0)
+
+
+class Picking:
+    """A policy that picks the node at once and for good."""
+
+    def __init__(self, name: str, nodes: Sequence[SimNode], clock: Timeline, seed: int) -> None:
+        dice = Random(seed)
+        turn = itertools.cycle(nodes)
+        homes: dict[str, SimNode] = {}
+        self._clock = clock
+        self._pick: Callable[[Call], SimNode] = {
+            "random": lambda _: dice.choice(nodes),
+            "round robin": lambda _: next(turn),
+            "least busy": lambda _: min(nodes, key=lambda node: (node.outstanding, dice.random())),
+            "sticky": lambda call: homes.setdefault(call.chat, dice.choice(nodes)),
+        }[name]
+
+    def send(self, call: Call, first_token: Callable[[], None], done: Done) -> None:
+        self._pick(call).submit(Job(call.work, self._clock.now, first_token, done))
+
+
+class Ours:
+    """The router's own scheduler, told of what happens as the router's shell would tell it."""
+
+    def __init__(self, setting: Setting, nodes: Sequence[SimNode], clock: Timeline, seed: int) -> None:
+        rows = [NodeRow(node.name, f"http://{node.name}", slots=setting.declared) for node in nodes]
+        self.scheduler = Scheduler(
+            rows, lambda: clock.now, Random(seed), max_queue=100_000, priors=setting.priors
+        )
+        self.times: list[tuple[int, int]] = []  # of each decision: nanoseconds, and how many waited
+        self._clock = clock
+        self._nodes = {node.name: node for node in nodes}
+        self._calls: dict[str, tuple[Call, Callable[[], None], Done]] = {}
+        self._installed = {f"m{n}": InstalledModel(f"m{n}", 1) for n in range(len(setting.shares))}
+        if setting.sized:
+            for name, node in self._nodes.items():
+                self.scheduler.sized(name, node.shape.room)
+        self._probing = False
+        self._woken = -1.0
+        self._probe()
+
+    def send(self, call: Call, first_token: Callable[[], None], done: Done) -> None:
+        work = call.work
+        self._calls[work.id] = (call, first_token, done)
+        request = FleetRequest(
+            work.id, call.user, (work.model,), call.chat, work.blocks, background=call.background
+        )
+        self.scheduler.submit(request)
+        self._decide()
+        if not self._probing:
+            self._probing = True
+            self._clock.after(PROBE_SECONDS, self._probe_again)
+
+    def _probe_again(self) -> None:
+        self._probe()
+        self._decide()
+        self._probing = bool(self._calls)
+        if self._probing:
+            self._clock.after(PROBE_SECONDS, self._probe_again)
+
+    def _probe(self) -> None:
+        for name, node in self._nodes.items():
+            residents = [
+                ResidentModel(runner.model, 1, runner.context, runner.expires_at)
+                for runner in node.runners.values()
+                if runner.ready
+            ]
+            self.scheduler.probed(name, self._installed, residents)
+
+    def _decide(self) -> None:
+        waiting = self.scheduler.waiting
+        began = time.thread_time_ns()
+        bindings = self.scheduler.decide()
+        self.times.append((time.thread_time_ns() - began, waiting))
+        for binding in bindings:
+            self._start(binding.request.id, binding.node)
+        wake = self.scheduler.wake_at
+        if wake is not None and wake != self._woken:
+            self._woken = wake
+            self._clock.at(wake, self._decide)
+
+    def _start(self, request_id: str, node: str) -> None:
+        call, first_token, done = self._calls[request_id]
+
+        def began() -> None:
+            self.scheduler.first_token(request_id)
+            first_token()
+            self._decide()
+
+        def ended(spent: Spent) -> None:
+            del self._calls[request_id]
+            self.scheduler.finished(request_id, durations(spent))
+            done(spent)
+            self._decide()
+
+        self._nodes[node].submit(Job(call.work, self._clock.now, began, ended))
+
+
+def durations(spent: Spent) -> Durations:
+    return Durations(
+        spent.total, spent.load, spent.prompt, spent.prompt_count, spent.decode, spent.decode_count
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of playing chats against a policy; `ours` where it was ours."""
+
+    measured: Measured
+    loads: int
+    ours: Ours | None
+
+
+def route(setting: Setting, policy: str, seed: int, chats: Sequence[Chat] | None = None) -> Run:
+    """Play the chats of a setting against a policy."""
+    clock = Timeline()
+    nodes = [SimNode(f"n{number}", clock, setting.shape) for number in range(setting.nodes)]
+    ours = Ours(setting, nodes, clock, seed) if policy == OURS else None
+    driver = Driver(clock, ours or Picking(policy, nodes, clock, seed))
+    driver.play(chats if chats is not None else trace(setting.rate, setting.shares, setting.seconds, seed))
+    clock.run(setting.until)
+    return Run(driver.measured, sum(node.loads for node in nodes), ours)
+
+
+def figures(runs: Sequence[Run]) -> dict[str, float]:
+    """What is told of a policy: means over the seeds; times in seconds."""
+
+    def mean(figure: Callable[[Run], float]) -> float:
+        return round(statistics.mean(map(figure, runs)), 3)
+
+    def share(part: float) -> float:
+        return mean(lambda run: percentile(run.measured.waits, part))
+
+    return {
+        "ttft_mean": mean(lambda run: statistics.mean(run.measured.waits)),
+        "ttft_p50": share(0.5),
+        "ttft_p95": share(0.95),
+        "ttft_p99": share(0.99),
+        "reused": mean(lambda run: run.measured.reused / run.measured.tokens),
+        "loads_per_1000": mean(lambda run: 1000 * run.loads / run.measured.requests),
+        "title_mean": mean(lambda run: statistics.mean(run.measured.title_waits or [0.0])),
+        "requests": mean(lambda run: run.measured.requests),
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def compare(seeds: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        setting.name: {
+            policy: figures([route(setting, policy, seed) for seed in seeds]) for policy in POLICIES
+        }
+        for setting in settings()
+    }
+
+
+def decisions() -> dict[str, float]:
+    """How long a decision takes: 16 nodes, 200 chats, about 100 waiting requests. Of this thread, in ms."""
+    dice = Random(5)
+    setting = Setting("decisions", 1.0, nodes=16, until=100.0)
+    chats = [
+        Chat(
+            number,
+            dice.uniform(0, 5),
+            f"m{dice.choices(range(3), setting.shares)[0]}",
+            tuple(Turn(10, 60, dice.expovariate(1 / 5)) for _ in range(60)),
+            f"u{number % 40}",
+        )
+        for number in range(200)
+    ]
+    gc.disable()
+    ours = route(setting, OURS, 1, chats).ours
+    gc.enable()
+    assert ours  # noqa: S101 - for mypy: ours was asked for
+    busy = [(taken, waiting) for taken, waiting in ours.times if waiting in MANY]
+    return {
+        "decisions": len(busy),
+        "waiting_mean": round(statistics.mean(waiting for _, waiting in busy), 1),
+        "p50_ms": round(percentile([taken for taken, _ in busy], 0.5) / 1e6, 3),
+        "p99_ms": round(percentile([taken for taken, _ in busy], 0.99) / 1e6, 3),
+    }
+
+
+def fairness() -> dict[str, float]:
+    """Ten users who ask something each five seconds, and one who asks 300 at once, on one model.
+
+    Told are the medians of the ten: the largest as a multiple of the smallest, and of what it is without the
+    flood.
+    """
+    setting = Setting("flood", 1.0, (1.0,), until=300.0)
+    dice = Random(3)
+    users = [
+        Chat(number, number / 2, "m0", (Turn(60, 80, 1.0),), f"u{dice.randrange(10)}")
+        for number in range(360)
+    ]
+    flood = [Chat(1000 + number, 60.0, "m0", (Turn(150, 80, 1.0),), "flood") for number in range(300)]
+
+    def medians(chats: Sequence[Chat]) -> list[float]:
+        waits = route(setting, OURS, 1, chats).measured.by_user
+        return [statistics.median(waits[f"u{number}"]) for number in range(10)]
+
+    calm, flooded = medians(users), medians([*users, *flood])
+    return {
+        "worst_to_best_median": round(max(flooded) / min(flooded), 2),
+        "median_calm": round(statistics.median(calm), 3),
+        "median_flooded": round(statistics.median(flooded), 3),
+    }
+
+
+def memory(requests: int = 100_000) -> dict[str, float]:
+    """Memory of this process after a tenth of the requests and after all; each is of a new chat and user."""
+    now = [0.0]
+    scheduler = Scheduler(
+        [NodeRow(f"n{n}", f"http://n{n}", slots=2) for n in range(4)], lambda: now[0], Random(1)
+    )
+    installed = {f"m{n}": InstalledModel(f"m{n}", 1) for n in range(3)}
+    seen: dict[int, tuple[float, int]] = {}
+    for number in range(requests):
+        if number % 100 == 0:
+            for name in scheduler.nodes:
+                scheduler.probed(name, installed, [])
+        now[0] += 0.5
+        blocks = (PromptBlock(number % 3, 200), PromptBlock(1000 + number, 400))
+        scheduler.submit(FleetRequest(str(number), f"u{number}", (f"m{number % 3}",), str(number), blocks))
+        for binding in scheduler.decide():
+            scheduler.first_token(binding.request.id)
+            scheduler.finished(binding.request.id, Durations(2.5, 0.0, 0.5, 400, 2.0, 100))
+        if number + 1 in {requests // 10, requests}:
+            gc.collect()
+            seen[number + 1] = (resident_megabytes(), len(gc.get_objects()))
+    (early, objects), (late, objects_late) = seen.values()
+    return {
+        "requests": requests,
+        "growth_mb": round(late - early, 2),
+        "objects_early": objects,
+        "objects_late": objects_late,
+    }
+
+
+def resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def show(result: dict[str, Any]) -> None:
+    columns = ("mean", "p50", "p95", "p99", "reused", "loads", "titles")
+    table = Table("setting", "policy", *columns, title="Time to first token of people's requests, s")
+    for setting, by_policy in result["routing"].items():
+        for policy, told in by_policy.items():
+            times = [f"{told[name]:.2f}" for name in ("ttft_mean", "ttft_p50", "ttft_p95", "ttft_p99")]
+            others = [f"{told['reused']:.0%}", f"{told['loads_per_1000']:.0f}", f"{told['title_mean']:.1f}"]
+            table.add_row(setting, policy, *times, *others)
+        table.add_section()
+    Console(width=120).print(table)
+    for name in ("ratios", "decisions", "fairness", "memory"):
+        print(name, result[name])
+
+
+def ratios(routing: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Ours as a share of random, which the goals are about."""
+    names = ("ttft_mean", "ttft_p95", "loads_per_1000")
+    return {
+        setting: {name: round(told[OURS][name] / told["random"][name], 3) for name in names}
+        for setting, told in routing.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="one seed, and a tenth of the requests")
+    quick = parser.parse_args().quick
+    seeds = SEEDS[:1] if quick else SEEDS
+    routing = compare(seeds)
+    result = {
+        "seeds": list(seeds),
+        "settings": {setting.name: asdict(setting) for setting in settings()},
+        "routing": routing,
+        "ratios": ratios(routing),
+        "decisions": decisions(),
+        "fairness": fairness(),
+        "memory": memory(10_000 if quick else 100_000),
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2, default=str) + "\n")
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

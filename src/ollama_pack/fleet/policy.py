@@ -1,0 +1,44 @@
+"""The numbers that routing goes by and that nobody has to set."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPolicy:
+    """Weights and bounds of the decision. Times are in seconds.
+
+    Attributes:
+        decode_weight: what a second of decoding counts beside a second until the first token.
+        demand_horizon: how far ahead the demand for an evicted model is looked at.
+        hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
+        hysteresis_share: more than this share of what it costs to stay.
+        tie_share: costs that differ by less are equal.
+        tier_seconds: what a tier further away counts.
+        background_patience: how long background calls wait behind people.
+        background_harm: what it may cost others meanwhile, for each second that it has waited.
+        prewarm_share: how busy a model's runners are before a background call loads it on an idle node.
+        overtake_limit: how often a request may be overtaken by ones behind it.
+        return_share: chats that go on after an answer, among all that got one, and
+        return_seconds: how long after it they usually do.
+        overdue_share: what is left of a request that runs longer than predicted, in usual services.
+        window: waiting requests that are all looked at; of those behind, one in
+        crowd: of each kind stands for all.
+        probe_requests: requests between two tries whether a runner has one more slot.
+    """
+
+    decode_weight: float = 0.3
+    demand_horizon: float = 60.0
+    hysteresis_seconds: float = 0.5
+    hysteresis_share: float = 0.15
+    tie_share: float = 0.05
+    tier_seconds: float = 10.0
+    background_patience: float = 10.0
+    background_harm: float = 0.1
+    prewarm_share: float = 0.5
+    overtake_limit: int = 16
+    return_share: float = 0.5
+    return_seconds: float = 60.0
+    overdue_share: float = 0.25
+    window: int = 6
+    crowd: int = 16
+    probe_requests: int = 64

@@ -1,0 +1,140 @@
+"""Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+
+A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
+tells whether two prompts begin alike. A runner keeps one prefix or several; how many is learned from the
+prompt evaluation times that it reports.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from ollama_pack.fleet.view import KeptPrefix, PromptBlock
+
+MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the looking
+MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
+MISSES_TO_FORGET = 3
+MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
+_CHAIN_BYTES = 8
+
+
+def prompt_blocks(
+    messages: Iterable[Mapping[str, Any]], tools: Sequence[Any] = (), bytes_per_token: float = 4.0
+) -> tuple[PromptBlock, ...]:
+    """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
+
+    Args:
+        messages: the conversation; keys other than role, content, images and tool calls do not matter.
+        tools: what the model may call.
+        bytes_per_token: of UTF-8 text; what it is really is learned later.
+    """
+    parts = [("tools", json.dumps(list(tools), sort_keys=True, default=str))] if tools else []
+    parts += [(str(message.get("role", "")), _said(message)) for message in messages]
+    if len(parts) > MAX_BLOCKS:
+        rest = "\0".join(text for _, text in parts[MAX_BLOCKS - 1 :])
+        parts[MAX_BLOCKS - 1 :] = [("rest", rest)]
+    return tuple(_chained(parts, bytes_per_token))
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    kept = {
+        key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
+    }
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float) -> Iterable[PromptBlock]:
+    chain, length = b"", 0
+    for role, text in parts:
+        written = f"{role}\0{text}".encode(errors="replace")
+        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES).digest()
+        length += len(written)
+        yield PromptBlock(int.from_bytes(chain), round(length / bytes_per_token), role == "assistant")
+
+
+def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
+    """How many tokens of a prompt a kept prefix covers.
+
+    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
+    """
+    chains = prefix.chains
+    if not blocks or blocks[0].chain not in chains:
+        return 0
+    low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)
+    hit = blocks[low].upto
+    if blocks[low].chain == prefix.last and low + 1 < len(blocks) and blocks[low + 1].answer:
+        hit += min(prefix.output, blocks[low + 1].upto - hit)
+    return hit
+
+
+def continues(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> bool:
+    """Whether a prompt is the kept one, or the kept one with more after it: the same chat."""
+    return prefix_hit(prefix, blocks) >= prefix.tokens
+
+
+class PrefixMirror:
+    """The prefixes of one runner, the last used first. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._kept: list[KeptPrefix] = []
+
+    def kept(self, keeps: int) -> tuple[KeptPrefix, ...]:
+        """What the runner holds if it keeps so many."""
+        return tuple(self._kept[:keeps])
+
+    def depth(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
+        """Where in the list the longest match lies, and its tokens; (-1, 0) without any."""
+        hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
+        best = max(hits, default=0)
+        return (hits.index(best), best) if best else (-1, 0)
+
+    def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
+        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
+        if not blocks:
+            return
+        own = next((prefix for prefix in self._kept if continues(prefix, blocks)), None)
+        if own:
+            self._kept.remove(own)
+        chains = {block.chain: block.upto for block in blocks}
+        self._kept.insert(0, KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now))
+        del self._kept[MAX_KEPT:]
+
+    def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
+        """Its answer is held too, unless the prompt has been overwritten meanwhile."""
+        for index, prefix in enumerate(self._kept):
+            if blocks and prefix.last == blocks[-1].chain:
+                self._kept[index] = KeptPrefix(prefix.chains, prefix.last, prefix.tokens, output, now)
+
+    def clear(self) -> None:
+        """The runner was loaded anew, or somebody else used it."""
+        self._kept.clear()
+
+
+class KeepsLearner:
+    """How many prefixes a runner of one (node, weights) keeps: one, until a deeper one proves to be held."""
+
+    def __init__(self) -> None:
+        self.keeps = 1
+        self._misses = 0
+
+    def observe(self, depth: int, matched: int, hit: float) -> None:
+        """Learn from one prompt.
+
+        Args:
+            depth: where in the mirror its longest match lay, 0 the last used; -1: nowhere.
+            matched: the tokens of that match.
+            hit: the tokens that were in fact reused, as the evaluation time tells.
+        """
+        if depth < 0 or matched < MIN_MATCH:
+            return
+        if hit > 0.6 * matched:
+            self._misses = 0
+            self.keeps = max(self.keeps, depth + 1)
+        elif hit < 0.3 * matched and depth < self.keeps:
+            self._misses += 1
+            if self._misses >= MISSES_TO_FORGET:
+                self.keeps, self._misses = max(1, depth), 0

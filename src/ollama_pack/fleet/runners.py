@@ -1,0 +1,266 @@
+"""What is known of one node between two decisions: its models, its runners, what was learned of it."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ollama_pack.fleet.breaker import Breaker, BreakerRule
+from ollama_pack.fleet.nodes import NodeRow
+from ollama_pack.fleet.policy import RoutingPolicy
+from ollama_pack.fleet.prefix import KeepsLearner, PrefixMirror
+from ollama_pack.fleet.rates import PairLearner, SlotLearner
+from ollama_pack.fleet.view import (
+    FleetRequest,
+    InstalledModel,
+    NodeView,
+    PairRates,
+    RunnerOptions,
+    RunnerView,
+)
+
+MODEL_RULE = BreakerRule(threshold=2)
+NODE_RULE = BreakerRule(threshold=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """A line of a node's `/api/ps`.
+
+    Attributes:
+        model: the name by which it was loaded.
+        size: bytes in memory.
+        context: tokens that it was loaded for; 0: not told.
+        expires_at: when it is to be unloaded, on any clock that stays the same.
+        busy: that moment has passed, and still it is listed: it answers somebody.
+    """
+
+    model: str
+    size: int = 0
+    context: int = 0
+    expires_at: float = 0.0
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class RunnerState:
+    """A runner as it is believed to be.
+
+    Attributes:
+        ends: id of a request of ours → when it is predicted to end.
+        loading: nothing has shown yet that it is loaded.
+        touched: by us since the last probe: then it does not matter that `expires_at` moves.
+        foreign_until: when another client's request is predicted to end; in the past: none is known.
+    """
+
+    blob: str
+    model: str
+    size: int
+    context: int
+    options: RunnerOptions | None
+    ready_at: float
+    loading: bool
+    ends: dict[str, float] = field(default_factory=dict)
+    mirror: PrefixMirror = field(default_factory=PrefixMirror)
+    expires_at: float = 0.0
+    touched: bool = True
+    foreign_until: float = 0.0
+
+
+class PairState:
+    """What was learned of one node with one set of weights."""
+
+    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
+        self.rates = PairLearner()
+        self.slots = SlotLearner(declared_slots, policy.probe_requests)
+        self.keeps = KeepsLearner()
+
+    def known(self, priors: PairRates) -> PairRates:
+        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+
+
+class NodeState:
+    """One node. Its memory is bounded by the models that it has."""
+
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
+        self.row = row
+        self.models: dict[str, InstalledModel] = {}
+        self.runners: dict[str, RunnerState] = {}
+        self.loading_until = 0.0
+        self.room = 0
+        self.draining = False
+        self._seen: NodeView | None = None
+        self._seen_until = 0.0
+        self.breaker = Breaker(NODE_RULE)
+        self._policy = policy
+        self._priors = priors
+        self._pairs: dict[str, PairState] = {}
+        self._breakers: dict[str, Breaker] = {}
+
+    def pair(self, blob: str) -> PairState:
+        if blob not in self._pairs:
+            self._pairs[blob] = PairState(self.row.slots, self._policy)
+        return self._pairs[blob]
+
+    def known(self, blob: str) -> PairRates:
+        return self.pair(blob).known(self._priors)
+
+    # --- its breakers: one of the node, and one of each model that has failed ---
+
+    def _on_the_way(self, model: str) -> Iterable[Breaker]:
+        own = self._breakers.get(model)
+        return (self.breaker, own) if own else (self.breaker,)
+
+    def passed(self, model: str) -> None:
+        """A request is sent to it."""
+        for breaker in self._on_the_way(model):
+            breaker.passed()
+
+    def succeeded(self, model: str) -> None:
+        """A request was answered."""
+        self.breaker.succeeded()
+        self._breakers.pop(model, None)
+
+    def gave_up(self, model: str) -> None:
+        """A request ended and tells nothing."""
+        for breaker in self._on_the_way(model):
+            breaker.gave_up()
+
+    def failed(self, model: str, now: float, *, node_down: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
+        if node_down:
+            self.breaker.failed(now)
+        else:
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now)
+            self.breaker.gave_up()
+
+    def retry_at(self) -> Iterable[float]:
+        """When each of its open breakers lets one request try."""
+        if not self._breakers and self.breaker.retry_at is None:
+            return ()
+        breakers = (self.breaker, *self._breakers.values())
+        return [breaker.retry_at for breaker in breakers if breaker.retry_at is not None]
+
+    # --- what it tells ---
+
+    def probed(
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+    ) -> None:
+        """Take in what `/api/tags` and `/api/ps` say."""
+        self.models = dict(models)
+        blobs = {model.blob for model in models.values()}
+        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        listed = {self._blob(resident): resident for resident in residents}
+        for blob, runner in list(self.runners.items()):
+            if blob not in listed and not runner.loading and not runner.ends:
+                del self.runners[blob]
+        for blob, resident in listed.items():
+            self._meet(blob, resident, now)
+        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
+        self.room = max(self.room, loaded)
+
+    def _blob(self, resident: ResidentModel) -> str:
+        model = self.models.get(resident.model)
+        return model.blob if model else resident.model
+
+    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
+        """Compare a runner with what is known of it. What moved without us was moved by another client."""
+        runner = self.runners.get(blob)
+        if runner is None:
+            size = self._size(blob) or resident.size
+            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            self.runners[blob] = runner
+        elif runner.loading:
+            return
+        elif resident.context and runner.context and resident.context != runner.context:
+            runner.mirror.clear()
+            runner.options = None
+        elif not runner.touched and resident.expires_at != runner.expires_at:
+            runner.mirror.clear()
+        runner.context = resident.context or runner.context
+        runner.expires_at = resident.expires_at
+        runner.touched = bool(runner.ends)
+        foreign = resident.busy and not runner.ends
+        runner.foreign_until = now + self.known(blob).service if foreign else 0.0
+        if foreign:
+            runner.mirror.clear()
+
+    def _size(self, blob: str) -> int:
+        return next((model.size for model in self.models.values() if model.blob == blob), 0)
+
+    # --- what is done with it ---
+
+    def load(self, model: str, request: FleetRequest, victims: Collection[str], now: float) -> RunnerState:
+        """A request makes it load a model; those that are believed to make room are forgotten."""
+        installed = self.models[model]
+        for blob in victims:
+            del self.runners[blob]
+        self.loading_until = now + self.known(installed.blob).load
+        runner = RunnerState(
+            blob=installed.blob,
+            model=model,
+            size=installed.size,
+            context=request.context,
+            options=request.options,
+            ready_at=self.loading_until,
+            loading=True,
+        )
+        self.runners[installed.blob] = runner
+        return runner
+
+    def loaded(self, runner: RunnerState, now: float) -> None:
+        """The first token came: the model is there."""
+        runner.loading = False
+        runner.ready_at = min(runner.ready_at, now)
+        self.loading_until = min(self.loading_until, now)
+
+    # --- what a decision sees ---
+
+    def view(self, now: float) -> NodeView:
+        """What a decision may know of it. The same one until something is told, or a breaker's time is up."""
+        if self._seen is None or now >= self._seen_until:
+            self._seen = self._view(now)
+            self._seen_until = min((when for when in self.retry_at() if when > now), default=math.inf)
+        return self._seen
+
+    def changed(self) -> None:
+        """Something is told of it: to be called after whatever changes it from outside."""
+        self._seen = None
+
+    def _view(self, now: float) -> NodeView:
+        rates = {model.blob: self.known(model.blob) for model in self.models.values()}
+        is_open = self.breaker.allows(now) and not self.draining
+        return NodeView(
+            name=self.row.name,
+            tier=self.row.tier,
+            weight=self.row.weight,
+            models={name: model for name, model in self.models.items() if is_open and self._may(name, now)},
+            runners=tuple(
+                self._runner_view(runner, rates.get(runner.blob)) for runner in self.runners.values()
+            ),
+            loading_until=self.loading_until,
+            room=self.room,
+            rates=rates,
+        )
+
+    def _may(self, model: str, now: float) -> bool:
+        breaker = self._breakers.get(model)
+        return breaker is None or breaker.allows(now)
+
+    def _runner_view(self, runner: RunnerState, known: PairRates | None) -> RunnerView:
+        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        ends = tuple(runner.ends.values())
+        if runner.foreign_until:
+            ends += (runner.foreign_until,)
+        return RunnerView(
+            blob=runner.blob,
+            model=runner.model,
+            size=runner.size,
+            context=runner.context,
+            options=runner.options,
+            slots=rates.slots,
+            keeps=rates.keeps,
+            ready_at=runner.ready_at,
+            ends=ends,
+            prefixes=runner.mirror.kept(rates.keeps),
+        )

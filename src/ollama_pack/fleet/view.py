@@ -1,0 +1,200 @@
+"""What a routing decision looks at: plain values, made once and never changed.
+
+Times are seconds on one monotonic clock of the caller's choice; rates are tokens per second or bytes per
+second; sizes are bytes; contexts and prompts are counted in tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RunnerOptions = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBlock:
+    """One message of a prompt.
+
+    Attributes:
+        chain: hash of this block and of all before it, so that equal chains mean equal beginnings.
+        upto: tokens of the prompt up to and including this block.
+        answer: whether the model itself wrote the block: the runner that did holds it already.
+    """
+
+    chain: int
+    upto: int
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRequest:
+    """One request for the fleet.
+
+    Attributes:
+        id: unique among the requests that wait or run.
+        user: whom fairness counts it for.
+        chat: the conversation it belongs to; empty: none.
+        models: names of the models that may answer, the preferred one first.
+        blocks: the prompt; empty: length unknown, nothing to reuse.
+        max_output: the limit on its output in tokens that the client set; 0: none.
+        context: the context that the client asked for, in tokens; 0: whatever the runner has.
+        options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
+        background: nobody looks at the answer as it is written (titles, tags): people come first.
+    """
+
+    id: str
+    user: str
+    models: tuple[str, ...]
+    chat: str = ""
+    blocks: tuple[PromptBlock, ...] = ()
+    max_output: int = 0
+    context: int = 0
+    options: RunnerOptions = ()
+    background: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks[-1].upto if self.blocks else 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model as a node's `/api/tags` and `/api/show` describe it.
+
+    Attributes:
+        blob: digest of the weights: names with the same one share a runner.
+        size: bytes to load; 0: unknown.
+    """
+
+    blob: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPrefix:
+    """What one slot of a runner is believed to hold.
+
+    Attributes:
+        chains: chain → tokens up to it, for each block of the prompt that was last evaluated in the slot.
+        last: the chain of the prompt's last block.
+        tokens: length of the prompt.
+        output: tokens that were generated after it, and are held too.
+        used_at: when it was last used.
+    """
+
+    chains: Mapping[int, int] = field(repr=False)
+    last: int
+    tokens: int
+    output: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerView:
+    """A set of weights in a node's memory.
+
+    Attributes:
+        blob: digest of the weights.
+        model: the name by which it was loaded.
+        size: bytes that it takes; 0: unknown.
+        context: tokens that it was loaded for; 0: unknown.
+        options: what else it was loaded with; None: unknown, as when another client did.
+        slots: how many requests it answers at once.
+        keeps: how many prefixes it still holds.
+        ready_at: when it is loaded; in the past: it is.
+        ends: when each request that it answers now is predicted to end, its first token included.
+        prefixes: what it still holds, the last used first.
+    """
+
+    blob: str
+    model: str
+    size: int = 0
+    context: int = 0
+    options: RunnerOptions | None = None
+    slots: int = 1
+    keeps: int = 1
+    ready_at: float = 0.0
+    ends: tuple[float, ...] = ()
+    prefixes: tuple[KeptPrefix, ...] = ()
+
+    def fits(self, request: FleetRequest) -> bool:
+        """Whether it answers the request without being loaded anew."""
+        return (not request.context or not self.context or self.context >= request.context) and (
+            not request.options or self.options == request.options
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PairRates:
+    """What is known of how one node runs one set of weights.
+
+    Attributes:
+        slots: how many requests a runner answers at once.
+        keeps: how many prefixes a runner still holds.
+        load: seconds to load the weights.
+        prompt: prompt tokens evaluated per second.
+        token: seconds per generated token.
+        output: tokens of a usual answer.
+        background_output: tokens of a usual answer to a background call.
+        service: seconds that a usual request holds a slot.
+        learned: enough has been measured to go by `prompt` and `token`.
+    """
+
+    slots: int = 1
+    keeps: int = 1
+    load: float = 4.0
+    prompt: float = 500.0
+    token: float = 0.03
+    output: float = 150.0
+    background_output: float = 15.0
+    service: float = 5.0
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node at one moment.
+
+    Attributes:
+        name: as the `nodes` valve calls it.
+        tier: lower tiers are preferred.
+        weight: how much of the work it should get beside equals.
+        models: what it can answer with and may be asked for now, by name.
+        runners: what is in its memory.
+        loading_until: when the load in progress is predicted to end; one load blocks the others.
+        room: bytes of weights that have been seen in memory together; a lone runner always fits.
+        rates: by blob.
+    """
+
+    name: str
+    tier: int = 0
+    weight: float = 1.0
+    models: Mapping[str, InstalledModel] = field(default_factory=dict)
+    runners: tuple[RunnerView, ...] = ()
+    loading_until: float = 0.0
+    room: int = 0
+    rates: Mapping[str, PairRates] = field(default_factory=dict)
+
+    def can_begin(self, now: float) -> bool:
+        """Whether a slot is free, or a model could be loaded beside those in memory."""
+        used = 0
+        for runner in self.runners:
+            if len(runner.ends) < runner.slots and runner.ready_at <= now:
+                return True
+            used += runner.size
+        return self.loading_until <= now and (not used or used < self.room)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """All that a decision goes by.
+
+    Attributes:
+        now: the moment.
+        nodes: the nodes that may be given work.
+        demand: blob → requests a second that ask for it.
+    """
+
+    now: float
+    nodes: tuple[NodeView, ...]
+    demand: Mapping[str, float] = field(default_factory=dict)

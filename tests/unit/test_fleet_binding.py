@@ -1,0 +1,216 @@
+"""Single decisions: which node, now or later, and why."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from ollama_pack.fleet.binding import Placement, plan_bindings
+from ollama_pack.fleet.policy import RoutingPolicy
+from ollama_pack.fleet.queue import FairQueue, WaitingRequest
+from ollama_pack.fleet.view import (
+    FleetRequest,
+    FleetView,
+    InstalledModel,
+    KeptPrefix,
+    NodeView,
+    PairRates,
+    PromptBlock,
+    RunnerView,
+)
+
+POLICY = RoutingPolicy()
+RATES = PairRates(slots=1, load=4.0, prompt=500.0, token=0.02, output=100.0, service=3.0, learned=True)
+A, B = InstalledModel("blob-a", 10), InstalledModel("blob-b", 10)
+
+
+def dice(seed: int = 1) -> Random:
+    return Random(seed)  # noqa: S311 - seeded on purpose
+
+
+def runner(blob: str = "blob-a", ends: tuple[float, ...] = (), **fields: Any) -> RunnerView:
+    return RunnerView(blob, blob[-1], 10, ends=ends, **fields)
+
+
+def node(name: str, *runners: RunnerView, rates: PairRates = RATES, **fields: Any) -> NodeView:
+    known = {"blob-a": rates, "blob-b": rates}
+    return NodeView(
+        name, models=fields.pop("models", {"a": A, "b": B}), runners=runners, rates=known, **fields
+    )
+
+
+def blocks(*chains: int, tokens: int = 250) -> tuple[PromptBlock, ...]:
+    return tuple(PromptBlock(chain, tokens * (n + 1)) for n, chain in enumerate(chains))
+
+
+def held(*chains: int, tokens: int = 250) -> KeptPrefix:
+    told = {block.chain: block.upto for block in blocks(*chains, tokens=tokens)}
+    return KeptPrefix(told, chains[-1], tokens * len(chains), 0, used_at=0.0)
+
+
+def ask(model: str = "a", prompt: tuple[PromptBlock, ...] = blocks(1), **fields: Any) -> FleetRequest:
+    return FleetRequest(fields.pop("id", model), "ann", (model,), "chat", prompt, **fields)
+
+
+def queue(*requests: FleetRequest, came: float = 100.0) -> list[WaitingRequest]:
+    line = FairQueue(1000, POLICY.background_patience)
+    for request in requests:
+        line.push(request, came, 1.0)
+    return line.order(came)
+
+
+def plan(nodes: Sequence[NodeView], *requests: FleetRequest, **demand: float) -> list[Placement]:
+    view = FleetView(100.0, tuple(nodes), {f"blob-{name}": rate for name, rate in demand.items()})
+    return plan_bindings(view, queue(*requests), POLICY, dice())
+
+
+def told(placed: list[Placement]) -> list[tuple[str, str, bool]]:
+    return [(one.entry.request.id, one.chosen.node.view.name, one.binds) for one in placed]
+
+
+def test_the_node_that_holds_the_model_answers() -> None:
+    """Would catch a cold load beside a warm node."""
+    assert told(plan([node("x"), node("y", runner())], ask())) == [("a", "y", True)]
+
+
+def test_waiting_beats_a_long_load_and_those_behind_see_it() -> None:
+    """Would catch an idle node that stays idle while a queue grows: the reason for the virtual timeline."""
+    busy = node("x", runner(ends=(102.0,)))
+    placed = plan([busy, node("y")], ask(id="1"), ask(id="2"), ask(id="3"))
+    assert told(placed)[:2] == [("1", "x", False), ("2", "y", True)]
+
+
+def test_a_model_in_demand_is_not_evicted_for_one_request() -> None:
+    """Would catch two models that throw each other out in turns."""
+    nodes = [node("x", runner("blob-a")), node("y", runner("blob-b", ends=(103.0,)))]
+    assert told(plan(nodes, ask("b"), a=1.0, b=1.0)) == [("b", "y", False)]
+    assert told(plan(nodes, ask("b"), a=0.0, b=1.0)) == [("b", "y", False)]
+    nodes = [node("x", runner("blob-a")), node("y", runner("blob-b", ends=(120.0,)))]
+    assert told(plan(nodes, ask("b"), a=0.0, b=1.0)) == [("b", "x", True)]
+
+
+def test_a_runner_that_must_go_is_waited_for() -> None:
+    """Would catch a load that is sent while the runner that it evicts still answers."""
+    other = node("y", runner("blob-a"), models={"a": A})  # something must be free, or nothing is looked at
+    (placed,) = plan([node("x", runner("blob-a", ends=(102.0,))), other], ask("b"))
+    assert not placed.binds
+    assert placed.chosen.quote.wait == pytest.approx(2.0)
+    assert placed.chosen.quote.load == 4.0
+
+
+def test_room_for_two_needs_no_eviction() -> None:
+    """Would catch a model that is unloaded, or waited for, where memory has room for both."""
+    (placed,) = plan([node("x", runner("blob-a", ends=(102.0,)), room=20)], ask("b"), a=1.0)
+    assert placed.binds
+    assert placed.chosen.quote.victims == ()
+    assert placed.chosen.harm == 0
+
+
+def test_one_load_blocks_the_next() -> None:
+    """Would catch two loads sent to one node, of which the second waits where nobody sees it."""
+    placed = plan([node("x", loading_until=103.0, room=20)], ask("b"))
+    assert told(placed) == []
+    nodes = [node("x", loading_until=103.0, room=20), node("y", runner(ends=()))]
+    assert told(plan(nodes, ask("b"), a=9.0)) == [("b", "x", False)]
+
+
+def test_a_chat_goes_back_to_its_prefix() -> None:
+    """Would catch a follow-up that is evaluated from the start on another idle node."""
+    home = node("x", runner(prefixes=(held(1, 2),)))
+    assert told(plan([node("y", runner()), home], ask(prompt=blocks(1, 2, 3)))) == [("a", "x", True)]
+
+
+def test_hysteresis_waits_a_little_for_its_prefix_but_not_long() -> None:
+    """Would catch a chat that leaves its node to save nothing, or that waits for it longer than it gains."""
+    prompt = blocks(1, 2, 3)
+    near = node("x", runner(ends=(101.2,), prefixes=(held(1, 2),)))
+    far = node("x", runner(ends=(110.0,), prefixes=(held(1, 2),)))
+    assert told(plan([near, node("y", runner())], ask(prompt=prompt))) == [("a", "x", False)]
+    assert told(plan([far, node("y", runner())], ask(prompt=prompt))) == [("a", "y", True)]
+
+
+def test_a_new_chat_spares_a_prefix_that_is_in_use() -> None:
+    """Would catch a new chat that overwrites a living chat's prefix beside a node that holds none."""
+    fresh = KeptPrefix({9: 900}, 9, 900, 100, used_at=99.0)
+    nodes = [node("x", runner(prefixes=(fresh,))), node("y", runner())]
+    assert told(plan(nodes, ask())) == [("a", "y", True)]
+
+
+def test_background_waits_rather_than_harm_at_once() -> None:
+    """Would catch a title call that throws away a chat's prefix, or a model, the moment it comes."""
+    fresh = KeptPrefix({9: 900}, 9, 900, 100, used_at=99.0)
+    nodes = [node("x", runner(prefixes=(fresh,)))]
+    view = FleetView(100.0, tuple(nodes))
+    waiting = queue(ask(background=True))
+    (placed,) = plan_bindings(view, waiting, POLICY, dice(), lambda _: False)
+    assert not placed.binds
+    (placed,) = plan_bindings(view, queue(ask(background=True), came=90.0), POLICY, dice(), lambda _: True)
+    assert placed.binds
+
+
+def test_context_that_fits_is_not_loaded_anew() -> None:
+    """Would catch a reload for a smaller context, or none for a larger one."""
+    nodes = [node("x", runner(context=8192))]
+    (fits,) = plan(nodes, ask(context=4096))
+    assert fits.chosen.quote.load == 0
+    (larger,) = plan(nodes, ask(context=16384))
+    assert (larger.chosen.quote.load, larger.chosen.quote.victims) == (4.0, ("blob-a",))
+    (other,) = plan(nodes, ask(options=(("num_gpu", 1),)))
+    assert other.chosen.quote.load == 4.0
+
+
+def test_tiers_and_weights() -> None:
+    """Would catch a reserve node that answers beside an idle first one, or a drained node that gets work."""
+    far, drained = node("far", runner(), tier=1), node("drained", runner(), weight=0.0)
+    assert told(plan([far, drained, node("x", runner())], ask())) == [("a", "x", True)]
+    assert told(plan([far, drained, node("x", runner(ends=(105.0,)))], ask())) == [("a", "x", False)]
+    assert told(plan([far, drained, node("x", runner(ends=(130.0,)))], ask())) == [("a", "far", True)]
+    assert told(plan([drained], ask())) == []
+
+
+def test_equals_share_the_work_by_weight() -> None:
+    """Would catch one of several equal nodes that is never used."""
+    view = FleetView(100.0, (node("x", runner()), node("y", runner(), weight=3.0)))
+    chance = dice(7)
+    chosen = [plan_bindings(view, queue(ask()), POLICY, chance)[0].chosen.node.view.name for _ in range(400)]
+    assert 60 < chosen.count("x") < 140
+
+
+def test_candidates_are_tried_in_order() -> None:
+    """Would catch another model than the preferred one answering where the preferred one is there."""
+    request = FleetRequest("1", "ann", ("b", "a"))
+    with_both = [node("x", runner("blob-a")), node("y", models={"b": B})]
+    assert plan(with_both, request)[0].chosen.model == "b"
+    assert plan([node("x", runner("blob-a"), models={"a": A})], request)[0].chosen.model == "a"
+
+
+def test_a_request_overtaken_too_often_is_next() -> None:
+    """Would catch a request for a rare model that is passed by for ever on the only node that can load it."""
+    nodes = [node("x", runner("blob-a", ends=(101.0,), slots=2))]
+    first, second = queue(ask("b"), ask("a"))
+    view = FleetView(100.0, tuple(nodes), {"blob-a": 1.0})
+    first.overtaken = POLICY.overtake_limit
+    assert [one for one in plan_bindings(view, [first, second], POLICY, dice()) if one.binds] == []
+
+
+def test_a_long_queue_is_looked_at_in_samples() -> None:
+    """Would catch decisions that take longer the longer the queue, or that stop seeing its end."""
+    nodes = [node("x", runner(ends=(101.0,))), node("y", runner("blob-b"))]
+    requests = [ask("a", id=f"a{number}") for number in range(200)] + [ask("b", id="last")]
+    placed = plan(nodes, *requests, a=9.0, b=9.0)
+    assert len(placed) < 60
+    assert ("last", "y", True) in told(plan(nodes[1:], *requests[-1:]))
+    assert any(one.binds for one in placed)
+
+
+def test_every_decision_names_all_nodes() -> None:
+    """Would catch an explanation that leaves out why the others were not chosen."""
+    nodes = [node("x", runner()), node("y"), node("z", runner("blob-b"))]
+    (placed,) = plan(nodes, ask(), b=1.0)
+    terms = {offer.node.view.name: offer.terms(POLICY) for offer in placed.offers}
+    assert set(terms) == {"x", "y", "z"}
+    assert terms["x"].load == 0
+    assert terms["y"].load == 4
+    assert terms["z"].evict > 0
+    assert placed.chosen.terms(POLICY).total == pytest.approx(placed.chosen.total)

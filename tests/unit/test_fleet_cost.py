@@ -1,0 +1,82 @@
+"""The terms of C: never negative, adding up, and moving the way they should."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_pack.fleet.cost import (
+    CostTerms,
+    decode_share,
+    evict_model,
+    explain_terms,
+    overwrite_prefix,
+    predict_output,
+    predict_prompt,
+)
+from ollama_pack.fleet.policy import RoutingPolicy
+from ollama_pack.fleet.view import KeptPrefix, PairRates
+
+POLICY = RoutingPolicy()
+seconds = st.floats(0, 1e4)
+rates = st.builds(
+    PairRates,
+    load=seconds,
+    prompt=st.floats(1, 1e5),
+    token=st.floats(1e-5, 1),
+    output=st.floats(1, 1e4),
+    service=seconds,
+    learned=st.booleans(),
+)
+
+
+@given(st.tuples(*[seconds] * 6))
+def test_terms_add_up(values: tuple[float, ...]) -> None:
+    """Would catch a term that is left out of C, or one that others bear and that the user is told of."""
+    terms = CostTerms(*values)
+    assert terms.total == pytest.approx(sum(values))
+    assert terms.predict_ttft == pytest.approx(sum(values[:3]))
+    assert terms.total == pytest.approx(sum(terms.as_dict().values()))
+
+
+@given(rates, st.tuples(*[st.integers(0, 10**6)] * 3), seconds, st.floats(0, 1e3))
+def test_no_term_is_negative(
+    known: PairRates, counts: tuple[int, int, int], age: float, demand: float
+) -> None:
+    """Would catch a cost below nothing, with which a node would draw all requests."""
+    tokens, hit, busy = counts
+    prefix = KeptPrefix({}, 1, tokens, hit, used_at=100.0)
+    assert predict_prompt(tokens, hit, busy, known) >= 0
+    assert decode_share(known.output, busy, busy + 1, known, POLICY) >= 0
+    assert 0 <= evict_model(known, demand, busy, POLICY) <= known.load + known.service
+    assert overwrite_prefix(prefix, 100.0 - age, known, POLICY) >= 0
+    assert overwrite_prefix(prefix, 100.0 + age, known, POLICY) >= 0
+
+
+def test_prompt_term_before_and_after_learning() -> None:
+    """Would catch the design's fallback, (P - hit + 1) * (b + 1), used when rates are known."""
+    assert predict_prompt(700, 100, 3, PairRates(prompt=600.0, learned=True)) == pytest.approx(1.0)
+    assert predict_prompt(700, 101, 3, PairRates(prompt=600.0)) == pytest.approx(4.0)
+
+
+def test_other_holders_make_an_eviction_cheaper() -> None:
+    """Would catch the last copy of a model being unloaded as easily as one of many."""
+    known = PairRates(load=4.0, service=4.0)
+    costs = [evict_model(known, 1.0, others, POLICY) for others in range(4)]
+    assert costs[0] == pytest.approx(8.0)
+    assert costs == sorted(costs, reverse=True)
+    assert evict_model(known, 0.0, 0, POLICY) == 0
+
+
+def test_the_clients_limit_bounds_the_expected_answer() -> None:
+    """Would catch a request for one token that is expected to hold its slot for a usual answer."""
+    known = PairRates(output=150.0, background_output=15.0)
+    assert predict_output(known, background=False) == 150
+    assert predict_output(known, background=True) == 15
+    assert predict_output(known, background=False, limit=1) == 1
+    assert predict_output(known, background=False, limit=4096) == 150
+
+
+def test_explanation_names_what_matters() -> None:
+    """Would catch an explanation that hides the largest term among zeros."""
+    assert explain_terms(CostTerms(wait=0.4, load=4.0).as_dict()) == "load 4.0 s + wait 0.4 s"
+    assert explain_terms(CostTerms().as_dict()) == "at once"

@@ -1,0 +1,174 @@
+"""What is learned from durations: rates, slots, kept prefixes, demand; and the mirror of prefixes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_pack.fleet.demand import MAX_BLOBS, DemandMeter
+from ollama_pack.fleet.prefix import (
+    MAX_BLOCKS,
+    MAX_KEPT,
+    KeepsLearner,
+    PrefixMirror,
+    prefix_hit,
+    prompt_blocks,
+)
+from ollama_pack.fleet.rates import Durations, PairLearner, SlotLearner
+from ollama_pack.fleet.view import PairRates, PromptBlock
+
+PRIORS = PairRates()
+
+
+def say(*texts: str) -> tuple[PromptBlock, ...]:
+    roles = ("user", "assistant")
+    return prompt_blocks([{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)])
+
+
+def spent(prompt: float = 1.0, count: int = 700, wait: float = 0.0) -> Durations:
+    return Durations(prompt + 2.0 + wait, 0.0, prompt, count, 2.0, 100)
+
+
+texts = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=8)
+
+
+@given(texts, texts)
+def test_hit_is_the_common_beginning(first: list[str], second: list[str]) -> None:
+    """Would catch a search that skips a block, or finds equal blocks behind different ones."""
+    mirror = PrefixMirror()
+    mirror.started(say(*first), 0.0)
+    same = 0
+    while same < min(len(first), len(second)) and first[same] == second[same]:
+        same += 1
+    expected = say(*second)[same - 1].upto if same else 0
+    assert prefix_hit(mirror.kept(1)[0], say(*second)) == expected
+
+
+def test_the_answer_is_held_too() -> None:
+    """Would catch a next turn that is predicted to evaluate the answer again."""
+    mirror = PrefixMirror()
+    mirror.started(say("question"), 0.0)
+    mirror.finished(say("question"), 1000, 1.0)
+    blocks = say("question", "a long answer", "thanks")
+    assert prefix_hit(mirror.kept(1)[0], blocks) == blocks[1].upto
+
+
+def test_a_chat_takes_the_place_of_its_own_prefix() -> None:
+    """Would catch a mirror in which a long chat pushes out all others."""
+    mirror = PrefixMirror()
+    mirror.started(say("other"), 0.0)
+    for turns in range(1, 20, 2):
+        mirror.started(say(*"abcdefghijklmnopqrst"[:turns]), float(turns))
+    assert len(mirror.kept(MAX_KEPT)) == 2
+
+
+@given(st.lists(st.integers(0, 30), max_size=60))
+def test_the_mirror_is_bounded(chats: list[int]) -> None:
+    """Would catch a mirror that grows with the chats."""
+    mirror = PrefixMirror()
+    for chat in chats:
+        mirror.started(say(f"chat {chat}"), 0.0)
+    assert len(mirror.kept(1000)) <= MAX_KEPT
+
+
+def test_long_conversations_have_bounded_blocks() -> None:
+    """Would catch a conversation of thousands of messages that costs as many looks."""
+    blocks = say(*("word" for _ in range(3 * MAX_BLOCKS)))
+    assert len(blocks) == MAX_BLOCKS
+    assert blocks[-1].upto > 2 * MAX_BLOCKS
+
+
+def test_tools_and_images_tell_prompts_apart() -> None:
+    """Would catch a hit between prompts that differ in what is not text."""
+    message = {"role": "user", "content": "hello"}
+    plain = prompt_blocks([message])
+    assert prompt_blocks([message], tools=[{"name": "f"}])[-1].chain != plain[-1].chain
+    assert prompt_blocks([{**message, "images": ["aGk="]}])[-1].chain != plain[-1].chain
+
+
+def test_rates_are_trusted_after_five_samples() -> None:
+    """Would catch predictions that go by the first, perhaps odd, request."""
+    pair = PairLearner()
+    for number in range(5):
+        assert pair.rates(PRIORS, 1, 1).learned == (number >= 5)
+        pair.observe(spent(), 0, background=False, loaded=False)
+    known = pair.rates(PRIORS, 1, 1)
+    assert known.learned
+    assert known.prompt == pytest.approx(700)
+    assert known.token == pytest.approx(0.02)
+    assert known.output == pytest.approx(100)
+
+
+def test_likely_hits_do_not_make_a_node_look_fast() -> None:
+    """Would catch a prompt rate that is far too high, after which no prompt seems to cost anything."""
+    pair = PairLearner()
+    for _ in range(5):
+        pair.observe(spent(), 0, background=False, loaded=False)
+    pair.observe(spent(prompt=0.01), 0, background=False, loaded=False)  # not known to us, but plainly a hit
+    pair.observe(spent(prompt=0.01), 690, background=False, loaded=False)
+    assert pair.rates(PRIORS, 1, 1).prompt == pytest.approx(700)
+
+
+def test_a_node_that_has_become_faster_is_believed() -> None:
+    """Would catch a rate that can only fall."""
+    pair = PairLearner()
+    for _ in range(5):
+        pair.observe(spent(prompt=10.0), 0, background=False, loaded=False)
+    for _ in range(40):
+        pair.observe(spent(prompt=1.0), 0, background=False, loaded=False)
+    assert pair.rates(PRIORS, 1, 1).prompt > 300
+
+
+def test_slots_are_learned_from_waits() -> None:
+    """Would catch a node with two slots of which one stays empty, or one that is sent more than it takes."""
+    slots = SlotLearner(None, 64)
+    assert slots.offered == 2
+    slots.observe(1, 0.01)
+    assert slots.slots == 2
+    slots.observe(2, 1.5)
+    assert (slots.slots, slots.offered) == (2, 2)
+    for _ in range(64):
+        slots.observe(1, 0.01)
+    assert slots.offered == 3
+    for _ in range(5):
+        slots.observe(1, 2.0)
+    assert slots.slots == 1
+
+
+def test_declared_slots_are_not_doubted() -> None:
+    """Would catch learning that overrides what the admin wrote."""
+    slots = SlotLearner(3, 64)
+    for beside in (0, 1, 5):
+        slots.observe(beside, 0.0)
+    assert slots.offered == 3
+
+
+def test_kept_prefixes_are_learned_up_and_down() -> None:
+    """Would catch a newer engine's kept prefixes that are never used, or believed in when they are lost."""
+    keeps = KeepsLearner()
+    keeps.observe(2, 400, 380.0)
+    assert keeps.keeps == 3
+    for _ in range(3):
+        keeps.observe(2, 400, 0.0)
+    assert keeps.keeps == 2
+    keeps.observe(-1, 0, 0.0)
+    keeps.observe(0, 10, 0.0)  # too short to tell
+    assert keeps.keeps == 2
+
+
+def test_reported_wait_is_what_is_left() -> None:
+    """Would catch a wait that counts the load, or is below nothing for a clock's rounding."""
+    assert Durations(10.0, 4.0, 1.0, 10, 2.0, 100).wait == pytest.approx(3.0)
+    assert Durations(1.0, 0.0, 0.6, 10, 0.5, 5).wait == 0
+
+
+def test_demand_fades_and_is_bounded() -> None:
+    """Would catch a model that is protected though nobody asks for it any more, or entries kept for ever."""
+    demand = DemandMeter()
+    for number in range(3 * MAX_BLOBS):
+        demand.add(f"b{number}", number / 100)
+    assert len(demand.rates(60.0)) == MAX_BLOBS
+    steady = DemandMeter()
+    for second in range(600):
+        steady.add("m", float(second))
+    assert steady.rates(600.0)["m"] == pytest.approx(1.0, rel=0.02)
+    assert steady.rates(3600.0)["m"] < 0.001

@@ -1,0 +1,83 @@
+"""The `nodes` valve: how it is read, and what it refuses in which words."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_pack.errors import PackError
+from ollama_pack.fleet.errors import NodeTableError
+from ollama_pack.fleet.nodes import MAX_NODES, NodeRow, parse_nodes
+
+FULL = "gpu0 http://gpu0:11434/ kind=openai weight=2.5 tier=1 slots=4 agent=http://gpu0:9400 key=s3cret"
+TOO_MANY = "\n".join(f"n{number} http://n{number}" for number in range(MAX_NODES + 1))
+
+# Text, number of the row that is wrong, words of the reason.
+REFUSALS = {
+    "no address": ("gpu0", 1, "write it as `gpu0 http://gpu0:11434 slots=2`"),
+    "a setting for an address": ("gpu0 slots=2", 1, "write it as"),
+    "not a name": ("gpu/0 http://a", 1, "'gpu/0' cannot be a name"),
+    "not http": ("gpu0 ftp://a", 1, "'ftp://a' is no address"),
+    "no host": ("gpu0 http://", 1, "is no address"),
+    "port of no kind": ("gpu0 http://a:port", 1, "is no address"),
+    "password": ("gpu0 http://me:pw@a", 1, "the address holds a password"),
+    "query": ("gpu0 http://a?x=1", 1, "something after the path"),
+    "unknown setting": ("gpu0 http://a colour=red", 1, "unknown setting 'colour': the known ones are kind,"),
+    "no equals sign": ("gpu0 http://a slots", 1, "unknown setting 'slots'"),
+    "setting twice": ("gpu0 http://a slots=1 slots=2", 1, "slots= is set twice"),
+    "unknown kind": ("gpu0 http://a kind=vllm", 1, "kind=vllm is unknown: the known ones are ollama, openai"),
+    "weight below nothing": ("gpu0 http://a weight=-1", 1, "weight= needs a number from 0 to 100"),
+    "weight that is none": ("gpu0 http://a weight=nan", 1, "weight= needs a number"),
+    "tier too far": ("gpu0 http://a tier=10", 1, "tier= needs a whole number from 0 to 9"),
+    "no slots": ("gpu0 http://a slots=0", 1, "slots= needs a whole number from 1 to 1024"),
+    "half a slot": ("gpu0 http://a slots=1.5", 1, "slots= needs a whole number"),
+    "agent that is none": ("gpu0 http://a agent=gpu0:9400", 1, "'gpu0:9400' is no address"),
+    "empty key": ("gpu0 http://a key=", 1, "key= is empty"),
+    "same name": ("# the first\ngpu0 http://a\n\ngpu0 http://b", 4, "row 2 is already called 'gpu0'"),
+    "same address": ("a http://a\nb http://a/", 2, "row 1 (a) has the same address"),
+    "too many": (TOO_MANY, MAX_NODES + 1, "at most 64 nodes"),
+}
+
+
+def test_every_setting_is_read() -> None:
+    """Would catch a setting that is read into another, or not at all."""
+    (row,) = parse_nodes(FULL)
+    url, agent = "http://gpu0:11434", "http://gpu0:9400"
+    assert row == NodeRow("gpu0", url, "openai", 2.5, 1, 4, agent, "s3cret")
+
+
+def test_defaults_comments_and_empty_lines() -> None:
+    """Would catch a comment that is read as a row, or numbers of rows that count only some of them."""
+    rows = parse_nodes("# nodes\n\n  gpu0 http://gpu0:11434  # the old one\ngpu1 https://gpu1\n")
+    assert [(row.name, row.url, row.slots, row.weight, row.line) for row in rows] == [
+        ("gpu0", "http://gpu0:11434", None, 1.0, 3),
+        ("gpu1", "https://gpu1", None, 1.0, 4),
+    ]
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_name_row_and_reason(case: str) -> None:
+    """Would catch a wrong row that is taken, or refused without saying which and why."""
+    text, line, reason = REFUSALS[case]
+    with pytest.raises(NodeTableError) as caught:
+        parse_nodes(text)
+    assert caught.value.line == line
+    assert reason in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, PackError)
+
+
+def test_keys_are_shown_nowhere() -> None:
+    """Would catch a token in an error message or in a log."""
+    with pytest.raises(NodeTableError) as caught:
+        parse_nodes("gpu0 http://a key=s3cret colour=red")
+    assert "s3cret" not in str(caught.value) + caught.value.row
+    assert "s3cret" not in repr(parse_nodes(FULL))
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """Would catch a text that makes the parser fail in another way than by its own error."""
+    with suppress(NodeTableError):
+        assert all(row.url.startswith("http") for row in parse_nodes(text))

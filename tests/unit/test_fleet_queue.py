@@ -1,0 +1,130 @@
+"""Fair order between users, background calls behind people, and the limit."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_pack.fleet.errors import QueueFullError
+from ollama_pack.fleet.queue import FairQueue
+from ollama_pack.fleet.view import FleetRequest
+
+PATIENCE = 10.0
+
+
+def ask(number: int, user: str = "ann", *, background: bool = False) -> FleetRequest:
+    return FleetRequest(f"r{number}", user, ("m",), background=background)
+
+
+def ids(queue: FairQueue, now: float = 0.0) -> list[str]:
+    return [entry.request.id for entry in queue.order(now)]
+
+
+def test_a_flood_does_not_go_before_others() -> None:
+    """Would catch first come, first served: one user's flood in front of everybody."""
+    queue = FairQueue(100, PATIENCE)
+    for number in range(10):
+        queue.push(ask(number, "flood"), 0.0, 1.0)
+    queue.push(ask(10, "ann"), 1.0, 1.0)
+    queue.push(ask(11, "bob"), 1.0, 1.0)
+    assert ids(queue)[:4] == ["r0", "r10", "r11", "r1"]
+
+
+def test_idle_users_save_up_nothing() -> None:
+    """Would catch a user who, having been away, goes before all others for a long time."""
+    queue = FairQueue(100, PATIENCE)
+    queue.push(ask(9, "waits"), 0.0, 1.0)
+    for number in range(5):
+        queue.push(ask(number, "busy"), 0.0, 1.0)
+        queue.bound(f"r{number}", 0.0)
+    queue.push(ask(5, "busy"), 0.0, 1.0)
+    for number in range(6, 9):
+        queue.push(ask(number, "back"), 0.0, 1.0)
+    assert ids(queue)[:4] == ["r9", "r6", "r5", "r7"]
+
+
+@pytest.mark.parametrize("somebody_waits", [False, True])
+def test_users_who_came_once_are_forgotten(*, somebody_waits: bool) -> None:
+    """Would catch a queue that remembers everybody who has ever asked, and looks through them each time."""
+    queue = FairQueue(100, PATIENCE)
+    if somebody_waits:
+        queue.push(ask(-1, "waits"), 0.0, 1.0)
+    for number in range(1000):
+        queue.push(ask(number, f"u{number}"), float(number), 1.0)
+        queue.push(ask(1000 + number, f"u{number}"), float(number), 1.0)
+        queue.bound(f"r{number}", float(number))
+        queue.bound(f"r{1000 + number}", float(number))
+    assert len(queue._ends) < 100  # noqa: SLF001 - the bound is what is tested
+
+
+def test_background_comes_after_people_until_its_patience_ends() -> None:
+    """Would catch a title call in front of a person, or one that waits for ever."""
+    queue = FairQueue(100, PATIENCE)
+    queue.push(ask(0, background=True), 0.0, 1.0)
+    queue.push(ask(1), 5.0, 1.0)
+    assert ids(queue, 9.9) == ["r1", "r0"]
+    assert ids(queue, 10.0) == ["r0", "r1"]
+    assert queue.ripens_at() == PATIENCE
+
+
+def test_the_last_places_are_kept_for_users_who_have_none() -> None:
+    """Would catch one user who fills the queue, so that all others are refused."""
+    queue = FairQueue(8, PATIENCE)
+    for number in range(6):
+        queue.push(ask(number, "flood"), 0.0, 1.0)
+    with pytest.raises(QueueFullError, match=r"6 requests wait, 6 of them yours \(the limit is 8\)"):
+        queue.push(ask(6, "flood"), 0.0, 1.0)
+    queue.push(ask(7, "ann"), 0.0, 1.0)
+    queue.push(ask(8, "bob"), 0.0, 1.0)
+    with pytest.raises(QueueFullError) as caught:
+        queue.push(ask(9, "eve"), 0.0, 1.0)
+    assert (caught.value.limit, caught.value.waiting, caught.value.own) == (8, 8, 0)
+
+
+def test_only_those_before_it_are_overtaken() -> None:
+    """Would catch counts that punish a request for being last."""
+    queue = FairQueue(100, PATIENCE)
+    entries = [queue.push(ask(number, f"u{number}"), 0.0, 1.0) for number in range(3)]
+    queue.bound("r1", 0.0)
+    assert [entry.overtaken for entry in entries] == [1, 0, 0]
+
+
+def test_cancelled_requests_do_not_count_against_their_user() -> None:
+    """Would catch a user who waits for requests that were stopped before they began."""
+    queue = FairQueue(100, PATIENCE)
+    for number in range(5):
+        queue.push(ask(number, "ann"), 0.0, 1.0)
+    for number in range(5):
+        queue.cancel(f"r{number}")
+    queue.push(ask(5, "bob"), 0.0, 1.0)
+    queue.push(ask(6, "bob"), 0.0, 1.0)
+    queue.push(ask(7, "ann"), 0.0, 1.0)
+    assert ids(queue) == ["r5", "r7", "r6"]
+
+
+actions = st.lists(
+    st.tuples(st.sampled_from(["push", "bind first", "cancel last"]), st.integers(0, 5), st.booleans()),
+    max_size=200,
+)
+
+
+@given(actions)
+def test_order_is_a_permutation_and_memory_is_bounded(actions: list[tuple[str, int, bool]]) -> None:
+    """Would catch a request that is lost or doubled, and tags of users who have left long ago."""
+    queue = FairQueue(50, PATIENCE)
+    there: set[str] = set()
+    for number, (action, user, background) in enumerate(actions):
+        now = number / 4
+        if action == "push" and len(there) < 30:
+            queue.push(ask(number, f"u{user}-{number // 10}", background=background), now, 1.0)
+            there.add(f"r{number}")
+        elif there and action != "push":
+            order = ids(queue, now)
+            name = order[0] if action == "bind first" else order[-1]
+            if action == "bind first":
+                queue.bound(name, now)
+            else:
+                queue.cancel(name)
+            there.discard(name)
+        assert sorted(ids(queue, now)) == sorted(there)
+        assert len(queue) == len(there)
+        assert len(queue._ends) <= 2 * 50 + 65  # noqa: SLF001 - the bound is what is tested
