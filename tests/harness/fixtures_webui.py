@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,8 +35,6 @@ models:
   - {name: "private:*", local_name: ["private:1b", "llama3:8b"]}
   - {name: "locked*", local_name: ["mixtral:8x7b", "private:1b"]}
 """
-
-Upload = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")

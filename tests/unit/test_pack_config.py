@@ -160,3 +160,10 @@ def test_sections_without_a_plugin_are_named() -> None:
     config = PackConfig.model_validate({"cache": {"ttl": 60}, "models": []})
     assert ignored_sections(config) == ["cache"]
     assert ignored_sections(PackConfig()) == []
+
+
+def test_the_example_is_valid() -> None:
+    """Would catch a pack.example.yaml that the README's first command copies and the second one refuses."""
+    config = load_config(Path(__file__).parents[2] / "pack.example.yaml")
+    assert config.audience("gpt-4") == {"public"}
+    assert {alias.name for alias in config.aliases} == {"gpt-3.5-turbo", "gpt-4", "gpt-4o", "gpt-*"}
