@@ -18,13 +18,13 @@ demo: ## a real Open WebUI with the pack, real answers; ONCE=1 ends after the wa
 	@$(PYTHON) scripts/demo.py
 
 test: ## all tests that this machine can run, on the newest and the oldest Open WebUI
-	@scripts/prepare .venv webui pipelines engine test
+	@scripts/prepare .venv webui pipelines engine speech test
 	@$(PYTHON) -m pytest --require=$(REQUIRE)
 	@scripts/prepare .venv-oldest webui-oldest test
 	@$(OLDEST) -m pytest --require=$(if $(REQUIRE),loader$(comma)server) tests/loader tests/server
 
 check: ## ruff, mypy --strict, no stale generated file
-	@scripts/prepare .venv webui pipelines engine test lint
+	@scripts/prepare .venv webui pipelines engine speech bench test lint
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m mypy
@@ -40,7 +40,7 @@ docs: ## write the tables that docs/ takes from the code
 	@$(PYTHON) scripts/docs.py
 
 bench: ## the benchmarks, into bench/results/
-	@scripts/prepare .venv webui pipelines engine test
+	@scripts/prepare .venv webui pipelines engine speech bench test
 	@for bench in bench/*.py; do $(PYTHON) $$bench || exit 1; done
 
 format: ## format the code
