@@ -81,7 +81,7 @@ def test_open_webui_is_imported_in_functions_of_webui_only(path: Path) -> None:
 # Imports everything where there is only the standard library and what the pack may count on.
 ALONE = """
 import importlib, pkgutil, sys, threading
-import aiohttp
+import aiohttp, orjson
 from pydantic import BaseModel, Field, field_validator  # pydantic imports itself when it is used
 
 there = sys.stdlib_module_names | {name.split(".")[0] for name in sys.modules} | {"ollama_pack"}

@@ -24,6 +24,7 @@ class NodeError(PackError):
 
     Attributes:
         node: its address, without user name, password and query.
+        reason: what it did not do.
         status: the HTTP status of its answer; None where there was none, or where the answer had begun.
         said: the node's own message, shortened; empty where it gave none.
     """
@@ -31,8 +32,14 @@ class NodeError(PackError):
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
         super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
         self.node = node
+        self.reason = reason
         self.status = status
         self.said = said
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
 
 
 class RetryableNodeError(NodeError):
@@ -43,7 +50,12 @@ class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
     def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does Ollama run there, is the address right?)", said=said)
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -71,7 +83,7 @@ class NodeBusyError(RetryableNodeError):
 
 
 class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is not Ollama's, or hung up."""
+    """The node failed, sent what is no answer, or hung up."""
 
 
 class ModelNotFoundError(RetryableNodeError):

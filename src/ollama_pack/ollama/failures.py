@@ -18,7 +18,7 @@ _BUSY = frozenset({429, 503})
 # What says something about the node or the way to it, not about the request.
 _FAULTS = frozenset({401, 403, 405, 407, 408})
 _FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_NOT_FOUND = 404
+_STATUS_NOT_FOUND = 404
 
 
 def node_name(url: str) -> str:
@@ -38,10 +38,10 @@ def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError
     said = said_in(answer)
     if status in _BUSY:
         return NodeBusyError(node, status, said)
-    if status == _NOT_FOUND and "not found" in said and "model" in said:
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
         return ModelNotFoundError(node, model, said)
     is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _NOT_FOUND:
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
         return RequestRefusedError(node, status, said)
     return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
 

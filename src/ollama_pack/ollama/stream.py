@@ -50,20 +50,22 @@ def line_to_chunks(
     that has the finish reason.
     """
     delta = openai_message(line, head, state.calls)
-    calls = state.calls + len(delta.get("tool_calls", ()))
     done = line.get("done") is True
     if not delta and not done:
         return state, []
-    role = {} if state.started else {"role": "assistant"}
+    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
+    if not state.started:
+        delta = {"role": "assistant", **delta}
+    if not state.started or calls != state.calls:
+        state = StreamState(started=True, calls=calls)
     choice = {
         "index": 0,
-        "delta": role | delta,
+        "delta": delta,
         "logprobs": openai_logprobs(line),
         "finish_reason": finish_reason(line, called=calls > 0) if done else None,
     }
     chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
-    usage = _usage_chunks(line, head, chunk, place) if done else []
-    return StreamState(started=True, calls=calls), [chunk, *usage]
+    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
 
 
 def _usage_chunks(

@@ -57,18 +57,23 @@ def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int =
         calls_before: number of tool calls in earlier lines.
     """
     message = line.get("message")
-    given = message if isinstance(message, Mapping) else {}
-    found = {
-        "content": _text_or_none(given.get("content")),
-        "reasoning_content": _text_or_none(given.get("thinking")),
-        "tool_calls": openai_calls(given.get("tool_calls"), head, calls_before),
-    }
-    return {name: value for name, value in found.items() if value}
+    if not isinstance(message, Mapping):
+        return {}
+    said: dict[str, Any] = {}
+    if content := _text_or_none(message.get("content")):
+        said["content"] = content
+    if thinking := _text_or_none(message.get("thinking")):
+        said["reasoning_content"] = thinking
+    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
+        said["tool_calls"] = calls
+    return said
 
 
 def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
     """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
-    given = (call for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else ()
+    if not isinstance(calls, list):
+        return []
+    given = (call for call in calls if isinstance(call, Mapping))
     return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
 
 
