@@ -31,11 +31,49 @@ from pydantic import BaseModel, Field, field_validator
 # PackError
 # ├── AliasTableError             a row of an alias table cannot be used
 # ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
+# ├── CacheConfigError            the cache cannot be used as it is configured
+# ├── StoreError                  a store of the cache did not do what it was asked
+# │   ├── StoreDownError              it cannot be reached, or failed
+# │   └── StoreFullError              it takes no more, and still answers
+# ├── EntryUnreadableError        what a store of the cache holds was changed
+# ├── LeaderLostError             a generation that was shared was lost half-way
+# ├── AudienceError               an audience cannot be read
 # ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
+# ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── RoutingError                a request cannot be given to a node
 # │   ├── NoNodeError                 none has the model
-# │   └── QueueFullError              too many wait already
+# │   ├── NodesDownError              those that have it do not answer
+# │   ├── QueueFullError              too many wait already
+# │   ├── WaitedTooLongError          none became free in time
+# │   ├── NoAnswerError               all that were tried failed before the first token
+# │   └── AnswerBrokenError           one failed after it
+# ├── SpeechError                 a recording was not transcribed
+# │   ├── AudioError                  the recording is at fault
+# │   │   ├── EmptyAudioError             no byte in it
+# │   │   ├── NotAudioError               neither audio nor video
+# │   │   ├── NoAudioTrackError           a video without sound
+# │   │   ├── ZeroLengthError             a track without a sample
+# │   │   ├── NoSpeechError               nobody says anything
+# │   │   ├── AudioTooLargeError          too many bytes
+# │   │   └── AudioTooLongError           it lasts too long
+# │   ├── LanguageTagError            no language that can be used
+# │   ├── SpeechQueueFullError        too many recordings wait already
+# │   └── SpeechEngineError           the engine does not do its work
+# │       ├── SpeechDependencyError       a package is missing
+# │       ├── SpeechModelMissingError     the model is nowhere
+# │       ├── SpeechModelUnusableError    the model cannot be loaded
+# │       ├── SpeechLanguageError         the engine does not know the language
+# │       ├── CloudNotAllowedError        recordings would leave this machine
+# │       ├── SpeechEngineFaultError      it failed while it worked
+# │       └── SpeechServerError           a transcription server
+# │           ├── SpeechServerUnreachableError  no connection
+# │           ├── SpeechServerTimeoutError      a limit ran out
+# │           ├── SpeechServerBusyError         it asks for patience
+# │           ├── SpeechServerKeyError          it wants another key
+# │           ├── SpeechServerTooLargeError     a piece is too large for it
+# │           ├── SpeechServerRefusedError      it will not take the request
+# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
 # └── NodeError                   a node did not do what it was asked
 #     ├── RetryableNodeError          another node may do it
 #     │   ├── NodeUnreachableError        no connection
@@ -673,9 +711,13 @@ def find_candidate(
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
+ROUTER = "gpu_router."  # begins the ids of the models that the router answers
+
 
 class ModelCatalogue(Mapping[str, str]):
-    """Id → quantization level (empty where unknown) of every model that Open WebUI offers.
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
 
     A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
     round trip, so only what is asked for is looked up.
@@ -686,19 +728,26 @@ class ModelCatalogue(Mapping[str, str]):
         self._ids: tuple[str, ...] | None = None
 
     def __contains__(self, model: object) -> bool:
-        return model in self._models
+        return model in self._models or f"{ROUTER}{model}" in self._models
 
     def __getitem__(self, model: str) -> str:
-        details = (self._models[model].get("ollama") or {}).get("details") or {}
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
         return str(details.get("quantization_level") or "")
 
     def __iter__(self) -> Iterator[str]:
-        if self._ids is None:
-            self._ids = tuple(self._models.keys())  # kept: the view lives no longer than the request
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
         return iter(self._ids)
 
     def __len__(self) -> int:
-        return len(self._models)
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
 
 
 def catalogue(request: Any) -> ModelCatalogue:
@@ -818,7 +867,7 @@ class Filter:
     ) -> Body:
         """Choose the model for an alias. Anything unexpected is logged, and the chat goes on unchanged."""
         alias = body.get("model")
-        if not isinstance(alias, str) or __metadata__.get("direct"):
+        if not isinstance(alias, str) or __metadata__.get("direct") or _leads_to_router(alias, __model__):
             return body
         try:
             chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
@@ -828,7 +877,7 @@ class Filter:
             log.exception("The alias %r was not resolved, and the chat went on without it", alias)
             return body
         if chosen is not None:
-            body["model"] = _model_id(chosen, __model__)
+            body["model"] = _model_id(*chosen, __model__)
             __metadata__[STATE] = {"alias": alias, "model": body["model"]}
         return body
 
@@ -850,13 +899,14 @@ class Filter:
         try:
             chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
             if chosen is not None:
-                body["model"] = _model_id(chosen, __model__)
-                if not takes_builtin_tools(chosen.model, __request__):
+                resolution, model_id = chosen
+                body["model"] = _model_id(resolution, model_id, __model__)
+                if not takes_builtin_tools(model_id, __request__):
                     remove_builtin_tools(body, __metadata__)
                 if body["model"] != alias and (prompt := await system_prompt(alias)):
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
-                    await __event_emitter__(_status(chosen))
+                    await __event_emitter__(_status(resolution))
         except AliasUnavailableError:
             raise
         except Exception:
@@ -866,26 +916,37 @@ class Filter:
 
 async def _resolve(
     table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
-) -> Resolution | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user."""
+) -> tuple[Resolution, str] | None:
+    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
     if next(table.matching(alias), None) is None:
         return None  # most requests: no alias, so nothing to find out
     facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
     models = catalogue(request)
     denied: set[str] = set()
     while chosen := resolve(table, facts, models, denied):
-        if await may_use(user, chosen.model, request):
-            return chosen
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
         denied.add(chosen.model)
     return None
 
 
-def _model_id(chosen: Resolution, alias_row: dict[str, Any]) -> str:
+def _leads_to_router(alias: str, model: dict[str, Any]) -> bool:
+    """Whether `gpu_router` answers to this name: it has a table of its own, and knows which nodes answer."""
+    based_on = (model.get("info") or {}).get("base_model_id") or ""
+    return alias.startswith(ROUTER) or based_on.startswith(ROUTER)
+
+
+def _model_id(chosen: Resolution, model_id: str, alias_row: dict[str, Any]) -> str:
     """The alias itself where its row in Open WebUI stands for the model already: its settings apply."""
     info = alias_row.get("info") or {}
-    if alias_row.get("id") == chosen.alias and info.get("base_model_id") == chosen.model:
+    if alias_row.get("id") == chosen.alias and info.get("base_model_id") == model_id:
         return chosen.alias
-    return chosen.model
+    return model_id
 
 
 def _status(chosen: Resolution) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +30,14 @@ from deploy.errors import DeployError
 from local import ollama
 from local.engine import MODEL, EngineMissingError, engine
 from local.processes import ServerStartError
+from local.simulation import LARGE, SMALL, SimulatedNodes, simulation
 from local.webui import Account, RunningWebUI, connections, open_webui
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 ADMIN = "admin@example.org"
 MISSING = "mixtral:8x7b"  # what the demo's alias prefers, and a small machine has not
+CHATS = 6
 QUESTION = "In one short sentence: what is the sky?"
 
 
@@ -75,11 +79,13 @@ class Models:
         source: the sentence that says so.
         environment: Open WebUI's connections.
         names: models that can chat, by their ids in Open WebUI.
+        node: the entry of pack.yaml's `endpoints` for it.
     """
 
     source: str
     environment: dict[str, str]
     names: tuple[str, ...]
+    node: str
 
 
 def main() -> int:
@@ -106,6 +112,11 @@ def _run(console: Console, stack: ExitStack) -> int:
     folder = stack.enter_context(_scratch_folder())
     models = stack.enter_context(_models(walk, folder))
     walk.say(models.source)
+    nodes = stack.enter_context(simulation())
+    walk.say(
+        f"Beside it stand two simulated nodes, {' and '.join(nodes.urls)}, with {SMALL} and {LARGE}: "
+        "they keep time as GPUs do, and their answers are made-up words."
+    )
     password = secrets.token_urlsafe(9)
     walk.say("Open WebUI is starting; this takes half a minute …")
     webui = stack.enter_context(
@@ -113,7 +124,8 @@ def _run(console: Console, stack: ExitStack) -> int:
     )
     student = webui.add_user("student", password)
     walk.step("Open WebUI", lambda: f"{webui.as_admin().version} answers at {webui.url}")
-    _show_aliases(walk, webui, student, _write_config(folder, models))
+    _show_aliases(walk, webui, student, _write_config(folder, models, nodes))
+    _show_routing(walk, webui, student, nodes)
     walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
     if os.environ.get("ONCE"):
         return 1 if walk.failed else 0
@@ -127,15 +139,22 @@ def _run(console: Console, stack: ExitStack) -> int:
     return 0
 
 
-def _write_config(folder: Path, models: Models) -> Path:
+def _write_config(folder: Path, models: Models, nodes: SimulatedNodes) -> Path:
     """A pack.yaml of the article's kind, over the models that are there."""
     small, large = models.names[0], models.names[-1]
     config = folder / "pack.yaml"
+    endpoints = "".join(
+        f'    - {{name: {name}, url: "{url}", slots: 2}}\n' for name, url in nodes.urls.items()
+    )
     config.write_text(
+        f"model_provider:\n  endpoints:\n    - {models.node}\n{endpoints}"
         "models:\n"
         f'  - {{name: gpt-3.5-turbo, local_name: "{small}"}}\n'
         f'  - {{name: gpt-4, local_name: ["{MISSING}", "{large}"]}}\n'
-        f'  - {{name: gpt-4-staff, local_name: "{large}", audience: admin}}\n',
+        f'  - {{name: gpt-4-staff, local_name: "{large}", audience: admin}}\n'
+        f'  - {{name: gpt-4o-mini, local_name: "{SMALL}"}}\n'
+        f'  - {{name: gpt-4o, local_name: "{LARGE}"}}\n'
+        "router: {probe_seconds: 1}\n",
         encoding="utf-8",
     )
     return config
@@ -151,6 +170,76 @@ def _show_aliases(walk: Walk, webui: RunningWebUI, student: Account, config: Pat
     walk.step("gpt-4, streamed to a plain user", lambda: _stream(webui, student, "gpt-4"))
     walk.step("gpt-4-staff, asked by a plain user", lambda: _refused(webui, student, "gpt-4-staff"))
     walk.step("gpt-5, which nobody published", lambda: _refused(webui, webui.admin, "gpt-5"))
+
+
+def _show_routing(walk: Walk, webui: RunningWebUI, student: Account, nodes: SimulatedNodes) -> None:
+    """Chats over the simulated nodes, one of which is switched off before it has begun to answer."""
+    walk.step("gpt-4o-mini, over two nodes", lambda: _routed(webui, student))
+    walk.step(
+        f"{CHATS} chats at once, and a node is killed under them",
+        lambda: _outlive(webui, student, nodes),
+    )
+    walk.step("GET /api/system/load, as a plain user", lambda: _load(webui, student))
+
+
+def _routed(webui: RunningWebUI, account: Account) -> str:
+    """Who answered, and why that one."""
+    with _client(webui, account) as client:
+        answer = client.chat.completions.create(
+            model="gpt-4o-mini", messages=[{"role": "user", "content": QUESTION}], max_tokens=20
+        )
+    told = (answer.model_extra or {}).get("ollama_pack")
+    if not told:
+        raise DemoError("the answer does not say which node gave it")
+    return f"{told['node']} answers: {told['reason']}"
+
+
+def _outlive(webui: RunningWebUI, account: Account, nodes: SimulatedNodes) -> str:
+    """Kill a node while it loads the model that chats wait for, and see every one of them answered."""
+    with ThreadPoolExecutor(CHATS) as pool:
+        chats = [
+            pool.submit(_answered_by, webui, account, f"Tell me story {number}.") for number in range(CHATS)
+        ]
+        victim = _loading(nodes)
+        nodes.kill(victim)
+        answered = Counter(chat.result() for chat in chats)
+    nodes.start(victim)
+    told = ", ".join(f"{count} by {node}" for node, count in sorted(answered.items()))
+    if victim in answered or answered.total() != CHATS:
+        raise DemoError(f"{victim} was killed, and the answers came {told}")
+    return f"{victim} was killed, and nobody noticed: {told}"
+
+
+def _loading(nodes: SimulatedNodes) -> str:
+    """A node where chats wait for their first token, once there is one."""
+    for _ in range(200):
+        for name in nodes.urls:
+            if any(request["ended"] is None for request in nodes.stats(name, last=CHATS)["requests"]):
+                return name
+        time.sleep(0.05)
+    raise DemoError("no chat reached a node within ten seconds")
+
+
+def _answered_by(webui: RunningWebUI, account: Account, question: str) -> str:
+    """The node that gave a whole streamed answer."""
+    node = ""
+    with _client(webui, account) as client:
+        for chunk in client.chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": question}], max_tokens=20, stream=True
+        ):
+            node = ((chunk.model_extra or {}).get("ollama_pack") or {}).get("node", node)
+    if not node:
+        raise DemoError(f"{question!r} was not answered to the end")
+    return str(node)
+
+
+def _load(webui: RunningWebUI, account: Account) -> str:
+    """The load endpoint's answer, in which a plain user sees no addresses."""
+    headers = {"Authorization": f"Bearer {account.token}"}
+    answer = requests.get(f"{webui.url}/api/system/load", headers=headers, timeout=10)
+    if not answer.ok or "url" in answer.text:
+        raise DemoError(f"answers {answer.status_code}: {answer.text}")
+    return answer.text
 
 
 def _upload(webui: RunningWebUI, config: Path, expected: str = "done") -> str:
@@ -225,7 +314,8 @@ def _models(walk: Walk, folder: Path) -> Iterator[Models]:
     if url and names:
         listed = ", ".join(names[:3])
         source = f"Answers come from the Ollama at {url} ({listed})."
-        yield Models(source, connections(ollama=(url,)), names)
+        node = f'{{name: ollama, url: "{url}"}}'
+        yield Models(source, connections(ollama=(url,)), names, node)
         return
     if url:
         walk.say(f"The Ollama at {url} has no model that can chat (`ollama pull llama3.2` gets one).")
@@ -234,7 +324,8 @@ def _models(walk: Walk, folder: Path) -> Iterator[Models]:
             f"No Ollama with a model was found, so answers come from llama.cpp with {MODEL}, which runs "
             "inside this demo. It is a real model, and so small that it is often wrong."
         )
-        yield Models(source, connections(openai=((address, "unused"),)), (MODEL,))
+        node = f'{{name: engine, url: "{address}", kind: openai}}'
+        yield Models(source, connections(openai=((address, "unused"),)), (MODEL,), node)
 
 
 def _chat_models(url: str) -> tuple[str, ...]:

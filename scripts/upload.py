@@ -161,12 +161,17 @@ def make_plan(
     if webui:
         for plugin in _load("functions", wanted):
             plan_function(plan, webui, plugin, function_valves(plugin, config))
-        if "model_alias_filter" in wanted and config.says_aliases:
-            plan_rows(plan, webui, config)
+        if wanted & {"model_alias_filter", "gpu_router"} and config.says_aliases:
+            plan_rows(plan, webui, config, routed=_is_routed(config))
     if pipelines:
         for plugin in _load("pipelines", wanted):
             plan_pipeline(plan, pipelines, plugin, pipeline_valves(plugin, config))
     return plan
+
+
+def _is_routed(config: PackConfig) -> bool:
+    """Whether the deployment gets the router: then it answers the published aliases."""
+    return "gpu_router" in wanted_plugins(config, [])
 
 
 def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
@@ -176,8 +181,12 @@ def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
 
 def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
     """The valves of a function that pack.yaml says something about."""
+    aliases = {"aliases": config.alias_text} if config.says_aliases else {}
     sayings: dict[str, dict[str, Any]] = {
-        "model_alias_filter": {"aliases": config.alias_text} if config.says_aliases else {},
+        "model_alias_filter": aliases,
+        "gpu_router": aliases | config.router_valves,
+        # The models behind names that not everybody may use are not published to everybody.
+        "ollama_pack_events": {"audience": "admin"} if config.restricts else {},
     }
     return sayings.get(plugin.id, {})
 

@@ -9,7 +9,7 @@ import pytest
 TIERS = ("unit", "loader", "server", "pipelines", "browser", "ollama")
 ROOT = Path(__file__).parent
 
-pytest_plugins = ("harness.fixtures_ollama", "harness.fixtures_webui")
+pytest_plugins = ("harness.fixtures_ollama", "harness.fixtures_webui", "harness.fixtures_routing")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -29,6 +29,8 @@ class HttpApi:
         self.name = name
         self._session = requests.Session()
         self._session.auth = self._authorize
+        # A slow step may outlast the server's patience with an idle connection, which then ends as we write.
+        self._session.headers["Connection"] = "close"
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Sign a request. A mere header would lose to an entry for the host in the user's ~/.netrc."""

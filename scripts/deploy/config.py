@@ -19,6 +19,8 @@ from pydantic import (
 from deploy.errors import ConfigError
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.fleet.errors import NodeTableError
+from ollama_pack.fleet.nodes import parse_nodes
 
 PUBLIC = "public"
 ADMIN = "admin"
@@ -125,6 +127,12 @@ class Endpoint(Section):
     agent: Url | None = None
     key: str | None = None
 
+    def text(self, number: int) -> str:
+        """The endpoint as a row of the router's `nodes` valve; one without a name is called gpu0, gpu1, …."""
+        said = self.model_dump(exclude={"name", "url"}, exclude_defaults=True)
+        settings = "".join(f" {name}={value}" for name, value in said.items())
+        return f"{self.name or f'gpu{number}'} {self.url}{settings}"
+
 
 class ModelProvider(Section):
     type: Literal["ollama"] = "ollama"
@@ -142,6 +150,10 @@ class Cache(Section):
 class Router(Section):
     max_queue: int = Field(default=64, ge=1)
     first_token_timeout: float = Field(default=120, gt=0)
+    strategy: Literal["predicted_ttft", "least_busy", "random"] = "predicted_ttft"
+    probe_seconds: float = Field(default=5, ge=0.5)
+    keep_alive: str = ""
+    redis_url: str = ""
 
 
 class Voice(Section):
@@ -184,6 +196,23 @@ class PackConfig(Section):
         single = self.model_provider.endpoint
         return ([Endpoint(url=single)] if single else []) + self.model_provider.endpoints
 
+    @property
+    def router_valves(self) -> dict[str, Any]:
+        """The valves of `gpu_router` that the file says something about."""
+        valves: dict[str, Any] = {}
+        if self.nodes:
+            valves["nodes"] = "\n".join(node.text(number) for number, node in enumerate(self.nodes))
+        if self.router is not None:
+            names = {"first_token_timeout": "first_token_timeout_seconds"}
+            said = self.router.model_dump(exclude_unset=True)
+            valves |= {names.get(name, name): value for name, value in said.items()}
+        return valves
+
+    @property
+    def restricts(self) -> bool:
+        """Whether a published name is for some only."""
+        return any(alias.audience != [PUBLIC] for alias in self.aliases)
+
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""
         return {who for alias in self.aliases if alias.name == name for who in alias.audience}
@@ -206,6 +235,7 @@ def load_config(file: Path) -> PackConfig:
     except ValidationError as error:
         raise ConfigError(file, [_problem(one, lines) for one in error.errors()]) from error
     _check_aliases(file, config, lines)
+    _check_nodes(file, config, lines)
     return config
 
 
@@ -296,3 +326,16 @@ def _check_aliases(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
         key = keys[error.line - 1]
         problem = (lines[key], ".".join(map(str, key)), f"{error.row!r}: {error.reason}")
         raise ConfigError(file, [problem]) from error
+
+
+def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
+    """Refuse what the router's `nodes` valve would refuse, in terms of the file."""
+    single: list[Key] = [("model_provider", "endpoint")] if config.model_provider.endpoint else []
+    several: list[Key] = [
+        ("model_provider", "endpoints", index) for index in range(len(config.model_provider.endpoints))
+    ]
+    try:
+        parse_nodes(config.router_valves.get("nodes", ""))
+    except NodeTableError as error:
+        key = (single + several)[error.line - 1]
+        raise ConfigError(file, [(lines[key], ".".join(map(str, key)), error.reason)]) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.client import OpenWebUI
 from deploy.errors import DeployError
-from deploy.plan import Plan, value_diff
+from deploy.plan import Plan, value_diff, valves_diff
 from deploy.plugin import AUTHOR, LocalPlugin
 
 Json = dict[str, Any]
@@ -118,7 +118,7 @@ class _Function:
         if old != new:
             self.plan.add(
                 f"set valves of {self.plugin.id}",
-                value_diff(old, new),
+                valves_diff(old, new, self.plugin.secret_valves),
                 lambda: self.server.post(f"{self.path}/valves/update", new),
             )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.client import Pipelines
 from deploy.errors import DeployError
-from deploy.plan import Plan, value_diff
+from deploy.plan import Plan, valves_diff
 from deploy.plugin import LocalPlugin
 
 Json = dict[str, Any]
@@ -48,7 +48,7 @@ class _Pipeline:
         if stored | wanted != stored:
             plan.add(
                 f"set valves of pipeline {self.plugin.id}",
-                value_diff(stored, stored | wanted),
+                valves_diff(stored, stored | wanted, self.plugin.secret_valves),
                 lambda: self.server.post(
                     f"/{self.plugin.id}/valves/update", self.server.valves(self.plugin.id) | wanted
                 ),

@@ -2,11 +2,15 @@
 
 import difflib
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
+
+HIDDEN = "…"
+_SECRETS = re.compile(r"(?<=\bkey=)\S+|(?<=://)[^/@\s]+(?=@)")  # of a node's row; of an address
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,33 @@ def value_diff(old: Json, new: Json) -> list[str]:
         lines += [f"- {key}: {_shown(before)}"] if key in old else []
         lines += [f"+ {key}: {_shown(after)}"] if key in new else []
     return lines
+
+
+def valves_diff(old: Json, new: Json, secret: Collection[str]) -> list[str]:
+    """As `value_diff`, with no secret in it.
+
+    Args:
+        old: valves as they are.
+        new: valves as they should be.
+        secret: those that are secret as a whole.
+    """
+    safe_old = {name: _safe(value, whole=name in secret) for name, value in old.items()}
+    safe_new = {name: _safe(value, whole=name in secret) for name, value in new.items()}
+    for name in safe_new.keys() & safe_old.keys():
+        if new[name] != old[name] and safe_new[name] == safe_old[name]:
+            safe_new[name] = f"{safe_new[name]} (another one)"
+    return value_diff(safe_old, safe_new)
+
+
+def without_secrets(text: str) -> str:
+    """A text without the keys of nodes, and without the passwords in addresses."""
+    return _SECRETS.sub(HIDDEN, text)
+
+
+def _safe(value: object, *, whole: bool) -> object:
+    if whole and value:
+        return HIDDEN
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _shown(value: object) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from bundle.rules import frontmatter_keys
 from deploy.errors import DeployError
+from deploy.plan import without_secrets
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {"Pipe": "pipe", "Filter": "filter", "Action": "action", "Event": "event", "Pipeline": "pipeline"}
@@ -46,6 +47,17 @@ class LocalPlugin:
         lines = len(self.content.splitlines())
         return f"{self.name} {self.manifest['version']}, {lines} lines"
 
+    @property
+    def secret_valves(self) -> frozenset[str]:
+        """The valves that the server shows as passwords."""
+        fields = self.valves.model_fields if self.valves else {}
+        extras = {name: field.json_schema_extra for name, field in fields.items()}
+        return frozenset(
+            name
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and extra.get("input") == {"type": "password"}
+        )
+
     def accepts(self, values: dict[str, Any]) -> bool:
         """Whether `check_valves` has nothing against them."""
         try:
@@ -73,8 +85,8 @@ class LocalPlugin:
 
 
 def _problem(error: Any) -> str:
-    """One of pydantic's errors as `valve = value: reason`, the value cut where it is long."""
-    valve, value = ".".join(map(str, error["loc"])), repr(error["input"])
+    """One of pydantic's errors as `valve = value: reason`: the value cut where it is long, no secret."""
+    valve, value = ".".join(map(str, error["loc"])), without_secrets(repr(error["input"]))
     shown = value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
     return f"{valve} = {shown}: {error['msg'].removeprefix('Value error, ')}"
 

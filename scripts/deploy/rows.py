@@ -12,16 +12,17 @@ from typing import Any
 
 from deploy.client import OpenWebUI
 from deploy.config import ADMIN, GROUP, PUBLIC, PackConfig
-from deploy.errors import DeployError
+from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, value_diff
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.resolve import candidates, find_candidate
 from ollama_pack.aliases.table import AliasTable
-from ollama_pack.webui.models import ModelCatalogue
+from ollama_pack.webui.models import ROUTER, ModelCatalogue
 
 Json = dict[str, Any]
 Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
+EVENTS = "ollama_pack_events"
 MARK = "ollama_pack"  # in a row's meta: the pack made it, and may change or delete it
 EVERYBODY: Grants = frozenset({("user", "*", "read")})
 NOBODY: Grants = frozenset()  # admins need no grant
@@ -31,10 +32,16 @@ WITHOUT_TOOLS = {
 GRANT_KEYS = ("principal_type", "principal_id", "permission")
 
 
-def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig) -> None:
+def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool = False) -> None:
     """Add the steps that publish each concrete alias and make the models behind it reachable.
 
     What cannot be done (no model installed, a row that an admin made by hand) becomes a problem of the plan.
+
+    Args:
+        plan: gets the steps.
+        server: the deployment.
+        config: what it should look like.
+        routed: aliases are answered through `gpu_router`, which finds the model itself.
 
     Raises:
         DeployError: an audience names a group that Open WebUI does not have.
@@ -44,13 +51,13 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig) -> None:
     rows = _Rows(plan, server, server.models(refresh=True), server.model_rows())
     needed: dict[str, Grants] = defaultdict(frozenset)
     for name in names:
-        behind = rows.behind(config.table, name)
+        behind = [ROUTER + name] if routed else rows.behind(config.table, name)
         if behind:
             rows.publish(name, behind[0], audiences[name])
         else:
             plan.problems.append(_nothing_behind(config, name))
         for hop in (hop for model in behind for hop in rows.hops(model)):
-            if hop not in names and (audiences[name] or not rows.can_use_tools(hop)):
+            if hop not in names and (routed or audiences[name] or not rows.can_use_tools(hop)):
                 needed[hop] |= audiences[name]
     for model, grants in needed.items():
         rows.grant(model, grants)
@@ -132,7 +139,9 @@ class _Rows:
         """Let the audience reach a model behind an alias; what an admin granted by hand is never widened."""
         row = self.rows.get(model)
         if row is None or _is_ours(row):
-            if model in self.models:
+            if model.startswith(ROUTER):  # not there yet, perhaps; hidden: the alias is in the picker already
+                self._make(model, None, _mark(model, "base") | {"hidden": True}, grants)
+            elif model in self.models:
                 self._make(model, None, _mark(model, "base") | self._capabilities(model), grants)
         elif not _grants(row) & EVERYBODY and not grants <= _grants(row):
             self.plan.problems.append(
@@ -144,6 +153,8 @@ class _Rows:
     def can_use_tools(self, model: str) -> bool:
         """Whether a model can be offered tools; one that nobody can be asked about counts as able."""
         owner = self.models.get(model, {}).get("owned_by")
+        if model.startswith(ROUTER):
+            return True  # the router keeps Open WebUI's own tools from models that have none
         return owner != "ollama" or self.server.can_use_tools(model)
 
     def _capabilities(self, model: str) -> Json:
@@ -166,8 +177,15 @@ class _Rows:
             self.plan.add(f"{what} model row {model}", value_diff(old, new), write)
 
     def _create(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
+        """Make a row, or take over one that the events function has made in between."""
         form = {"id": model, "name": model, "params": {}, "meta": meta, "access_grants": _form(grants)}
-        self.server.post("/api/v1/models/create", form | wanted)
+        try:
+            self.server.post("/api/v1/models/create", form | wanted)
+        except ServerError:
+            row = self.server.model_rows().get(model)
+            if row is None or not _is_by_events(row):
+                raise
+            self._update(model, wanted, meta, grants)
 
     def _update(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
         row = self.server.model_row(model)  # as it is by now, so that no admin's change is undone
@@ -189,7 +207,9 @@ class _Rows:
         """
         why = "made by an earlier upload, no longer in pack.yaml"
         for model, row in self.rows.items():
-            if model in keep or not _is_ours(row) or (_kind(row) == "base" and model not in self.models):
+            if model in keep or not _is_ours(row) or _is_by_events(row):
+                continue
+            if _kind(row) == "base" and model not in self.models:
                 continue
             if not _has_additions(row):
                 delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
@@ -215,6 +235,11 @@ def _mark(model: str, kind: str) -> Json:
 def _is_ours(row: Json) -> bool:
     mark = (row.get("meta") or {}).get(MARK) or {}
     return bool(mark) and mark.get("id") == row["id"]
+
+
+def _is_by_events(row: Json) -> bool:
+    """Whether `ollama_pack_events` made it: what pack.yaml names is taken over, the rest is left to it."""
+    return _is_ours(row) and row["meta"][MARK].get("by") == EVENTS
 
 
 def _kind(row: Json) -> str:

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from harness.fixtures_routing import RoutedWebUI
 from local.webui import Account, RunningWebUI
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -38,7 +40,20 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, webui: RunningWebUI) -> Iterator[Open]:
-    """Open a page of Open WebUI as a signed-in user; its window is closed after the test."""
+    """Open a page of the session's Open WebUI as a signed-in user; its window is closed after the test."""
+    with pages_of(browser, webui.url) as open_as:
+        yield open_as
+
+
+@pytest.fixture
+def open_routed(browser: Browser, routed: RoutedWebUI) -> Iterator[Open]:
+    """The same on the Open WebUI that has the router."""
+    with pages_of(browser, routed.webui.url) as open_as:
+        yield open_as
+
+
+@contextmanager
+def pages_of(browser: Browser, url: str) -> Iterator[Open]:
     contexts = []
 
     def open_as(account: Account, path: str) -> Page:
@@ -47,12 +62,14 @@ def open_page(browser: Browser, webui: RunningWebUI) -> Iterator[Open]:
         context.add_init_script(f"localStorage.setItem('token', '{account.token}')")
         page = context.new_page()
         close_news(page)
-        page.goto(webui.url + path)
+        page.goto(url + path)
         return page
 
-    yield open_as
-    for context in contexts:
-        context.close()
+    try:
+        yield open_as
+    finally:
+        for context in contexts:
+            context.close()
 
 
 def close_news(page: Page) -> None:

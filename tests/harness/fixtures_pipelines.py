@@ -22,6 +22,7 @@ FILTER = "model_alias_filter"
 FILTER_FILE = ROOT / "pipelines" / f"{FILTER}.py"
 
 ALIASES = """\
+plugins: [model_alias_filter]
 models:
   - {name: gpt-3.5-turbo, local_name: "llama3:8b"}
   - {name: gpt-4, local_name: ["mixtral:8x7b", "llama3:70b-instruct-q4_K_M", "llama3:8b"]}

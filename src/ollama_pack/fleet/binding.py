@@ -16,8 +16,12 @@ from ollama_pack.fleet.cost import CostTerms, predict_output
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prefix import prefix_hit
 from ollama_pack.fleet.queue import WaitingRequest
-from ollama_pack.fleet.timeline import Quote, VirtualNode
+from ollama_pack.fleet.timeline import Quote, QuoteKey, VirtualNode
 from ollama_pack.fleet.view import FleetRequest, FleetView
+
+# What a node would cost a request: total, hit, own, node and quote of the offer that it stands for. A tuple,
+# because a decision looks at many and makes an `Offer` of one.
+Bid = tuple[float, int, bool, VirtualNode, Quote]
 
 
 @dataclass(slots=True)
@@ -27,7 +31,6 @@ class Offer:
     Attributes:
         total: C, which the choice goes by.
         node: the node.
-        model: the name by which the node knows the model.
         quote: what the node offers to any request.
         hit: tokens of the prompt that need no evaluation.
         own: they are this chat's own, not only a system prompt that chats share.
@@ -36,11 +39,15 @@ class Offer:
 
     total: float
     node: VirtualNode
-    model: str
     quote: Quote
     hit: int
     own: bool
     prompt: float
+
+    @property
+    def model(self) -> str:
+        """The name by which the node knows the model."""
+        return self.quote.model
 
     @property
     def harm(self) -> float:
@@ -54,21 +61,30 @@ class Offer:
         return CostTerms(quote.wait, quote.load, self.prompt, quote.decode, self.harm, tier)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placement:
     """Where a request goes: now, when `binds`, else as things stand.
 
     Attributes:
         entry: the request that waits.
+        model: which of its models answers, as `fold_name` makes it.
         chosen: the offer that was taken.
-        offers: all that were considered.
+        bids: of all nodes that were asked.
+        unasked: nodes whose load alone takes longer than what was chosen.
         binds: it begins now.
     """
 
     entry: WaitingRequest
+    model: str
     chosen: Offer
-    offers: tuple[Offer, ...]
+    bids: Sequence[Bid]
+    unasked: Sequence[VirtualNode]
     binds: bool
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """Those of all nodes that were asked, the chosen one among them."""
+        return tuple(_offer(bid, self.entry.request) for bid in self.bids)
 
 
 @dataclass(slots=True)
@@ -87,26 +103,37 @@ class Able:
 
 
 class BindingPass:
-    """One walk through the waiting requests, over a view that does not change meanwhile."""
+    """One walk through the waiting requests, over a view that does not change meanwhile.
 
-    def __init__(self, view: FleetView, policy: RoutingPolicy, dice: Random) -> None:
+    Attributes:
+        holds_back: nothing is bound while no node can begin anything.
+    """
+
+    holds_back = True
+
+    def __init__(
+        self,
+        view: FleetView,
+        policy: RoutingPolicy,
+        dice: Random,
+        is_ripe: Callable[[WaitingRequest], bool],
+    ) -> None:
         self._view = view
         self._policy = policy
         self._dice = dice
+        self._is_ripe = is_ripe
         self._held = Counter(runner.blob for node in view.nodes for runner in node.runners)
         self._nodes = [VirtualNode(node, view, self._held, policy) for node in view.nodes if node.weight > 0]
         self._open = {node.view.name for node in self._nodes if node.is_open()}
         self._having: dict[str, Able] = {}
 
-    def bind(
-        self, waiting: Sequence[WaitingRequest], is_ripe: Callable[[WaitingRequest], bool]
-    ) -> list[Placement]:
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
         """Place requests until nothing more can begin now; those that begin are the ones that bind."""
         placed = []
         for entry, crowd in self._looked_at(waiting):
             if not self._open:
                 break
-            placement = self.place(entry, ripe=is_ripe(entry), crowd=crowd)
+            placement = self.place(entry, ripe=self._is_ripe(entry), crowd=crowd)
             if placement:
                 placed.append(placement)
         return placed
@@ -118,12 +145,14 @@ class BindingPass:
         """
         window, most = self._policy.window, self._policy.crowd
         yield from ((entry, 1) for entry in waiting[:window])
-        behind = Counter(entry.kind for entry in waiting[window:])
-        passed: Counter[tuple[object, ...]] = Counter()
-        for entry in waiting[window:]:
-            if passed[entry.kind] % most == 0:
-                yield entry, min(most, behind[entry.kind] - passed[entry.kind])
-            passed[entry.kind] += 1
+        kinds = [entry.kind for entry in waiting[window:]]
+        behind = Counter(kinds)
+        passed = dict.fromkeys(behind, 0)
+        for place, kind in enumerate(kinds, start=window):
+            before = passed[kind]
+            passed[kind] = before + 1
+            if before % most == 0:
+                yield waiting[place], min(most, behind[kind] - before)
 
     def place(self, entry: WaitingRequest, *, ripe: bool, crowd: int = 1) -> Placement | None:
         """Place one request on the timeline, for `crowd` of its kind; None when no node may answer it."""
@@ -131,27 +160,23 @@ class BindingPass:
         model, able = self._able(entry)
         if not able.warm and not able.cold:
             return None
+        key = (model, entry.kind, request.max_output)
         pressing = entry.overtaken >= self._policy.overtake_limit
-        offers = self._offers(able, model, request, pressing=pressing)
-        chosen = self._choose(offers)
+        bids = self._bids(able, key, request, pressing=pressing)
+        chosen = _offer(self._choose(bids), request)
         may_harm = self._policy.background_harm * (self._view.now - entry.came)
         binds = chosen.quote.starts_now and (ripe or chosen.harm <= may_harm)
-        if binds:  # the explanation names every node
-            known = {offer.node: offer for offer in offers}
-            offers = [
-                known.get(node) or self._offer(node, model, request, pressing=pressing)
-                for node in (*able.warm, *able.cold)
-            ]
         if ripe or binds:
             self._take(chosen, request, 1 if binds else crowd)
         if pressing and not binds:
             chosen.node.reserve()
             self._open.discard(chosen.node.view.name)
-        return Placement(entry, chosen, tuple(offers), binds)
+        unasked = able.cold if len(bids) == len(able.warm) else []
+        return Placement(entry, model, chosen, bids, unasked, binds)
 
     def _able(self, entry: WaitingRequest) -> tuple[str, Able]:
         """The first model that any node has, and the nodes."""
-        for model in entry.request.models:
+        for model in entry.models:
             able = self._nodes_with(model)
             if entry.tried:
                 able = able.without(entry.tried)
@@ -163,31 +188,46 @@ class BindingPass:
         """The nodes that have a model, remembered until something is loaded on the timeline."""
         found = self._having.get(model)
         if found is None:
-            nodes = [node for node in self._nodes if model in node.view.models]
-            warm = [node for node in nodes if node.view.models[model].blob in node.runners]
-            cold = [node for node in nodes if node.view.models[model].blob not in node.runners]
-            loads = [node.view.rates[node.view.models[model].blob].load for node in cold]
-            found = self._having[model] = Able(warm, cold, min(loads, default=math.inf))
+            found = self._having[model] = Able([], [], math.inf)
+            for node in self._nodes:
+                installed = node.view.models.get(model)
+                if installed is None:
+                    continue
+                if installed.blob in node.runners:
+                    found.warm.append(node)
+                else:
+                    found.cold.append(node)
+                    found.shortest_load = min(found.shortest_load, node.view.rates[installed.blob].load)
         return found
 
-    def _offers(self, able: Able, model: str, request: FleetRequest, *, pressing: bool) -> list[Offer]:
-        """The offers that may be the best: those that load are looked at when waiting takes as long."""
-        offers = [self._offer(node, model, request, pressing=pressing) for node in able.warm]
-        best = min([offer.total for offer in offers], default=math.inf)
+    def _bids(self, able: Able, key: QuoteKey, request: FleetRequest, *, pressing: bool) -> list[Bid]:
+        """The bids that may be the best: nodes that load are asked when waiting takes as long."""
+        bids = self._ask(able.warm, key, request, pressing=pressing)
+        best = min([bid[0] for bid in bids], default=math.inf)
         if request.background or best * (1 + self._policy.tie_share) >= able.shortest_load:
-            offers += [self._offer(node, model, request, pressing=pressing) for node in able.cold]
-        return offers
+            bids += self._ask(able.cold, key, request, pressing=pressing)
+        return bids
 
-    def _offer(self, node: VirtualNode, model: str, request: FleetRequest, *, pressing: bool) -> Offer:
-        quote = node.quote(model, request)
-        hit, own = _best_hit(quote, request) if quote.reused and quote.reused.prefixes else (0, False)
-        prompt = max(0, request.tokens - hit) * quote.pace + quote.head
-        total = quote.base + prompt
-        if not own and not pressing:
-            total += quote.evict
-        if request.background and quote.load and not quote.victims and self._is_short_of(quote):
-            total -= quote.load  # nobody waits for it, and the next person finds one more node ready
-        return Offer(total, node, model, quote, hit, own, prompt)
+    def _ask(
+        self, nodes: Sequence[VirtualNode], key: QuoteKey, request: FleetRequest, *, pressing: bool
+    ) -> list[Bid]:
+        """What each of some nodes would cost a request. Most of a decision's time is spent here."""
+        bids: list[Bid] = []
+        blocks, tokens, background = request.blocks, request.tokens, request.background
+        for node in nodes:
+            quote = node.quotes.get(key) or node.quote(key, request)
+            hit, own = 0, False
+            for prefix in quote.prefixes:
+                covered = prefix_hit(prefix, blocks)
+                if covered > hit:
+                    hit, own = covered, covered >= prefix.tokens
+            total = quote.base + (tokens - hit) * quote.pace + quote.head
+            if not own and not pressing:
+                total += quote.evict
+            if background and quote.load and not quote.victims and self._is_short_of(quote):
+                total -= quote.load  # nobody waits for it, and the next person finds one more node ready
+            bids.append((total, hit, own, node, quote))
+        return bids
 
     def _is_short_of(self, quote: Quote) -> bool:
         """Whether the nodes that have the model in memory are busy with it for most of the time."""
@@ -195,19 +235,37 @@ class BindingPass:
         busy = self._view.demand.get(quote.blob, 0.0) * rates.service
         return busy > self._policy.prewarm_share * rates.slots * self._held[quote.blob]
 
-    def _choose(self, offers: Sequence[Offer]) -> Offer:
-        """The cheapest offer, but a chat stays at home unless leaving saves enough; equals by chance."""
-        best = min([offer.total for offer in offers])
-        home = max([offer for offer in offers if offer.own], key=_hit, default=None)
-        if home:
-            slack = max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * home.total)
-            if home.total - best <= slack:
-                return home
-        equal = [offer for offer in offers if offer.total <= best * (1 + self._policy.tie_share)]
-        equal = [offer for offer in equal if offer.quote.starts_now] or equal
+    def _choose(self, bids: Sequence[Bid]) -> Bid:
+        """The cheapest bid, but a chat stays at home unless leaving saves enough; equals by chance."""
+        best = min([bid[0] for bid in bids])
+        if home := [bid for bid in bids if bid[2]]:
+            nearest = max(home, key=_hit)
+            slack = max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * nearest[0])
+            if nearest[0] - best <= slack:
+                return nearest
+        limit = best * (1 + self._policy.tie_share)
+        equal = [bid for bid in bids if bid[0] <= limit]
+        if len(equal) > 1:
+            equal = [bid for bid in equal if bid[4].starts_now] or equal
+        return self._among(equal)
+
+    def _among(self, equal: Sequence[Bid]) -> Bid:
+        """One of them by chance, as often as their nodes' weights say."""
         if len(equal) == 1:
             return equal[0]
-        return self._dice.choices(equal, [offer.node.view.weight for offer in equal])[0]
+        return self._dice.choices(equal, [bid[3].view.weight for bid in equal])[0]
+
+    def _all_bids(self, entry: WaitingRequest) -> list[Bid]:
+        """Those of all nodes, for the strategies that do not go by cost."""
+        model, able = self._able(entry)
+        key = (model, entry.kind, entry.request.max_output)
+        return self._ask([*able.warm, *able.cold], key, entry.request, pressing=False)
+
+    def _give(self, entry: WaitingRequest, bid: Bid, bids: Sequence[Bid]) -> Placement:
+        """Let a request begin where a strategy has decided."""
+        chosen = _offer(bid, entry.request)
+        self._take(chosen, entry.request, 1)
+        return Placement(entry, self._able(entry)[0], chosen, bids, (), binds=True)
 
     def _take(self, offer: Offer, request: FleetRequest, crowd: int) -> None:
         quote, name = offer.quote, offer.node.view.name
@@ -224,18 +282,13 @@ class BindingPass:
             self._open.discard(name)
 
 
-def _best_hit(quote: Quote, request: FleetRequest) -> tuple[int, bool]:
-    """Tokens of the prompt that the runner holds, and whether it is the chat's own prefix."""
-    best, own = 0, False
-    for prefix in quote.reused.prefixes if quote.reused else ():
-        hit = prefix_hit(prefix, request.blocks)
-        if hit > best:
-            best, own = hit, hit >= prefix.tokens
-    return best, own
+def _hit(bid: Bid) -> int:
+    return bid[1]
 
 
-def _hit(offer: Offer) -> int:
-    return offer.hit
+def _offer(bid: Bid, request: FleetRequest) -> Offer:
+    total, hit, own, node, quote = bid
+    return Offer(total, node, quote, hit, own, (request.tokens - hit) * quote.pace + quote.head)
 
 
 def plan_bindings(
@@ -254,4 +307,4 @@ def plan_bindings(
         dice: breaks ties.
         is_ripe: whether a request need not wait behind people (any more).
     """
-    return BindingPass(view, policy, dice).bind(waiting, is_ripe)
+    return BindingPass(view, policy, dice, is_ripe).bind(waiting)

@@ -13,13 +13,13 @@ class DemandMeter:
         self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
         self._began: float | None = None
 
-    def add(self, blob: str, now: float) -> None:
-        """A request asks for it."""
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
         if self._began is None:
             self._began = now
         if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
             del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + 1, now)
+        self._counts[blob] = (self._faded(blob, now) + share, now)
 
     def rates(self, now: float) -> dict[str, float]:
         """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""

@@ -1,5 +1,7 @@
 """What goes wrong with routing: see the tree in `ollama_pack.errors`."""
 
+from collections.abc import Mapping
+
 from ollama_pack.errors import PackError
 
 
@@ -57,3 +59,65 @@ class QueueFullError(RoutingError):
         self.limit = limit
         self.waiting = waiting
         self.own = own
+
+
+class NodesDownError(RoutingError):
+    """Nodes have the model, and none of them answers."""
+
+    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
+        """Say which nodes there are.
+
+        Args:
+            models: the models that may answer.
+            nodes: name of each node that has one → what is wrong with it.
+        """
+        wanted = " or ".join(f"`{model}`" for model in models)
+        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
+        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
+        self.models = models
+        self.nodes = dict(nodes)
+
+
+class WaitedTooLongError(RoutingError):
+    """No node became free in time.
+
+    Attributes:
+        seconds: the limit.
+        waiting: how many requests wait.
+    """
+
+    def __init__(self, seconds: float, waiting: int) -> None:
+        super().__init__(
+            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
+            "admin add a node or raise first_token_timeout_seconds"
+        )
+        self.seconds = seconds
+        self.waiting = waiting
+
+
+class NoAnswerError(RoutingError):
+    """Every node that was tried failed before its first token.
+
+    Attributes:
+        tried: name of each → what went wrong.
+    """
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        self.tried = dict(tried)
+
+
+class AnswerBrokenError(RoutingError):
+    """A node failed in the middle of its answer. Another node's words are never put behind it.
+
+    Attributes:
+        node: its name.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(
+            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
+            "regenerate it and another node answers"
+        )
+        self.node = node

@@ -24,6 +24,7 @@ class RoutingPolicy:
         window: waiting requests that are all looked at; of those behind, one in
         crowd: of each kind stands for all.
         probe_requests: requests between two tries whether a runner has one more slot.
+        busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
     """
 
     decode_weight: float = 0.3
@@ -42,3 +43,4 @@ class RoutingPolicy:
     window: int = 6
     crowd: int = 16
     probe_requests: int = 64
+    busy_percent: float = 50.0

@@ -62,6 +62,8 @@ def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
     if not blocks or blocks[0].chain not in chains:
         return 0
     low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
+    if high and blocks[1].chain not in chains:
+        high = 0  # most prompts share nothing but the system prompt
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)

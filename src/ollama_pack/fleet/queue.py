@@ -5,11 +5,12 @@ the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 
 requests at once gets tags further and further away, and another user's first request goes before them.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ollama_pack.fleet.errors import QueueFullError
+from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.view import FleetRequest
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
@@ -17,29 +18,32 @@ RESERVED_SHARE = 0.25
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
 class WaitingRequest:
     """A request that waits.
 
     Attributes:
         request: what waits.
+        models: names of its models, as `fold_name` makes them.
         start: its start tag, in seconds of service on the queue's virtual clock.
         cost: the seconds of service that it is expected to take.
         number: counts the requests; breaks ties.
         came: when it came, on the caller's clock.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
-        kind: equal for requests that any node would treat alike, but for their prompts.
+        kind: equal for requests that any node would treat alike, but for their prompts. A string, because
+            decisions count them, and a string computes its hash once.
     """
 
     request: FleetRequest
+    models: tuple[str, ...]
     start: float
     cost: float
     number: int
     came: float
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
-    kind: tuple[object, ...] = ()
+    kind: str = ""
 
     @property
     def place(self) -> tuple[float, int]:
@@ -82,15 +86,16 @@ class FairQueue:
         self._count += 1
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
-        kind = (request.models, request.background, request.context, request.options)
-        entry = WaitingRequest(request, start, cost, self._count, now, kind=kind)
+        models = tuple(map(fold_name, request.models))
+        kind = repr((models, request.background, request.context, request.options))
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
         self._insert(entry)
         return entry
 
     def put_back(self, entry: WaitingRequest, failed_node: str) -> None:
         """Take a request in again that a node has failed, at the place that it had."""
         entry.tried |= {failed_node}
-        entry.kind = (*entry.kind, failed_node)
+        entry.kind += f" {failed_node}"
         self._insert(entry)
 
     def _insert(self, entry: WaitingRequest) -> None:
@@ -123,9 +128,7 @@ class FairQueue:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""
         entry = self._by_id[request_id]
         if self.is_ripe(entry, now):
-            for other in self._people:
-                if other.place >= entry.place:
-                    break
+            for other in self._people[: bisect_left(self._people, entry.place, key=_place)]:
                 other.overtaken += 1
         self._virtual = max(self._virtual, entry.start)
         self._remove(entry)

@@ -9,6 +9,7 @@ SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
 MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
 HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
 MAX_SLOTS = 64
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
 WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
 
 
@@ -138,12 +139,21 @@ class SlotLearner:
         self._every = probe_requests
         self._until_try = 0
         self._waited = 0
+        self._held_back = 0
 
     @property
     def offered(self) -> int:
         """The slots to count on now, the one that is tried included."""
         tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
         return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
 
     def observe(self, beside: int, wait: float) -> None:
         """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""

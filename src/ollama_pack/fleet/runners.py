@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ollama_pack.fleet.breaker import Breaker, BreakerRule
+from ollama_pack.fleet.foreign import ForeignLoad
+from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prefix import KeepsLearner, PrefixMirror
@@ -20,6 +22,7 @@ from ollama_pack.fleet.view import (
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
+GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class RunnerState:
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
-        foreign_until: when another client's request is predicted to end; in the past: none is known.
+        foreign: what other clients do with it.
+        counted: the engine itself counts its requests, and tells.
     """
 
     blob: str
@@ -63,7 +67,8 @@ class RunnerState:
     mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
     touched: bool = True
-    foreign_until: float = 0.0
+    foreign: ForeignLoad = field(default_factory=ForeignLoad)
+    counted: bool = False
 
 
 class PairState:
@@ -83,17 +88,21 @@ class NodeState:
 
     def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
         self.row = row
-        self.models: dict[str, InstalledModel] = {}
+        self.models: dict[str, InstalledModel] = {}  # by the names that it lists
+        self.listed: Mapping[str, InstalledModel] = {}  # by those that requests are compared with
         self.runners: dict[str, RunnerState] = {}
         self.loading_until = 0.0
         self.room = 0
         self.draining = False
+        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.left_at = -math.inf  # when the last request of ours ended
         self._seen: NodeView | None = None
         self._seen_until = 0.0
         self.breaker = Breaker(NODE_RULE)
         self._policy = policy
         self._priors = priors
         self._pairs: dict[str, PairState] = {}
+        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
 
     def pair(self, blob: str) -> PairState:
@@ -102,13 +111,23 @@ class NodeState:
         return self._pairs[blob]
 
     def known(self, blob: str) -> PairRates:
-        return self.pair(blob).known(self._priors)
+        """The rates of one set of weights."""
+        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+
+    def learned(self, blob: str) -> None:
+        """The pair of these weights was told something."""
+        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
 
     def _on_the_way(self, model: str) -> Iterable[Breaker]:
         own = self._breakers.get(model)
         return (self.breaker, own) if own else (self.breaker,)
+
+    def lets_pass(self, model: str, now: float) -> bool:
+        """Whether a request may be sent to it now."""
+        return all(breaker.allows(now) for breaker in self._on_the_way(model))
 
     def passed(self, model: str) -> None:
         """A request is sent to it."""
@@ -146,9 +165,12 @@ class NodeState:
         self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
     ) -> None:
         """Take in what `/api/tags` and `/api/ps` say."""
-        self.models = dict(models)
+        if models != self.models:
+            self.models = dict(models)
+            self.listed = {fold_name(name): replace(model, name=name) for name, model in models.items()}
         blobs = {model.blob for model in models.values()}
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         listed = {self._blob(resident): resident for resident in residents}
         for blob, runner in list(self.runners.items()):
@@ -160,7 +182,7 @@ class NodeState:
         self.room = max(self.room, loaded)
 
     def _blob(self, resident: ResidentModel) -> str:
-        model = self.models.get(resident.model)
+        model = self.listed.get(fold_name(resident.model))
         return model.blob if model else resident.model
 
     def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
@@ -180,10 +202,34 @@ class NodeState:
         runner.context = resident.context or runner.context
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
-        foreign = resident.busy and not runner.ends
-        runner.foreign_until = now + self.known(blob).service if foreign else 0.0
-        if foreign:
-            runner.mirror.clear()
+        if not runner.counted:
+            foreign = resident.busy and not runner.ends
+            runner.foreign.seen(int(foreign), now, self.known(blob).service)
+            if foreign:
+                runner.mirror.clear()
+
+    def counts(self, running: int, waiting: int, now: float) -> None:
+        """Take in an engine's own numbers of requests, over all clients."""
+        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
+        for runner in self.runners.values():
+            runner.counted = True
+            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
+            self.pair(runner.blob).slots.counted(running, waiting)
+            self.learned(runner.blob)
+
+    def gpu_busy(self, utilization: float, now: float) -> None:
+        """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
+        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
+        services = [self.known(blob).service for blob in self.runners]
+        self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
+
+    def left(self, runner: RunnerState, request_id: str, now: float) -> None:
+        """A request of ours is no longer there."""
+        runner.ends.pop(request_id, None)
+        runner.touched = True
+        runner.foreign.ours_ended(now)
+        self.left_at = now
 
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
@@ -191,7 +237,7 @@ class NodeState:
     # --- what is done with it ---
 
     def load(self, model: str, request: FleetRequest, victims: Collection[str], now: float) -> RunnerState:
-        """A request makes it load a model; those that are believed to make room are forgotten."""
+        """A request makes it load a model of this name; those that should make room are forgotten."""
         installed = self.models[model]
         for blob in victims:
             del self.runners[blob]
@@ -217,41 +263,52 @@ class NodeState:
     # --- what a decision sees ---
 
     def view(self, now: float) -> NodeView:
-        """What a decision may know of it. The same one until something is told, or a breaker's time is up."""
+        """What a decision may know of it. The same one until something is told, or a time is up."""
         if self._seen is None or now >= self._seen_until:
             self._seen = self._view(now)
-            self._seen_until = min((when for when in self.retry_at() if when > now), default=math.inf)
+            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
         return self._seen
+
+    def changes_at(self) -> Iterable[float]:
+        """When it may look otherwise though nothing is told: a breaker's time is up, others had a turn."""
+        due = [*self.retry_at(), *self.gpu.changes_at()]
+        for runner in self.runners.values():
+            if runner.foreign.count:
+                due += runner.foreign.changes_at()
+        return due
 
     def changed(self) -> None:
         """Something is told of it: to be called after whatever changes it from outside."""
         self._seen = None
 
     def _view(self, now: float) -> NodeView:
-        rates = {model.blob: self.known(model.blob) for model in self.models.values()}
-        is_open = self.breaker.allows(now) and not self.draining
+        rates = self._rates
         return NodeView(
             name=self.row.name,
             tier=self.row.tier,
             weight=self.row.weight,
-            models={name: model for name, model in self.models.items() if is_open and self._may(name, now)},
+            models=self._allowed(now),
             runners=tuple(
-                self._runner_view(runner, rates.get(runner.blob)) for runner in self.runners.values()
+                [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
             ),
             loading_until=self.loading_until,
             room=self.room,
             rates=rates,
         )
 
-    def _may(self, model: str, now: float) -> bool:
-        breaker = self._breakers.get(model)
-        return breaker is None or breaker.allows(now)
+    def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
+        """The models that it may be asked for, by the names that requests are compared with."""
+        if self.draining or not self.breaker.allows(now):
+            return {}
+        shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
+        if not shut:
+            return self.listed
+        return {name: model for name, model in self.listed.items() if model.name not in shut}
 
-    def _runner_view(self, runner: RunnerState, known: PairRates | None) -> RunnerView:
+    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
-        ends = tuple(runner.ends.values())
-        if runner.foreign_until:
-            ends += (runner.foreign_until,)
+        foreign = runner.foreign if runner.foreign.count else self.gpu
+        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
         return RunnerView(
             blob=runner.blob,
             model=runner.model,

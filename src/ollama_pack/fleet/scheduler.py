@@ -10,35 +10,52 @@ Call `decide` after every event, and at `wake_at`. All is bounded: by the queue'
 the models that the nodes have.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
-from ollama_pack.fleet.binding import BindingPass, Offer, Placement
+from ollama_pack.fleet.binding import BindingPass, Placement
 from ollama_pack.fleet.cost import CostTerms, predict_output
 from ollama_pack.fleet.demand import DemandMeter
 from ollama_pack.fleet.errors import NoNodeError
+from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.queue import FairQueue, WaitingRequest
 from ollama_pack.fleet.rates import Durations
 from ollama_pack.fleet.runners import NodeState, ResidentModel, RunnerState
+from ollama_pack.fleet.strategies import LeastBusyPass, RandomPass
+from ollama_pack.fleet.timeline import VirtualNode
 from ollama_pack.fleet.view import FleetRequest, FleetView, InstalledModel, PairRates
 
 MAX_FAILOVERS = 2
 DECISIONS_KEPT = 256
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
+STRATEGIES: Mapping[str, type[BindingPass]] = {
+    "predicted_ttft": BindingPass,
+    "least_busy": LeastBusyPass,
+    "random": RandomPass,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One node that a decision looked at, and what it would have cost."""
+    """One node that has the model, and what it would have cost.
+
+    Attributes:
+        node: its name.
+        model: the name by which it knows the model.
+        terms: the cost; of a node that was not looked at, the load alone.
+        looked_at: False: loading the model there takes longer than all that was chosen.
+    """
 
     node: str
     model: str
     terms: CostTerms
+    looked_at: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +65,14 @@ class Binding:
     Attributes:
         request: the request.
         node: the name of the node.
-        model: the name to ask for.
+        model: the name to ask for, as the node lists it.
         context: `num_ctx` to send, so that a runner that fits is not loaded anew; 0: send none.
         loads: the node has to load the model first.
         hit: tokens of the prompt that the node holds already.
         terms: what the choice cost.
         waited: seconds in the queue.
-        offers: of all nodes that were looked at, the chosen one among them.
-        policy: what their terms are computed with.
+        placement: the choice, and what it was made from.
+        policy: what the terms are computed with.
     """
 
     request: FleetRequest
@@ -66,15 +83,22 @@ class Binding:
     hit: int
     terms: CostTerms
     waited: float
-    offers: tuple[Offer, ...] = field(repr=False, compare=False)
+    placement: Placement = field(repr=False, compare=False)
     policy: RoutingPolicy = field(repr=False, compare=False)
 
     @property
     def considered(self) -> tuple[Considered, ...]:
-        """All nodes that were looked at, and the terms of each."""
-        return tuple(
-            Considered(offer.node.view.name, offer.model, offer.terms(self.policy)) for offer in self.offers
-        )
+        """All nodes that have the model, and the terms of each."""
+        looked_at = [
+            Considered(offer.node.view.name, offer.model, offer.terms(self.policy))
+            for offer in self.placement.offers
+        ]
+        return (*looked_at, *(self._unasked(node) for node in self.placement.unasked))
+
+    def _unasked(self, node: VirtualNode) -> Considered:
+        installed = node.view.models[self.placement.model]
+        terms = CostTerms(load=node.view.rates[installed.blob].load)
+        return Considered(node.view.name, installed.name, terms, looked_at=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +139,7 @@ class Scheduler:
         max_queue: int = 64,
         policy: RoutingPolicy | None = None,
         priors: PairRates = _PRIORS,
+        strategy: str = "predicted_ttft",
     ) -> None:
         """Start without knowing anything of the nodes: no request is bound before `probed`.
 
@@ -125,7 +150,14 @@ class Scheduler:
             max_queue: how many requests may wait.
             policy: weights and bounds.
             priors: what to believe of a node and a model before anything is measured.
+            strategy: how nodes are chosen, one of `STRATEGIES`.
+
+        Raises:
+            ValueError: the strategy is unknown.
         """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
+        self._strategy = STRATEGIES[strategy]
         self.policy = policy or RoutingPolicy()
         self.nodes = {row.name: NodeState(row, self.policy, priors) for row in rows}
         self.outcomes: deque[Outcome] = deque(maxlen=DECISIONS_KEPT)
@@ -141,6 +173,16 @@ class Scheduler:
         """How many requests wait."""
         return len(self._queue)
 
+    def ahead(self, request_id: str) -> int | None:
+        """How many requests come before one that waits; None when it does not wait (any more)."""
+        if request_id not in self._queue:
+            return None
+        return next(
+            place
+            for place, entry in enumerate(self._queue.order(self._clock()))
+            if entry.request.id == request_id
+        )
+
     # --- requests ---
 
     def submit(self, request: FleetRequest) -> None:
@@ -154,19 +196,21 @@ class Scheduler:
         if request.id in self._queue or request.id in self._running:
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
-        blob, cost = self._expect(request)
+        blobs, cost = self._expect(request)
         self._queue.push(request, now, cost)
-        self._demand.add(blob, now)
+        for blob, share in blobs.items():
+            self._demand.add(blob, now, share)
 
-    def _expect(self, request: FleetRequest) -> tuple[str, float]:
-        """The weights that it asks for, and the seconds of service that it is expected to take."""
-        for model in request.models:
-            having = [node for node in self.nodes.values() if model in node.models]
+    def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
+        """The weights that it asks for, by their share, and the seconds of service that it may take."""
+        for model in map(fold_name, request.models):
+            having = [node for node in self.nodes.values() if model in node.listed]
             if having:
-                blob = having[0].models[model].blob
-                rates = having[0].known(blob)
+                counts = Counter(node.listed[model].blob for node in having)
+                rates = having[0].known(having[0].listed[model].blob)
                 output = predict_output(rates, background=request.background, limit=request.max_output)
-                return blob, request.tokens / rates.prompt + output * rates.token
+                blobs = {blob: count / len(having) for blob, count in counts.items()}
+                return blobs, request.tokens / rates.prompt + output * rates.token
         raise NoNodeError(request.models, tuple(self.nodes))
 
     def cancel(self, request_id: str) -> None:
@@ -221,6 +265,7 @@ class Scheduler:
         )
         if not loaded:
             pair.slots.observe(running.beside, spent.wait)
+        running.node.learned(running.runner.blob)
 
     def failed(self, request_id: str, *, node_down: bool) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
@@ -248,7 +293,7 @@ class Scheduler:
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
         others = [node for name, node in self.nodes.items() if name not in tried]
-        return any(model in node.models for node in others for model in running.entry.request.models)
+        return any(model in node.listed for node in others for model in running.entry.models)
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -256,8 +301,7 @@ class Scheduler:
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
-        running.runner.ends.pop(running.binding.request.id, None)
-        running.runner.touched = True
+        running.node.left(running.runner, running.binding.request.id, self._clock())
         if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
@@ -277,6 +321,18 @@ class Scheduler:
         """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
         self.nodes[name].room = max(self.nodes[name].room, room)
         self.nodes[name].changed()
+
+    def activity(self, name: str, running: int, waiting: int) -> None:
+        """A node's engine tells how many requests it answers and holds in its queue, over all clients."""
+        node = self.nodes[name]
+        node.changed()
+        node.counts(running, waiting, self._clock())
+
+    def gpu_busy(self, name: str, utilization: float) -> None:
+        """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""
+        node = self.nodes[name]
+        node.changed()
+        node.gpu_busy(utilization, self._clock())
 
     def unreachable(self, name: str) -> None:
         """A node has not answered a probe."""
@@ -298,18 +354,31 @@ class Scheduler:
 
     def decide(self) -> list[Binding]:
         """Which waiting requests begin now. They count as running from here on."""
-        if not len(self._queue):
-            self.wake_at = None
-            return []
-        view = self.view()
         bindings: list[Binding] = []
-        if any(node.can_begin(view.now) for node in view.nodes):
-            walk = BindingPass(view, self.policy, self._dice)
-            waiting = self._queue.order(view.now)
-            placed = walk.bind(waiting, lambda entry: self._queue.is_ripe(entry, view.now))
-            bindings = [self._bind(placement, view.now) for placement in placed if placement.binds]
-        self.wake_at = self._next_wake(view.now)
+        while len(self._queue):
+            bound = self._walk_through()
+            bindings += bound
+            if len(bound) < self.policy.window:
+                break  # else those who were behind it, and seen in samples only, may begin as well
+        self.wake_at = self._next_wake(self._clock())
         return bindings
+
+    def _walk_through(self) -> list[Binding]:
+        """Go through the waiting requests once."""
+        view = self.view()
+        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
+            return []
+        is_ripe = partial(self._queue.is_ripe, now=view.now)
+        walk = self._strategy(view, self.policy, self._dice, is_ripe)
+        return [
+            self._bind(placement, view.now)
+            for placement in walk.bind(self._queue.order(view.now))
+            if placement.binds and self._lets_pass(placement, view.now)
+        ]
+
+    def _lets_pass(self, placement: Placement, now: float) -> bool:
+        """Whether the breakers do: of several that go to a node that comes back, one tries."""
+        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
 
     def _bind(self, placement: Placement, now: float) -> Binding:
         entry, offer = placement.entry, placement.chosen
@@ -327,7 +396,7 @@ class Scheduler:
             hit=offer.hit,
             terms=offer.terms(self.policy),
             waited=now - entry.came,
-            offers=placement.offers,
+            placement=placement,
             policy=self.policy,
         )
         depth, matched = runner.mirror.depth(entry.request.blocks)
@@ -356,6 +425,6 @@ class Scheduler:
         due: list[float] = []
         for node in self.nodes.values():
             due.append(node.loading_until)
-            due.extend(node.retry_at())
+            due.extend(node.changes_at())
         due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
         return min((when for when in due if when > now), default=None)

@@ -27,6 +27,9 @@ from ollama_pack.fleet.view import (
     RunnerView,
 )
 
+# The model's name as `fold_name` makes it, the request's kind, its limit on the output.
+QuoteKey = tuple[str, str, int]
+
 _UNKNOWN = PairRates()
 
 
@@ -60,9 +63,10 @@ class Quote:
         head: before the first of them: `predict_prompt` in its two parts.
         starts_at: when the prompt can begin.
         starts_now: whether the node can begin, with a load or with the prompt, at this very moment.
-        busy: requests that its runner then answers.
+        model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.
+        prefixes: what the runner that answers still holds.
         reused: the runner that answers; None: one is loaded.
         victims: blobs that are unloaded first.
     """
@@ -76,9 +80,10 @@ class Quote:
     head: float
     starts_at: float
     starts_now: bool
-    busy: int
+    model: str
     blob: str
     rates: PairRates
+    prefixes: tuple[KeptPrefix, ...]
     reused: VirtualRunner | None
     victims: tuple[str, ...] = ()
 
@@ -99,7 +104,29 @@ class Clearing:
 
 
 class VirtualNode:
-    """One node's future. Changed by `place` and `reserve` alone."""
+    """One node's future. Changed by `place` and `reserve` alone.
+
+    Attributes:
+        view: the node as it is now.
+        runners: by the digest of their weights.
+        quotes: what it can offer, as long as nothing changes.
+        running: requests that it answers, those that were placed here included.
+    """
+
+    __slots__ = (
+        "_clearings",
+        "_fleet",
+        "_held",
+        "_loading_until",
+        "_now",
+        "_policy",
+        "_reserved",
+        "_tier",
+        "quotes",
+        "runners",
+        "running",
+        "view",
+    )
 
     def __init__(
         self, view: NodeView, fleet: FleetView, held: Mapping[str, int], policy: RoutingPolicy
@@ -113,7 +140,10 @@ class VirtualNode:
             policy: weights and bounds.
         """
         self.view = view
-        self.runners = {runner.blob: self._virtual(runner, fleet.now, policy) for runner in view.runners}
+        self.runners = {
+            runner.blob: _virtual_runner(runner, view, fleet.now, policy) for runner in view.runners
+        }
+        self.running = sum([len(runner.ends) for runner in view.runners])
         self._fleet = fleet
         self._now = fleet.now
         self._held = held
@@ -121,35 +151,18 @@ class VirtualNode:
         self._tier = policy.tier_seconds * view.tier
         self._loading_until = max(fleet.now, view.loading_until)
         self._reserved = False
-        self._quotes: dict[tuple[object, ...], Quote] = {}
+        self.quotes: dict[QuoteKey, Quote] = {}
         self._clearings: dict[tuple[int, str], Clearing] = {}
-
-    def _virtual(self, runner: RunnerView, now: float, policy: RoutingPolicy) -> VirtualRunner:
-        ends = runner.ends
-        if ends and min(ends) <= now:  # longer than predicted: how long still, nobody knows
-            overdue = now + policy.overdue_share * self.view.rates.get(runner.blob, _UNKNOWN).service
-            ends = tuple(end if end > now else overdue for end in ends)
-        free_at = [0.0] * (runner.slots - len(ends)) + sorted(ends)[-runner.slots :]
-        return VirtualRunner(
-            runner.blob,
-            runner.size,
-            runner.context,
-            runner.options,
-            runner.ready_at,
-            free_at,
-            runner.prefixes,
-            runner.keeps,
-        )
 
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
-        self._quotes.clear()
+        self.quotes.clear()
         self._clearings.clear()
 
     def reserve(self) -> None:
         """Nobody behind may begin here now."""
         self._reserved = True
-        self._quotes.clear()
+        self.quotes.clear()
 
     def is_open(self) -> bool:
         """Whether it could begin anything at this moment."""
@@ -162,43 +175,49 @@ class VirtualNode:
         used = sum(runner.size for runner in self.runners.values())
         return self._loading_until <= now and (not self.runners or used < self.view.room)
 
-    def quote(self, model: str, request: FleetRequest) -> Quote:
-        """What it can offer for a model that it has, to any request of this kind."""
-        key = (model, request.background, request.max_output, request.context, request.options)
-        found = self._quotes.get(key)
-        if found is None:
-            found = self._quotes[key] = self._make_quote(self.view.models[model], request)
-        return found
+    def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
+        """What it can offer for a model that it has, to any request of this kind; kept in `quotes`.
 
-    def _make_quote(self, model: InstalledModel, request: FleetRequest) -> Quote:
+        Args:
+            key: the model, and what else of the request the quote depends on.
+            request: one of that kind.
+        """
+        model = self.view.models[key[0]]
         rates = self.view.rates.get(model.blob, _UNKNOWN)
         runner = self.runners.get(model.blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
         if runner and runner.fits(request.context, request.options):
-            return self._offer_runner(runner, rates, output)
-        return self._offer_load(model, rates, output)
+            made = self._offer_runner(model, runner, rates, output)
+        else:
+            made = self._offer_load(model, rates, output)
+        self.quotes[key] = made
+        return made
 
-    def _offer_runner(self, runner: VirtualRunner, rates: PairRates, output: float) -> Quote:
-        starts = max(self._now, runner.ready_at, runner.free_at[0])
-        busy = len(runner.free_at) - bisect_right(runner.free_at, starts)
+    def _offer_runner(
+        self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
+    ) -> Quote:
+        now, free_at = self._now, runner.free_at
+        starts = max(now, runner.ready_at, free_at[0])
+        busy = len(free_at) - bisect_right(free_at, starts)
         evict = 0.0
         if len(runner.prefixes) >= runner.keeps:
-            evict = overwrite_prefix(runner.prefixes[-1], self._now, rates, self._policy)
-        decode = decode_share(output, busy, len(runner.free_at), rates, self._policy)
-        return Quote(
-            base=starts - self._now + decode + self._tier,
-            wait=starts - self._now,
-            load=0.0,
-            decode=decode,
-            evict=evict,
-            pace=prompt_pace(busy, rates),
-            head=prompt_head(busy, rates),
-            starts_at=starts,
-            starts_now=starts <= self._now and not self._reserved,
-            busy=busy,
-            blob=runner.blob,
-            rates=rates,
-            reused=runner,
+            evict = overwrite_prefix(runner.prefixes[-1], now, rates, self._policy)
+        decode = decode_share(output, busy, len(free_at), rates, self._policy)
+        return Quote(  # by position: by name takes twice as long, and here it counts
+            starts - now + decode + self._tier,
+            starts - now,
+            0.0,
+            decode,
+            evict,
+            prompt_pace(busy, rates),
+            prompt_head(busy, rates),
+            starts,
+            starts <= now and not self._reserved,
+            model.name,
+            runner.blob,
+            rates,
+            runner.prefixes,
+            runner,
         )
 
     def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
@@ -207,21 +226,23 @@ class VirtualNode:
         if found is None:
             found = self._clearings[model.size, own] = self._clear(model.size, own)
         decode = decode_share(output, 0, rates.slots, rates, self._policy)
+        wait = found.begins - self._now
         return Quote(
-            base=found.begins - self._now + rates.load + decode + self._tier,
-            wait=found.begins - self._now,
-            load=rates.load,
-            decode=decode,
-            evict=found.evict,
-            pace=prompt_pace(0, rates),
-            head=prompt_head(0, rates),
-            starts_at=found.begins + rates.load,
-            starts_now=found.begins <= self._now and not self._reserved,
-            busy=0,
-            blob=model.blob,
-            rates=rates,
-            reused=None,
-            victims=found.victims,
+            wait + rates.load + decode + self._tier,
+            wait,
+            rates.load,
+            decode,
+            found.evict,
+            prompt_pace(0, rates),
+            prompt_head(0, rates),
+            found.begins + rates.load,
+            wait <= 0 and not self._reserved,
+            model.name,
+            model.blob,
+            rates,
+            (),
+            None,
+            found.victims,
         )
 
     def _clear(self, size: int, own: str) -> Clearing:
@@ -242,7 +263,7 @@ class VirtualNode:
             evict += self._evict(runner.blob)
         for runner in gone:
             begins = max(begins, runner.free_at[-1], runner.ready_at)
-        return Clearing(begins, evict, tuple(runner.blob for runner in gone))
+        return Clearing(begins, evict, tuple([runner.blob for runner in gone]))
 
     def _evict(self, blob: str) -> float:
         rates = self.view.rates.get(blob, _UNKNOWN)
@@ -252,6 +273,7 @@ class VirtualNode:
     def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
         """Let a request take the slot that was quoted, for so many seconds from when it starts."""
         self.forget_quotes()
+        self.running += 1
         runner = quote.reused or self._load(quote, request)
         del runner.free_at[0]
         insort(runner.free_at, quote.starts_at + service)
@@ -272,6 +294,25 @@ class VirtualNode:
             keeps=quote.rates.keeps,
         )
         return runner
+
+
+def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: RoutingPolicy) -> VirtualRunner:
+    free_at = sorted(runner.ends)
+    if free_at and free_at[0] <= now:  # longer than predicted: how long still, nobody knows
+        overdue = now + policy.overdue_share * node.rates.get(runner.blob, _UNKNOWN).service
+        free_at = sorted([end if end > now else overdue for end in free_at])
+    idle = runner.slots - len(free_at)
+    free_at = [0.0] * idle + free_at if idle >= 0 else free_at[-idle:]
+    return VirtualRunner(
+        runner.blob,
+        runner.size,
+        runner.context,
+        runner.options,
+        runner.ready_at,
+        free_at,
+        runner.prefixes,
+        runner.keeps,
+    )
 
 
 def _idle_at(runner: VirtualRunner) -> float:

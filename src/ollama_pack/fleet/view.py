@@ -64,10 +64,12 @@ class InstalledModel:
     Attributes:
         blob: digest of the weights: names with the same one share a runner.
         size: bytes to load; 0: unknown.
+        name: as the node lists it, and wants to be asked for it.
     """
 
     blob: str
     size: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class NodeView:
         name: as the `nodes` valve calls it.
         tier: lower tiers are preferred.
         weight: how much of the work it should get beside equals.
-        models: what it can answer with and may be asked for now, by name.
+        models: what it can answer with and may be asked for now, by name as `fold_name` makes it.
         runners: what is in its memory.
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.

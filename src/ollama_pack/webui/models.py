@@ -4,9 +4,13 @@ from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
+ROUTER = "gpu_router."  # begins the ids of the models that the router answers
+
 
 class ModelCatalogue(Mapping[str, str]):
-    """Id → quantization level (empty where unknown) of every model that Open WebUI offers.
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
 
     A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
     round trip, so only what is asked for is looked up.
@@ -17,19 +21,26 @@ class ModelCatalogue(Mapping[str, str]):
         self._ids: tuple[str, ...] | None = None
 
     def __contains__(self, model: object) -> bool:
-        return model in self._models
+        return model in self._models or f"{ROUTER}{model}" in self._models
 
     def __getitem__(self, model: str) -> str:
-        details = (self._models[model].get("ollama") or {}).get("details") or {}
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
         return str(details.get("quantization_level") or "")
 
     def __iter__(self) -> Iterator[str]:
-        if self._ids is None:
-            self._ids = tuple(self._models.keys())  # kept: the view lives no longer than the request
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
         return iter(self._ids)
 
     def __len__(self) -> int:
-        return len(self._models)
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
 
 
 def catalogue(request: Any) -> ModelCatalogue:

@@ -18,6 +18,7 @@ from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.webui.models import (
+    ROUTER,
     add_system_prompt,
     catalogue,
     group_names,
@@ -69,7 +70,7 @@ class Filter:
     ) -> Body:
         """Choose the model for an alias. Anything unexpected is logged, and the chat goes on unchanged."""
         alias = body.get("model")
-        if not isinstance(alias, str) or __metadata__.get("direct"):
+        if not isinstance(alias, str) or __metadata__.get("direct") or _leads_to_router(alias, __model__):
             return body
         try:
             chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
@@ -79,7 +80,7 @@ class Filter:
             log.exception("The alias %r was not resolved, and the chat went on without it", alias)
             return body
         if chosen is not None:
-            body["model"] = _model_id(chosen, __model__)
+            body["model"] = _model_id(*chosen, __model__)
             __metadata__[STATE] = {"alias": alias, "model": body["model"]}
         return body
 
@@ -101,13 +102,14 @@ class Filter:
         try:
             chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
             if chosen is not None:
-                body["model"] = _model_id(chosen, __model__)
-                if not takes_builtin_tools(chosen.model, __request__):
+                resolution, model_id = chosen
+                body["model"] = _model_id(resolution, model_id, __model__)
+                if not takes_builtin_tools(model_id, __request__):
                     remove_builtin_tools(body, __metadata__)
                 if body["model"] != alias and (prompt := await system_prompt(alias)):
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
-                    await __event_emitter__(_status(chosen))
+                    await __event_emitter__(_status(resolution))
         except AliasUnavailableError:
             raise
         except Exception:
@@ -117,26 +119,37 @@ class Filter:
 
 async def _resolve(
     table: AliasTable, body: Body, alias: str, user: dict[str, Any], request: Any
-) -> Resolution | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user."""
+) -> tuple[Resolution, str] | None:
+    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
     if next(table.matching(alias), None) is None:
         return None  # most requests: no alias, so nothing to find out
     facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
     models = catalogue(request)
     denied: set[str] = set()
     while chosen := resolve(table, facts, models, denied):
-        if await may_use(user, chosen.model, request):
-            return chosen
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
         denied.add(chosen.model)
     return None
 
 
-def _model_id(chosen: Resolution, alias_row: dict[str, Any]) -> str:
+def _leads_to_router(alias: str, model: dict[str, Any]) -> bool:
+    """Whether `gpu_router` answers to this name: it has a table of its own, and knows which nodes answer."""
+    based_on = (model.get("info") or {}).get("base_model_id") or ""
+    return alias.startswith(ROUTER) or based_on.startswith(ROUTER)
+
+
+def _model_id(chosen: Resolution, model_id: str, alias_row: dict[str, Any]) -> str:
     """The alias itself where its row in Open WebUI stands for the model already: its settings apply."""
     info = alias_row.get("info") or {}
-    if alias_row.get("id") == chosen.alias and info.get("base_model_id") == chosen.model:
+    if alias_row.get("id") == chosen.alias and info.get("base_model_id") == model_id:
         return chosen.alias
-    return chosen.model
+    return model_id
 
 
 def _status(chosen: Resolution) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+"""What `gpu_router` adds to a chat through Open WebUI, beside Open WebUI's own way to the same node.
+
+    uv run bench/pipe.py            writes bench/results/pipe.json
+
+Both ways in turns, on one real Open WebUI and one scripted node that answers at once. Goals: at most 2 ms
+more until the answer (median), and at most 10 % more CPU of the server for each streamed token, as they come
+one by one (the worst case, all at once, is told too). Then chats while 50 requests a second ask for
+`/api/system/load`, in turns with chats while nobody does: at most 5 % slower.
+"""
+
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
+
+from harness.fixtures_webui import upload  # noqa: E402 - the path is set above
+from harness.ollama_node import Answer, Model, OllamaNode  # noqa: E402
+from local.webui import RunningWebUI, connections, open_webui  # noqa: E402
+
+RESULTS = ROOT / "bench/results/pipe.json"
+WAYS = {"native": "llama3:8b", "routed": "gpu_router.llama3:8b"}
+PAIRS, WARM_UP = 150, 20
+ROUNDS, TOKENS, PACE = 5, 5_000, 0.001
+LOAD_RATE, LOAD_SECONDS, LOAD_TURNS = 50.0, 10.0, 3
+PACK = """\
+plugins: [gpu_router, ollama_pack_events]
+model_provider: {{endpoints: [{{name: gpu0, url: "{url}", slots: 8}}]}}
+"""
+
+Ask = Callable[[str], None]
+
+
+def main() -> None:
+    with OllamaNode([Model("llama3:8b")]) as node, tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with open_webui(folder / "webui", environment=connections(ollama=(node.url,))) as webui:
+            config = folder / "pack.yaml"
+            config.write_text(PACK.format(url=node.url))
+            done = upload(webui, str(config))
+            if done.returncode:
+                raise SystemExit(done.stdout + done.stderr)
+            webui.as_admin().models(refresh=True)
+            result = measure(webui, node)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    show(result)
+
+
+def measure(webui: RunningWebUI, node: OllamaNode) -> dict[str, Any]:
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {webui.admin.token}"
+    url = f"{webui.url}/api/chat/completions"
+
+    def ask(model: str, *, stream: bool) -> float:
+        body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
+        began = time.perf_counter()
+        with session.post(url, json=body, stream=True, timeout=120) as answer:
+            answer.raise_for_status()
+            lines = answer.iter_lines(65536)
+            first = next(lines)
+            took = time.perf_counter() - began
+            if b"choices" not in first:
+                raise SystemExit(f"{model} did not answer: {first[:300]!r}")
+            for _ in lines:
+                pass
+        return took
+
+    whole = in_turns(lambda model: ask(model, stream=False))
+    first_chunk = in_turns(lambda model: ask(model, stream=True))
+    return {
+        "milliseconds_to_the_answer": compared(whole, 1000),
+        "milliseconds_to_the_first_chunk": compared(first_chunk, 1000),
+        "server_microseconds_per_token": compared(cpu_per_token(webui, node, ask, PACE), 1e6),
+        "server_microseconds_per_token_of_a_burst": compared(cpu_per_token(webui, node, ask, 0.0), 1e6),
+        "milliseconds_to_the_answer_under_load_requests": under_load(webui, ask),
+    }
+
+
+def under_load(webui: RunningWebUI, ask: Callable[..., float]) -> dict[str, float]:
+    """Chats one after the other, in turns with and without somebody who asks for the load all the time."""
+    times: dict[str, list[float]] = {"alone": [], "asked": []}
+    answered = 0
+    for _ in range(LOAD_TURNS):
+        for kind, found in times.items():
+            asker = Asker(webui) if kind == "asked" else None
+            until = time.perf_counter() + LOAD_SECONDS
+            while time.perf_counter() < until:
+                found.append(ask(WAYS["routed"], stream=False))
+            answered += asker.stop() if asker else 0
+    medians = {kind: statistics.median(found) * 1000 for kind, found in times.items()}
+    return {
+        **{kind: round(median, 3) for kind, median in medians.items()},
+        "ratio": round(medians["asked"] / medians["alone"], 3),
+        "answered_a_second": round(answered / LOAD_TURNS / LOAD_SECONDS, 1),
+    }
+
+
+class Asker:
+    """A process that asks for the load at a steady rate."""
+
+    def __init__(self, webui: RunningWebUI) -> None:
+        self._ended = multiprocessing.Event()
+        self._answered = multiprocessing.Value("i", 0)
+        arguments = (webui.url, webui.admin.token, self._ended, self._answered)
+        self._process = multiprocessing.Process(target=ask_for_load, args=arguments)
+        self._process.start()
+
+    def stop(self) -> int:
+        """End it, and tell how often it was answered."""
+        self._ended.set()
+        self._process.join()
+        return int(self._answered.value)
+
+
+def ask_for_load(url: str, token: str, ended: Any, answered: Any) -> None:
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {token}"
+    due = time.perf_counter()
+    while not ended.is_set():
+        session.get(f"{url}/api/system/load", timeout=30).raise_for_status()
+        answered.value += 1
+        due += 1 / LOAD_RATE
+        time.sleep(max(0.0, due - time.perf_counter()))
+
+
+def in_turns(ask: Callable[[str], float]) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(WARM_UP + PAIRS):
+        for way, model in WAYS.items():
+            took = ask(model)
+            if number >= WARM_UP:
+                times[way].append(took)
+    return times
+
+
+def cpu_per_token(
+    webui: RunningWebUI, node: OllamaNode, ask: Callable[..., float], pause: float
+) -> dict[str, list[float]]:
+    """Seconds of the server's CPU, a token; what a request costs besides is a few tokens' worth."""
+    server = server_at(int(webui.url.rpartition(":")[2]))
+    spent: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(1 + ROUNDS):
+        for way, model in WAYS.items():
+            node.enqueue(Answer(["word "] * TOKENS, pause=pause))
+            before = server.cpu_times()
+            ask(model, stream=True)
+            after = server.cpu_times()
+            if number:
+                spent[way].append((after.user + after.system - before.user - before.system) / TOKENS)
+    return spent
+
+
+def server_at(port: int) -> psutil.Process:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            return psutil.Process(connection.pid)
+    raise SystemExit(f"nobody listens on port {port}")
+
+
+def compared(times: dict[str, list[float]], scale: float) -> dict[str, float]:
+    medians = {way: statistics.median(found) * scale for way, found in times.items()}
+    paired = [routed - native for native, routed in zip(times["native"], times["routed"], strict=True)]
+    return {
+        **{way: round(median, 3) for way, median in medians.items()},
+        "added": round(statistics.median(paired) * scale, 3),
+        "ratio": round(medians["routed"] / medians["native"], 3),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    for what, told in result.items():
+        table = Table(*told, title=what.replace("_", " "))
+        table.add_row(*(f"{value:g}" for value in told.values()))
+        Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

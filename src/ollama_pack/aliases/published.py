@@ -1,0 +1,39 @@
+"""Which names of a table can be published as models, and what answers for them."""
+
+from collections.abc import Iterator, Mapping
+
+from ollama_pack.aliases.facts import RequestFacts
+from ollama_pack.aliases.resolve import candidates, find_candidate
+from ollama_pack.aliases.table import AliasTable
+from ollama_pack.ollama.names import Families
+
+MOST_TOKENS = 2**62  # meets every `context>=`
+
+
+def concrete_names(table: AliasTable) -> tuple[str, ...]:
+    """The aliases that are names of their own, as written; a wildcard is none."""
+    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
+
+
+def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    """Every model there that may answer for an alias; first those that answer the plainest request.
+
+    Args:
+        table: the aliases.
+        name: one of them.
+        models: id → quantization level (empty where unknown) of the models that are there.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    found = (
+        model for facts in (RequestFacts(name), everything) for model in _answering(table, facts, models)
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _answering(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    families = Families(models)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, models, families=families)
+        if model is not None:
+            yield model

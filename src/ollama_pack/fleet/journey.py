@@ -1,0 +1,64 @@
+"""One request on its way through the fleet, and what an admin may set for all of them."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.view import FleetRequest
+from ollama_pack.ollama.to_openai import ReplyHead
+
+
+class Tell(Protocol):
+    """Called with status lines, and whether it is the last."""
+
+    async def __call__(self, line: str, *, done: bool) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """What an admin may set.
+
+    Attributes:
+        strategy: as `Scheduler` takes it.
+        probe_seconds: between two looks at a node.
+        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
+            waiting and loading there are predicted to take.
+        max_queue: how many requests may wait.
+        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+    """
+
+    strategy: str = "predicted_ttft"
+    probe_seconds: float = 5.0
+    first_token_seconds: float = 120.0
+    max_queue: int = 64
+    keep_alive: str = ""
+
+
+@dataclass(slots=True)
+class Journey:
+    """One request on its way.
+
+    Attributes:
+        request: what the scheduler knows of it.
+        body: OpenAI's.
+        head: of the answer.
+        tell: shows status lines.
+        bound: set when it has a node.
+        tried: nodes that have failed it → what was wrong.
+        answering: its answer has begun.
+        at: the node that it is at.
+        patience: runs out when that node is gone before it has begun to answer.
+    """
+
+    request: FleetRequest
+    body: Mapping[str, Any]
+    head: ReplyHead
+    tell: Tell
+    bound: asyncio.Future[Binding]
+    tried: dict[str, str] = field(default_factory=dict)
+    answering: bool = False
+    at: str = ""
+    patience: asyncio.Timeout | None = None

@@ -1,0 +1,357 @@
+"""The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+
+All decisions are `fleet.scheduler`'s. What is here tells it what happens, and does what it decides.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from ollama_pack.fleet.asking import fleet_request, with_model
+from ollama_pack.fleet.catalogue import Catalogue
+from ollama_pack.fleet.errors import AnswerBrokenError, NoAnswerError, NodesDownError, WaitedTooLongError
+from ollama_pack.fleet.explain import Decision, explained, reason, status_line, waiting_line
+from ollama_pack.fleet.journey import Journey, RouterSettings, Tell
+from ollama_pack.fleet.lookout import Lookout
+from ollama_pack.fleet.nodes import NodeRow
+from ollama_pack.fleet.policy import RoutingPolicy
+from ollama_pack.fleet.prober import NodeLook
+from ollama_pack.fleet.scheduler import Binding, Scheduler
+from ollama_pack.fleet.spent import Elapsed, spent_on
+from ollama_pack.fleet.watch import NodeWatch
+from ollama_pack.ollama.client import NodeClient, OllamaClient
+from ollama_pack.ollama.errors import (
+    ModelNotFoundError,
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RequestRefusedError,
+    RetryableNodeError,
+)
+from ollama_pack.ollama.openai_client import OpenAIClient
+from ollama_pack.ollama.to_ollama import Thinking
+from ollama_pack.ollama.to_openai import ReplyHead
+
+router_log = logging.getLogger(__name__)
+
+TAG = "ollama_pack"  # key of what we add to an answer
+DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
+DECISIONS_SHOWN = 64
+
+
+async def _tell_nobody(line: str, *, done: bool) -> None:
+    pass
+
+
+def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
+    """The client for a node of its kind."""
+    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    kind = OpenAIClient if row.kind == "openai" else OllamaClient
+    return kind(row.url, session, headers=headers)
+
+
+class Router:
+    """Gives chats to nodes. Lives on one event loop."""
+
+    def __init__(
+        self,
+        rows: Iterable[NodeRow],
+        session: aiohttp.ClientSession,
+        settings: RouterSettings | None = None,
+        dice: Random | None = None,
+        policy: RoutingPolicy | None = None,
+    ) -> None:
+        """Take what is needed; nodes are looked at from the first use on.
+
+        Args:
+            rows: the nodes.
+            session: holds the connections; the router closes it. A limit on its connections limits the fleet.
+            settings: what an admin may set.
+            dice: breaks ties.
+            policy: weights and bounds of decisions; nobody has to set them.
+        """
+        self.settings = settings or RouterSettings()
+        self._loop = asyncio.get_running_loop()
+        self._session = session
+        dice = dice or Random()  # noqa: S311 - breaks ties
+        self.nodes = {row.name: NodeWatch(row, make_client(row, session), self._loop.time) for row in rows}
+        self.scheduler = Scheduler(
+            [watch.row for watch in self.nodes.values()],
+            self._loop.time,
+            dice,
+            max_queue=self.settings.max_queue,
+            policy=policy,
+            strategy=self.settings.strategy,
+        )
+        self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self._journeys: dict[str, Journey] = {}
+        self._decided: dict[str, Decision] = {}
+        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._wake: asyncio.TimerHandle | None = None
+
+    # --- the nodes ---
+
+    def _take_in(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        name = watch.row.name
+        if look is not None:
+            self.scheduler.probed(name, look.installed, look.residents)
+        elif watch.is_gone:
+            self.scheduler.unreachable(name)
+            self._call_back_from(name)
+        self._decide()
+
+    def _call_back_from(self, node: str) -> None:
+        """A node is gone: what has not begun to answer there goes elsewhere."""
+        for journey in self._journeys.values():
+            if journey.at == node and not journey.answering and journey.patience:
+                journey.patience.reschedule(self._loop.time())
+
+    def catalogue(self) -> Catalogue:
+        """The models of all nodes that answer, or did a short while ago."""
+        return self._lookout.catalogue()
+
+    async def ready(self) -> None:
+        """Wait until every node has been looked at once, but not for long."""
+        await self._lookout.ready()
+
+    def in_flight(self, node: str) -> int:
+        """How many requests are at a node."""
+        return sum(journey.at == node for journey in self._journeys.values())
+
+    def queued(self, node: str) -> int:
+        """How many of the requests that wait this node could answer; other nodes may, too."""
+        has = {model.name for model in self.nodes[node].known.models}
+        waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
+        return sum(not has.isdisjoint(request.models) for request in waiting)
+
+    def is_healthy(self, node: str) -> bool:
+        """Whether requests are given to it: it answers, and has not just failed one."""
+        breaker = self.scheduler.nodes[node].breaker
+        return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    async def close(self) -> None:
+        """Let the requests that are under way end, then leave the nodes alone."""
+        await self._idle.wait()
+        await self._lookout.close()
+        if self._wake:
+            self._wake.cancel()
+        await self._session.close()
+
+    # --- requests ---
+
+    async def answer(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        body: Mapping[str, Any],
+        models: Sequence[str],
+        head: ReplyHead,
+        *,
+        user: str,
+        chat: str = "",
+        background: bool = False,
+        tell: Tell = _tell_nobody,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
+
+        The chunk that carries the figures also says which node answered, and why that one:
+        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+
+        Args:
+            body: whether or not it asks for a stream.
+            models: names of the models that may answer, the preferred one first.
+            head: what the chunks have in common.
+            user: whom fairness counts it for.
+            chat: the conversation; empty: none.
+            background: nobody looks at the answer as it is written.
+            tell: shows status lines.
+
+        Raises:
+            ChatBodyError: something in the body cannot be put into Ollama's form.
+            RoutingError: no node can answer, or none in time.
+            RequestRefusedError: the request has to change.
+        """
+        await self.ready()
+        identity = uuid4().hex
+        request = fleet_request(
+            body, models, request_id=identity, user=user, chat=chat, background=background
+        )
+        if not request.context and (known := self.catalogue().models.get(models[0])):
+            request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
+        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+            while True:
+                binding = await self._wait_for_node(journey)
+                try:
+                    async with aclosing(self._ask(journey, binding)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                except RequestRefusedError as error:
+                    self.scheduler.refused(identity)
+                    raise RequestRefusedError(binding.node, error.status, error.said) from error
+                except RetryableNodeError as error:
+                    self._go_on(journey, binding, error)
+                else:
+                    return
+
+    @asynccontextmanager
+    async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
+        """A request that the scheduler knows of, for as long as anybody wants its answer."""
+        identity = journey.request.id
+        self.scheduler.submit(journey.request)
+        self._journeys[identity] = journey
+        self._idle.clear()
+        try:
+            yield journey
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            del self._journeys[identity]
+            self._decided.pop(identity, None)
+            self._decide()
+            if not self._journeys:
+                self._idle.set()
+
+    def _decide(self) -> None:
+        """Let the scheduler decide, and tell the requests that have a node now."""
+        for binding in self.scheduler.decide():
+            decision = explained(binding, time.time())
+            self.decisions.append(decision)
+            self._decided[binding.request.id] = decision
+            self._journeys[binding.request.id].bound.set_result(binding)
+        if self._wake:
+            self._wake.cancel()
+        due = self.scheduler.wake_at
+        self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _wait_for_node(self, journey: Journey) -> Binding:
+        """Until the request has a node; meanwhile its place is told."""
+        self._decide()
+        began, told = self._loop.time(), -1
+        while not journey.bound.done():
+            place = self.scheduler.ahead(journey.request.id) or 0
+            if place != told and not journey.request.background:
+                told = place
+                await journey.tell(waiting_line(place), done=False)
+            await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
+            await self.ready()  # somebody waits: nodes are looked at
+            self._refuse_hopeless(journey, self._loop.time() - began)
+        return journey.bound.result()
+
+    def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
+        """Say so when nobody will answer, instead of waiting for ever."""
+        if journey.bound.done():
+            return
+        if waited > self.settings.first_token_seconds:
+            raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
+        if waited > DOWN_SECONDS:
+            faults = self._faults(journey)
+            if faults:
+                raise NodesDownError(journey.request.models, faults)
+
+    def _faults(self, journey: Journey) -> dict[str, str]:
+        """What is wrong with each node that has the model; empty when one of them may answer."""
+        models = journey.request.models
+        if any(model in node.models for node in self.scheduler.view().nodes for model in models):
+            return {}
+        holders = [
+            watch
+            for watch in self.nodes.values()
+            if any(model.name in models for model in watch.known.models)
+        ]
+        return {watch.row.name: watch.known.fault for watch in holders}
+
+    async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
+        """Send the request to its node, and tell the scheduler how it goes."""
+        watch, began = self.nodes[binding.node], self._loop.time()
+        if not journey.request.background:
+            await journey.tell(status_line(binding), done=True)
+        sent = with_model(journey.body, binding.model, binding.context, self.settings.keep_alive)
+        chunks = watch.client.complete(
+            sent,
+            journey.head,
+            first_byte=self.settings.first_token_seconds + binding.terms.predict_ttft,
+            thinking=_known_thinking(watch, binding.model),
+        )
+        figures: dict[str, Any] = {}
+        async with aclosing(chunks):
+            chunk = await self._first(journey, watch, chunks)
+            elapsed = self._loop.time() - began
+            self._has_begun(journey, elapsed)
+            if "usage" in chunk:  # an answer in one chunk
+                figures = _tagged(chunk, binding)
+            yield chunk
+            async for chunk in chunks:
+                if "usage" in chunk:
+                    figures = _tagged(chunk, binding)
+                yield chunk
+        spent = spent_on(
+            figures.get("usage"), figures.get("timings"), Elapsed(elapsed, self._loop.time() - began)
+        )
+        self.scheduler.finished(journey.request.id, spent)
+
+    async def _first(
+        self, journey: Journey, watch: NodeWatch, chunks: AsyncGenerator[dict[str, Any], None]
+    ) -> dict[str, Any]:
+        """The first chunk; a node that is gone meanwhile is not waited for."""
+        journey.at = watch.row.name
+        try:
+            async with asyncio.timeout(None) as journey.patience:
+                return await anext(chunks)
+        except TimeoutError as error:
+            raise NodeTimeoutError(watch.client.name, "first byte", self.settings.probe_seconds) from error
+        except StopAsyncIteration:
+            raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
+        finally:
+            journey.patience = None
+
+    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+        journey.answering = True
+        self.scheduler.first_token(journey.request.id)
+        if decision := self._decided.get(journey.request.id):
+            decision.actual = elapsed
+        self._decide()
+
+    def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
+        """After a failure: wait for another node where that is possible.
+
+        Raises:
+            AnswerBrokenError: the answer had begun.
+            NoAnswerError: there is no other node.
+        """
+        node = binding.node
+        router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
+        journey.tried[node] = error.plain
+        again = self.scheduler.failed(journey.request.id, node_down=_is_down(error))
+        if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
+            self.nodes[node].hurry.set()
+        if journey.answering:
+            raise AnswerBrokenError(node, error.plain) from error
+        if not again:
+            raise NoAnswerError(journey.tried) from error
+        journey.at, journey.bound = "", self._loop.create_future()
+
+
+def _tagged(chunk: dict[str, Any], binding: Binding) -> dict[str, Any]:
+    """The chunk with the figures; it also says which node answered, and why that one."""
+    chunk[TAG] = {"node": binding.node, "reason": reason(binding)}
+    return chunk
+
+
+def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
+    return next((model.thinking for model in watch.known.models if model.name == name), None)
+
+
+def _is_down(error: NodeError) -> bool:
+    return isinstance(error, NodeUnreachableError) or (
+        isinstance(error, NodeTimeoutError) and error.stage == "connect"
+    )

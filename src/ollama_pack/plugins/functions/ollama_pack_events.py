@@ -1,0 +1,136 @@
+"""
+title: Ollama Pack events
+author: Open WebUI Ollama Pack
+description: Publishes the router's models and aliases, answers GET /api/system/load, shows a dashboard.
+license: MIT
+required_open_webui_version: 0.11.2
+version: {version}
+"""
+
+import logging
+from collections.abc import Mapping
+from secrets import token_urlsafe
+from typing import Any
+
+from pydantic import BaseModel, Field, field_validator
+
+from ollama_pack.plugins.publishing import Publisher
+from ollama_pack.webui.audience import parse_audience
+from ollama_pack.webui.contact import RouterContact
+from ollama_pack.webui.dashboard import dashboard_html
+from ollama_pack.webui.errors import RouterUnavailableError
+from ollama_pack.webui.functions import FunctionState
+from ollama_pack.webui.load import EMPTY_LOAD, system_load
+from ollama_pack.webui.routes import RouteSpec, html_page
+from ollama_pack.webui.service import EventService
+from ollama_pack.webui.shared import SharedAnswer
+
+log = logging.getLogger(__name__)
+
+LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
+# Events that may change which models there are, or for whom; the rest is found twice a minute.
+TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
+OFF = frozenset({"function.disable_started", "system.shutdown.started"})
+ON = "function.enable_started"
+
+
+class Event:
+    """Routes and published models, kept up in every process of Open WebUI."""
+
+    class Valves(BaseModel):
+        publish_aliases: bool = Field(
+            default=True,
+            description=(
+                "Publish the router's models and aliases, and the alias filter's names, so that plain users "
+                "and OpenAI clients can use them. Off: what was published is taken away."
+            ),
+        )
+        audience: str = Field(
+            default="public",
+            description=(
+                "Who may use what is published: public (every signed-in user), admin, or group:NAME; "
+                "several with commas between them."
+            ),
+        )
+        routes: bool = Field(
+            default=True,
+            description="Answer GET /api/system/load, and show admins the dashboard at /ollama-pack.",
+        )
+
+        @field_validator("audience")
+        @classmethod
+        def _known_audience(cls, text: str) -> str:
+            parse_audience(text)  # an AudienceError reaches the admin as the valve's error
+            return text
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+        self._service: EventService | None = None
+
+    async def event(self, event: Mapping[str, Any], __event_name__: str, __app__: Any, __id__: str) -> None:
+        """Begin at whichever event comes first, look again after a change, end when told."""
+        try:
+            about_us = (event.get("subject") or {}).get("id") == __id__
+            if __event_name__ in OFF and (about_us or __event_name__.startswith("system.")):
+                if self._service is not None:
+                    self._service.stop()
+                return
+            self._service = self._service or self._served(__app__, __id__)
+            self._service.start(self._specs)
+            if __event_name__ != ON and __event_name__.startswith(TELLING):
+                self._service.wake()
+        except Exception:
+            log.exception("%s could not take the event %r", __id__, __event_name__)
+
+    def _served(self, app: Any, function_id: str) -> EventService:
+        """What is kept up: made once the app is known."""
+        self._router = RouterContact(app)
+        self._publisher = Publisher(app, self._router)
+        self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
+        self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
+        self._all_routes = (
+            RouteSpec("GET", "/api/system/load", "user", self._system_load),
+            RouteSpec("GET", "/ollama-pack", "admin", self._page),
+            RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
+        )
+        return EventService(app, function_id, self, self._look)
+
+    @property
+    def _specs(self) -> tuple[RouteSpec, ...]:
+        return self._all_routes if self.valves.routes else ()
+
+    async def _look(self, state: FunctionState) -> None:
+        """Look after everything: the valves may have been changed through another replica."""
+        if self._service is not None:
+            self._service.start(self._specs)
+        publish = self.valves.publish_aliases
+        await self._publisher.reconcile(self.valves.audience, state.owner, publish=publish)
+
+    async def _system_load(self, _request: Any, user: Any) -> dict[str, Any]:
+        return system_load(await self._load.get(), for_admin=user.role == "admin")
+
+    async def _page(self, _request: Any, _user: Any) -> Any:
+        nonce = token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+        )
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+        return html_page(dashboard_html(nonce), headers)
+
+    async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
+        valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
+        return {**await self._details.get(), "publishing": self._publisher.last.as_dict() | valves}
+
+    async def _ask_load(self) -> Mapping[str, Any]:
+        try:
+            return await self._router.load()
+        except RouterUnavailableError:
+            return EMPTY_LOAD
+
+    async def _ask_details(self) -> Mapping[str, Any]:
+        """What the dashboard shows of the router; of an older one, its load."""
+        try:
+            return {"fault": "", "router": await self._router.dashboard()}
+        except RouterUnavailableError as error:
+            return {"fault": str(error), "router": await self._load.get()}

@@ -1,0 +1,29 @@
+"""Aliases over a fleet: which names a router offers, and which models may answer for one."""
+
+from ollama_pack.aliases.errors import AliasUnavailableError
+from ollama_pack.aliases.facts import RequestFacts
+from ollama_pack.aliases.published import concrete_names, models_behind
+from ollama_pack.aliases.resolve import NOT_INSTALLED, candidates, find_candidate
+from ollama_pack.aliases.table import AliasTable
+from ollama_pack.fleet.catalogue import Catalogue
+from ollama_pack.ollama.names import Families
+
+
+def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+    """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but no node has any of their models.
+    """
+    families = Families(catalogue.levels)
+    named = list(candidates(table, facts))
+    found = [find_candidate(name, row, catalogue.levels, families=families) for name, row in named]
+    there = tuple(dict.fromkeys(model for model in found if model is not None))
+    if named and not there:
+        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name, _ in named))
+    return there or (facts.model,)
+
+
+def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
+    """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
+    return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]

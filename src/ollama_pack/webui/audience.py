@@ -1,0 +1,45 @@
+"""Whom published models are for: the words that an admin writes, and the grants that they stand for."""
+
+from collections.abc import Mapping
+
+from ollama_pack.webui.errors import AudienceError
+
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
+
+PUBLIC, ADMIN, GROUP = "public", "admin", "group:"
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+NOBODY: Grants = frozenset()  # admins need no grant
+
+
+def parse_audience(text: str) -> tuple[str, ...]:
+    """Read `public`, `admin` or `group:NAME`, several with commas between them.
+
+    Raises:
+        AudienceError: a part is none of these, or there is none.
+    """
+    parts = tuple(" ".join(part.split()) for part in text.split(","))
+    for part in parts:
+        is_group = part.startswith(GROUP) and part != GROUP
+        if part not in {PUBLIC, ADMIN} and not is_group:
+            raise AudienceError(part)
+    return parts
+
+
+def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
+    """The grants of an audience, and the names of groups in it that Open WebUI does not have.
+
+    Args:
+        audience: as `parse_audience` gives it.
+        groups: name → id of every group.
+    """
+    if PUBLIC in audience:
+        return EVERYBODY, ()
+    names = [part.removeprefix(GROUP).strip() for part in audience if part.startswith(GROUP)]
+    known = frozenset(("group", groups[name], "read") for name in names if name in groups)
+    return known, tuple(name for name in names if name not in groups)
+
+
+def grant_forms(grants: Grants) -> list[dict[str, str]]:
+    """Grants as Open WebUI's forms have them, in a fixed order."""
+    keys = ("principal_type", "principal_id", "permission")
+    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]

@@ -1,0 +1,98 @@
+"""The way from the events function to the running `gpu_router`: another plugin, which may not be there."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_pack.webui.errors import RouterUnavailableError
+from ollama_pack.webui.functions import function_state, live_function
+
+log_contact = logging.getLogger(__name__)
+
+ROUTER_ID = "gpu_router"
+ASK_SECONDS = 5.0
+
+ABSENT = (
+    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+)
+SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
+
+
+class RouterContact:
+    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+        self._said = ""
+
+    async def load(self) -> Mapping[str, Any]:
+        """The load of all nodes.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return _as_mapping(await self._ask("system_load"))
+
+    async def dashboard(self) -> Mapping[str, Any]:
+        """What an admin may want to see.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return _as_mapping(await self._ask("dashboard"))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models and aliases that it offers now.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("routed_models")
+        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def _ask(self, method: str) -> Any:
+        try:
+            answer = await self._ask_once(method)
+        except RouterUnavailableError as error:
+            self._tell(str(error))
+            raise
+        self._said = ""
+        return answer
+
+    async def _ask_once(self, method: str) -> Any:
+        state = await function_state(ROUTER_ID)
+        if not state.active:
+            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                router = await live_function(self._app, ROUTER_ID)
+                return await _method(router, method)()
+        except TimeoutError:
+            raise RouterUnavailableError(
+                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+            ) from None
+        except RouterUnavailableError:
+            raise
+        except Exception as error:
+            raise RouterUnavailableError(
+                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
+            ) from error
+
+    def _tell(self, fault: str) -> None:
+        """Log a fault once, not at every question; that there is no router is none."""
+        if fault != self._said and fault not in {ABSENT, SWITCHED_OFF}:
+            log_contact.warning("%s", fault)
+        self._said = fault
+
+
+def _method(router: Any, name: str) -> Any:
+    if (method := getattr(router, name, None)) is None:
+        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
+        raise RouterUnavailableError(message)
+    return method
+
+
+def _as_mapping(told: Any) -> Mapping[str, Any]:
+    return told if isinstance(told, Mapping) else {}

@@ -1,0 +1,24 @@
+"""What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`."""
+
+from ollama_pack.errors import PackError
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""

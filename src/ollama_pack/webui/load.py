@@ -1,0 +1,67 @@
+"""What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_USAGE = re.compile(r"gpu\d+_usage")
+
+EMPTY_LOAD: Mapping[str, Any] = {"nodes": []}
+
+Checked = Callable[[Any], Any]
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int | float) else None
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str) else None
+
+
+def _model_names(value: Any) -> list[str]:
+    return [model for model in _list_of(value) if isinstance(model, str)]
+
+
+def _gpus(value: Any) -> list[dict[str, Any]]:
+    return [_only(GPU_KEYS, gpu) for gpu in _list_of(value) if isinstance(gpu, Mapping)]
+
+
+def _list_of(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+GPU_KEYS: Mapping[str, Checked] = {
+    "index": _number,
+    "name": _text,
+    "utilization": _number,  # percent
+    "memory_used": _number,  # bytes
+    "memory_total": _number,
+}
+NODE_KEYS: Mapping[str, Checked] = {
+    "name": _text,
+    "healthy": bool,
+    "in_flight": _number,
+    "queued": _number,
+    "models": _model_names,
+    "gpus": _gpus,
+}
+ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text}
+
+
+def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
+    """The answer for one who asks.
+
+    Args:
+        told: what the router tells, addresses of nodes included.
+        for_admin: give the addresses too, and the last routed requests where the router tells them.
+    """
+    usage = {key: _number(value) for key, value in told.items() if _USAGE.fullmatch(str(key))}
+    keys = {**NODE_KEYS, **(ADMIN_NODE_KEYS if for_admin else {})}
+    nodes = [_only(keys, node) for node in _list_of(told.get("nodes")) if isinstance(node, Mapping)]
+    recent = {"recent": told["recent"]} if for_admin and "recent" in told else {}
+    return {**usage, "nodes": nodes, **recent}
+
+
+def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: check(told[key]) for key, check in keys.items() if key in told}

@@ -1,0 +1,273 @@
+"""Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+
+A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
+and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants that it gave,
+so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of a row copies
+`meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
+
+BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
+BY_UPLOAD = "upload.py published it, and keeps it"
+TAKEN = "a connection offers a model of this name itself"
+ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
+ADMINS_SWITCH = "an admin switched it off, and that is kept"
+ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRow:
+    """A model that is to be published.
+
+    Attributes:
+        id: what clients ask for.
+        name: what the picker shows.
+        base: the model that answers for it; None: `id` is a model itself, and the row only grants it.
+        grants: who may use it.
+        alias: the alias that it serves; empty: none.
+        description: what the picker tells of it; empty: nothing.
+        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    alias: str = ""
+    description: str = ""
+    hidden: bool = False
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What tells whose row it is, as `meta` holds it."""
+        kind = "alias" if self.base else "base"
+        said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
+        return {MARK: said | {"grants": grant_forms(self.grants)}}
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingRow:
+    """A row of the models table as it is.
+
+    Attributes:
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+
+    @property
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
+
+    @property
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
+
+    @property
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
+
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        said = self.mark.get("grants") or ()
+        return frozenset(
+            (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in said
+        )
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        return added or renamed or self.has_params or not self.active or self.grants != self.given
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRow:
+    """Make a row."""
+
+    row: WantedRow
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRow:
+    """Bring a row of ours to what is wanted.
+
+    Attributes:
+        row: what is wanted, with the grants that it shall have.
+        regrant: give it these grants; else they are left as they are.
+    """
+
+    row: WantedRow
+    regrant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRow:
+    """Take a row of ours away."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRow:
+    """Leave a row of ours, in which an admin put something, to admins."""
+
+    id: str
+
+
+RowChange = CreateRow | UpdateRow | DeleteRow | CloseRow
+
+
+@dataclass(frozen=True, slots=True)
+class LeftRow:
+    """A row that is not as it would be, and why it is left so."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """What to do, and what is left alone."""
+
+    changes: tuple[RowChange, ...]
+    left: tuple[LeftRow, ...]
+
+
+def plan_rows(
+    wanted: Mapping[str, WantedRow],
+    rows: Mapping[str, ExistingRow],
+    taken: AbstractSet[str] = frozenset(),
+    spared: AbstractSet[str] = frozenset(),
+) -> RowPlan:
+    """Compare what is wanted with what is there.
+
+    Carrying the plan out and planning again gives no change, from any replica. A row of ours is withdrawn
+    when a connection begins to offer a model of its name: its grants would hold for that model.
+
+    Args:
+        wanted: the rows that there shall be, by id.
+        rows: all rows that there are, by id.
+        taken: ids of models that connections offer themselves: no alias may stand in their way.
+        spared: ids of ours that stay for now though they are not wanted.
+    """
+    changes: list[RowChange] = []
+    left: list[LeftRow] = []
+    for row in wanted.values():
+        current = rows.get(row.id)
+        if reason := _not_ours(row, current, taken):
+            left.append(LeftRow(row.id, reason))
+            changes += _withdrawals(current) if reason == TAKEN and current else ()
+        elif current is None:
+            changes.append(CreateRow(row))
+        else:
+            changes += _updates(row, current)
+            left += (LeftRow(row.id, reason) for reason in _kept(row, current))
+    for current in rows.values():
+        if current.maker == "events" and current.id not in wanted and current.id not in spared:
+            changes += _withdrawals(current)
+            left += (LeftRow(current.id, ADMINS_ROW) for _ in range(current.has_additions))
+    return RowPlan(tuple(changes), tuple(left))
+
+
+def _not_ours(row: WantedRow, current: ExistingRow | None, taken: AbstractSet[str]) -> str:
+    if current is not None and current.maker != "events":
+        return BY_HAND if current.maker == "hand" else BY_UPLOAD
+    return TAKEN if row.base and row.id in taken else ""
+
+
+def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
+    """Whether somebody else set the grants. What we want is ours, even where noting it failed."""
+    return current.grants not in (current.given, row.grants)
+
+
+def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
+    if _has_admins_grants(row, current):
+        yield ADMINS_GRANTS
+    if not current.active:
+        yield ADMINS_SWITCH
+
+
+def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
+    is_admins = _has_admins_grants(row, current)
+    regrant = not is_admins and current.grants != row.grants
+    is_noted = is_admins or current.given == row.grants
+    if current.base != row.base or current.alias != row.alias or regrant or not is_noted:
+        yield UpdateRow(row, regrant)
+
+
+def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
+    if not current.has_additions:
+        yield DeleteRow(current.id)
+    elif current.grants and current.grants == current.given:
+        yield CloseRow(current.id)
+
+
+def closed_mark(mark: Mapping[str, Any]) -> dict[str, Any]:
+    """The mark of a row that is left to admins: that nobody else may use it is our doing."""
+    return {MARK: {**mark, "grants": grant_forms(NOBODY)}}
+
+
+class Absences:
+    """Rows whose model is not there, and since when: a node that restarts must not empty the picker.
+
+    A row that was withdrawn and is back while its model still is not was brought back by a replica that
+    sees the model. It is then left to that replica, or the two would undo each other's work for ever.
+    """
+
+    def __init__(self, grace: float, clock: Callable[[], float]) -> None:
+        """Begin with nothing missing; `grace` in the clock's seconds."""
+        self._grace = grace
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        self._withdrawn: set[str] = set()
+
+    def spared(self, missing: Iterable[str], present: AbstractSet[str]) -> frozenset[str]:
+        """Those of the missing ids that stay for now."""
+        now = self._clock()
+        self._since = {model: self._since.get(model, now) for model in missing}
+        self._withdrawn -= present
+        return frozenset(
+            model
+            for model, since in self._since.items()
+            if now - since < self._grace or model in self._withdrawn
+        )
+
+    def seconds(self, model: str) -> float | None:
+        """How long a model is missing; None when it is not."""
+        since = self._since.get(model)
+        return None if since is None else self._clock() - since
+
+    def withdrawn(self, model: str) -> None:
+        """Note that a row was taken away."""
+        self._withdrawn.add(model)

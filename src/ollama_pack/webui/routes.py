@@ -1,0 +1,84 @@
+"""Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before the mount that answers whatever is left.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    ours = [_api_route(owner, spec) for spec in specs]
+    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
+    routes[:] = [*others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _catches_all(route: Any) -> bool:
+    """Whether it is the mount at the root, which Starlette writes as an empty path."""
+    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+    return APIRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str]) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, headers=headers)

@@ -1,0 +1,153 @@
+"""Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
+from ollama_pack.webui.publication import (
+    CloseRow,
+    CreateRow,
+    DeleteRow,
+    ExistingRow,
+    RowChange,
+    UpdateRow,
+    WantedRow,
+    closed_mark,
+)
+
+log_rows = logging.getLogger(__name__)
+
+
+async def read_rows() -> dict[str, ExistingRow]:
+    """Every row, by id."""
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    return {row.id: _existing(row) for row in await Models.get_all_models()}
+
+
+async def group_ids() -> dict[str, str]:
+    """Name → id of every group."""
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    return {group.name: group.id for group in await Groups.get_all_groups()}
+
+
+async def write_rows(changes: tuple[RowChange, ...], owner: str) -> list[RowChange]:
+    """Make changes, each by itself, and return those that were made.
+
+    What fails is logged: nearly always another replica was faster, and the next look finds nothing to do.
+
+    Args:
+        changes: what to do.
+        owner: id of the user whose the new rows are.
+    """
+    done = []
+    for change in changes:
+        try:
+            if await _write_row(change, owner):
+                done.append(change)
+        except Exception:
+            log_rows.exception("%r was not carried out, and is tried again", change)
+    return done
+
+
+async def _write_row(change: RowChange, owner: str) -> bool:
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    match change:
+        case CreateRow(row):
+            return await _create_row(row, owner)
+        case UpdateRow(row, regrant):
+            if regrant:  # before the mark: a row with grants that are wanted counts as ours
+                await _grant_row(row.id, row.grants)
+            return await _remark_row(row.id, row.mark, row)
+        case CloseRow(model):
+            await _grant_row(model, NOBODY)
+            return await _remark_row(model, None, None)
+        case DeleteRow(model):
+            return bool(await Models.delete_model_by_id(model))
+
+
+async def _create_row(row: WantedRow, owner: str) -> bool:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
+
+    if await Models.get_model_by_id(row.id) is not None:
+        return False  # another replica was faster
+    said = {"description": row.description} if row.description else {}
+    hidden = {"hidden": True} if row.hidden else {}
+    form = ModelForm(
+        id=row.id,
+        name=row.name,
+        base_model_id=row.base,
+        meta=said | hidden | row.mark,
+        params={},
+        access_grants=grant_forms(row.grants),
+        is_active=True,
+    )
+    return await Models.insert_new_model(form, owner) is not None
+
+
+async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None) -> bool:
+    """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model)
+    if row is None:
+        return False
+    meta = row.meta.model_dump()
+    form = ModelForm(
+        id=row.id,
+        name=row.name,
+        base_model_id=wanted.base if wanted else row.base_model_id,
+        meta=meta | (mark or closed_mark(_existing(row).mark)),
+        params=row.params.model_dump(),
+        is_active=row.is_active,
+    )
+    return await Models.update_model_by_id(model, form) is not None
+
+
+async def _grant_row(model: str, grants: Grants) -> None:
+    from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
+
+    await AccessGrants.set_access_grants("model", model, grant_forms(grants))
+
+
+def _existing(row: Any) -> ExistingRow:
+    grants = frozenset(
+        (grant.principal_type, grant.principal_id, grant.permission) for grant in row.access_grants
+    )
+    return ExistingRow(
+        id=row.id,
+        name=row.name,
+        base=row.base_model_id,
+        grants=grants,
+        active=bool(row.is_active),
+        meta=row.meta.model_dump(exclude_none=True),
+        has_params=bool(row.params.model_dump(exclude_none=True)),
+    )
+
+
+def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:
+    """Open WebUI's list of models as of its last look, by id; those of rows have `preset`."""
+    return {str(model): about for model, about in app.state.MODELS.items()}
+
+
+async def refresh_models(app: Any) -> None:
+    """Have Open WebUI look at its connections and rows anew, as its own start does."""
+    from open_webui.utils.models import get_all_models  # noqa: PLC0415
+    from starlette.requests import Request  # noqa: PLC0415 - it comes with Open WebUI
+
+    nobody = ("127.0.0.1", 0)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/internal",
+        "query_string": b"",
+        "headers": [],
+        "client": nobody,
+        "server": nobody,
+        "app": app,
+    }
+    await get_all_models(Request(scope), refresh=True)

@@ -1,0 +1,58 @@
+"""One answer for many askers: asked for once, given to all who wait, and kept for a moment."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Shared = TypeVar("Shared")
+
+
+class SharedAnswer(Generic[Shared]):
+    """However many ask, the source is asked at most once at a time and once in so many seconds."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how long an answer is kept, on the clock.
+            clock: monotonic seconds.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: tuple[float, Shared] | None = None
+        self._task: asyncio.Task[Shared] | None = None
+
+    async def get(self) -> Shared:
+        """The answer, at most so many seconds old."""
+        if self._kept is not None and self._clock() < self._kept[0]:
+            return self._kept[1]
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
+
+    def keep(self, answer: Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept = (self._clock() + self._seconds, answer)
+
+    async def _renew(self) -> Shared:
+        try:
+            answer = await self._ask()
+            self.keep(answer)
+            return answer
+        finally:
+            self._task = None
+
+
+def _retrieve(task: asyncio.Task[Shared]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,164 @@
+"""The dashboard as an admin meets it: opened by its address, after signing in to Open WebUI."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from deploy.client import OpenWebUI
+from harness.events_target import DASHBOARD, EVENTS, NODE, ROUTER, EventsTarget
+from harness.ollama_node import OllamaNode
+from harness.upload_target import MODELS, Target
+from local.webui import Account, RunningWebUI, connections, open_webui
+
+SLOW = 20_000  # milliseconds
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
+DOWN: dict[str, Any] = {
+    **NODE,
+    "name": "gpu1",
+    "url": "http://gpu1:11434",
+    "healthy": False,
+    "fault": "no connection (Connection refused)",
+    "in_flight": 0,
+    "queued": 0,
+    "models": [],
+    "gpus": [],
+    "breaker": "open",
+    "runners": [],
+    "rates": {},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWebUI]:
+    """An Open WebUI of its own: this page's tests take functions out of it."""
+    with OllamaNode(models=MODELS) as node:
+        folder = tmp_path_factory.mktemp("dashboard")
+        with open_webui(folder, environment=connections(ollama=(node.url,))) as webui:
+            yield webui
+
+
+@pytest.fixture(scope="module")
+def plain_user(server: RunningWebUI) -> Account:
+    return server.add_user("plain", "plain-password")
+
+
+@pytest.fixture
+def events(server: RunningWebUI, tmp_path: Path) -> Iterator[EventsTarget]:
+    api = server.as_admin()
+    # The target's own node is of no use here: nothing is uploaded.
+    events = EventsTarget(Target(server, None, api, tmp_path), tmp_path)  # type: ignore[arg-type] # see above
+    yield events
+    events.uninstall()
+    api.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    yield context
+    context.close()
+
+
+def sign_in(context: BrowserContext, server: RunningWebUI, account: Account) -> None:
+    """As Open WebUI's own sign-in form does: the browser then has its cookie."""
+    form = {"email": account.email, "password": account.password}
+    assert context.request.post(f"{server.url}/api/v1/auths/signin", data=form).ok
+
+
+def open_dashboard(context: BrowserContext, server: RunningWebUI) -> Page:
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(f"{server.url}/ollama-pack")
+    return page
+
+
+def test_admin_types_the_address(events: EventsTarget, context: BrowserContext, server: RunningWebUI) -> None:
+    """Would catch a page that needs more than the sign-in, or that leaves out what it is there for."""
+    nodes = [*DASHBOARD["nodes"], DOWN]
+    events.install_router(
+        table="gpt-4 = llama3:8b\ngpt-5 = mixtral:8x7b",
+        models=["llama3:8b"],
+        aliases=["gpt-4"],
+        dashboard=DASHBOARD | {"nodes": nodes},
+    )
+    events.target.add_row("gpu_router.llama3:8b", access_grants=[])
+    events.install()
+    events.wait_for_look()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    for text in ("gpu0", "http://secret-host:11434", "healthy", "37 %", "20.0 of 40.0 GiB", "1 / 2"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    for text in ("down", "breaker open", "no connection (Connection refused)"):
+        expect(page.get_by_text(text, exact=True)).to_be_visible()
+    expect(page.get_by_text("gpt-5: no node has any of its models", exact=False)).to_be_visible()
+    expect(page.get_by_text("an admin made a model with this id by hand", exact=False)).to_be_visible()
+    row = page.locator("tr", has=page.get_by_text("420 ms"))
+    expect(row).to_contain_text("470 ms")  # predicted beside what it was
+    row.get_by_role("button").click()
+    expect(page.get_by_text("6.50 s")).to_be_visible()  # what loading on the other node would have taken
+    with page.expect_response("**/ollama-pack/data"):
+        pass
+    expect(page.get_by_text("6.50 s")).to_be_visible()  # and is not closed by the next poll
+
+
+def test_page_follows_what_happens(
+    events: EventsTarget, context: BrowserContext, server: RunningWebUI
+) -> None:
+    """Would catch a page that must be loaded anew, or that shows old figures as if they were new."""
+    events.install_router()
+    events.install()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    expect(page.get_by_role("heading", name="gpu0")).to_be_visible()
+    events.router.tell(dashboard=DASHBOARD | {"nodes": [DOWN], "decisions": []})
+    expect(page.get_by_role("heading", name="gpu1")).to_be_visible()
+    expect(page.get_by_text("None yet.", exact=False)).to_be_visible()
+    events.toggle(EVENTS)
+    expect(page.get_by_text("is switched off, or being updated", exact=False)).to_be_visible()
+
+
+def test_text_stays_text(events: EventsTarget, context: BrowserContext, server: RunningWebUI) -> None:
+    """Would catch a name of a model or a node that runs as a script in an admin's browser."""
+    node = {**DASHBOARD["nodes"][0], "name": HOSTILE, "url": HOSTILE, "fault": HOSTILE, "breaker": HOSTILE}
+    decision = {**DASHBOARD["decisions"][0], "node": HOSTILE, "model": HOSTILE, "hit": HOSTILE}
+    events.install_router(dashboard={"nodes": [node], "decisions": [decision]})
+    events.install()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()
+    assert page.locator("main img, main b:has-text('bold')").count() == 0
+    assert page.title() == "Ollama Pack"
+
+
+def test_empty_states(events: EventsTarget, context: BrowserContext, server: RunningWebUI) -> None:
+    """Would catch a blank page where an admin has to be told what to do."""
+    events.install()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    expect(page.get_by_text("gpu_router is not installed: install it", exact=False)).to_be_visible()
+    events.install_router(dashboard={"nodes": [], "decisions": []})
+    expect(page.get_by_text("The router has no nodes: write them", exact=False)).to_be_visible()
+    events.toggle(ROUTER)
+    expect(page.get_by_text("gpu_router is switched off: switch it on", exact=False)).to_be_visible()
+    events.set_valves(EVENTS, publish_aliases=False)
+    expect(page.get_by_text("publish_aliases is off", exact=False)).to_be_visible()
+
+
+def test_others_see_nothing(
+    events: EventsTarget, context: BrowserContext, server: RunningWebUI, plain_user: Account
+) -> None:
+    """Would catch a dashboard for plain users, or one that stays open after the admin has signed out."""
+    events.install_router()
+    events.install()
+    assert context.request.get(f"{server.url}/ollama-pack").status == 401
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    expect(page.get_by_role("heading", name="gpu0")).to_be_visible()
+    context.clear_cookies()
+    expect(page.get_by_text("Sign in to Open WebUI as an admin again.")).to_be_visible()
+    sign_in(context, server, plain_user)
+    assert context.request.get(f"{server.url}/ollama-pack").status in {401, 403}
+    assert OpenWebUI(server.url, plain_user.token).get("/api/system/load")["nodes"][0]["name"] == "gpu0"

@@ -1,0 +1,62 @@
+"""Routing as people meet it in the browser."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.conftest import Open
+from harness.fixtures_routing import RoutedWebUI
+from harness.ollama_node import Answer
+
+SLOW = 20_000  # milliseconds; the page itself may take long on a busy machine
+
+
+@pytest.fixture
+def page(open_routed: Open, routed: RoutedWebUI) -> Page:
+    """A new chat of a plain user with gpt-4, which the router answers."""
+    return open_routed(routed.account, "/?models=gpt-4")
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#chat-input").click()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
+def test_the_answer_and_who_gave_it(page: Page) -> None:
+    """Would catch an answer without the line that names the node and why; or tools that break it."""
+    ask(page, "hello from a browser")
+    expect(page.get_by_text("You said: hello from a browser")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text(re.compile(r"gpu[01] · (resident|loads llama3:8b) · .*about \d"))).to_be_visible()
+
+
+def test_an_error_is_one_sentence(page: Page, routed: RoutedWebUI) -> None:
+    """Would catch an error that the page shows as JSON, as a number, or not at all."""
+    for node in routed.nodes:
+        node.enqueue(*[Answer(refusal=(400, "the prompt is too long"))] * 4)
+    ask(page, "hello")
+    sentence = re.compile(r"node gpu[01] refuses the request: the prompt is too long")
+    try:
+        expect(page.get_by_text(sentence).first).to_be_visible(timeout=SLOW)
+    finally:
+        for node in routed.nodes:
+            node._server.state.answers.clear()  # noqa: SLF001 - the node offers no way to take answers back
+
+
+def test_the_stop_button_stops_the_node(page: Page, routed: RoutedWebUI) -> None:
+    """Would catch a GPU that works on for minutes after the user pressed stop."""
+    for node in routed.nodes:
+        node.enqueue(Answer([f"word{number} " for number in range(5000)], pause=0.05))
+    before = [len(node.requests) for node in routed.nodes]
+    ask(page, "count")
+    expect(page.get_by_text("word3")).to_be_visible(timeout=SLOW)
+    (node, asked), *_ = [
+        (node, node.requests[count])
+        for node, count in zip(routed.nodes, before, strict=True)
+        if len(node.requests) > count
+    ]
+    page.get_by_role("button", name="Stop").click()
+    assert asked.left.wait(10)
+    for node in routed.nodes:
+        node._server.state.answers.clear()  # noqa: SLF001 - see above

@@ -1,0 +1,379 @@
+"""The router over scripted nodes: who answers, what a failing node does, and what is left afterwards."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from harness.ollama_node import Answer, Model, OllamaNode
+from harness.routing import HEAD, JSON, QUICK, Chat, routing, run, until
+from ollama_pack.fleet import router as router_module
+from ollama_pack.fleet.errors import (
+    AnswerBrokenError,
+    NoAnswerError,
+    NodesDownError,
+    NoNodeError,
+    WaitedTooLongError,
+)
+from ollama_pack.fleet.report import dashboard_report, load_report
+from ollama_pack.fleet.router import Router
+from ollama_pack.ollama.errors import NodeTimeoutError, RequestRefusedError
+
+LLAMA, MISTRAL = Model("llama3:8b"), Model("mistral:7b", num_ctx=8192)
+FOREVER = Answer(["never"], delay=3600.0)
+WORDS = Answer([f"word{number} " for number in range(500)], pause=0.02)
+
+
+@pytest.fixture
+def nodes() -> Iterator[list[OllamaNode]]:
+    with OllamaNode([LLAMA]) as gpu0, OllamaNode([LLAMA, MISTRAL]) as gpu1:
+        yield [gpu0, gpu1]
+
+
+def chats(node: OllamaNode) -> int:
+    """How many chats a node was asked for."""
+    return sum(request.path == "/api/chat" for request in node.requests)
+
+
+def test_models_of_all_nodes_without_duplicates(nodes: list[OllamaNode]) -> None:
+    """Would catch a picker that lists a model once for every node, or misses one that a single node has."""
+
+    async def scenario() -> dict[str, tuple[str, ...]]:
+        async with routing(nodes) as router:
+            return {name: model.nodes for name, model in router.catalogue().models.items()}
+
+    assert run(scenario) == {"llama3:8b": ("gpu0", "gpu1"), "mistral:7b": ("gpu1",)}
+
+
+def test_the_answer_says_who_gave_it_and_why(nodes: list[OllamaNode]) -> None:
+    """Would catch an answer without `ollama_pack`, which the contract promises, or one in every chunk."""
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            await Chat(router, models=("mistral:7b",)).run()
+            return await Chat(router, models=("mistral:7b",)).run()
+
+    chat = run(scenario)
+    assert chat.routed["node"] == "gpu1"
+    assert chat.routed["reason"].startswith("resident · ")
+    assert sum("ollama_pack" in chunk for chunk in chat.chunks) == 1
+    assert chat.told[-1] == (f"gpu1 · {chat.routed['reason']}", True)
+
+
+async def home(router: Router, nodes: list[OllamaNode]) -> tuple[OllamaNode, OllamaNode]:
+    """Chat once: the node that answered has the model in memory now, and is asked again; and the other."""
+    chat = await Chat(router).run()
+    return (nodes[0], nodes[1]) if chat.routed["node"] == "gpu0" else (nodes[1], nodes[0])
+
+
+FAULTS = {
+    "500": Answer(refusal=(500, "llama runner process has terminated")),
+    "503": Answer(refusal=(503, "server busy, please try again")),
+    "gone": Answer(refusal=(404, "model 'llama3:8b' not found")),
+    "hangs-up": Answer(hangs_up=True),
+    "error-line": Answer(failure="out of memory"),
+    "hangs": FOREVER,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_failing_node_costs_no_request(nodes: list[OllamaNode], fault: Answer) -> None:
+    """Would catch a user who sees an error though another node could answer."""
+
+    async def scenario() -> tuple[Chat, int]:
+        async with routing(nodes, replace(QUICK, first_token_seconds=0.5)) as router:
+            first, second = await home(router, nodes)
+            first.enqueue(fault)
+            second.enqueue(Answer(["good"]))
+            before = chats(first)
+            return await Chat(router).run(), chats(first) - before
+
+    chat, asked = run(scenario)
+    assert asked == 1
+    assert chat.answer == "good"
+
+
+def test_a_node_that_dies_under_a_chat_costs_nothing(nodes: list[OllamaNode]) -> None:
+    """Would catch requests that are lost with the node that was about to answer them."""
+
+    async def scenario() -> list[Chat]:
+        async with routing(nodes, row_settings="slots=4") as router:
+            first, _ = await home(router, nodes)
+            first.enqueue(*[Answer(["never"], delay=3600.0)] * 4)
+            chats_running = [asyncio.create_task(Chat(router, f"chat {number}").run()) for number in range(4)]
+            await until(lambda: chats(nodes[0]) + chats(nodes[1]) >= 5)
+            await asyncio.to_thread(first.stop)
+            return await asyncio.gather(*chats_running)
+
+    assert [chat.answer for chat in run(scenario)] == [f"You said: chat {number}" for number in range(4)]
+
+
+def test_a_node_that_hangs_is_found_out_by_looking_at_it(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch users who wait for the whole time-out, two minutes, at a node that is silent."""
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            first, _ = await home(router, nodes)
+            first.enqueue(FOREVER)
+            chat = asyncio.create_task(Chat(router).run())
+            await until(lambda: chats(first) == 2)
+            silent = router.nodes["gpu0" if first is nodes[0] else "gpu1"]
+
+            async def no_answer() -> None:
+                raise NodeTimeoutError(silent.client.name, "answer", 5.0)
+
+            monkeypatch.setattr(silent._prober, "look", no_answer)  # noqa: SLF001 - a node cannot be frozen in a thread
+            return await chat
+
+    assert run(scenario).answer == "You said: hello"
+
+
+def test_nothing_is_spliced_after_the_first_token(nodes: list[OllamaNode]) -> None:
+    """Would catch the beginning of one node's answer with another node's words behind it."""
+
+    async def scenario() -> tuple[Chat, int]:
+        async with routing(nodes) as router:
+            first, second = await home(router, nodes)
+            first.enqueue(Answer(["Once ", "upon "], hangs_up=True))
+            before, chat = chats(second), Chat(router)
+            with pytest.raises(AnswerBrokenError, match="regenerate it and another node answers"):
+                await chat.run()
+            return chat, chats(second) - before
+
+    chat, asked_elsewhere = run(scenario)
+    assert chat.said == "Once upon "
+    assert asked_elsewhere == 0
+
+
+def test_all_nodes_fail(nodes: list[OllamaNode]) -> None:
+    """Would catch an endless round of tries, and an error that does not say what went wrong where."""
+
+    async def scenario() -> int:
+        async with routing(nodes) as router:
+            for node in nodes:
+                node.enqueue(*[FAULTS["500"]] * 3)
+            with pytest.raises(NoAnswerError, match=r"(?s)gpu\d: .*terminated.*gpu\d: .*terminated"):
+                await Chat(router).run()
+            return chats(nodes[0]) + chats(nodes[1])
+
+    assert run(scenario) == 2
+
+
+def test_the_next_candidate_answers_when_the_first_cannot(nodes: list[OllamaNode]) -> None:
+    """Would catch an alias that fails though the table names another model, which is there."""
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            nodes[1].enqueue(FAULTS["500"])
+            return await Chat(router, models=("mistral:7b", "llama3:8b")).run()
+
+    assert run(scenario).answer == "You said: hello"
+    assert {
+        (request.body or {})["model"]
+        for node in nodes
+        for request in node.requests
+        if request.path == "/api/chat"
+    } == {
+        "mistral:7b",
+        "llama3:8b",
+    }
+
+
+def test_a_refused_request_is_not_tried_elsewhere(nodes: list[OllamaNode]) -> None:
+    """Would catch one bad request that shuts node after node."""
+
+    async def scenario() -> tuple[int, list[bool]]:
+        async with routing(nodes) as router:
+            for node in nodes:
+                node.enqueue(Answer(refusal=(400, "llama3:8b does not support tools")))
+            with pytest.raises(RequestRefusedError, match="does not support tools"):
+                await Chat(router).run()
+            asked = chats(nodes[0]) + chats(nodes[1])
+            return asked, [router.is_healthy(name) for name in router.nodes]
+
+    assert run(scenario) == (1, [True, True])
+
+
+def test_closing_the_iterator_ends_the_generation(nodes: list[OllamaNode]) -> None:
+    """Would catch a stop button that leaves the GPU busy, or a slot that is never free again."""
+
+    async def scenario() -> None:
+        async with routing(nodes[:1], row_settings="slots=1") as router:
+            nodes[0].enqueue(WORDS)
+            chunks = router.answer(
+                {"messages": [{"role": "user", "content": "hi"}]}, ["llama3:8b"], HEAD, user="u"
+            )
+            await anext(chunks)
+            assert router.in_flight("gpu0") == 1
+            await chunks.aclose()
+            assert router.in_flight("gpu0") == 0
+            await until(nodes[0].requests[-1].left.is_set)
+            assert (await Chat(router).run()).answer == "You said: hello"
+
+    run(scenario)
+
+
+def test_who_leaves_while_waiting_leaves_the_queue(nodes: list[OllamaNode]) -> None:
+    """Would catch a place in the queue that is held for nobody, and a request sent for nobody."""
+
+    async def scenario() -> tuple[list[tuple[str, bool]], int]:
+        async with routing(nodes[:1], row_settings="slots=1") as router:
+            nodes[0].enqueue(WORDS)
+            first = asyncio.create_task(Chat(router).run())
+            await until(lambda: chats(nodes[0]) == 1)
+            waits = Chat(router)
+            second = asyncio.create_task(waits.run())
+            await until(lambda: bool(waits.told))
+            assert router.queued("gpu0") == 1
+            second.cancel()
+            await asyncio.wait([second])
+            assert router.scheduler.waiting == router.queued("gpu0") == 0
+            first.cancel()
+            await asyncio.wait([first])
+            return waits.told, chats(nodes[0])
+
+    told, asked = run(scenario)
+    assert told == [("waiting for a GPU: you are next", False)]
+    assert asked == 1
+
+
+def test_background_calls_tell_nothing(nodes: list[OllamaNode]) -> None:
+    """Would catch a title's node that is shown above the answer."""
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            return await Chat(router, background=True).run()
+
+    assert not run(scenario).told
+
+
+def test_a_model_that_no_node_has(nodes: list[OllamaNode]) -> None:
+    """Would catch an error that does not say what to do."""
+
+    async def scenario() -> None:
+        async with routing(nodes) as router:
+            with pytest.raises(
+                NoNodeError, match=r"no node has `mixtral:8x7b`: pull it on one of gpu0, gpu1"
+            ):
+                await Chat(router, models=("mixtral:8x7b",)).run()
+
+    run(scenario)
+
+
+def test_all_nodes_are_down(nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a chat that waits for minutes before it says that nobody is there, or names an address."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.5)
+
+    async def scenario() -> str:
+        async with routing(nodes) as router:
+            await home(router, nodes)
+            for node in nodes:
+                await asyncio.to_thread(node.stop)
+            await until(lambda: not any(map(router.is_healthy, router.nodes)))
+            with pytest.raises(NodesDownError) as error:
+                await Chat(router).run()
+            return str(error.value)
+
+    said = run(scenario)
+    assert "no node that has `llama3:8b` answers at the moment: gpu0 (cannot be reached" in said
+    assert "127.0.0.1" not in said
+
+
+def test_a_node_that_comes_back_is_used_again(nodes: list[OllamaNode]) -> None:
+    """Would catch a node that one failure shuts out for ever."""
+
+    async def scenario() -> Chat:
+        async with routing(nodes[:1]) as router:
+            await Chat(router).run()
+            await asyncio.to_thread(nodes[0].stop)
+            await until(lambda: not router.is_healthy("gpu0"))
+            assert list(router.catalogue().models) == ["llama3:8b"]  # it is only away
+            nodes[0].start()
+            return await Chat(router).run()
+
+    assert run(scenario).answer == "You said: hello"
+
+
+def test_waiting_has_an_end(nodes: list[OllamaNode]) -> None:
+    """Would catch a chat that waits for ever behind one that never ends."""
+
+    async def scenario() -> None:
+        async with routing(nodes[:1], replace(QUICK, first_token_seconds=1.0), "slots=1") as router:
+            nodes[0].enqueue(WORDS)
+            first = asyncio.create_task(Chat(router).run())
+            await until(lambda: chats(nodes[0]) == 1)
+            with pytest.raises(WaitedTooLongError, match="all nodes were busy for 1 s and 1 requests wait"):
+                await Chat(router).run()
+            first.cancel()
+            await asyncio.wait([first])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({}, {"llama3:8b": 4096, "mistral:7b": 8192}),  # as their own recipes ask
+        ({"options": {"num_ctx": 1024}}, {"llama3:8b": 2048, "mistral:7b": 8192}),
+        ({"num_ctx": 4096}, {"llama3:8b": 4096, "mistral:7b": 8192}),
+    ],
+    ids=["none", "less", "more"],
+)
+def test_no_context_is_sent_that_would_load_anew(
+    nodes: list[OllamaNode], asked: JSON, sent: dict[str, int]
+) -> None:
+    """Would catch a `num_ctx` that makes a node load a model which it has in memory, and large enough."""
+
+    async def scenario() -> None:
+        async with routing(nodes[1:]) as router:
+            await Chat(router, body={"num_ctx": 2048}).run()
+            await Chat(router, models=("mistral:7b",)).run()
+            for watch in router.nodes.values():
+                watch.looked.clear()
+                watch.hurry.set()
+                await watch.looked.wait()
+            for model in sent:
+                await Chat(router, models=(model,), body=asked).run()
+
+    run(scenario)
+    last = [request.body or {} for node in nodes for request in node.requests if request.path == "/api/chat"]
+    found = {body["model"]: (body.get("options") or {}).get("num_ctx", 8192) for body in last if body}
+    assert found == sent
+
+
+def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:
+    """Would catch the valve without effect, or one that overrides what a client asks for."""
+
+    async def scenario() -> None:
+        async with routing(nodes[:1], replace(QUICK, keep_alive="30m")) as router:
+            await Chat(router).run()
+            await Chat(router, body={"keep_alive": "1m"}).run()
+
+    run(scenario)
+    asked = [
+        (request.body or {})["keep_alive"] for request in nodes[0].requests if request.path == "/api/chat"
+    ]
+    assert asked == ["30m", "1m"]
+
+
+def test_decisions_are_explained(nodes: list[OllamaNode]) -> None:
+    """Would catch a decision that nobody can account for: the nodes looked at, predicted and actual times."""
+
+    async def scenario() -> tuple[JSON, JSON]:
+        async with routing(nodes) as router:
+            await Chat(router).run()
+            return dashboard_report(router), load_report(router)
+
+    dashboard, load = run(scenario)
+    (decision,) = dashboard["decisions"]
+    assert {other["node"] for other in decision["considered"]} == {"gpu0", "gpu1"}
+    assert decision["predicted"] > 0
+    assert decision["actual"] > 0
+    assert "hello" not in str(dashboard)
+    assert [(node["name"], node["healthy"], node["in_flight"], node["queued"]) for node in load["nodes"]] == [
+        ("gpu0", True, 0, 0),
+        ("gpu1", True, 0, 0),
+    ]

@@ -1,0 +1,140 @@
+"""The parts of the routes that need no server: what is shown, how often it is asked for, and the page."""
+
+import asyncio
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_pack.webui.dashboard import NONCE, dashboard_html
+from ollama_pack.webui.load import ADMIN_NODE_KEYS, GPU_KEYS, NODE_KEYS, system_load
+from ollama_pack.webui.shared import SharedAnswer
+
+KEYS = st.sampled_from(
+    ["nodes", "gpus", "name", "url", "models", "gpu0_usage", "decisions", "key", "index", "recent"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.just("secret"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, JSON))
+def test_plain_users_get_named_keys_only(told: dict[str, object]) -> None:
+    """Would catch a key of a later router, or a nested one, shown to plain users."""
+    shown = system_load(told, for_admin=False)
+    assert shown.keys() <= {"nodes", "gpu0_usage"}
+    for node in shown["nodes"]:
+        assert node.keys() <= NODE_KEYS.keys()
+        assert all(isinstance(model, str) for model in node.get("models", ()))
+        for gpu in node.get("gpus", ()):
+            assert gpu.keys() <= GPU_KEYS.keys()
+            assert not any(isinstance(value, dict | list) for value in gpu.values())
+
+
+def test_plain_users_get_no_addresses() -> None:
+    """Would catch an address shown to plain users, as such or within what stands for a model's name."""
+    node = {
+        "name": "gpu0",
+        "url": "http://gpu0",
+        "models": ["a", {"url": "http://gpu0"}],
+        "gpus": ["http://gpu0"],
+    }
+    expected = {"nodes": [{"name": "gpu0", "models": ["a"], "gpus": []}]}
+    assert system_load({"nodes": [node]}, for_admin=False) == expected
+
+
+def test_admins_get_addresses() -> None:
+    """Would catch an admin who cannot tell which machine a node is."""
+    assert ADMIN_NODE_KEYS.keys() == {"url"}
+    told = {"nodes": [{"name": "gpu0", "url": "http://gpu0:11434", "key": "secret"}], "recent": [1]}
+    expected = {"nodes": [{"name": "gpu0", "url": "http://gpu0:11434"}], "recent": [1]}
+    assert system_load(told, for_admin=True) == expected
+
+
+class Source:
+    """Something to ask, that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.now = 0.0
+        self.fails = False
+        self.may_answer = asyncio.Event()
+
+    async def ask(self) -> int:
+        self.asked += 1
+        await self.may_answer.wait()
+        if self.fails:
+            raise OSError("down")
+        return self.asked
+
+
+def test_one_question_for_all() -> None:
+    """Would catch a question for each asker, or an answer that is never renewed."""
+
+    async def run() -> None:
+        source = Source()
+        shared = SharedAnswer(source.ask, 1.0, lambda: source.now)
+        askers = [asyncio.ensure_future(shared.get()) for _ in range(50)]
+        await asyncio.sleep(0)
+        source.may_answer.set()
+        assert await asyncio.gather(*askers) == [1] * 50
+        source.now = 0.99
+        assert await shared.get() == 1
+        source.now = 1.0
+        assert await shared.get() == 2
+
+    asyncio.run(run())
+
+
+def test_one_who_leaves_takes_nothing_from_the_others() -> None:
+    """Would catch a closed browser tab that fails the request of everybody who waits with it."""
+
+    async def run() -> None:
+        source = Source()
+        shared = SharedAnswer(source.ask, 1.0, lambda: source.now)
+        first, second = (asyncio.ensure_future(shared.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        source.may_answer.set()
+        assert await second == 1
+
+    asyncio.run(run())
+
+
+def test_an_error_is_not_kept() -> None:
+    """Would catch a fault that is told on after it is over, or one that nobody is told of."""
+
+    async def run() -> None:
+        source = Source()
+        source.fails = True
+        source.may_answer.set()
+        shared = SharedAnswer(source.ask, 1.0, lambda: source.now)
+        with pytest.raises(OSError, match="down"):
+            await shared.get()
+        source.fails = False
+        assert await shared.get() == 2
+
+    asyncio.run(run())
+
+
+def test_page_takes_nothing_from_elsewhere() -> None:
+    """Would catch a page that loads from another host, or that makes HTML of what it is told."""
+    page = dashboard_html("the-nonce")
+    assert NONCE not in page
+    assert page.count('nonce="the-nonce"') == 2
+    assert re.findall(r"(?:src|href)\s*=\s*[\"']", page) == []
+    assert set(re.findall(r"https?://[^\"' ]+", page)) == {
+        "http://www.w3.org/2000/svg"
+    }  # a name, not fetched
+    for maker_of_html in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "style=",
+    ):
+        assert maker_of_html not in page
