@@ -721,7 +721,8 @@ class NodeView:
         name: as the `nodes` valve calls it.
         tier: lower tiers are preferred.
         weight: how much of the work it should get beside equals.
-        models: what it can answer with and may be asked for now, by name as `fold_name` makes it.
+        models: what it can answer with and may be asked for now, by the names that it lists, and by what
+            `fold_name` makes of them.
         runners: what is in its memory.
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.
@@ -1410,6 +1411,41 @@ def _place(entry: WaitingRequest) -> tuple[float, int]:
     return entry.place
 
 
+# --- ollama_pack.fleet.rendezvous ---
+# Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#
+# Workers that do not hear of one another reckon the same node for the same chat, so that its next turn finds
+# its prefix there whichever worker it comes to. A node is passed over while it has more than its share.
+
+LOAD_BOUND = 1.25
+
+
+@lru_cache(maxsize=16384)
+def rendezvous_score(chat: str, node: str, weight: float) -> float:
+    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
+
+    The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
+    Tables", 2005).
+    """
+    digest = blake2b(f"{node}\\0{chat}".encode(errors="replace"), digest_size=8).digest()
+    uniform = (int.from_bytes(digest) + 0.5) / 2**64
+    return -weight / math.log(uniform) if weight > 0 else 0.0
+
+
+def may_take(load: int, total: int, share: float) -> bool:
+    """Whether a node may get one more without having more than its share of all, and a quarter.
+
+    The bound is ceil(c * share * (total + 1)) (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with
+    Bounded Loads", 2018).
+
+    Args:
+        load: what the node has.
+        total: what all nodes have.
+        share: of the node in all weights.
+    """
+    return load + 1 <= math.ceil(LOAD_BOUND * share * (total + 1))
+
+
 # --- ollama_pack.fleet.timeline ---
 # A node's virtual future: what it does now, and what those ahead in the queue will have it do.
 #
@@ -1858,7 +1894,7 @@ class BindingPass:
         key = (model, entry.kind, request.max_output)
         pressing = entry.overtaken >= self._policy.overtake_limit
         bids = self._bids(able, key, request, pressing=pressing)
-        chosen = _offer(self._choose(bids), request)
+        chosen = _offer(self._choose(bids, request), request)
         may_harm = self._policy.background_harm * (self._view.now - entry.came)
         binds = chosen.quote.starts_now and (ripe or chosen.harm <= may_harm)
         if ripe or binds:
@@ -1930,19 +1966,37 @@ class BindingPass:
         busy = self._view.demand.get(quote.blob, 0.0) * rates.service
         return busy > self._policy.prewarm_share * rates.slots * self._held[quote.blob]
 
-    def _choose(self, bids: Sequence[Bid]) -> Bid:
+    def _choose(self, bids: Sequence[Bid], request: FleetRequest) -> Bid:
         """The cheapest bid, but a chat stays at home unless leaving saves enough; equals by chance."""
         best = min([bid[0] for bid in bids])
         if home := [bid for bid in bids if bid[2]]:
             nearest = max(home, key=_hit)
-            slack = max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * nearest[0])
-            if nearest[0] - best <= slack:
+            if nearest[0] - best <= self._slack(nearest[0]):
                 return nearest
+        elif request.chat and not request.background and (agreed := self._agreed(bids, best, request.chat)):
+            return agreed
         limit = best * (1 + self._policy.tie_share)
         equal = [bid for bid in bids if bid[0] <= limit]
         if len(equal) > 1:
             equal = [bid for bid in equal if bid[4].starts_now] or equal
         return self._among(equal)
+
+    def _slack(self, cost: float) -> float:
+        """What leaving a place of this cost has to save."""
+        return max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * cost)
+
+    def _agreed(self, bids: Sequence[Bid], best: float, chat: str) -> Bid | None:
+        """Where any worker would put a chat that nobody remembers; None when there is no choice."""
+        limit = best + self._slack(best)
+        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused]
+        if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
+            return None
+        total = sum([bid[3].running for bid in bids])
+        weights = sum([bid[3].view.weight for bid in bids])
+        free = [bid for bid in close if may_take(bid[3].running, total, bid[3].view.weight / weights)]
+        return max(
+            free, key=lambda bid: rendezvous_score(chat, bid[3].view.name, bid[3].view.weight), default=None
+        )
 
     def _among(self, equal: Sequence[Bid]) -> Bid:
         """One of them by chance, as often as their nodes' weights say."""
@@ -2581,7 +2635,7 @@ class NodeState:
     def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
-        self.listed: Mapping[str, InstalledModel] = {}  # by those that requests are compared with
+        self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
         self.runners: dict[str, RunnerState] = {}
         self.loading_until = 0.0
         self.room = 0
@@ -2659,7 +2713,8 @@ class NodeState:
         """Take in what `/api/tags` and `/api/ps` say."""
         if models != self.models:
             self.models = dict(models)
-            self.listed = {fold_name(name): replace(model, name=name) for name, model in models.items()}
+            named = {name: replace(model, name=name) for name, model in models.items()}
+            self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
@@ -3039,6 +3094,11 @@ class Scheduler:
             for place, entry in enumerate(self._queue.order(self._clock()))
             if entry.request.id == request_id
         )
+
+    def can_answer(self, models: Iterable[str]) -> bool:
+        """Whether any node may be asked for one of these now, by whatever name it lists it."""
+        names = set(map(fold_name, models))
+        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
     # --- requests ---
 

@@ -1,8 +1,12 @@
 """Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Literal
+
+MAX_LET_IN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +18,47 @@ class RouteSpec:
         path: from the server's root.
         audience: who is let in; others get Open WebUI's own 401.
         answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        remember: seconds for which one who was let in is let in again unasked: finding out who somebody is
+            costs Open WebUI several times what the rest of a small answer does.
     """
 
     method: str
     path: str
     audience: Literal["user", "admin"]
     answer: Callable[[Any, Any], Awaitable[Any]]
+    remember: float = 0.0
+
+
+class LetIn:
+    """Who was let in a moment ago, by what they showed. Bounded; holds digests, not tokens."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Know nobody yet.
+
+        Args:
+            seconds: how long somebody is known.
+            clock: monotonic seconds.
+        """
+        self._seconds = seconds
+        self._clock = clock
+        self._users: dict[bytes, tuple[float, Any]] = {}
+
+    def find(self, request: Any) -> Any:
+        """The user who showed the same a moment ago; None: ask."""
+        until, user = self._users.get(_shown_digest(request), (0.0, None))
+        return user if self._clock() < until else None
+
+    def add(self, request: Any, user: Any) -> None:
+        """Open WebUI has let this one in."""
+        if len(self._users) >= MAX_LET_IN:
+            self._users.clear()
+        self._users[_shown_digest(request)] = (self._clock() + self._seconds, user)
+
+
+def _shown_digest(request: Any) -> bytes:
+    """What tells one caller from another: the header and the cookie that Open WebUI looks at."""
+    shown = (request.headers.get("authorization", ""), request.headers.get("cookie", ""))
+    return blake2b("\0".join(shown).encode(), digest_size=16).digest()
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -50,17 +89,35 @@ def _catches_all(route: Any) -> bool:
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
     from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
 
     allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
 
+    known = LetIn(spec.remember)
+
     async def endpoint(request: Request, user: Any = allowed) -> Any:
+        if spec.remember:
+            known.add(request, user)
         return await spec.answer(request, user)
 
     # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
     endpoint.__annotations__ = {"request": Request, "user": Any}
-    return APIRoute(
+
+    class Remembering(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = known.find(request) if spec.remember else None
+                if user is None:
+                    return await ask(request)
+                return JSONResponse(await spec.answer(request, user))
+
+            return handle
+
+    return Remembering(
         spec.path,
         endpoint,
         methods=[spec.method],

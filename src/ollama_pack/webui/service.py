@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ollama_pack.webui.functions import FunctionState, function_state, live_function
@@ -139,7 +140,7 @@ class EventService:
                 raise not_found()
             return await spec.answer(request, user)
 
-        return RouteSpec(spec.method, spec.path, spec.audience, answer)
+        return replace(spec, answer=answer)
 
 
 def _services(app: Any) -> dict[str, Any]:
