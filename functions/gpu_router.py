@@ -1988,7 +1988,7 @@ class BindingPass:
     def _agreed(self, bids: Sequence[Bid], best: float, chat: str) -> Bid | None:
         """Where any worker would put a chat that nobody remembers; None when there is no choice."""
         limit = best + self._slack(best)
-        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused]
+        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused and bid[4].starts_now]
         if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
             return None
         total = sum([bid[3].running for bid in bids])
@@ -7599,7 +7599,7 @@ class Pipe:
         )
         redis_url: str = Field(
             default="",
-            description="With several workers or replicas: a Redis through which they share what they know.",
+            description="Has no effect yet: each worker of Open WebUI learns for itself.",
             json_schema_extra={"input": {"type": "password"}},
         )
         keep_alive: str = Field(

@@ -22,7 +22,10 @@ from deploy.client import OpenWebUI, Pipelines
 from deploy.config import Endpoint, PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
 from deploy.plan import Plan
+from deploy.rows import unanswered
+from ollama_pack.fleet.gpus import LOAD_PATH, report_in
 from ollama_pack.ollama.names import find_model
+from ollama_pack.webui.models import ROUTER
 from upload import make_plan, servers, wanted_plugins
 
 OLDEST_VERSION = (0, 11, 2)
@@ -86,6 +89,8 @@ def examine(config: PackConfig) -> Iterator[Finding]:
         yield Finding("deployment", "wrong", str(error), "mend this first, then run the doctor again")
     for node in config.nodes:
         yield _node(node)
+        if node.agent:
+            yield _agent(node)
     if config.cache and config.cache.url:
         yield _redis(config.cache.url)
 
@@ -98,7 +103,10 @@ def _deployment(config: PackConfig) -> Iterator[Finding]:
             yield from _broken(config, webui)
         yield from _differences(config, webui, pipelines)
         if webui:
-            yield from _candidates(config, set(webui.models(refresh=True)))
+            offered = webui.models(refresh=True)
+            yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
+            if ROUTER.rstrip(".") in webui.plugins("functions"):
+                yield from (_as_finding(problem) for problem in unanswered(config, offered))
 
 
 def _broken(config: PackConfig, webui: OpenWebUI) -> Iterator[Finding]:
@@ -139,12 +147,16 @@ def _differences(
     plan: Plan = make_plan(config, wanted_plugins(config, []), webui, pipelines)
     for step in plan.steps:
         yield Finding("pack", "wrong", f"not as pack.yaml says: {step.what}", "run upload.py")
-    for problem in plan.problems:
-        subject, _, rest = problem.partition(": ")
-        text, _, remedy = rest.rpartition(": ")
-        yield Finding(subject, "wrong", text, remedy)
+    yield from map(_as_finding, plan.problems)
     if not plan.steps and not plan.problems:
         yield Finding("pack", "ok", "plugins, valves, published aliases and grants are as pack.yaml says")
+
+
+def _as_finding(problem: str) -> Finding:
+    """A problem of an upload's plan: who, what, and the remedy behind the last colon."""
+    subject, _, rest = problem.partition(": ")
+    text, _, remedy = rest.rpartition(": ")
+    return Finding(subject, "wrong", text, remedy)
 
 
 def _candidates(config: PackConfig, models: set[str]) -> Iterator[Finding]:
@@ -158,6 +170,22 @@ def _candidates(config: PackConfig, models: set[str]) -> Iterator[Finding]:
             yield Finding(alias.name, "look", text, f"{pulls}, or take it out of pack.yaml")
         elif present:
             yield Finding(alias.name, "ok", f"{present[0]} is there")
+
+
+def _agent(node: Endpoint) -> Finding:
+    """Whether the machine's agent answers, as seen from here."""
+    name = f"agent of {node.name or node.url}"
+    try:
+        answer = requests.get(f"{str(node.agent).rstrip('/')}{LOAD_PATH}", timeout=TIMEOUT_SECONDS)
+        report = report_in(answer.json())
+    except (requests.RequestException, ValueError) as error:
+        text = f"{node.agent} does not answer as one ({type(error).__name__})"
+        return Finding(
+            name, "wrong", text, "start scripts/gpu_agent.py there, or take `agent` out of pack.yaml"
+        )
+    if not report.gpus:
+        return Finding(name, "look", f"tells of no GPU: {report.reason}", "see docs/gpu-agent.md")
+    return Finding(name, "ok", f"tells of {len(report.gpus)} GPUs")
 
 
 def _node(node: Endpoint) -> Finding:

@@ -21,7 +21,7 @@ from deploy.functions import plan_function
 from deploy.pipelines import plan_pipeline
 from deploy.plan import Plan, Step
 from deploy.plugin import LocalPlugin, load_plugin
-from deploy.rows import plan_rows
+from deploy.rows import plan_rows, unanswered
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
@@ -66,7 +66,9 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
         else:
             _carry_out(console, plan)
             if webui:
-                webui.models(refresh=True)  # so that the rows are known at once
+                offered = webui.models(refresh=True)  # so that the rows are known at once
+                if config.says_aliases and not options.only and _is_routed(config):
+                    plan.problems += unanswered(config, offered)
     return plan
 
 

@@ -5,7 +5,7 @@ needs a row with a read grant at every step: the alias's, and that of each model
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,12 +64,23 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
     rows.withdraw_all_but({*names, *needed})
 
 
+def unanswered(config: PackConfig, models: Collection[str]) -> list[str]:
+    """The published names that the router does not offer, though it is installed: as problems.
+
+    Args:
+        config: what the deployment should look like.
+        models: ids of the models that it offers.
+    """
+    names = dict.fromkeys(alias.name for alias in config.aliases if "*" not in alias.name)
+    return [_nothing_behind(config, name) for name in names if ROUTER + name not in models]
+
+
 def _nothing_behind(config: PackConfig, name: str) -> str:
     named = (model for alias in config.aliases if alias.name == name for model in alias.local_name)
     models = ", ".join(dict.fromkeys(named))
     return (
         f"{name}: none of its models is there ({models}): pull one (`ollama pull`), "
-        "or see whether Open WebUI reaches its connections, and run this again"
+        "or see whether Open WebUI reaches its connections or nodes, and run this again"
     )
 
 

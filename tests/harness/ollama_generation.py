@@ -1,19 +1,37 @@
-"""One chat or generate request at a scripted node, from its checks to its last line."""
+"""One chat or generate request at a node, from its checks to its last line."""
 
 import asyncio
-import json
+import math
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from aiohttp import web
 
 from harness.ollama_request import check_capabilities, check_think_level
 from harness.ollama_state import NodeState
-from harness.ollama_wire import JSON, Answer, Model, RefusalError, Usage, full_name, keep_alive_of, timestamp
+from harness.ollama_wire import (
+    JSON,
+    Answer,
+    Model,
+    RefusalError,
+    Usage,
+    dumps,
+    full_name,
+    keep_alive_of,
+    timestamp,
+)
+from harness.sim_faults import Fault
+from harness.sim_pace import TokenTimes
+from harness.sim_prompt import rendered
+from harness.sim_records import Record
+from harness.sim_runner import Turn
+from harness.sim_scheduler import Lease
+from harness.sim_spoil import cut, spoil_line, spoil_whole
 
-
-def dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+_TIME, _CONTENT = "<time>", "<content>"  # no model has such a name
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
@@ -23,27 +41,40 @@ def json_response(value: Any, status: int = 200) -> web.Response:
 class Generation:
     """A request that makes text. Ollama's handlers differ in one check and in where the text goes."""
 
-    def __init__(self, state: NodeState, request: web.Request, body: JSON, verb: str) -> None:
+    def __init__(
+        self,
+        state: NodeState,
+        request: web.Request,
+        body: JSON,
+        record: Record,
+        fault: Fault | None = None,
+    ) -> None:
         self._state = state
         self._request = request
         self._body = body
-        self._verb = verb
+        self._verb = request.path.rpartition("/")[2]
+        self._record = record
+        self._fault = fault
+        self._loop = asyncio.get_running_loop()
+        self._came = self._loop.time()
         self._sent: web.StreamResponse | None = None
 
     async def run(self) -> web.StreamResponse:
         model = self._model()
         keep_alive = self._body.get("keep_alive")
         if not self._asks() and keep_alive is not None and keep_alive_of(keep_alive) == timedelta():
-            self._state.unload(model)
+            await self._state.scheduler.expire(model)
             return json_response(self._line({"content": ""}, done_reason="unload"))
         if self._verb == "generate":  # the one check whose place differs
             check_think_level(self._body)
         check_capabilities(model, self._body, self._verb)
-        loaded_now = self._state.load(model, self._body)
-        if not self._asks():
-            return json_response(self._line({"content": ""}, done_reason="load"))
-        check_think_level(self._body)
-        return await self._generate(model, loaded_now=loaded_now)
+        async with self._state.scheduler.lease(model, self._body) as lease:
+            self._record.load = self._loop.time() - self._came
+            self._record.loaded = lease.loaded
+            if not self._asks():
+                return json_response(self._line({"content": ""}, done_reason="load"))
+            check_think_level(self._body)
+            return await self._generate(model, lease)
 
     def _model(self) -> Model:
         name = self._body.get("model") or ""
@@ -61,64 +92,129 @@ class Generation:
         if self._verb == "chat":
             messages: list[JSON] = self._body["messages"]
             return messages
-        return [{"role": "user", "content": self._body["prompt"], "images": self._body.get("images")}]
+        system = {"role": "system", "content": self._body.get("system")}
+        asked = {"role": "user", "content": self._body["prompt"], "images": self._body.get("images")}
+        return [system, asked] if system["content"] else [asked]
 
-    async def _generate(self, model: Model, *, loaded_now: bool) -> web.StreamResponse:
-        messages = self._messages()
-        prompt = next((m.get("content") or "" for m in reversed(messages) if m.get("role") == "user"), "")
-        images = sum(len(m.get("images") or ()) for m in messages) if "vision" in model.capabilities else 0
-        answer = self._state.next_answer(prompt, images)
+    async def _generate(self, model: Model, lease: Lease) -> web.StreamResponse:
+        messages, vision = self._messages(), "vision" in model.capabilities
+        prompt = rendered(messages, self._body.get("tools"), context=lease.runner.context, vision=vision)
+        question = next((m.get("content") or "" for m in reversed(messages) if m.get("role") == "user"), "")
+        images = sum(len(m.get("images") or ()) for m in messages) if vision else 0
+        answer = self._state.next_answer(model, self._body, prompt, question, images)
         await asyncio.sleep(answer.delay)
         if answer.refusal:
             raise RefusalError(*answer.refusal)
+        asked = self._loop.time()
+        async with lease.runner.slot(prompt) as turn:
+            self._record.wait = self._loop.time() - asked
+            return await self._answer(model, answer, turn)
+
+    async def _answer(self, model: Model, answer: Answer, turn: Turn) -> web.StreamResponse:
+        """Evaluate the prompt and say the answer, as fast as the node does."""
+        self._record.prompt_tokens, self._record.hit_tokens = turn.prompt_tokens, turn.hit_tokens
+        began = self._loop.time()
+        await asyncio.sleep(self._state.shape.prompt_seconds(model, turn.prompt_tokens - turn.hit_tokens))
+        first = self._loop.time()
+        self._record.first_token = time.time()
         pieces = list(answer.pieces())
         limit = (self._body.get("options") or {}).get("num_predict") or 0
-        cut = 0 < limit <= len(pieces)
-        tokens = sum(len((m.get("content") or "").split()) + 4 for m in messages)
-        kept = pieces[:limit] if cut else pieces
-        usage = Usage(tokens, len(kept), loaded_now)
-        last = self._line({"content": ""}, done_reason="length" if cut else "stop") | self._context()
-        respond = self._whole if self._body.get("stream") is False else self._stream
-        response = await respond(kept, last | usage.metrics(), answer)
-        self._state.load(model, self._body)  # keep_alive counts from the end
-        return response
+        reason = "length" if 0 < limit <= len(pieces) else "stop"
+        pieces = pieces[:limit] if limit > 0 else pieces
+        rate = self._state.shape.token_seconds(model, self._state.scheduler.working - 1)
+        pause = rate if answer.pause is None else answer.pause
 
-    async def _stream(self, pieces: list[JSON], last: JSON, answer: Answer) -> web.StreamResponse:
-        for piece in pieces:
-            await self._send(self._line(piece))
-            await asyncio.sleep(answer.pause)
+        def last() -> JSON:
+            now, load = self._loop.time(), self._record.load
+            usage = Usage(turn.prompt_tokens, len(pieces), now - self._came, load, first - began, now - first)
+            return self._line({"content": ""}, done_reason=reason) | self._context() | usage.metrics()
+
+        shown = pieces[: self._fault.after] if self._fault else pieces
+        if self._body.get("stream") is False:
+            return await self._whole(shown, TokenTimes(len(shown), pause, math.inf), turn, last, answer)
+        steps = TokenTimes(len(shown), pause, self._state.shape.write_seconds)
+        return await self._stream(shown, steps, turn, last, answer)
+
+    async def _stream(
+        self, pieces: list[JSON], steps: TokenTimes, turn: Turn, last: Callable[[], JSON], answer: Answer
+    ) -> web.StreamResponse:
+        sent = 0
+        async for due in steps:
+            self._say(turn, pieces[sent:due])
+            await self._send(self._lines(pieces[sent:due]))
+            sent = due
         if answer.hangs_up:
             return self._hang_up()
         if answer.failure is not None and self._sent is None:
             raise RefusalError(500, answer.failure)
-        response = await self._send(last if answer.failure is None else {"error": answer.failure})
+        if self._fault:
+            self._record.end("failed")
+            return await spoil_line(
+                self._fault, self._request, await self._send(b""), self._line({"content": "a"})
+            )
+        # before the client knows: it may ask for the record at once
+        self._record.end("done" if answer.failure is None else "failed")
+        ending = last() if answer.failure is None else {"error": answer.failure}
+        response = await self._send(dumps(ending).encode() + b"\n")
         await response.write_eof()
         return response
 
-    async def _whole(self, pieces: list[JSON], last: JSON, answer: Answer) -> web.StreamResponse:
-        await asyncio.sleep(answer.pause * len(pieces))
+    async def _whole(
+        self, pieces: list[JSON], steps: TokenTimes, turn: Turn, last: Callable[[], JSON], answer: Answer
+    ) -> web.StreamResponse:
+        async for _ in steps:
+            pass
         if answer.hangs_up:
             return self._hang_up()
         if answer.failure is not None:
             raise RefusalError(500, answer.failure)
+        self._say(turn, pieces)
         merged: JSON = {"content": "".join(piece["content"] for piece in pieces)}
         if thinking := "".join(piece.get("thinking", "") for piece in pieces):
             merged["thinking"] = thinking
         if calls := [call for piece in pieces for call in piece.get("tool_calls", ())]:
             merged["tool_calls"] = calls
-        return json_response(last | self._content(merged))
+        whole = last() | self._content(merged)
+        if self._fault is None:
+            return json_response(whole)
+        self._record.end("failed")
+        return await spoil_whole(self._fault, self._request, whole)
 
-    async def _send(self, line: JSON) -> web.StreamResponse:
+    def _say(self, turn: Turn, pieces: list[JSON]) -> None:
+        turn.said += "".join(piece["content"] for piece in pieces)
+        self._record.output_tokens += len(pieces)
+
+    async def _send(self, lines: bytes) -> web.StreamResponse:
         if self._sent is None:
             self._sent = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
             await self._sent.prepare(self._request)
-        await self._sent.write(dumps(line).encode() + b"\n")
+        if lines:
+            await self._sent.write(lines)
         return self._sent
 
     def _hang_up(self) -> web.StreamResponse:
-        if self._request.transport:
-            self._request.transport.abort()
-        return self._sent or web.StreamResponse()
+        self._record.end("failed")
+        return cut(self._request, self._sent)
+
+    def _lines(self, pieces: list[JSON]) -> bytes:
+        """Return the lines for these pieces. Text is fitted into a line made once: there is much of it."""
+        now = timestamp()
+        before, between, after = self._form
+        texts = (
+            f"{before}{now}{between}{dumps(piece['content'])}{after}\n"
+            if len(piece) == 1
+            else dumps(self._line(piece)) + "\n"
+            for piece in pieces
+        )
+        return "".join(texts).encode()
+
+    @cached_property
+    def _form(self) -> tuple[str, str, str]:
+        """The text of a line around its time and around its content."""
+        line = self._line({"content": _CONTENT}) | {"created_at": _TIME}
+        before, _, rest = dumps(line).partition(_TIME)
+        between, _, after = rest.partition(dumps(_CONTENT))
+        return before, between, after
 
     def _line(self, piece: JSON, done_reason: str | None = None) -> JSON:
         line = {"model": self._body["model"], "created_at": timestamp(), **self._content(piece)}

@@ -1,48 +1,71 @@
-"""What a scripted node holds: installed models, models in memory, and the answers that a test lined up."""
+"""What a node holds: installed models, models in memory, the answers that a test lined up, and records."""
 
 import json
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from harness.ollama_wire import (
-    JSON,
-    Answer,
-    Loaded,
-    Model,
-    RefusalError,
-    full_name,
-    keep_alive_of,
-    listed,
-    resident,
-    shown,
-)
+from harness.ollama_wire import JSON, Answer, Model, RefusalError, full_name, listed, shown
+from harness.sim_records import NodeStats
+from harness.sim_scheduler import Scheduler
+from harness.sim_shape import NodeShape
+from harness.sim_text import Draw, answer_to
 
 
 class NodeState:
     """The state of one node. The node's loop changes it; a test may look, install and enqueue meanwhile."""
 
-    def __init__(self, models: Iterable[Model], *, gpu: bool) -> None:
+    def __init__(self, models: Iterable[Model], shape: NodeShape, *, gpu: bool) -> None:
         self.models = {model.full_name: model for model in models}
         self.answers: deque[Answer] = deque()
-        self.loaded: dict[str, Loaded] = {}  # by weights blob: a runner serves a blob, not a name
+        self.shape = shape
+        self.stats = NodeStats()
+        self.scheduler = Scheduler(shape)
         self._gpu = gpu
         self._modified_at = datetime.now(UTC)
+
+    def restart(self) -> None:
+        """Begin with nothing in memory. What was there must have been closed."""
+        self.scheduler = Scheduler(self.shape)
 
     def tags(self) -> JSON:
         return {"models": [listed(model, self._modified_at) for model in list(self.models.values())]}
 
     def ps(self) -> JSON:
-        now = datetime.now(UTC)
-        self.loaded = {blob: loaded for blob, loaded in self.loaded.items() if loaded.expires_at > now}
-        latest_first = sorted(self.loaded.values(), key=lambda loaded: loaded.expires_at, reverse=True)
-        return {"models": [resident(loaded, gpu=self._gpu) for loaded in latest_first]}
+        return self.scheduler.ps(gpu=self._gpu)
 
     def show(self, body: JSON) -> JSON:
         name = body.get("model") or body.get("name")
         if not name:
             raise RefusalError(400, "model is required")
         return shown(self.model(name), self._modified_at)
+
+    def copy(self, body: JSON) -> None:
+        """Give a model a second name.
+
+        Raises:
+            RefusalError: 400 for what is no name, 404 for a model that is not installed.
+        """
+        source, target = body.get("source") or "", body.get("destination") or ""
+        for field, name in (("source", source), ("destination", target)):
+            try:
+                full_name(name)
+            except ValueError:
+                raise RefusalError(400, f"{field} {json.dumps(name)} is invalid") from None
+        try:
+            model = self.models[full_name(source)]
+        except KeyError:
+            raise RefusalError(404, f"model {json.dumps(source)} not found") from None
+        self.models[full_name(target)] = replace(model, name=target)
+
+    def delete(self, body: JSON) -> None:
+        """Uninstall a model; a runner of it goes on.
+
+        Raises:
+            RefusalError: 404, there is none.
+        """
+        del self.models[self.model(body.get("model") or body.get("name") or "").full_name]
 
     def model(self, name: str) -> Model:
         """Return the installed model of this name.
@@ -64,23 +87,23 @@ class NodeState:
             message = f"model {json.dumps(name)} not found, try pulling it first"
             raise RefusalError(404, message) from None
 
-    def load(self, model: Model, body: JSON) -> bool:
-        """Keep a model in memory for the request's ``keep_alive``; return whether it was not there before."""
-        context = int((body.get("options") or {}).get("num_ctx") or model.num_ctx)
-        before = self.loaded.get(model.blob)
-        kept = before is not None and before.context_length == context
-        name = before.model if before and kept else model
-        self.loaded[model.blob] = Loaded.now(name, context, keep_alive_of(body.get("keep_alive")))
-        return not kept
+    def next_answer(self, model: Model, body: JSON, prompt: str, question: str, images: int) -> Answer:
+        """Return what was enqueued, else what the node makes up.
 
-    def unload(self, model: Model) -> None:
-        """Drop a model from memory."""
-        self.loaded.pop(model.blob, None)
-
-    def next_answer(self, prompt: str, images: int) -> Answer:
-        """Return what was enqueued, else an echo of the prompt that also counts the images that were seen."""
+        Args:
+            model: that is asked.
+            body: the request.
+            prompt: all of it, rendered.
+            question: the last message of the user.
+            images: those that the model sees, which an echo counts.
+        """
         if self.answers:
             return self.answers.popleft()
-        seen = f" ({images} images)" if images else ""
-        words = f"You said: {prompt}{seen}".split(" ")
-        return Answer([words[0], *(f" {word}" for word in words[1:])])
+        if self.shape.echo:
+            seen = f" ({images} images)" if images else ""
+            words = f"You said: {question}{seen}".split(" ")
+            return Answer([words[0], *(f" {word}" for word in words[1:])], pause=None)
+        seed = (body.get("options") or {}).get("seed")
+        median = model.answer_tokens or self.shape.answer_tokens
+        draw = Draw(median, self.shape.answer_spread, self.shape.seed, seed, model.blob, prompt)
+        return Answer(answer_to(question, draw), pause=None)

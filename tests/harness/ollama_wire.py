@@ -9,17 +9,23 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
 JSON = dict[str, Any]
 
 FOREVER = timedelta(days=365 * 290)  # Go's longest duration is about 292 years
 DEFAULT_KEEP_ALIVE = timedelta(minutes=5)
-MILLISECOND = 1_000_000  # durations are in nanoseconds
+NANOSECONDS = 1e9  # in a second; durations are in nanoseconds
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _NAME = re.compile(r"(?:(?:[\w.:-]+/)?[\w.-]+/)?\w[\w.-]*(?::\w[\w.-]*)?", re.ASCII)
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
+
+
+def dumps(value: Any) -> str:
+    """Return JSON as Go writes it: no spaces, no escapes but the needed ones."""
+    return _ENCODER.encode(value)
 
 
 class RefusalError(Exception):
@@ -33,7 +39,11 @@ class RefusalError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """An installed model. Names with the same ``blob`` (weights digest) share one runner."""
+    """An installed model. Names with the same ``blob`` (weights digest) share one runner.
+
+    ``load_seconds``, ``prompt_rate`` and ``decode_rate`` (tokens a second) and ``answer_tokens`` (the median)
+    are the node's unless they are set.
+    """
 
     name: str
     digest: str = ""
@@ -46,6 +56,10 @@ class Model:
     context_length: int = 8192  # the most that it was trained for
     num_ctx: int = 4096  # what it is loaded with unless the request says otherwise
     embedding_length: int = 576
+    load_seconds: float | None = None
+    prompt_rate: float | None = None
+    decode_rate: float | None = None
+    answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Fill in the digests, which follow from the name when left out."""
@@ -86,12 +100,14 @@ class ToolCall:
 class Answer:
     """What the node does with one chat or generate request. Every piece of text counts as one token.
 
+    Seconds are those of the wall.
+
     Attributes:
         text: pieces of the answer, one line each when streamed.
         thinking: pieces of thinking, sent first.
         tool_calls: sent after the text, one line each.
         delay: seconds before anything is sent, headers included.
-        pause: seconds between two lines.
+        pause: seconds between two lines; None: what the node's rate makes of it.
         refusal: (status, message) instead of an answer.
         failure: the message of an error line that ends the stream after the pieces.
         hangs_up: the connection is cut after the pieces, without an end.
@@ -101,7 +117,7 @@ class Answer:
     thinking: Sequence[str] = ()
     tool_calls: Sequence[ToolCall] = ()
     delay: float = 0.0
-    pause: float = 0.0
+    pause: float | None = 0.0
     refusal: tuple[int, str] | None = None
     failure: str | None = None
     hangs_up: bool = False
@@ -117,38 +133,31 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model in memory, under the name that loaded it."""
-
-    model: Model
-    context_length: int
-    expires_at: datetime
-
-    @classmethod
-    def now(cls, model: Model, context_length: int, keep_alive: timedelta) -> Self:
-        return cls(model, context_length, datetime.now(UTC) + keep_alive)
-
-
-@dataclass(frozen=True)
 class Usage:
-    """The figures on the last line of an answer: tokens, and whether the model had to be loaded first."""
+    """The figures on the last line of an answer: tokens, and durations in seconds.
 
-    prompt: int
-    generated: int
-    loaded_now: bool
+    ``total`` is all of the time. What the parts leave of it was spent waiting for a slot.
+    """
+
+    prompt_count: int
+    count: int
+    total: float
+    load: float
+    prompt: float
+    decode: float
 
     def metrics(self) -> JSON:
-        load = (300 if self.loaded_now else 1) * MILLISECOND
-        prompt, generated = self.prompt * MILLISECOND, self.generated * MILLISECOND
+        """Return them in nanoseconds; counts of zero are left out, as Go does, and no duration is zero."""
+        parts = [max(1, round(part * NANOSECONDS)) for part in (self.load, self.prompt, self.decode)]
         figures = {
-            "total_duration": load + prompt + generated,
-            "load_duration": load,
-            "prompt_eval_count": self.prompt,
-            "prompt_eval_duration": prompt,
-            "eval_count": self.generated,
-            "eval_duration": generated,
+            "total_duration": max(round(self.total * NANOSECONDS), sum(parts)),
+            "load_duration": parts[0],
+            "prompt_eval_count": self.prompt_count,
+            "prompt_eval_duration": parts[1],
+            "eval_count": self.count,
+            "eval_duration": parts[2],
         }
-        return {key: value for key, value in figures.items() if value}  # Go's omitempty
+        return {key: value for key, value in figures.items() if value}
 
 
 def full_name(name: str) -> str:
@@ -203,19 +212,17 @@ def listed(model: Model, modified_at: datetime) -> JSON:
     }
 
 
-def resident(loaded: Loaded, *, gpu: bool) -> JSON:
+def resident(model: Model, context: int, size: int, expires_at: datetime, *, gpu: bool) -> JSON:
     """Return an entry of /api/ps."""
-    model = loaded.model
-    size = model.size + loaded.context_length * 22_604  # what SmolLM2-135M takes per token of context
     return {
         "name": model.short_name,
         "model": model.short_name,
         "size": size,
         "digest": model.digest,
         "details": model.details,
-        "expires_at": timestamp(loaded.expires_at),
+        "expires_at": timestamp(expires_at),
         "size_vram": size if gpu else 0,
-        "context_length": loaded.context_length,
+        "context_length": context,
     }
 
 

@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "doctor.py"
 NOBODY = "http://127.0.0.1:9"  # the port of the discard service, on which nothing listens
 
 PACK = """\
+plugins: [model_alias_filter]
 model_provider:
   endpoint: {endpoint}
 models:

@@ -81,7 +81,7 @@ class Pipe:
         )
         redis_url: str = Field(
             default="",
-            description="With several workers or replicas: a Redis through which they share what they know.",
+            description="Has no effect yet: each worker of Open WebUI learns for itself.",
             json_schema_extra={"input": {"type": "password"}},
         )
         keep_alive: str = Field(

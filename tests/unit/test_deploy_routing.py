@@ -1,0 +1,83 @@
+"""What upload.py makes of the nodes in pack.yaml, and that no secret gets into what it prints."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.config import load_config
+from deploy.errors import ConfigError
+from deploy.plan import valves_diff, without_secrets
+from ollama_pack.fleet.nodes import parse_nodes
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "pack.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_endpoints_become_rows_of_the_valve(tmp_path: Path) -> None:
+    """Would catch a setting that is lost between pack.yaml and the router, or a row that it cannot read."""
+    file = write(
+        tmp_path,
+        "model_provider:\n"
+        "  endpoints:\n"
+        "  - {url: 'http://a:11434'}\n"
+        "  - {name: big, url: 'http://b:11434', slots: 4, weight: 2, tier: 1, agent: 'http://b:9400'}\n"
+        "  - {name: vllm, url: 'http://c:8000/v1', kind: openai, key: hush}\n"
+        "router: {max_queue: 9, first_token_timeout: 30, keep_alive: 1h}\n",
+    )
+    valves = load_config(file).router_valves
+    first, second, third = parse_nodes(valves.pop("nodes"))
+    assert (first.name, first.url, first.slots) == ("gpu0", "http://a:11434", None)
+    assert (second.name, second.slots, second.weight, second.tier) == ("big", 4, 2.0, 1)
+    assert second.agent == "http://b:9400"
+    assert (third.kind, third.key) == ("openai", "hush")
+    assert valves == {"max_queue": 9, "first_token_timeout_seconds": 30.0, "keep_alive": "1h"}
+
+
+def test_what_is_not_said_keeps_its_valve(tmp_path: Path) -> None:
+    """Would catch an upload that resets what an admin has set by hand."""
+    assert load_config(write(tmp_path, "router: {}\n")).router_valves == {}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "reason"),
+    [
+        ("[{name: a, url: 'http://x'}, {name: a, url: 'http://y'}]", "give it another name"),
+        ("[{url: 'http://x'}, {url: 'http://x'}]", "has the same address"),
+        ("[{name: 'a b', url: 'http://x'}]", "write it as"),
+    ],
+    ids=["same-name", "same-address", "bad-name"],
+)
+def test_nodes_that_the_router_would_refuse(tmp_path: Path, endpoints: str, reason: str) -> None:
+    """Would catch an upload that stops half-way at the server's "error updating valves"."""
+    file = write(tmp_path, f"model_provider:\n  endpoints: {endpoints}\n")
+    with pytest.raises(ConfigError, match=reason) as error:
+        load_config(file)
+    assert "model_provider.endpoints" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("audiences", "restricts"), [(["public"], False), (["public", "admin"], True), (["group:staff"], True)]
+)
+def test_restricted_names(tmp_path: Path, audiences: list[str], restricts: bool) -> None:  # noqa: FBT001 - a case
+    """Would catch models that are published to everybody behind a name that is not."""
+    rows = "".join(f"- {{name: n{n}, local_name: x, audience: '{a}'}}\n" for n, a in enumerate(audiences))
+    assert load_config(write(tmp_path, f"models:\n{rows}")).restricts is restricts
+
+
+def test_secrets_are_left_out_of_differences() -> None:
+    """Would catch a key or password in a CI log; and a change of one that shows no difference at all."""
+    old = {"nodes": "a http://a key=one", "redis_url": "redis://u:pw1@r", "token": "t1", "n": 1}
+    new = {"nodes": "a http://a key=two", "redis_url": "redis://u:pw2@r", "token": "t2", "n": 2}
+    shown = "\n".join(valves_diff(old, new, {"token"}))
+    for secret in ("one", "two", "pw1", "pw2", "t1", "t2"):
+        assert secret not in shown.replace("(another one)", "")
+    for valve in ("nodes", "redis_url", "token", "n"):
+        assert f"+ {valve}:" in shown
+
+
+def test_secrets_are_left_out_of_texts() -> None:
+    """Would catch the key of a row that is refused."""
+    assert without_secrets("gpu0 http://u:p@h:1 key=abc slots=2") == "gpu0 http://…@h:1 key=… slots=2"
