@@ -6,6 +6,8 @@ TIERS := unit loader server pipelines browser ollama
 # Tiers that must pass at least one test; empty: a tier that this machine cannot run is skipped, and says why.
 REQUIRE ?=
 comma := ,
+# Real servers and models, but no Open WebUI: once is enough.
+NO_WEBUI := --ignore-glob='tests/server/test_cache_*' --ignore-glob='tests/server/test_speech_*'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check package docs bench format clean
@@ -21,7 +23,7 @@ test: ## all tests that this machine can run, on the newest and the oldest Open 
 	@scripts/prepare .venv webui pipelines engine speech test
 	@$(PYTHON) -m pytest --require=$(REQUIRE)
 	@scripts/prepare .venv-oldest webui-oldest test
-	@$(OLDEST) -m pytest --require=$(if $(REQUIRE),loader$(comma)server) tests/loader tests/server
+	@$(OLDEST) -m pytest --require=$(if $(REQUIRE),loader$(comma)server) tests/loader tests/server $(NO_WEBUI)
 
 check: ## ruff, mypy --strict, no stale generated file
 	@scripts/prepare .venv webui pipelines engine speech bench test lint

@@ -15,7 +15,6 @@ import math
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,10 +28,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # the simulated node is the tests' own
 
 from harness.virtual_chats import Call, Chat, Done, Driver, Measured, Turn, trace  # noqa: E402 - see above
-from harness.virtual_fleet import Job, NodeShape, SimNode, Spent, Timeline  # noqa: E402 - see above
+from harness.virtual_fleet import Job, NodeShape, SimNode, Timeline  # noqa: E402 - see above
+from harness.virtual_workers import Worker  # noqa: E402 - see above
 from ollama_pack.fleet.nodes import NodeRow  # noqa: E402 - see above
 from ollama_pack.fleet.rates import Durations  # noqa: E402 - see above
-from ollama_pack.fleet.runners import ResidentModel  # noqa: E402 - see above
 from ollama_pack.fleet.scheduler import Scheduler  # noqa: E402 - see above
 from ollama_pack.fleet.view import FleetRequest, InstalledModel, PairRates, PromptBlock  # noqa: E402 - see above
 
@@ -41,7 +40,6 @@ SEEDS = (1, 2, 3)
 OURS = "late binding"
 POLICIES = ("random", "round robin", "least busy", "sticky", OURS)
 MANY = range(80, 131)  # waiting requests: about 100
-PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -109,103 +107,29 @@ class Picking:
         self._pick(call).submit(Job(call.work, self._clock.now, first_token, done))
 
 
-class Ours:
-    """The router's own scheduler, told of what happens as the router's shell would tell it."""
-
-    def __init__(self, setting: Setting, nodes: Sequence[SimNode], clock: Timeline, seed: int) -> None:
-        rows = [NodeRow(node.name, f"http://{node.name}", slots=setting.declared) for node in nodes]
-        self.scheduler = Scheduler(
-            rows, lambda: clock.now, Random(seed), max_queue=100_000, priors=setting.priors
-        )
-        self.times: list[tuple[int, int]] = []  # of each decision: nanoseconds, and how many waited
-        self._clock = clock
-        self._nodes = {node.name: node for node in nodes}
-        self._calls: dict[str, tuple[Call, Callable[[], None], Done]] = {}
-        self._installed = {f"m{n}": InstalledModel(f"m{n}", 1) for n in range(len(setting.shares))}
-        if setting.sized:
-            for name, node in self._nodes.items():
-                self.scheduler.sized(name, node.shape.room)
-        self._probing = False
-        self._woken = -1.0
-        self._probe()
-
-    def send(self, call: Call, first_token: Callable[[], None], done: Done) -> None:
-        work = call.work
-        self._calls[work.id] = (call, first_token, done)
-        request = FleetRequest(
-            work.id, call.user, (work.model,), call.chat, work.blocks, background=call.background
-        )
-        self.scheduler.submit(request)
-        self._decide()
-        if not self._probing:
-            self._probing = True
-            self._clock.after(PROBE_SECONDS, self._probe_again)
-
-    def _probe_again(self) -> None:
-        self._probe()
-        self._decide()
-        self._probing = bool(self._calls)
-        if self._probing:
-            self._clock.after(PROBE_SECONDS, self._probe_again)
-
-    def _probe(self) -> None:
-        for name, node in self._nodes.items():
-            residents = [
-                ResidentModel(runner.model, 1, runner.context, runner.expires_at)
-                for runner in node.runners.values()
-                if runner.ready
-            ]
-            self.scheduler.probed(name, self._installed, residents)
-
-    def _decide(self) -> None:
-        waiting = self.scheduler.waiting
-        began = time.thread_time_ns()
-        bindings = self.scheduler.decide()
-        self.times.append((time.thread_time_ns() - began, waiting))
-        for binding in bindings:
-            self._start(binding.request.id, binding.node)
-        wake = self.scheduler.wake_at
-        if wake is not None and wake != self._woken:
-            self._woken = wake
-            self._clock.at(wake, self._decide)
-
-    def _start(self, request_id: str, node: str) -> None:
-        call, first_token, done = self._calls[request_id]
-
-        def began() -> None:
-            self.scheduler.first_token(request_id)
-            first_token()
-            self._decide()
-
-        def ended(spent: Spent) -> None:
-            del self._calls[request_id]
-            self.scheduler.finished(request_id, durations(spent))
-            done(spent)
-            self._decide()
-
-        self._nodes[node].submit(Job(call.work, self._clock.now, began, ended))
-
-
-def durations(spent: Spent) -> Durations:
-    return Durations(
-        spent.total, spent.load, spent.prompt, spent.prompt_count, spent.decode, spent.decode_count
-    )
-
-
 @dataclass(frozen=True)
 class Run:
     """What came of playing chats against a policy; `ours` where it was ours."""
 
     measured: Measured
     loads: int
-    ours: Ours | None
+    ours: Worker | None
+
+
+def worker(setting: Setting, nodes: Sequence[SimNode], clock: Timeline, dice: Random) -> Worker:
+    """The router's own scheduler, with what its admin would know of the nodes."""
+    made = Worker(nodes, clock, len(setting.shares), dice, setting.declared, priors=setting.priors)
+    if setting.sized:
+        for node in nodes:
+            made.scheduler.sized(node.name, node.shape.room)
+    return made
 
 
 def route(setting: Setting, policy: str, seed: int, chats: Sequence[Chat] | None = None) -> Run:
     """Play the chats of a setting against a policy."""
     clock = Timeline()
     nodes = [SimNode(f"n{number}", clock, setting.shape) for number in range(setting.nodes)]
-    ours = Ours(setting, nodes, clock, seed) if policy == OURS else None
+    ours = worker(setting, nodes, clock, Random(seed)) if policy == OURS else None
     driver = Driver(clock, ours or Picking(policy, nodes, clock, seed))
     driver.play(chats if chats is not None else trace(setting.rate, setting.shares, setting.seconds, seed))
     clock.run(setting.until)

@@ -884,7 +884,10 @@ _CHAIN_BYTES = 8
 
 
 def prompt_blocks(
-    messages: Iterable[Mapping[str, Any]], tools: Sequence[Any] = (), bytes_per_token: float = 4.0
+    messages: Iterable[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    bytes_per_token: float = 4.0,
+    key: bytes = b"",
 ) -> tuple[PromptBlock, ...]:
     """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
 
@@ -892,13 +895,15 @@ def prompt_blocks(
         messages: the conversation; keys other than role, content, images and tool calls do not matter.
         tools: what the model may call.
         bytes_per_token: of UTF-8 text; what it is really is learned later.
+        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
+            from the hashes whether a guessed prompt was asked.
     """
     parts = [("tools", json.dumps(list(tools), sort_keys=True, default=str))] if tools else []
     parts += [(str(message.get("role", "")), _said(message)) for message in messages]
     if len(parts) > MAX_BLOCKS:
         rest = "\0".join(text for _, text in parts[MAX_BLOCKS - 1 :])
         parts[MAX_BLOCKS - 1 :] = [("rest", rest)]
-    return tuple(_chained(parts, bytes_per_token))
+    return tuple(_chained(parts, bytes_per_token, key))
 
 
 def _said(message: Mapping[str, Any]) -> str:
@@ -908,11 +913,11 @@ def _said(message: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float) -> Iterable[PromptBlock]:
+def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float, key: bytes) -> Iterable[PromptBlock]:
     chain, length = b"", 0
     for role, text in parts:
         written = f"{role}\0{text}".encode(errors="replace")
-        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES).digest()
+        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES, key=key).digest()
         length += len(written)
         yield PromptBlock(int.from_bytes(chain), round(length / bytes_per_token), role == "assistant")
 
@@ -957,6 +962,14 @@ class PrefixMirror:
         hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
         best = max(hits, default=0)
         return (hits.index(best), best) if best else (-1, 0)
+
+    def state(self) -> tuple[KeptPrefix, ...]:
+        """All that is remembered, to be given to `restore`."""
+        return tuple(self._kept)
+
+    def restore(self, state: Iterable[KeptPrefix]) -> None:
+        """What was started since did not happen."""
+        self._kept = list(state)
 
     def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
         """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
@@ -1344,10 +1357,11 @@ class FairQueue:
         self._insert(entry)
         return entry
 
-    def put_back(self, entry: WaitingRequest, failed_node: str) -> None:
-        """Take a request in again that a node has failed, at the place that it had."""
-        entry.tried |= {failed_node}
-        entry.kind += f" {failed_node}"
+    def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
+        """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
+        if failed_node:
+            entry.tried |= {failed_node}
+            entry.kind += f" {failed_node}"
         self._insert(entry)
 
     def _insert(self, entry: WaitingRequest) -> None:
@@ -2092,167 +2106,6 @@ class DemandMeter:
         return count * math.exp(-(now - then) / DEMAND_SECONDS)
 
 
-# --- ollama_pack.fleet.nodes ---
-# The `nodes` valve: a row a line, read once.
-#
-# For example::
-#
-#     gpu0  http://gpu0:11434                       # an Ollama
-#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
-#     old   http://old:11434   tier=1               # only when the others are slow to answer
-#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
-
-NodeKind = Literal["ollama", "openai"]
-
-MAX_NODES = 64
-MAX_TIER = 9
-MAX_WEIGHT = 100.0
-MAX_DECLARED_SLOTS = 1024
-
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
-_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_KEY = re.compile(r"(\bkey=)\S+")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """One node, as the admin describes it.
-
-    Attributes:
-        name: what status lines and logs call it.
-        url: its address, without a slash at the end.
-        kind: what it speaks.
-        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
-        tier: nodes of a higher tier answer when those of lower ones are slow to.
-        slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
-        key: sent as a bearer token; empty: none. In no message.
-        line: its number in the text, from 1.
-    """
-
-    name: str
-    url: str
-    kind: NodeKind = "ollama"
-    weight: float = 1.0
-    tier: int = 0
-    slots: int | None = None
-    agent: str = ""
-    key: str = field(default="", repr=False)
-    line: int = field(default=0, compare=False)
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_nodes(text: str) -> tuple[NodeRow, ...]:
-    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
-
-    Raises:
-        NodeTableError: naming the row and what is wrong with it.
-    """
-    rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
-    return tuple(rows)
-
-
-def _parse_node(line: int, written: str) -> NodeRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
-    if not rest or "://" not in rest[0]:
-        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
-    if not _NODE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
-        )
-    url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
-
-
-def _settings(written: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for setting in written:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in _READERS:
-            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
-        if name in found:
-            raise ValueError(f"{name}= is set twice")
-        found[name] = _READERS[name](value)
-    return found
-
-
-def _address(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not value.isprintable():
-        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
-    return value.rstrip("/")
-
-
-def _kind(value: str) -> NodeKind:
-    for kind in get_args(NodeKind):
-        if value == kind:
-            return kind  # type: ignore[no-any-return] # get_args tells no types
-    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
-
-
-def _weight(value: str) -> float:
-    try:
-        weight = float(value)
-    except ValueError:
-        weight = math.nan
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
-    return weight
-
-
-def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
-            return int(value)
-        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
-
-    return read
-
-
-def _secret(value: str) -> str:
-    if not value:
-        raise ValueError("key= is empty: leave it out, or write the token after it")
-    return value
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "kind": _kind,
-    "weight": _weight,
-    "tier": _whole_number("tier", 0, MAX_TIER),
-    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
-    "agent": _address,
-    "key": _secret,
-}
-
-
-def _refuse_repeated(rows: list[NodeRow]) -> None:
-    *before, row = rows
-    for other in before:
-        if row.name == other.name:
-            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
-        if row.url == other.url:
-            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
-    if len(rows) > MAX_NODES:
-        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
-
-
 # --- ollama_pack.fleet.rates ---
 # How fast a node runs a model, learned from the durations that the engine reports.
 
@@ -2420,6 +2273,295 @@ class SlotLearner:
         elif beside >= self.slots and self._until_try <= 0:
             self._until_try = self._every
             self._every = min(2 * self._every, 4096)
+
+
+# --- ollama_pack.fleet.pairs ---
+# What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one answered request teaches.
+
+    Attributes:
+        spent: what the engine reports.
+        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
+        matched: the tokens of that match.
+        beside: requests that ran there when it was sent.
+        background: it was a background call.
+        loaded: it made the node load the model.
+    """
+
+    spent: Durations
+    depth: int
+    matched: int
+    beside: int
+    background: bool
+    loaded: bool
+
+
+class PairState:
+    """What was learned of one node with one set of weights."""
+
+    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
+        self.rates = PairLearner()
+        self.slots = SlotLearner(declared_slots, policy.probe_requests)
+        self.keeps = KeepsLearner()
+
+    def known(self, priors: PairRates) -> PairRates:
+        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+
+    def learn(self, lesson: Lesson) -> None:
+        """Take in one answered request."""
+        known = self.rates.prompt.count > 0
+        if known:
+            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
+        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
+        self.rates.observe(
+            lesson.spent,
+            None if unsure else lesson.matched,
+            background=lesson.background,
+            loaded=lesson.loaded,
+        )
+        if not lesson.loaded:
+            self.slots.observe(lesson.beside, lesson.spent.wait)
+
+
+# --- ollama_pack.fleet.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: tokens that the runner is loaded for; 0: unknown.
+        options: what else it is loaded with.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled, refused, or never sent."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's."""
+
+    request_id: str
+    node_down: bool
+
+
+FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.fleet.nodes ---
+# The `nodes` valve: a row a line, read once.
+#
+# For example::
+#
+#     gpu0  http://gpu0:11434                       # an Ollama
+#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+#     old   http://old:11434   tier=1               # only when the others are slow to answer
+#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+
+NodeKind = Literal["ollama", "openai"]
+
+MAX_NODES = 64
+MAX_TIER = 9
+MAX_WEIGHT = 100.0
+MAX_DECLARED_SLOTS = 1024
+
+_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_KEY = re.compile(r"(\bkey=)\S+")
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node, as the admin describes it.
+
+    Attributes:
+        name: what status lines and logs call it.
+        url: its address, without a slash at the end.
+        kind: what it speaks.
+        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
+        tier: nodes of a higher tier answer when those of lower ones are slow to.
+        slots: how many requests a model answers at once there; None: to be learned.
+        agent: address of its `gpu_agent`; empty: none.
+        key: sent as a bearer token; empty: none. In no message.
+        line: its number in the text, from 1.
+    """
+
+    name: str
+    url: str
+    kind: NodeKind = "ollama"
+    weight: float = 1.0
+    tier: int = 0
+    slots: int | None = None
+    agent: str = ""
+    key: str = field(default="", repr=False)
+    line: int = field(default=0, compare=False)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_nodes(text: str) -> tuple[NodeRow, ...]:
+    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        NodeTableError: naming the row and what is wrong with it.
+    """
+    rows: list[NodeRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _NODE_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_node(line, written))
+                _refuse_repeated(rows)
+            except ValueError as fault:
+                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+    return tuple(rows)
+
+
+def _parse_node(line: int, written: str) -> NodeRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    name, *rest = written.split()
+    if not rest or "://" not in rest[0]:
+        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+    if not _NODE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+        )
+    url, *settings = rest
+    return NodeRow(name, _address(url), line=line, **_settings(settings))
+
+
+def _settings(written: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in written:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in _READERS:
+            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name in found:
+            raise ValueError(f"{name}= is set twice")
+        found[name] = _READERS[name](value)
+    return found
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable():
+        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+    if parts.username or parts.password:
+        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+    return value.rstrip("/")
+
+
+def _kind(value: str) -> NodeKind:
+    for kind in get_args(NodeKind):
+        if value == kind:
+            return kind  # type: ignore[no-any-return] # get_args tells no types
+    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+    return weight
+
+
+def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
+            return int(value)
+        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+
+    return read
+
+
+def _secret(value: str) -> str:
+    if not value:
+        raise ValueError("key= is empty: leave it out, or write the token after it")
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "kind": _kind,
+    "weight": _weight,
+    "tier": _whole_number("tier", 0, MAX_TIER),
+    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "agent": _address,
+    "key": _secret,
+}
+
+
+def _refuse_repeated(rows: list[NodeRow]) -> None:
+    *before, row = rows
+    for other in before:
+        if row.name == other.name:
+            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+        if row.url == other.url:
+            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+    if len(rows) > MAX_NODES:
+        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
 
 
 # --- ollama_pack.fleet.breaker ---
@@ -2617,18 +2759,6 @@ class RunnerState:
     counted: bool = False
 
 
-class PairState:
-    """What was learned of one node with one set of weights."""
-
-    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
-        self.slots = SlotLearner(declared_slots, policy.probe_requests)
-        self.keeps = KeepsLearner()
-
-    def known(self, priors: PairRates) -> PairRates:
-        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
-
-
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
@@ -2641,6 +2771,7 @@ class NodeState:
         self.room = 0
         self.draining = False
         self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
         self._seen: NodeView | None = None
         self._seen_until = 0.0
@@ -2783,23 +2914,46 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def load(self, model: str, request: FleetRequest, victims: Collection[str], now: float) -> RunnerState:
+    def meet(self, model: str, context: int, now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory."""
+        installed = self.models[model]
+        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        self.runners[installed.blob] = runner
+        return runner
+
+    def load(
+        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+    ) -> RunnerState:
         """A request makes it load a model of this name; those that should make room are forgotten."""
         installed = self.models[model]
         for blob in victims:
-            del self.runners[blob]
+            self.runners.pop(blob, None)
         self.loading_until = now + self.known(installed.blob).load
         runner = RunnerState(
             blob=installed.blob,
             model=model,
             size=installed.size,
-            context=request.context,
-            options=request.options,
+            context=context,
+            options=options,
             ready_at=self.loading_until,
             loading=True,
         )
         self.runners[installed.blob] = runner
         return runner
+
+    def take_back(
+        self, runner: RunnerState, evicted: Mapping[str, RunnerState], loading_until: float
+    ) -> None:
+        """The load never began: those that should have made room are still there."""
+        if self.runners.get(runner.blob) is runner:
+            del self.runners[runner.blob]
+        self.runners = {**evicted, **self.runners}
+        self.loading_until = loading_until
+
+    def pause(self, until: float) -> None:
+        """Give it nothing new for a moment: somebody else was faster."""
+        self.paused_until = until
+        self.changed()
 
     def loaded(self, runner: RunnerState, now: float) -> None:
         """The first token came: the model is there."""
@@ -2817,8 +2971,8 @@ class NodeState:
         return self._seen
 
     def changes_at(self) -> Iterable[float]:
-        """When it may look otherwise though nothing is told: a breaker's time is up, others had a turn."""
-        due = [*self.retry_at(), *self.gpu.changes_at()]
+        """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
+        due = [*self.retry_at(), *self.gpu.changes_at(), self.paused_until]
         for runner in self.runners.values():
             if runner.foreign.count:
                 due += runner.foreign.changes_at()
@@ -2845,7 +2999,7 @@ class NodeState:
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
         """The models that it may be asked for, by the names that requests are compared with."""
-        if self.draining or not self.breaker.allows(now):
+        if self.draining or now < self.paused_until or not self.breaker.allows(now):
             return {}
         shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
         if not shut:
@@ -2868,6 +3022,172 @@ class NodeState:
             ends=ends,
             prefixes=runner.mirror.kept(rates.keeps),
         )
+
+
+# --- ollama_pack.fleet.remote ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+
+    def __init__(
+        self, nodes: Mapping[str, NodeState], clock: Callable[[], float], demand: DemandMeter
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            nodes: the scheduler's own.
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+        """
+        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(remote.model, self._clock(), node_down=event.node_down)
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self._nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, event.context, event.options, event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.meet(event.model, event.context, now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        runner.mirror.started(event.blocks, now)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self._nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.pair(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
 
 
 # --- ollama_pack.fleet.strategies ---
@@ -3024,6 +3344,15 @@ class Outcome:
     actual: float
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a request has changed by being bound, as it was before."""
+
+    evicted: Mapping[str, RunnerState]
+    loading_until: float
+    prefixes: tuple[KeptPrefix, ...]
+
+
 @dataclass(slots=True)
 class RunningRequest:
     """A request at a node."""
@@ -3036,7 +3365,37 @@ class RunningRequest:
     beside: int
     depth: int
     matched: int
+    undo: Undo
     answering: bool = False
+
+    def event(self, now: float) -> BoundEvent:
+        """As other workers are told of it."""
+        binding, runner = self.binding, self.runner
+        loading = binding.loads and not self.answering
+        return BoundEvent(
+            request_id=binding.request.id,
+            node=node_key(self.node.row),
+            model=binding.model,
+            blob=runner.blob,
+            loads=binding.loads,
+            victims=binding.placement.chosen.quote.victims,
+            context=runner.context,
+            options=runner.options or (),
+            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
+            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
+            blocks=binding.request.blocks,
+        )
+
+    def lesson(self, spent: Durations) -> Lesson:
+        """What it teaches, now that it is answered."""
+        return Lesson(
+            spent=spent,
+            depth=self.depth,
+            matched=self.matched,
+            beside=self.beside,
+            background=self.binding.request.background,
+            loaded=self.binding.loads,
+        )
 
 
 class Scheduler:
@@ -3079,6 +3438,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, self.policy.background_patience)
         self._running: dict[str, RunningRequest] = {}
         self._demand = DemandMeter()
+        self.listener: Listener = tell_nobody
+        self.remote = RemoteRequests(self.nodes, clock, self._demand)
 
     @property
     def waiting(self) -> int:
@@ -3137,6 +3498,36 @@ class Scheduler:
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             running.node.gave_up(running.binding.model)
+            self.listener(EndedEvent(request_id))
+
+    def give_back(self, request_id: str) -> None:
+        """A request that was bound is not sent: it waits again, at its old place. Unknown ids are ignored."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        del self._running[request_id]
+        node, runner = running.node, running.runner
+        node.changed()
+        node.gave_up(running.binding.model)
+        runner.ends.pop(request_id, None)
+        runner.mirror.restore(running.undo.prefixes)
+        if running.binding.loads and not runner.ends:
+            node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.put_back(running.entry)
+        self.listener(EndedEvent(request_id))
+
+    def running(self) -> Iterable[BoundEvent]:
+        """What is at nodes now, to be told to a worker that has just come."""
+        now = self._clock()
+        return [running.event(now) for running in self._running.values()]
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether it is at a node, as far as is known."""
+        return request_id in self._running
+
+    def bound_event(self, request_id: str) -> BoundEvent:
+        """One of them."""
+        return self._running[request_id].event(self._clock())
 
     def first_token(self, request_id: str) -> None:
         """The node has begun to answer."""
@@ -3155,6 +3546,7 @@ class Scheduler:
         self.outcomes.append(
             Outcome(request_id, running.node.row.name, running.binding.model, predicted, actual)
         )
+        self.listener(BegunEvent(request_id, output * rates.token))
 
     def finished(self, request_id: str, spent: Durations) -> None:
         """The node has answered, and reports how long it took."""
@@ -3164,25 +3556,11 @@ class Scheduler:
         self._leave(running)
         running.node.succeeded(running.binding.model)
         running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
-        self._learn(running, spent)
-
-    def _learn(self, running: RunningRequest, spent: Durations) -> None:
-        pair = running.node.pair(running.runner.blob)
-        known = pair.rates.prompt.count > 0
-        hit = pair.rates.hit(spent) if known else 0.0
-        if known:
-            pair.keeps.observe(running.depth, running.matched, hit)
-        unsure = running.depth >= pair.keeps.keeps  # it may be held, and may have been overwritten
-        loaded = running.binding.loads
-        pair.rates.observe(
-            spent,
-            None if unsure else running.matched,
-            background=running.binding.request.background,
-            loaded=loaded,
-        )
-        if not loaded:
-            pair.slots.observe(running.beside, spent.wait)
-        running.node.learned(running.runner.blob)
+        lesson = running.lesson(spent)
+        blob = running.runner.blob
+        running.node.pair(blob).learn(lesson)
+        running.node.learned(blob)
+        self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(self, request_id: str, *, node_down: bool) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
@@ -3200,6 +3578,7 @@ class Scheduler:
         self._leave(running)
         running.node.failed(running.binding.model, self._clock(), node_down=node_down)
         running.runner.mirror.clear()
+        self.listener(FailedEvent(request_id, node_down))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
@@ -3271,6 +3650,7 @@ class Scheduler:
 
     def decide(self) -> list[Binding]:
         """Which waiting requests begin now. They count as running from here on."""
+        self.remote.expire(self._clock())
         bindings: list[Binding] = []
         while len(self._queue):
             bound = self._walk_through()
@@ -3303,6 +3683,8 @@ class Scheduler:
         node = self.nodes[offer.node.view.name]
         node.changed()
         node.passed(offer.model)
+        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        loading_until = node.loading_until
         runner = self._occupy(node, placement, now)
         binding = Binding(
             request=entry.request,
@@ -3318,8 +3700,9 @@ class Scheduler:
         )
         depth, matched = runner.mirror.depth(entry.request.blocks)
         beside = len(runner.ends)
+        undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, now, beside, depth, matched
+            entry, binding, node, runner, now, beside, depth, matched, undo
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
@@ -3333,7 +3716,7 @@ class Scheduler:
         quote, request = placement.chosen.quote, placement.entry.request
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, request, quote.victims, now)
+        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
@@ -3343,6 +3726,8 @@ class Scheduler:
         for node in self.nodes.values():
             due.append(node.loading_until)
             due.extend(node.changes_at())
+        if (until := self.remote.expires_at()) is not None:
+            due.append(until)
         due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
         return min((when for when in due if when > now), default=None)
 

@@ -81,7 +81,9 @@ def test_open_webui_is_imported_in_functions_of_webui_only(path: Path) -> None:
 # Imports everything where there is only the standard library and what the pack may count on.
 ALONE = """
 import importlib, pkgutil, sys, threading
-import aiohttp, orjson
+import aiohttp, orjson, redis.asyncio
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # a library in C, which imports itself
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, Field, field_validator  # pydantic imports itself when it is used
 
 there = sys.stdlib_module_names | {name.split(".")[0] for name in sys.modules} | {"ollama_pack"}

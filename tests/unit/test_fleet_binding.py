@@ -22,7 +22,7 @@ from ollama_pack.fleet.view import (
 
 POLICY = RoutingPolicy()
 RATES = PairRates(slots=1, load=4.0, prompt=500.0, token=0.02, output=100.0, service=3.0, learned=True)
-A, B = InstalledModel("blob-a", 10), InstalledModel("blob-b", 10)
+A, B = InstalledModel("blob-a", 10, "a"), InstalledModel("blob-b", 10, "b")
 
 
 def dice(seed: int = 1) -> Random:
@@ -170,11 +170,27 @@ def test_tiers_and_weights() -> None:
 
 
 def test_equals_share_the_work_by_weight() -> None:
-    """Would catch one of several equal nodes that is never used."""
+    """Would catch one of several equal nodes that is never used, for chats and for requests without one."""
     view = FleetView(100.0, (node("x", runner()), node("y", runner(), weight=3.0)))
     chance = dice(7)
-    chosen = [plan_bindings(view, queue(ask()), POLICY, chance)[0].chosen.node.view.name for _ in range(400)]
-    assert 60 < chosen.count("x") < 140
+    for chats in ("",), tuple(f"c{number}" for number in range(400)):
+        asked = [FleetRequest("r", "ann", ("a",), chats[number % len(chats)]) for number in range(400)]
+        names = [plan_bindings(view, queue(one), POLICY, chance)[0].chosen.node.view.name for one in asked]
+        assert 60 < names.count("x") < 140
+
+
+def test_workers_that_do_not_hear_of_each_other_agree_on_a_chats_node() -> None:
+    """Would catch a chat whose turns go to another node with each worker, so that no prefix is used again."""
+    names = [f"n{number}" for number in range(8)]
+    view = FleetView(100.0, tuple(node(name, runner()) for name in names))
+    chosen = []
+    for seed in range(40):
+        turn = ask(prompt=blocks(1, 2 + seed % 3))
+        chosen.append(plan_bindings(view, queue(turn), POLICY, dice(seed))[0].chosen.node.view.name)
+    assert len(set(chosen)) == 1
+    busy = tuple(node(name, runner(ends=(102.0,) * (name == chosen[0]), slots=2)) for name in names)
+    moved = plan_bindings(FleetView(100.0, busy), queue(ask()), POLICY, dice())[0]
+    assert moved.chosen.node.view.name != chosen[0]  # it has more than its share
 
 
 def test_candidates_are_tried_in_order() -> None:
@@ -206,11 +222,19 @@ def test_a_long_queue_is_looked_at_in_samples() -> None:
 
 def test_every_decision_names_all_nodes() -> None:
     """Would catch an explanation that leaves out why the others were not chosen."""
-    nodes = [node("x", runner()), node("y"), node("z", runner("blob-b"))]
+    nodes = [node("x", runner(ends=(108.0,))), node("y", loading_until=101.0), node("z", runner("blob-b"))]
     (placed,) = plan(nodes, ask(), b=1.0)
     terms = {offer.node.view.name: offer.terms(POLICY) for offer in placed.offers}
     assert set(terms) == {"x", "y", "z"}
     assert terms["x"].load == 0
     assert terms["y"].load == 4
     assert terms["z"].evict > 0
+    assert placed.unasked == []
     assert placed.chosen.terms(POLICY).total == pytest.approx(placed.chosen.total)
+
+
+def test_nodes_that_would_load_are_not_asked_where_one_answers_sooner() -> None:
+    """Would catch a decision that goes through all nodes of a large fleet to no purpose, or hides them."""
+    (placed,) = plan([node("x", runner()), node("y"), node("z", runner("blob-b"))], ask(), b=1.0)
+    assert [offer.node.view.name for offer in placed.offers] == ["x"]
+    assert [virtual.view.name for virtual in placed.unasked] == ["y", "z"]

@@ -1,64 +1,12 @@
 """The scheduler as a whole: told of events in any order, and playing chats in virtual time."""
 
-from dataclasses import dataclass, field
-from random import Random
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.virtual_world import MODELS, World, check, resident, steps, take
 from ollama_pack.fleet.errors import NoNodeError, QueueFullError
-from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.rates import Durations
-from ollama_pack.fleet.runners import ResidentModel
-from ollama_pack.fleet.scheduler import DECISIONS_KEPT, Binding, Scheduler
-from ollama_pack.fleet.view import FleetRequest, InstalledModel, PromptBlock
-
-MODELS = {name: InstalledModel(f"blob-{name}", 10) for name in ("a", "b", "c")}
-SLOTS = 2
-
-
-@dataclass
-class World:
-    """A scheduler, its clock, and what has been bound to where."""
-
-    names: tuple[str, ...] = ("x", "y", "z")
-    slots: int | None = SLOTS
-    seed: int = 1
-    max_queue: int = 64
-    now: float = 1000.0
-    running: dict[str, Binding] = field(default_factory=dict)
-    answering: set[str] = field(default_factory=set)
-    log: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        rows = [NodeRow(name, f"http://{name}", slots=self.slots) for name in self.names]
-        dice = Random(self.seed)  # noqa: S311 - seeded on purpose
-        self.scheduler = Scheduler(rows, lambda: self.now, dice, max_queue=self.max_queue)
-        for name in self.names:
-            self.scheduler.probed(name, MODELS, [])
-
-    def ask(self, number: int, model: str = "a", **fields: Any) -> None:
-        user = fields.pop("user", f"u{number % 4}")
-        prompt = (PromptBlock(-1, 100), PromptBlock(number, 300))
-        self.scheduler.submit(FleetRequest(f"r{number}", user, (model,), f"c{number}", prompt, **fields))
-
-    def decide(self) -> list[Binding]:
-        bindings = self.scheduler.decide()
-        for binding in bindings:
-            assert binding.request.id not in self.running
-            self.running[binding.request.id] = binding
-            self.log.append((binding.request.id, binding.node))
-        return bindings
-
-    def first_token(self, name: str) -> None:
-        self.answering.add(name)
-        self.scheduler.first_token(name)
-
-    def finish(self, name: str, **fields: float) -> None:
-        self.running.pop(name)
-        self.scheduler.finished(name, Durations(**({"total": 3.0, "prompt": 0.5, "decode": 2.5} | fields)))  # type: ignore[arg-type] # counts and seconds in one
+from ollama_pack.fleet.view import InstalledModel
 
 
 def test_a_request_on_an_idle_fleet_begins_at_once() -> None:
@@ -70,6 +18,66 @@ def test_a_request_on_an_idle_fleet_begins_at_once() -> None:
     assert binding.terms.load > 0
     assert {one.node for one in binding.considered} == {"x", "y", "z"}
     assert world.scheduler.waiting == 0
+
+
+def test_nodes_that_were_not_looked_at_are_named_with_their_load() -> None:
+    """Would catch an explanation that makes somebody believe that a node was forgotten, or cost nothing."""
+    world = World()
+    world.scheduler.probed("y", MODELS, [resident(1.0)])
+    world.ask(1)
+    (binding,) = world.decide()
+    told = {one.node: (one.model, one.terms.load, one.looked_at) for one in binding.considered}
+    assert told == {"x": ("a", 4.0, False), "y": ("a", 0.0, True), "z": ("a", 4.0, False)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "listed"),
+    [
+        ("llama3", "llama3:latest"),
+        ("llama3:latest", "Llama3"),
+        ("Q:8b-q4_k_m", "q:8b-q4_K_M"),
+        ("r/a", "R/A"),
+    ],
+)
+def test_names_are_compared_as_ollama_does(asked: str, listed: str) -> None:
+    """Would catch a request that is refused though a node has the model, or sent under a name not its own."""
+    world = World(names=("x", "y"))
+    world.scheduler.probed("x", {listed: InstalledModel("blob-1", 10)}, [])
+    world.ask(1, asked)
+    (binding,) = world.decide()
+    assert (binding.node, binding.model, binding.request.models) == ("x", listed, (asked,))
+    assert world.scheduler.can_answer([asked])
+    assert not world.scheduler.can_answer([f"{asked}x"])
+    with pytest.raises(NoNodeError):
+        world.ask(2, f"{asked}x")
+
+
+def test_a_name_may_stand_for_other_weights_on_another_node() -> None:
+    """Would catch a node left out, or believed to be warm, since its model of that name is another one."""
+    world = World(names=("x", "y"), slots=1)
+    world.scheduler.probed("x", {"a:latest": InstalledModel("old", 10)}, [resident(1.0)])
+    world.scheduler.probed("y", {"a": InstalledModel("new", 10)}, [])
+    for number in range(2):
+        world.ask(number)
+    world.decide()
+    world.now += 1.0
+    world.ask(3)
+    told = {binding.node: (binding.model, binding.loads) for binding in world.running.values()}
+    assert told == {"x": ("a:latest", False), "y": ("a", True)}
+
+
+def test_a_model_that_fails_is_left_alone_under_its_own_name() -> None:
+    """Would catch a breaker that forgets its model because the request calls it otherwise."""
+    world = World(names=("x",))
+    world.scheduler.probed("x", {"a:latest": InstalledModel("one", 10), "b": InstalledModel("two", 10)}, [])
+    for number in range(2):
+        world.ask(number)
+        world.decide()
+        world.running.clear()
+        world.scheduler.failed(f"r{number}", node_down=False)
+    world.ask(2)
+    world.ask(3, "b")
+    assert [binding.request.id for binding in world.decide()] == ["r3"]
 
 
 def test_unknown_models_are_refused_with_a_remedy() -> None:
@@ -172,10 +180,6 @@ def test_a_drained_node_finishes_and_gets_nothing_new() -> None:
     assert {binding.node for binding in world.decide()} == {"x"}
 
 
-def resident(expires_at: float, **fields: Any) -> ResidentModel:
-    return ResidentModel("a", 10, 4096, expires_at, **fields)
-
-
 def warm(world: World) -> None:
     """One request answered, and seen in a probe: the runner is there and holds its prefix."""
     world.ask(1)
@@ -229,56 +233,13 @@ def test_predictions_are_recorded_beside_what_happened() -> None:
     assert (outcome.node, outcome.predicted, outcome.actual) == ("x", binding.terms.predict_ttft, 5.0)
 
 
-def check(world: World) -> None:
-    """What holds at every moment."""
-    by_runner: dict[tuple[str, str], int] = {}
-    for binding in world.running.values():
-        key = (binding.node, binding.model)
-        by_runner[key] = by_runner.get(key, 0) + 1
-    assert all(count <= SLOTS for count in by_runner.values())
-    for node in world.scheduler.nodes.values():
-        assert len(node.runners) <= len(MODELS)
-        assert sum(len(runner.ends) for runner in node.runners.values()) <= len(world.running)
-    assert len(world.scheduler.outcomes) <= DECISIONS_KEPT
-
-
-STEPS = ("ask", "ask", "title", "tick", "first token", "finish", "fail", "cancel", "probe")
-steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=120)
-
-
-def take(world: World, number: int, step: str, chance: int) -> None:
-    """One event of any kind; one that does not apply does nothing."""
-    running = sorted(world.running)
-    name = running[chance % len(running)] if running else ""
-    match step:
-        case "ask" | "title" if world.scheduler.waiting < 40:
-            world.ask(number, "abc"[chance % 3], background=step == "title")
-        case "tick":
-            world.now += chance / 200
-        case "first token" if name:
-            world.first_token(name)
-        case "finish" if name:
-            world.first_token(name)
-            world.finish(name, prompt_count=300, decode_count=100)
-        case "fail" if name:
-            world.running.pop(name)
-            world.scheduler.failed(name, node_down=False)
-        case "cancel" if name:
-            world.running.pop(name)
-            world.scheduler.cancel(name)
-        case "probe":
-            node = world.names[chance % 3]
-            known = world.scheduler.nodes[node].runners.values()
-            world.scheduler.probed(
-                node, MODELS, [ResidentModel(one.model, 10, 0, 1.0) for one in known if not one.loading]
-            )
-
-
 @settings(deadline=None, max_examples=150)
-@given(steps)
-def test_whatever_happens_the_bounds_hold_and_nobody_is_forgotten(happening: list[tuple[str, int]]) -> None:
+@given(steps, st.sampled_from(["predicted_ttft", "predicted_ttft", "least_busy", "random"]))
+def test_whatever_happens_the_bounds_hold_and_nobody_is_forgotten(
+    happening: list[tuple[str, int]], strategy: str
+) -> None:
     """Would catch a slot that is given twice or never again, and a request that waits beside idle nodes."""
-    world = World()
+    world = World(strategy=strategy)
     for number, (step, chance) in enumerate(happening):
         take(world, number, step, chance)
         world.decide()

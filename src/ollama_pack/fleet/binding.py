@@ -16,6 +16,7 @@ from ollama_pack.fleet.cost import CostTerms, predict_output
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prefix import prefix_hit
 from ollama_pack.fleet.queue import WaitingRequest
+from ollama_pack.fleet.rendezvous import may_take, rendezvous_score
 from ollama_pack.fleet.timeline import Quote, QuoteKey, VirtualNode
 from ollama_pack.fleet.view import FleetRequest, FleetView
 
@@ -163,7 +164,7 @@ class BindingPass:
         key = (model, entry.kind, request.max_output)
         pressing = entry.overtaken >= self._policy.overtake_limit
         bids = self._bids(able, key, request, pressing=pressing)
-        chosen = _offer(self._choose(bids), request)
+        chosen = _offer(self._choose(bids, request), request)
         may_harm = self._policy.background_harm * (self._view.now - entry.came)
         binds = chosen.quote.starts_now and (ripe or chosen.harm <= may_harm)
         if ripe or binds:
@@ -235,19 +236,37 @@ class BindingPass:
         busy = self._view.demand.get(quote.blob, 0.0) * rates.service
         return busy > self._policy.prewarm_share * rates.slots * self._held[quote.blob]
 
-    def _choose(self, bids: Sequence[Bid]) -> Bid:
+    def _choose(self, bids: Sequence[Bid], request: FleetRequest) -> Bid:
         """The cheapest bid, but a chat stays at home unless leaving saves enough; equals by chance."""
         best = min([bid[0] for bid in bids])
         if home := [bid for bid in bids if bid[2]]:
             nearest = max(home, key=_hit)
-            slack = max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * nearest[0])
-            if nearest[0] - best <= slack:
+            if nearest[0] - best <= self._slack(nearest[0]):
                 return nearest
+        elif request.chat and not request.background and (agreed := self._agreed(bids, best, request.chat)):
+            return agreed
         limit = best * (1 + self._policy.tie_share)
         equal = [bid for bid in bids if bid[0] <= limit]
         if len(equal) > 1:
             equal = [bid for bid in equal if bid[4].starts_now] or equal
         return self._among(equal)
+
+    def _slack(self, cost: float) -> float:
+        """What leaving a place of this cost has to save."""
+        return max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * cost)
+
+    def _agreed(self, bids: Sequence[Bid], best: float, chat: str) -> Bid | None:
+        """Where any worker would put a chat that nobody remembers; None when there is no choice."""
+        limit = best + self._slack(best)
+        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused and bid[4].starts_now]
+        if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
+            return None
+        total = sum([bid[3].running for bid in bids])
+        weights = sum([bid[3].view.weight for bid in bids])
+        free = [bid for bid in close if may_take(bid[3].running, total, bid[3].view.weight / weights)]
+        return max(
+            free, key=lambda bid: rendezvous_score(chat, bid[3].view.name, bid[3].view.weight), default=None
+        )
 
     def _among(self, equal: Sequence[Bid]) -> Bid:
         """One of them by chance, as often as their nodes' weights say."""

@@ -20,7 +20,10 @@ _CHAIN_BYTES = 8
 
 
 def prompt_blocks(
-    messages: Iterable[Mapping[str, Any]], tools: Sequence[Any] = (), bytes_per_token: float = 4.0
+    messages: Iterable[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    bytes_per_token: float = 4.0,
+    key: bytes = b"",
 ) -> tuple[PromptBlock, ...]:
     """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
 
@@ -28,13 +31,15 @@ def prompt_blocks(
         messages: the conversation; keys other than role, content, images and tool calls do not matter.
         tools: what the model may call.
         bytes_per_token: of UTF-8 text; what it is really is learned later.
+        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
+            from the hashes whether a guessed prompt was asked.
     """
     parts = [("tools", json.dumps(list(tools), sort_keys=True, default=str))] if tools else []
     parts += [(str(message.get("role", "")), _said(message)) for message in messages]
     if len(parts) > MAX_BLOCKS:
         rest = "\0".join(text for _, text in parts[MAX_BLOCKS - 1 :])
         parts[MAX_BLOCKS - 1 :] = [("rest", rest)]
-    return tuple(_chained(parts, bytes_per_token))
+    return tuple(_chained(parts, bytes_per_token, key))
 
 
 def _said(message: Mapping[str, Any]) -> str:
@@ -44,11 +49,11 @@ def _said(message: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float) -> Iterable[PromptBlock]:
+def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float, key: bytes) -> Iterable[PromptBlock]:
     chain, length = b"", 0
     for role, text in parts:
         written = f"{role}\0{text}".encode(errors="replace")
-        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES).digest()
+        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES, key=key).digest()
         length += len(written)
         yield PromptBlock(int.from_bytes(chain), round(length / bytes_per_token), role == "assistant")
 
@@ -93,6 +98,14 @@ class PrefixMirror:
         hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
         best = max(hits, default=0)
         return (hits.index(best), best) if best else (-1, 0)
+
+    def state(self) -> tuple[KeptPrefix, ...]:
+        """All that is remembered, to be given to `restore`."""
+        return tuple(self._kept)
+
+    def restore(self, state: Iterable[KeptPrefix]) -> None:
+        """What was started since did not happen."""
+        self._kept = list(state)
 
     def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
         """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""

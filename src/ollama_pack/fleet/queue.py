@@ -92,10 +92,11 @@ class FairQueue:
         self._insert(entry)
         return entry
 
-    def put_back(self, entry: WaitingRequest, failed_node: str) -> None:
-        """Take a request in again that a node has failed, at the place that it had."""
-        entry.tried |= {failed_node}
-        entry.kind += f" {failed_node}"
+    def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
+        """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
+        if failed_node:
+            entry.tried |= {failed_node}
+            entry.kind += f" {failed_node}"
         self._insert(entry)
 
     def _insert(self, entry: WaitingRequest) -> None:

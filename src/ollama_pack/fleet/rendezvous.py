@@ -11,9 +11,9 @@ from hashlib import blake2b
 LOAD_BOUND = 1.25
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def rendezvous_score(chat: str, node: str, weight: float) -> float:
-    """How much a chat belongs to a node; the highest score wins. Nodes of twice the weight win twice as often.
+    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
 
     The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
     Tables", 2005).

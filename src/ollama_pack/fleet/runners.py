@@ -8,11 +8,10 @@ from ollama_pack.fleet.breaker import Breaker, BreakerRule
 from ollama_pack.fleet.foreign import ForeignLoad
 from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
+from ollama_pack.fleet.pairs import PairState
 from ollama_pack.fleet.policy import RoutingPolicy
-from ollama_pack.fleet.prefix import KeepsLearner, PrefixMirror
-from ollama_pack.fleet.rates import PairLearner, SlotLearner
+from ollama_pack.fleet.prefix import PrefixMirror
 from ollama_pack.fleet.view import (
-    FleetRequest,
     InstalledModel,
     NodeView,
     PairRates,
@@ -71,30 +70,19 @@ class RunnerState:
     counted: bool = False
 
 
-class PairState:
-    """What was learned of one node with one set of weights."""
-
-    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
-        self.slots = SlotLearner(declared_slots, policy.probe_requests)
-        self.keeps = KeepsLearner()
-
-    def known(self, priors: PairRates) -> PairRates:
-        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
-
-
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
     def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
-        self.listed: Mapping[str, InstalledModel] = {}  # by those that requests are compared with
+        self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
         self.runners: dict[str, RunnerState] = {}
         self.loading_until = 0.0
         self.room = 0
         self.draining = False
         self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
         self._seen: NodeView | None = None
         self._seen_until = 0.0
@@ -167,7 +155,8 @@ class NodeState:
         """Take in what `/api/tags` and `/api/ps` say."""
         if models != self.models:
             self.models = dict(models)
-            self.listed = {fold_name(name): replace(model, name=name) for name, model in models.items()}
+            named = {name: replace(model, name=name) for name, model in models.items()}
+            self.listed = named | {fold_name(name): model for name, model in named.items()}
         blobs = {model.blob for model in models.values()}
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
@@ -236,23 +225,46 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def load(self, model: str, request: FleetRequest, victims: Collection[str], now: float) -> RunnerState:
+    def meet(self, model: str, context: int, now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory."""
+        installed = self.models[model]
+        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        self.runners[installed.blob] = runner
+        return runner
+
+    def load(
+        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+    ) -> RunnerState:
         """A request makes it load a model of this name; those that should make room are forgotten."""
         installed = self.models[model]
         for blob in victims:
-            del self.runners[blob]
+            self.runners.pop(blob, None)
         self.loading_until = now + self.known(installed.blob).load
         runner = RunnerState(
             blob=installed.blob,
             model=model,
             size=installed.size,
-            context=request.context,
-            options=request.options,
+            context=context,
+            options=options,
             ready_at=self.loading_until,
             loading=True,
         )
         self.runners[installed.blob] = runner
         return runner
+
+    def take_back(
+        self, runner: RunnerState, evicted: Mapping[str, RunnerState], loading_until: float
+    ) -> None:
+        """The load never began: those that should have made room are still there."""
+        if self.runners.get(runner.blob) is runner:
+            del self.runners[runner.blob]
+        self.runners = {**evicted, **self.runners}
+        self.loading_until = loading_until
+
+    def pause(self, until: float) -> None:
+        """Give it nothing new for a moment: somebody else was faster."""
+        self.paused_until = until
+        self.changed()
 
     def loaded(self, runner: RunnerState, now: float) -> None:
         """The first token came: the model is there."""
@@ -270,8 +282,8 @@ class NodeState:
         return self._seen
 
     def changes_at(self) -> Iterable[float]:
-        """When it may look otherwise though nothing is told: a breaker's time is up, others had a turn."""
-        due = [*self.retry_at(), *self.gpu.changes_at()]
+        """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
+        due = [*self.retry_at(), *self.gpu.changes_at(), self.paused_until]
         for runner in self.runners.values():
             if runner.foreign.count:
                 due += runner.foreign.changes_at()
@@ -298,7 +310,7 @@ class NodeState:
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
         """The models that it may be asked for, by the names that requests are compared with."""
-        if self.draining or not self.breaker.allows(now):
+        if self.draining or now < self.paused_until or not self.breaker.allows(now):
             return {}
         shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
         if not shut:

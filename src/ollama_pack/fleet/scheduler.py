@@ -20,15 +20,26 @@ from ollama_pack.fleet.binding import BindingPass, Placement
 from ollama_pack.fleet.cost import CostTerms, predict_output
 from ollama_pack.fleet.demand import DemandMeter
 from ollama_pack.fleet.errors import NoNodeError
+from ollama_pack.fleet.events import (
+    BegunEvent,
+    BoundEvent,
+    EndedEvent,
+    FailedEvent,
+    FinishedEvent,
+    Listener,
+    tell_nobody,
+)
 from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
+from ollama_pack.fleet.pairs import Lesson
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.queue import FairQueue, WaitingRequest
 from ollama_pack.fleet.rates import Durations
+from ollama_pack.fleet.remote import RemoteRequests, node_key
 from ollama_pack.fleet.runners import NodeState, ResidentModel, RunnerState
 from ollama_pack.fleet.strategies import LeastBusyPass, RandomPass
 from ollama_pack.fleet.timeline import VirtualNode
-from ollama_pack.fleet.view import FleetRequest, FleetView, InstalledModel, PairRates
+from ollama_pack.fleet.view import FleetRequest, FleetView, InstalledModel, KeptPrefix, PairRates
 
 MAX_FAILOVERS = 2
 DECISIONS_KEPT = 256
@@ -112,6 +123,15 @@ class Outcome:
     actual: float
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a request has changed by being bound, as it was before."""
+
+    evicted: Mapping[str, RunnerState]
+    loading_until: float
+    prefixes: tuple[KeptPrefix, ...]
+
+
 @dataclass(slots=True)
 class RunningRequest:
     """A request at a node."""
@@ -124,7 +144,37 @@ class RunningRequest:
     beside: int
     depth: int
     matched: int
+    undo: Undo
     answering: bool = False
+
+    def event(self, now: float) -> BoundEvent:
+        """As other workers are told of it."""
+        binding, runner = self.binding, self.runner
+        loading = binding.loads and not self.answering
+        return BoundEvent(
+            request_id=binding.request.id,
+            node=node_key(self.node.row),
+            model=binding.model,
+            blob=runner.blob,
+            loads=binding.loads,
+            victims=binding.placement.chosen.quote.victims,
+            context=runner.context,
+            options=runner.options or (),
+            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
+            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
+            blocks=binding.request.blocks,
+        )
+
+    def lesson(self, spent: Durations) -> Lesson:
+        """What it teaches, now that it is answered."""
+        return Lesson(
+            spent=spent,
+            depth=self.depth,
+            matched=self.matched,
+            beside=self.beside,
+            background=self.binding.request.background,
+            loaded=self.binding.loads,
+        )
 
 
 class Scheduler:
@@ -167,6 +217,8 @@ class Scheduler:
         self._queue = FairQueue(max_queue, self.policy.background_patience)
         self._running: dict[str, RunningRequest] = {}
         self._demand = DemandMeter()
+        self.listener: Listener = tell_nobody
+        self.remote = RemoteRequests(self.nodes, clock, self._demand)
 
     @property
     def waiting(self) -> int:
@@ -182,6 +234,11 @@ class Scheduler:
             for place, entry in enumerate(self._queue.order(self._clock()))
             if entry.request.id == request_id
         )
+
+    def can_answer(self, models: Iterable[str]) -> bool:
+        """Whether any node may be asked for one of these now, by whatever name it lists it."""
+        names = set(map(fold_name, models))
+        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
     # --- requests ---
 
@@ -220,6 +277,36 @@ class Scheduler:
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             running.node.gave_up(running.binding.model)
+            self.listener(EndedEvent(request_id))
+
+    def give_back(self, request_id: str) -> None:
+        """A request that was bound is not sent: it waits again, at its old place. Unknown ids are ignored."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        del self._running[request_id]
+        node, runner = running.node, running.runner
+        node.changed()
+        node.gave_up(running.binding.model)
+        runner.ends.pop(request_id, None)
+        runner.mirror.restore(running.undo.prefixes)
+        if running.binding.loads and not runner.ends:
+            node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.put_back(running.entry)
+        self.listener(EndedEvent(request_id))
+
+    def running(self) -> Iterable[BoundEvent]:
+        """What is at nodes now, to be told to a worker that has just come."""
+        now = self._clock()
+        return [running.event(now) for running in self._running.values()]
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether it is at a node, as far as is known."""
+        return request_id in self._running
+
+    def bound_event(self, request_id: str) -> BoundEvent:
+        """One of them."""
+        return self._running[request_id].event(self._clock())
 
     def first_token(self, request_id: str) -> None:
         """The node has begun to answer."""
@@ -238,6 +325,7 @@ class Scheduler:
         self.outcomes.append(
             Outcome(request_id, running.node.row.name, running.binding.model, predicted, actual)
         )
+        self.listener(BegunEvent(request_id, output * rates.token))
 
     def finished(self, request_id: str, spent: Durations) -> None:
         """The node has answered, and reports how long it took."""
@@ -247,25 +335,11 @@ class Scheduler:
         self._leave(running)
         running.node.succeeded(running.binding.model)
         running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
-        self._learn(running, spent)
-
-    def _learn(self, running: RunningRequest, spent: Durations) -> None:
-        pair = running.node.pair(running.runner.blob)
-        known = pair.rates.prompt.count > 0
-        hit = pair.rates.hit(spent) if known else 0.0
-        if known:
-            pair.keeps.observe(running.depth, running.matched, hit)
-        unsure = running.depth >= pair.keeps.keeps  # it may be held, and may have been overwritten
-        loaded = running.binding.loads
-        pair.rates.observe(
-            spent,
-            None if unsure else running.matched,
-            background=running.binding.request.background,
-            loaded=loaded,
-        )
-        if not loaded:
-            pair.slots.observe(running.beside, spent.wait)
-        running.node.learned(running.runner.blob)
+        lesson = running.lesson(spent)
+        blob = running.runner.blob
+        running.node.pair(blob).learn(lesson)
+        running.node.learned(blob)
+        self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(self, request_id: str, *, node_down: bool) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
@@ -283,6 +357,7 @@ class Scheduler:
         self._leave(running)
         running.node.failed(running.binding.model, self._clock(), node_down=node_down)
         running.runner.mirror.clear()
+        self.listener(FailedEvent(request_id, node_down))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
@@ -354,6 +429,7 @@ class Scheduler:
 
     def decide(self) -> list[Binding]:
         """Which waiting requests begin now. They count as running from here on."""
+        self.remote.expire(self._clock())
         bindings: list[Binding] = []
         while len(self._queue):
             bound = self._walk_through()
@@ -386,6 +462,8 @@ class Scheduler:
         node = self.nodes[offer.node.view.name]
         node.changed()
         node.passed(offer.model)
+        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        loading_until = node.loading_until
         runner = self._occupy(node, placement, now)
         binding = Binding(
             request=entry.request,
@@ -401,8 +479,9 @@ class Scheduler:
         )
         depth, matched = runner.mirror.depth(entry.request.blocks)
         beside = len(runner.ends)
+        undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, now, beside, depth, matched
+            entry, binding, node, runner, now, beside, depth, matched, undo
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
@@ -416,7 +495,7 @@ class Scheduler:
         quote, request = placement.chosen.quote, placement.entry.request
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, request, quote.victims, now)
+        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
@@ -426,5 +505,7 @@ class Scheduler:
         for node in self.nodes.values():
             due.append(node.loading_until)
             due.extend(node.changes_at())
+        if (until := self.remote.expires_at()) is not None:
+            due.append(until)
         due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
         return min((when for when in due if when > now), default=None)

@@ -161,7 +161,8 @@ class NodeView:
         name: as the `nodes` valve calls it.
         tier: lower tiers are preferred.
         weight: how much of the work it should get beside equals.
-        models: what it can answer with and may be asked for now, by name as `fold_name` makes it.
+        models: what it can answer with and may be asked for now, by the names that it lists, and by what
+            `fold_name` makes of them.
         runners: what is in its memory.
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.

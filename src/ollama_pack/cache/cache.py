@@ -1,0 +1,297 @@
+"""The response cache: look an answer up, follow one that is being generated, or lead."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from secrets import token_hex
+from typing import Any
+
+from ollama_pack.cache.collect import says_something
+from ollama_pack.cache.counters import CacheCounters
+from ollama_pack.cache.entry import Entry, open_entry
+from ollama_pack.cache.errors import EntryUnreadableError, LeaderLostError
+from ollama_pack.cache.follow import LiveHub
+from ollama_pack.cache.generation import CacheRules, Generation, GenerationTools, Upstream
+from ollama_pack.cache.guard import GuardRule, StoreGuard, StoreTrouble
+from ollama_pack.cache.joining import JoinedCalls
+from ollama_pack.cache.key import Slot
+from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question
+from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
+from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
+from ollama_pack.ollama.stream import UsagePlace
+from ollama_pack.ollama.to_openai import ReplyHead
+
+_FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
+_ROUNDS = 2  # that a request follows in vain before it generates by itself
+
+
+class ResponseCache:
+    """The cache of one process. Used from one event loop.
+
+    Nothing that the store does or fails to do raises here, or takes longer than its limit.
+
+    Attributes:
+        counters: what it did.
+    """
+
+    def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
+        self,
+        store: CacheStore,
+        keyring: Keyring,
+        rules: CacheRules | None = None,
+        *,
+        guard_rule: GuardRule | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        dice: random.Random | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            store: where answers are kept.
+            keyring: of the admin's secret.
+            rules: when left out, the defaults.
+            guard_rule: when the store is given up; when left out, the defaults.
+            clock: seconds that nobody sets.
+            wall: Unix time in seconds, for what is shown alone.
+            dice: for the jitter.
+        """
+        self.counters = CacheCounters()
+        self._store = store
+        self._keyring = keyring
+        self._rules = rules or CacheRules()
+        self._clock = clock
+        self._dice = dice or random.Random()  # noqa: S311 - spreads the ends of entries, no secret
+        self._guard = StoreGuard(store, guard_rule or GuardRule(), clock)
+        self._tools = GenerationTools(
+            guard=self._guard,
+            keyring=keyring,
+            rules=self._rules,
+            counters=self.counters,
+            clock=clock,
+            wall=wall,
+            lasting=self._lasting,
+            detached=set(),
+        )
+        self._hub = LiveHub(self._tools)
+        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._published = clock()
+
+    async def lookup(self, question: Question) -> CacheOutcome:
+        """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
+        began = self._clock()
+        outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
+        self.counters.looked_up(self._clock() - began)
+        self._publish_sometimes()
+        return outcome
+
+    def bypass(self, reason: str) -> None:
+        """Count a request that is not for the cache; a few words, without any text of the conversation."""
+        self.counters.add(f"bypasses/{reason}")
+
+    async def chunks(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
+
+        Whoever stops before the end closes the iterator (`contextlib.aclosing`). A generation that others
+        follow goes on then, and one that nobody follows is stopped.
+
+        Args:
+            outcome: of `lookup`. Each can be used once.
+            head: id, time and model of this answer, for one that comes from the cache.
+            upstream: begins the generation; it is called when it is needed, at most once.
+            place: where the client wants the figures.
+
+        Raises:
+            LeaderLostError: another process led, and was lost half-way.
+            Exception: what the upstream raises.
+        """
+        answer: AsyncGenerator[dict[str, Any], None]
+        for _ in range(_ROUNDS):
+            if not isinstance(outcome, Follow):
+                break
+            try:
+                answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
+                async with aclosing(answer):
+                    async for chunk in answer:
+                        yield chunk
+            except _NothingShownError:
+                self.counters.add("takeovers")
+                outcome = await self._look_up(outcome.question, "leader lost")
+            else:
+                return
+        async with aclosing(self._own(outcome, head, upstream, place)) as answer:
+            async for chunk in answer:
+                yield chunk
+
+    async def note(self, question: Question, label: str) -> bool:
+        """Make an answer known under one more label, such as the message that shows it; whether it is."""
+        ttl = round(self._rules.ttl_seconds * (1 + self._rules.jitter) * 1000)
+        tag = self._keyring.label_tag(label)
+        done = await self._ask_patiently(lambda store: store.label(tag, question.slot, ttl))
+        return not isinstance(done, StoreTrouble)
+
+    async def discard(self, label: str) -> int | StoreTrouble:
+        """Discard what is known under a label, also what is being generated; how many answers it was."""
+        tag = self._keyring.label_tag(label)
+        done: int | StoreTrouble = await self._ask_patiently(lambda store: store.discard_labelled(tag))
+        return done
+
+    async def flush(self, scope: str | None = None) -> StoreTrouble | None:
+        """Make all answers of a scope, or all there are, unusable, in every process, at once."""
+        tag = None if scope is None else self._keyring.scope_tag(scope)
+        return await self._guard.ask(lambda store: store.flush(tag), _FLUSH_SECONDS)
+
+    async def shared_counts(self) -> dict[str, float] | StoreTrouble:
+        """The figures of all processes, with this one's newest."""
+        await self._publish()
+        found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
+        return found
+
+    async def warm(self) -> bool:
+        """Connect before the first chat does; whether the store answers."""
+        return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
+
+    async def close(self) -> None:
+        """Stop what is being generated or followed, and give the store back."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._hub.close()
+        await self._publish()
+        await self._guard.close()
+        await self._store.close()
+
+    async def _look_up(self, question: Question, reason: str) -> CacheOutcome:
+        for why in (reason, "unreadable"):
+            match await self._acquire(question):
+                case Kept() as kept:
+                    if entry := await self._opened(question, kept):
+                        return self._hit(question, entry, kept.age)
+                case Lease() as lease:
+                    self.counters.add(f"misses/{why}")
+                    return Lead(question, lease, why)
+                case Running() as running:
+                    self.counters.add("follows")
+                    return Follow(question, running)
+                case StoreTrouble() as trouble:
+                    return self._miss(question, f"store {trouble.reason}")
+        return self._miss(question, "unreadable")
+
+    async def _acquire(self, question: Question) -> Kept | Lease | Running | StoreTrouble:
+        """Ask the store, once for all requests of this process that ask the same at the same time."""
+        slot, token = question.slot, token_hex(16)
+        if question.refresh:
+            return await self._guard.ask(lambda store: store.acquire(slot, token, "refresh"))
+        found, own = await self._joined.call(
+            slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
+        )
+        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
+
+    def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
+        self.counters.add("hits")
+        self.counters.add("seconds_saved", entry.seconds)
+        self.counters.add("tokens_saved", entry.completion_tokens)
+        return Hit(question, entry, age)
+
+    def _miss(self, question: Question, reason: str) -> Miss:
+        self.counters.add(f"misses/{reason}")
+        return Miss(question, reason)
+
+    async def _opened(self, question: Question, kept: Kept) -> Entry | None:
+        """The entry; None when it cannot be read, and then it is there no more."""
+        try:
+            return open_entry(kept.sealed, question.scope, question.slot, self._keyring)
+        except EntryUnreadableError:
+            self.counters.add("unreadable")
+            await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
+            return None
+
+    async def _own(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer to a request that does not follow, or has followed in vain."""
+        match outcome:
+            case Hit():
+                for chunk in entry_chunks(outcome.entry, head, CacheMark("hit", outcome.age_seconds), place):
+                    yield chunk
+                return
+            case Lead():
+                answer = self._led(outcome, upstream)
+            case _:
+                answer = upstream()
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
+
+    async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
+        labels = tuple(map(self._keyring.label_tag, lead.question.labels))
+        generation = Generation(self._tools, lead.question.scope, lead.lease, labels)
+        live = generation.live
+        self._hub.add(lead.lease.token, live)
+        task = asyncio.create_task(generation.run(upstream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
+        shown = 0
+        async with aclosing(live.listen()) as chunks:
+            async for chunk in chunks:
+                shown += 1
+                yield chunk
+        if live.error is not None:
+            raise live.error
+        if live.end == "lost":
+            raise LeaderLostError(shown)
+
+    async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of another request's generation, from its first that says something."""
+        live = self._hub.live_of(follow.question.scope, follow.running)
+        held: list[dict[str, Any]] = []
+        shown = 0
+        try:
+            async with aclosing(live.listen()) as chunks:
+                async for chunk in chunks:
+                    if not shown and (chunk.get("error") or not says_something(chunk)):
+                        held.append(chunk)
+                        continue
+                    for earlier in held:
+                        yield earlier
+                    held.clear()
+                    shown += 1
+                    yield chunk
+        finally:
+            self._hub.left(follow.running, live)
+        if not shown:
+            raise _NothingShownError
+        if live.end == "lost":
+            raise LeaderLostError(shown)
+
+    def _lasting(self) -> int:
+        spread = self._rules.jitter * (2 * self._dice.random() - 1)
+        return max(1, round(self._rules.ttl_seconds * (1 + spread) * 1000))
+
+    async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
+        return await self._guard.ask(step, self._guard.patient_limit)
+
+    def _publish_sometimes(self) -> None:
+        if self._clock() - self._published >= self._rules.publish_seconds:
+            self._published = self._clock()
+            task = asyncio.create_task(self._publish())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self) -> None:
+        if new := self.counters.take_new():
+            done = await self._ask_patiently(lambda store: store.add_counts(new))
+            if isinstance(done, StoreTrouble):
+                self.counters.give_back(new)
+
+
+class _NothingShownError(Exception):
+    """A leader was lost, or failed, before its follower had shown anything."""

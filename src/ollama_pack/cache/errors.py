@@ -1,0 +1,48 @@
+"""What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+
+None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+"""
+
+from ollama_pack.errors import PackError
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks

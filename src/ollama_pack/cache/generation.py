@@ -1,0 +1,302 @@
+"""One generation for many: the leader's side. It runs in a task, so that it can outlive its own client."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+
+from ollama_pack.cache.collect import AnswerCollector
+from ollama_pack.cache.counters import CacheCounters
+from ollama_pack.cache.entry import Entry, seal_entry
+from ollama_pack.cache.guard import StoreGuard, StoreTrouble
+from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.live import LiveAnswer
+from ollama_pack.cache.store import CacheStore, Lease, Quota
+
+# A record is a chunk's JSON, or one of these. Both are sealed like the chunks, so that nobody who can write
+# into the store can make half an answer look like a whole one.
+END_RECORD, LOST_RECORD = b"null", b"false"
+
+_RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
+
+_Told = TypeVar("_Told")
+
+Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRules:
+    """How the cache behaves.
+
+    Attributes:
+        ttl_seconds: that an answer is kept; a hit does not prolong it.
+        jitter: by which part of it this varies, so that not all of a morning's answers end at once.
+        max_entry_octets: bytes of an entry; a longer answer is not kept.
+        quota: of a scope.
+        heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
+        first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
+            notice that the store is gone, while it could still generate by itself.
+        tail_seconds: that it waits in one call for more.
+        patience_seconds: that it waits for a store in trouble, once it has shown a part; and a leader, with
+            the end of what it shares.
+        max_detached: generations of a process that may go on when their own client has left.
+        detached_seconds: for how long each.
+        publish_seconds: between two times that the figures are added to those of all processes.
+    """
+
+    ttl_seconds: float = 3600.0
+    jitter: float = 0.1
+    max_entry_octets: int = 512 * 1024
+    quota: Quota = field(default_factory=Quota)
+    heartbeat_seconds: float = 1.0
+    first_tail_seconds: float = 0.2
+    tail_seconds: float = 1.0
+    patience_seconds: float = 3.0
+    max_detached: int = 16
+    detached_seconds: float = 600.0
+    publish_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTools:
+    """What all generations of a process share.
+
+    Attributes:
+        guard: the way to the store.
+        keyring: seals what goes there.
+        rules: how the cache behaves.
+        counters: of the process.
+        clock: seconds that nobody sets.
+        wall: Unix time in seconds.
+        lasting: draws the milliseconds that an entry stays.
+        detached: those that go on for others alone.
+    """
+
+    guard: StoreGuard
+    keyring: Keyring
+    rules: CacheRules
+    counters: CacheCounters
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    lasting: Callable[[], int]
+    detached: set[object]
+
+
+class Generation:
+    """Pulls the chunks of an answer, shows them to all who listen, here and elsewhere, and keeps it.
+
+    Attributes:
+        live: where this process listens.
+    """
+
+    def __init__(self, tools: GenerationTools, scope: str, lease: Lease, labels: tuple[str, ...]) -> None:
+        """Take what is needed.
+
+        Args:
+            tools: of the process.
+            scope: that the answer is kept for.
+            lease: of this generation.
+            labels: tags under which it can be discarded later.
+        """
+        self.live = LiveAnswer()
+        self._tools = tools
+        self._scope = scope
+        self._lease = lease
+        self._labels = labels
+        self._labelled = not labels
+        self._collector = AnswerCollector()
+        self._cipher = tools.keyring.stream_cipher(scope, lease.slot.name, lease.token)
+        self._records: list[bytes] = []  # sealed, and not yet in the store
+        self._sent = 0  # records in the store
+        self._last: tuple[int, bytes] | None = None
+        self._more = asyncio.Event()
+        self._closing = False
+        self._until = float("inf")  # when what is left to write is given up
+        self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+
+    async def run(self, upstream: Upstream) -> None:
+        """Generate to the end. Cancelled: stop, and let a follower take over."""
+        task = asyncio.current_task()
+        helpers = [asyncio.create_task(self._write()), asyncio.create_task(self._beat(task))]
+        began = self._tools.clock()
+        try:
+            async with aclosing(upstream()) as chunks:
+                async for chunk in chunks:
+                    self._take(chunk)
+            await self._close(self._tools.clock() - began, helpers[0])
+        except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
+            await self._give_up()
+            self.live.close("lost", error)
+        except asyncio.CancelledError:
+            await self._give_up()
+            raise
+        finally:
+            self._tools.detached.discard(self)
+            self.live.close("lost")
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    def _take(self, chunk: dict[str, Any]) -> None:
+        self._collector.add(chunk)
+        self.live.push(chunk)
+        if self._broken:
+            return
+        try:
+            record = orjson.dumps(chunk)
+        except orjson.JSONEncodeError:
+            self._broken = True  # followers will miss a record, and take over or give up
+        else:
+            self._records.append(self._cipher.seal_record(self._place, record))
+            self._more.set()
+
+    @property
+    def _place(self) -> int:
+        """Of the next record."""
+        return self._sent + len(self._records) + 1
+
+    def _ending(self, record: bytes) -> tuple[int, bytes]:
+        """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
+        if self._last is None:
+            self._last = (self._place, self._cipher.seal_record(self._place, record))
+        return self._last
+
+    async def _write(self) -> None:
+        """Bring records into the store, as many at once as there are, until the end."""
+        while not self._broken:
+            await self._more.wait()
+            self._more.clear()
+            while self._records and not self._broken:
+                await self._write_once()
+            if self._closing:
+                return
+
+    async def _write_once(self) -> None:
+        batch = tuple(self._records)
+        done = await self._tools.guard.ask(lambda store: store.append(self._lease, self._sent + 1, batch))
+        if done is True:
+            self._sent += len(batch)
+            del self._records[: len(batch)]
+        elif done is False or self._tools.clock() >= self._until:
+            self._broken = True  # the lease is lost, or the store has been in trouble for too long
+        else:
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _beat(self, task: asyncio.Task[Any] | None) -> None:
+        """Keep the lease, and stop the generation when nobody wants it any more."""
+        await self._label()
+        left_at: float | None = None
+        while True:
+            await self._pause(left=left_at is not None or self._closing)
+            await self._renew()
+            if self.live.listeners or self._closing:
+                left_at = None
+                self._tools.detached.discard(self)
+                continue
+            left_at = self._tools.clock() if left_at is None else left_at
+            late = self._tools.clock() - left_at >= self._tools.rules.detached_seconds
+            if late or not await self._is_followed() or not self._may_detach():
+                if task is not None and not self._closing:
+                    task.cancel()
+                return
+
+    async def _pause(self, *, left: bool) -> None:
+        """Until the next sign of life is due, or the last listener leaves."""
+        try:
+            async with asyncio.timeout(self._tools.rules.heartbeat_seconds):
+                await (asyncio.Event() if left else self.live.alone).wait()
+        except TimeoutError:
+            return
+
+    async def _renew(self) -> None:
+        if not self._broken and await self._tools.guard.ask(lambda store: store.renew(self._lease)) is None:
+            self._broken = True
+
+    async def _is_followed(self) -> bool:
+        """Whether anybody elsewhere follows. If not, from now on nobody can."""
+        if self._broken:
+            return False
+        followers = await self._tools.guard.ask(lambda store: store.leave(self._lease))
+        return isinstance(followers, int) and followers > 0
+
+    def _may_detach(self) -> bool:
+        if self not in self._tools.detached:
+            if len(self._tools.detached) >= self._tools.rules.max_detached:
+                return False
+            self._tools.detached.add(self)
+            self._tools.counters.add("detached")
+        return True
+
+    async def _label(self) -> None:
+        """Make what will be kept known under its labels, before it is."""
+        ttl = round(self._tools.rules.ttl_seconds * (1 + self._tools.rules.jitter) * 1000)
+        for label in () if self._labelled else self._labels:
+            if isinstance(await self._label_once(label, ttl), StoreTrouble):
+                return
+        self._labelled = True
+
+    async def _label_once(self, label: str, ttl: int) -> StoreTrouble | None:
+        return await self._tools.guard.ask(lambda store: store.label(label, self._lease.slot, ttl))
+
+    async def _close(self, seconds: float, writer: asyncio.Task[None]) -> None:
+        """Keep the answer if it may be kept, and tell all that it is complete.
+
+        Those who listen here have all of it, and wait for the store no longer than its limit. Those elsewhere
+        get the rest even where that takes longer.
+        """
+        self._closing = True
+        self._until = self._tools.clock() + self._tools.rules.patience_seconds
+        self._more.set()
+        late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
+        try:
+            await writer
+            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
+            self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
+            if reason:
+                await self._release(LOST_RECORD if self._broken else END_RECORD)
+        finally:
+            late.cancel()
+        self.live.close("complete")
+
+    async def _keep(self, entry: Entry) -> str:
+        """Commit an entry; empty, or the reason why it is not kept."""
+        tools, lease = self._tools, self._lease
+        if lease.shared and self._broken:
+            return "lease lost"
+        try:
+            sealed = seal_entry(entry, self._scope, lease.slot, tools.keyring)
+        except orjson.JSONEncodeError:
+            return "not JSON"
+        if len(sealed) > tools.rules.max_entry_octets:
+            return "too large"
+        await self._label()
+        if not self._labelled:
+            return "no labels"  # it could not be found when it is to be discarded
+        last, ttl = self._ending(END_RECORD), tools.lasting()
+        result = await self._insist(lambda store: store.commit(lease, sealed, ttl, tools.rules.quota, last))
+        if isinstance(result, StoreTrouble):
+            return f"store {result.reason}"
+        return "" if result == "stored" else result
+
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> _Told | StoreTrouble:
+        """Ask again while the store is in trouble that may pass, as long as there is time."""
+        while True:
+            done = await self._tools.guard.ask(step)
+            passing = isinstance(done, StoreTrouble) and done.reason != "full"
+            if not passing or self._tools.clock() >= self._until:
+                return done
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _give_up(self) -> None:
+        self._until = 0.0  # nobody waits for it
+        self._tools.counters.add("not_stored/not finished")
+        await self._release(LOST_RECORD)
+
+    async def _release(self, record: bytes) -> None:
+        if self._lease.shared:
+            last = self._ending(record)
+            await self._insist(lambda store: store.release(self._lease, last))

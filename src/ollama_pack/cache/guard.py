@@ -1,0 +1,128 @@
+"""A limit and a breaker around a store, so that a chat never waits for it and never sees its errors."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from ollama_pack.cache.errors import StoreError, StoreFullError
+from ollama_pack.cache.store import CacheStore
+
+_Answer = TypeVar("_Answer")
+
+_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
+
+# `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
+StoreTroubleReason = Literal["slow", "down", "full", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTrouble:
+    """The store did not do it, and the chat goes on without."""
+
+    reason: StoreTroubleReason
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRule:
+    """When the store is given up, in seconds.
+
+    Attributes:
+        limit: for one answer.
+        threshold: failures in a row after which it is not asked for a while.
+        shortest: that it is left alone the first time; each time after, twice as long,
+        longest: but not longer than this.
+        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
+            it connects, and nobody waits for it.
+    """
+
+    limit: float = 0.1
+    threshold: int = 3
+    shortest: float = 0.5
+    longest: float = 30.0
+    probe_limit: float = 2.0
+
+
+class StoreGuard:
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+
+    def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._rule = rule
+        self._clock = clock
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store is left alone at the moment."""
+        return self._retry_at is not None
+
+    @property
+    def limit(self) -> float:
+        """Seconds that one answer may take."""
+        return self._rule.limit
+
+    @property
+    def patient_limit(self) -> float:
+        """Seconds that an answer may take for which no chat waits."""
+        return self._rule.probe_limit
+
+    async def ask(
+        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
+    ) -> _Answer | StoreTrouble:
+        """Ask the store one thing.
+
+        Args:
+            step: calls one method of it.
+            limit: in seconds, where it is not the rule's.
+        """
+        if self._retry_at is not None:
+            self._try_again(self._retry_at)
+            return StoreTrouble("open")
+        seconds = self._rule.limit if limit is None else limit
+        began = self._clock()
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
+        except TimeoutError:
+            if self._clock() - began > seconds + _LATE_SECONDS:
+                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
+            return self._failed("slow")
+        except StoreFullError:
+            self._failures = 0  # it answers, and what it has can be read
+            return StoreTrouble("full")
+        except StoreError:
+            return self._failed("down")
+        self._failures = 0
+        return answer
+
+    async def close(self) -> None:
+        """End a try that is under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+
+    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+        self._failures += 1
+        if self._failures >= self._rule.threshold and self._retry_at is None:
+            self._retry_at = self._clock() + self._backoff
+        return StoreTrouble(reason)
+
+    def _try_again(self, retry_at: float) -> None:
+        if self._probe is None and self._clock() >= retry_at:
+            self._probe = asyncio.create_task(self._probed())
+
+    async def _probed(self) -> None:
+        try:
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
+        except (TimeoutError, StoreError):
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+            self._retry_at = self._clock() + self._backoff
+        else:
+            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+        finally:
+            self._probe = None

@@ -1,0 +1,83 @@
+"""What a request asks of the cache, and what the cache makes of it."""
+
+from dataclasses import dataclass
+
+from ollama_pack.cache.entry import Entry
+from ollama_pack.cache.key import Slot
+from ollama_pack.cache.store import Lease, Running
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request whose answer may be kept.
+
+    Attributes:
+        slot: as `slot_of` gives it.
+        scope: as `scope_for` gives it, and as it went into the slot.
+        labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
+        refresh: generate anew and overwrite, as for the button "regenerate".
+    """
+
+    slot: Slot
+    scope: str
+    labels: tuple[str, ...] = ()
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The answer is here.
+
+    Attributes:
+        question: that was asked.
+        entry: the answer.
+        age_seconds: since it was kept, on the store's clock.
+    """
+
+    question: Question
+    entry: Entry
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """This request is to generate the answer, and others may follow.
+
+    Attributes:
+        question: that was asked.
+        lease: the right to keep the answer.
+        reason: why it was not there.
+    """
+
+    question: Question
+    lease: Lease
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Another request generates the answer at this moment.
+
+    Attributes:
+        question: that was asked.
+        running: the generation.
+    """
+
+    question: Question
+    running: Running
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """The cache cannot help: generate, and nothing is kept.
+
+    Attributes:
+        question: that was asked.
+        reason: such as `store slow`.
+    """
+
+    question: Question
+    reason: str
+
+
+CacheOutcome = Hit | Lead | Follow | Miss

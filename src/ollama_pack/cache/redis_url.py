@@ -1,0 +1,115 @@
+"""A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+
+redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+"""
+
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ollama_pack.cache.errors import CacheConfigError
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
+RedisClient = Redis | RedisCluster
+
+
+class WatchedRedis(Redis):
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
+        """Close the connections to the master and to the Sentinels."""
+        await super().aclose(close_connection_pool)
+        if isinstance(self.connection_pool, SentinelConnectionPool):
+            for sentinel in self.connection_pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        CacheConfigError: the URL is none of the forms.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+            case "redis+sentinel" | "rediss+sentinel":
+                return _sentinel_client(url, tls=scheme.startswith("rediss"))
+            case "redis+cluster" | "rediss+cluster":
+                return _cluster_client(url, tls=scheme.startswith("rediss"))
+    except ValueError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of the cache cannot be used: {error}") from error
+    raise CacheConfigError(
+        f"the URL of the cache begins with {scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
+    )
+
+
+def _once_more() -> Retry:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _sentinel_client(url: str, *, tls: bool) -> Redis:
+    parts = urlsplit(url)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+    kwargs = {"password": password, "ssl": tls}
+    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    client: Redis = sentinel.master_for(
+        service,
+        redis_class=WatchedRedis,
+        db=int(db or 0),
+        ssl=tls,
+        protocol=2,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+    )
+    return client
+
+
+def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
+    parts = urlsplit(url)
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
+    return RedisCluster(
+        startup_nodes=nodes,
+        protocol=2,
+        ssl=tls,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+        **_NO_LIMIT,
+    )
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise ValueError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+def _login(username: str | None, password: str | None) -> dict[str, Any]:
+    return {
+        "username": unquote(username) if username else None,
+        "password": unquote(password) if password else None,
+    }

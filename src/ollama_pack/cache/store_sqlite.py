@@ -1,0 +1,169 @@
+"""The cache in one SQLite file, for the processes of one host: what is used where there is no Redis."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from ollama_pack.cache.errors import StoreDownError, StoreFullError
+from ollama_pack.cache.key import Slot
+from ollama_pack.cache.sqlite_cache import SqliteCache
+from ollama_pack.cache.store import (
+    AcquireMode,
+    CommitResult,
+    Kept,
+    Lease,
+    Quota,
+    Running,
+    ScopeUse,
+    StoreTimes,
+    Tail,
+)
+
+_POLL_SECONDS = 0.01  # between two looks for records of another process
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_Result = TypeVar("_Result")
+
+
+def host_milliseconds() -> int:
+    """Time that all processes of this host share, that nobody sets, and that goes on while it sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)  # of Linux
+    return (time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)) // 1_000_000
+
+
+def boot_name() -> str:
+    """Which run of that clock this is: it begins anew when the host does."""
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return "unknown"
+
+
+class SqliteStore:
+    """See `CacheStore`. One connection, in one thread, made with the first call."""
+
+    def __init__(
+        self,
+        path: Path,
+        times: StoreTimes | None = None,
+        *,
+        clock: Callable[[], int] = host_milliseconds,
+        clock_name: Callable[[], str] = boot_name,
+    ) -> None:
+        """Take what is needed later; nothing is opened.
+
+        Args:
+            path: of the file, in a folder that exists.
+            times: when left out, the defaults.
+            clock: milliseconds; not the time of day, which may be set back.
+            clock_name: which run of the clock this is.
+        """
+        self._path = path
+        self._times = times or StoreTimes()
+        self._clock = clock
+        self._clock_name = clock_name
+        self._cache: SqliteCache | None = None
+        self._thread = ThreadPoolExecutor(1, "ollama-pack-cache")
+
+    async def ping(self) -> None:
+        await self._do(SqliteCache.changes)
+
+    async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
+        return await self._do(lambda cache: cache.acquire(slot, token, mode))
+
+    async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
+        return await self._do(lambda cache: cache.append(lease, first, records))
+
+    async def renew(self, lease: Lease) -> int | None:
+        return await self._do(lambda cache: cache.renew(lease))
+
+    async def leave(self, lease: Lease) -> int:
+        return await self._do(lambda cache: cache.leave(lease))
+
+    async def commit(
+        self, lease: Lease, sealed: bytes, ttl: int, quota: Quota, last: tuple[int, bytes]
+    ) -> CommitResult:
+        return await self._do(lambda cache: cache.commit(lease, sealed, ttl, quota, last))
+
+    async def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
+        await self._do(lambda cache: cache.release(lease, last))
+
+    async def tail(self, running: Running, follower: str, after: int, wait: int) -> Tail:
+        alive = await self._do(lambda cache: cache.follow(running.token, follower))
+        until = time.monotonic() + (wait / 1000 if alive else 0)
+        seen: tuple[int, int] | None = None
+        while True:
+            changed, records = await self._do(partial(_news, token=running.token, after=after, seen=seen))
+            if records or time.monotonic() >= until:
+                return Tail(records, alive)
+            seen = changed
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def discard(self, slot: Slot, fence: int | None = None) -> bool:
+        return await self._do(lambda cache: cache.discard(slot, fence))
+
+    async def flush(self, scope: str | None = None) -> None:
+        await self._do(lambda cache: cache.flush(scope))
+
+    async def label(self, label: str, slot: Slot, ttl: int) -> None:
+        await self._do(lambda cache: cache.label(label, slot, ttl))
+
+    async def discard_labelled(self, label: str) -> int:
+        return await self._do(lambda cache: cache.discard_labelled(label))
+
+    async def use_of(self, scope: str) -> ScopeUse:
+        return await self._do(lambda cache: cache.use_of(scope))
+
+    async def add_counts(self, counts: Mapping[str, float]) -> None:
+        await self._do(lambda cache: cache.add_counts(counts))
+
+    async def counts(self) -> dict[str, float]:
+        return await self._do(SqliteCache.counts)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
+
+    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+        """In the thread: one step, or what went wrong in the store's own terms."""
+        try:
+            if self._cache is None:
+                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
+            return step(self._cache)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StoreFullError("the disk of the cache's SQLite file is full") from error
+            raise StoreDownError(f"SQLite failed: {error}") from error
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self._start_anew()  # it is a cache: an empty one next time
+            raise StoreDownError(f"SQLite failed: {error}") from error
+        except OSError as error:
+            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+
+    def _start_anew(self) -> None:
+        self._close()
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()
+
+    def _close(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+
+def _news(
+    cache: SqliteCache, token: str, after: int, seen: tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[bytes, ...]]:
+    """The numbers of changes, and the records after a place if they are others than were seen."""
+    changed = cache.changes()
+    return changed, (() if changed == seen else cache.records_after(token, after))

@@ -1,0 +1,244 @@
+"""From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self
+
+from ollama_pack.speech.decode import DecodedAudio, open_audio
+from ollama_pack.speech.errors import NoSpeechError
+from ollama_pack.speech.joining import joined
+from ollama_pack.speech.language import LanguageTag, disagree, parse_language
+from ollama_pack.speech.languages import LANGUAGES, UNKNOWN_LANGUAGE, bcp47_code
+from ollama_pack.speech.script import converted, missing_converter, script_converter, script_prompt
+from ollama_pack.speech.source import AudioSource
+from ollama_pack.speech.vad import speech_probabilities
+from ollama_pack.speech.values import (
+    EngineRequest,
+    Heard,
+    ProgressCallback,
+    SpeechEngine,
+    SpeechNote,
+    SpeechOptions,
+    SpeechProgress,
+    SpeechSegment,
+    SpeechWindow,
+    SpokenWord,
+    Transcript,
+)
+from ollama_pack.speech.windows import cut_windows
+
+SURE_OF_LANGUAGE = 0.5  # Whisper's own threshold: from here on it is the language of the whole recording
+SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another language than was asked for
+MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
+
+
+async def transcribe(
+    source: AudioSource,
+    options: SpeechOptions,
+    engine: SpeechEngine,
+    on_progress: ProgressCallback | None = None,
+) -> Transcript:
+    """Transcribe a recording of any length. The same recording gives the same text.
+
+    Nothing is written to the disk. When this is cancelled, decoding and the engine end within seconds.
+
+    Args:
+        source: the recording itself, the path of a file, or a binary file that can be sought in.
+        options: language and limits.
+        engine: what listens.
+        on_progress: called while it waits for its turn, and with the text of each piece.
+
+    Raises:
+        LanguageTagError: the language is not known.
+        AudioError: it is not audio, too large, too long, silent: see the family.
+        SpeechEngineError: the engine cannot work.
+        SpeechQueueFullError: too many recordings wait.
+        OSError: the path cannot be opened.
+    """
+    tell = on_progress or _no_progress
+    tag = parse_language(options.language)
+    async with _Recording(source, options, engine.window_seconds) as recording:
+
+        async def on_wait(ahead: int) -> None:
+            await tell(SpeechProgress("waiting", ahead=ahead, total=recording.audio.total))
+
+        async with engine.turn(tag, on_wait):
+            work = _Transcription(recording, options, tag, engine, tell)
+            await work.run()
+        return work.transcript()
+
+
+class _Recording:
+    """A recording and its windows. Decoding blocks, so it has a thread of its own."""
+
+    def __init__(self, source: AudioSource, options: SpeechOptions, window_seconds: float) -> None:
+        self._make = partial(open_audio, source, options)
+        self._window_seconds = window_seconds
+        self._thread = ThreadPoolExecutor(1, "ollama-pack-decode")
+        self._open_files = ExitStack()
+        self._audio: DecodedAudio | None = None
+        self._windows: Iterator[SpeechWindow] = iter(())
+
+    @property
+    def audio(self) -> DecodedAudio:
+        """The recording, once it is open."""
+        if self._audio is None:
+            raise RuntimeError("the recording is not open")
+        return self._audio
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        try:
+            await self._in_thread(self._open)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it, after the block that the thread is at."""
+        await self._close()
+
+    async def next_window(self) -> SpeechWindow | None:
+        """The next piece with speech in it; None at the end."""
+        window: SpeechWindow | None = await self._in_thread(next, self._windows, None)
+        return window
+
+    def _open(self) -> None:
+        self._audio = self._open_files.enter_context(self._make())
+        self._windows = cut_windows(speech_probabilities(self._audio.blocks()), self._window_seconds)
+
+    async def _close(self) -> None:
+        if self._audio is not None:
+            self._audio.stop()
+        closing = self._in_thread(self._open_files.close)
+        self._thread.shutdown(wait=False)
+        await asyncio.shield(closing)
+
+    def _in_thread(self, work: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+class _Transcription:
+    """One recording on its way through an engine."""
+
+    def __init__(
+        self,
+        recording: _Recording,
+        options: SpeechOptions,
+        tag: LanguageTag | None,
+        engine: SpeechEngine,
+        tell: ProgressCallback,
+    ) -> None:
+        self._recording = recording
+        self._tag = tag
+        self._engine = engine
+        self._tell = tell
+        self._convert = script_converter(tag)
+        prompt = options.prompt
+        if tag and self._convert is None:
+            prompt = joined((script_prompt(tag), prompt))
+        self._request = EngineRequest(tag, prompt, options.words)
+        self._heard = Heard(())  # the language that was heard most surely so far
+        self._segments: list[SpeechSegment] = []
+
+    async def run(self) -> None:
+        """Give the windows to the engine, some at the same time, and take the texts in their order."""
+        tasks: deque[tuple[SpeechWindow, asyncio.Task[Heard]]] = deque()
+        is_first = True
+        try:
+            while True:
+                while len(tasks) < self._at_once and (window := await self._recording.next_window()):
+                    check = is_first and self._tag is not None and window.seconds >= MIN_CHECK_SECONDS
+                    request = replace(self._request, check_language=check)
+                    tasks.append((window, asyncio.create_task(self._engine.transcribe(window, request))))
+                    is_first = False
+                if not tasks:
+                    return
+                window, task = tasks[0]
+                heard = await task
+                tasks.popleft()
+                await self._add(window, heard)
+        finally:
+            for _, task in tasks:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+
+    @property
+    def _at_once(self) -> int:
+        """One window until its language is known: then that is the language of all."""
+        return self._engine.parallel if self._request.language else 1
+
+    async def _add(self, window: SpeechWindow, heard: Heard) -> None:
+        surer = heard.language_probability > self._heard.language_probability
+        if heard.language and (surer or self._heard.language is None):
+            self._heard = heard
+        if self._request.language is None and heard.language_probability >= SURE_OF_LANGUAGE:
+            self._request = replace(self._request, language=_tag_of(heard.language))
+        added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
+        self._segments += added
+        done = window.start + window.seconds
+        text = joined(segment.text for segment in added)
+        await self._tell(
+            SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
+        )
+
+    def _absolute(self, segment: SpeechSegment, window: SpeechWindow) -> SpeechSegment:
+        """A segment with times from the beginning of the recording, in the script that was asked for."""
+
+        def shifted(word: SpokenWord) -> SpokenWord:
+            return replace(word, start=word.start + window.start, end=word.end + window.start)
+
+        start, end = segment.start + window.start, segment.end + window.start
+        words = tuple(map(shifted, segment.words))
+        found = replace(segment, start=start, end=max(start, end), words=words)
+        return converted(found, self._convert) if self._convert else found
+
+    def transcript(self) -> Transcript:
+        """The result.
+
+        Raises:
+            NoSpeechError: there is none.
+        """
+        audio = self._recording.audio
+        if not self._segments:
+            raise NoSpeechError(audio.seconds)
+        asked = self._tag
+        language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
+        return Transcript(
+            text=joined(segment.text for segment in self._segments),
+            language=language,
+            duration=audio.seconds,
+            segments=tuple(self._segments),
+            engine=self._engine.name,
+            model=self._engine.model,
+            language_probability=None if asked else self._heard.language_probability,
+            notes=(*audio.notes, *self._notes()),
+        )
+
+    def _notes(self) -> Iterator[SpeechNote]:
+        if self._tag is None:
+            return
+        if self._convert is None:
+            yield missing_converter(self._tag)
+        heard, sure = self._heard.language, self._heard.language_probability
+        if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
+            text = (
+                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
+                f"but {self._tag.text} was asked for."
+            )
+            yield SpeechNote("language", text)
+
+
+def _tag_of(code: str | None) -> LanguageTag | None:
+    """A detected language. Of Chinese the script is not known: it stays as the engine writes it."""
+    return LanguageTag(code, bcp47_code(code)) if code else None
+
+
+async def _no_progress(progress: SpeechProgress) -> None:
+    """For callers who want only the result."""

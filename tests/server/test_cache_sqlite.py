@@ -1,0 +1,90 @@
+"""What only a store in a file can suffer."""
+
+import asyncio
+from pathlib import Path
+
+from harness.cache_processes import ask, caches, run_on
+from harness.cache_upstream import ScriptedUpstream, question, said
+from ollama_pack.cache.cache import ResponseCache
+from ollama_pack.cache.outcome import Hit, Lead, Miss
+from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota
+from ollama_pack.cache.store_sqlite import SqliteStore
+
+
+def test_file_that_is_no_database_is_replaced(tmp_path: Path) -> None:
+    """Would catch a damaged file that switches the cache off for good, or ends chats with an error."""
+    path = tmp_path / "cache.sqlite3"
+    path.write_bytes(b"this is not a database, but it is long enough to look like one" * 100)
+
+    async def test(one: ResponseCache, _two: ResponseCache) -> None:
+        assert said(await ask(one, ScriptedUpstream())) == "Hello"
+        assert one.counters.snapshot()["misses/store down"] == 1
+        assert said(await ask(one, ScriptedUpstream())) == "Hello"
+        assert isinstance(await one.lookup(question()), Hit)
+
+    run_on(str(path), test)
+
+
+def test_folder_that_is_not_there_is_a_miss(tmp_path: Path) -> None:
+    """Would catch a wrong path that ends chats with an error."""
+
+    async def test(one: ResponseCache, _two: ResponseCache) -> None:
+        outcome = await one.lookup(question())
+        assert isinstance(outcome, Miss)
+        assert said(await ask(one, ScriptedUpstream())) == "Hello"
+
+    run_on(str(tmp_path / "nowhere" / "cache.sqlite3"), test)
+
+
+def test_others_on_the_host_cannot_read_the_file(tmp_path: Path) -> None:
+    """Would catch a file that every account of the machine can copy."""
+    path = tmp_path / "cache.sqlite3"
+
+    async def test(one: ResponseCache, _two: ResponseCache) -> None:
+        await ask(one, ScriptedUpstream())
+        assert path.stat().st_mode & 0o077 == 0
+
+    run_on(str(path), test)
+    assert b"Hello" not in b"".join(each.read_bytes() for each in tmp_path.iterdir())
+
+
+async def kept(store: CacheStore, sealed: bytes) -> bool:
+    """Keep it, and tell whether it is found then."""
+    slot = question().slot
+    lease = await store.acquire(slot, "t1", "refresh")
+    assert isinstance(lease, Lease)
+    await store.commit(lease, sealed, 60_000, Quota(), (1, b"end"))
+    return isinstance(await store.acquire(slot, "t2", "read"), Kept)
+
+
+def test_restarted_host_begins_with_an_empty_cache(tmp_path: Path) -> None:
+    """Would catch entries whose times are of another run of the clock, and that would stay for years."""
+    path = tmp_path / "cache.sqlite3"
+    boots = [("first", 9_000_000), ("second", 1_000), ("second", 500), ("second", 2_000)]
+
+    async def test() -> None:
+        found = []
+        for name, now in boots:
+            store = SqliteStore(path, clock=lambda now=now: now, clock_name=lambda name=name: name)  # type: ignore[misc] # mypy cannot infer a lambda with a default
+            found.append(isinstance(await store.acquire(question().slot, "t", "refresh"), Lease))
+            found.append((await store.use_of(question().slot.scope)).entries == 0)
+            assert await kept(store, b"sealed")
+            await store.close()
+        # empty at first, after the boot, and where the clock runs behind what is there; kept at the last
+        assert found == [True, True, True, True, True, True, True, False]
+
+    asyncio.run(test())
+
+
+def test_answer_outlives_the_process(tmp_path: Path) -> None:
+    """Would catch a cache that is empty after each restart of Open WebUI."""
+    place = str(tmp_path / "cache.sqlite3")
+
+    async def test() -> None:
+        async with caches(place) as (one, _two):
+            await ask(one, ScriptedUpstream())
+        async with caches(place) as (one, _two):
+            assert isinstance(await one.lookup(question()), Hit)
+            assert isinstance(await one.lookup(question("another")), Lead)
+
+    asyncio.run(test())

@@ -1,0 +1,339 @@
+"""Workers that share their nodes: what they write, what they hear, and that no slot is taken twice."""
+
+import json
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.virtual_chats import Chat, Driver, Turn, trace
+from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline
+from harness.virtual_share import Bus, SharingWorker
+from harness.virtual_workers import Workers
+from harness.virtual_world import MODELS, World, resident
+from ollama_pack.fleet.events import BegunEvent, BoundEvent, EndedEvent, FailedEvent, FinishedEvent
+from ollama_pack.fleet.messages import (
+    AliveMessage,
+    ByeMessage,
+    EventMessage,
+    FleetMessage,
+    HelloMessage,
+    decode_message,
+    encode_message,
+)
+from ollama_pack.fleet.pairs import Lesson
+from ollama_pack.fleet.prefix import prompt_blocks
+from ollama_pack.fleet.rates import Durations
+from ollama_pack.fleet.scheduler import MAX_FAILOVERS
+from ollama_pack.fleet.share import SILENT_SECONDS, ClaimRefusal, FleetShare, chain_key
+from ollama_pack.fleet.view import FleetRequest, PromptBlock
+
+words = st.text(max_size=20)
+counts, seconds = st.integers(0, 10**6), st.floats(0, 10**6)
+durations = st.builds(Durations, seconds, seconds, seconds, counts, seconds, counts, st.none() | counts)
+events = st.one_of(
+    st.builds(
+        BoundEvent,
+        words,
+        words,
+        words,
+        words,
+        st.booleans(),
+        st.lists(words, max_size=3).map(tuple),
+        counts,
+        st.lists(st.tuples(words, counts | st.booleans()), max_size=3).map(tuple),
+        seconds,
+        seconds,
+        st.lists(st.builds(PromptBlock, st.integers(0, 2**64 - 1), counts, st.booleans()), max_size=5).map(
+            tuple
+        ),
+    ),
+    st.builds(BegunEvent, words, seconds),
+    st.builds(
+        FinishedEvent,
+        words,
+        words,
+        words,
+        st.builds(Lesson, durations, st.integers(-1, 9), counts, counts, st.booleans(), st.booleans()),
+    ),
+    st.builds(EndedEvent, words),
+    st.builds(FailedEvent, words, st.booleans()),
+)
+messages = st.one_of(
+    st.builds(HelloMessage, words),
+    st.builds(AliveMessage, words, st.lists(words, max_size=5).map(tuple)),
+    st.builds(ByeMessage, words),
+    st.builds(EventMessage, words, events),
+)
+
+
+@given(messages)
+def test_what_is_written_is_read(message: FleetMessage) -> None:
+    """Would catch a field that is lost between workers, or comes as something else."""
+    assert decode_message(encode_message(message)) == message
+
+
+@given(st.binary(max_size=200) | messages.map(encode_message).map(lambda text: text[:-3]))
+def test_what_cannot_be_read_is_passed_over(payload: bytes) -> None:
+    """Would catch a worker that ends because another one runs a different version."""
+    assert decode_message(payload) is None or payload
+
+
+def test_messages_of_other_versions_are_passed_over() -> None:
+    """Would catch an unknown kind, a field too many or one that is missing, that ends a worker."""
+    for written in (
+        {"t": "new"},
+        {"t": "bound", "w": "a", "e": {}},
+        {"t": "begun", "w": "a", "e": []},
+        [],
+        7,
+    ):
+        assert decode_message(json.dumps(written).encode()) is None
+
+
+def share_of(world: World, name: str) -> FleetShare:
+    share = FleetShare(world.scheduler, name, lambda: world.now)
+    share.join()
+    return share
+
+
+def pass_on(one: FleetShare, other: FleetShare) -> list[bytes]:
+    """All that one has to tell."""
+    told = [step.payload for step in one.outbox if step.payload]
+    one.outbox.clear()
+    for payload in told:
+        other.hear(payload)
+    return told
+
+
+def pair(**fields: Any) -> tuple[World, FleetShare, World, FleetShare]:
+    """Two workers that have met."""
+    here, there = World(**fields), World(**fields)
+    one, two = share_of(here, "one"), share_of(there, "two")
+    pass_on(one, two)
+    pass_on(two, one)
+    pass_on(one, two)
+    return here, one, there, two
+
+
+def begin(world: World, share: FleetShare, number: int, model: str = "a") -> str:
+    """Bind a request, and claim for it without being refused. Returns its node."""
+    world.ask(number, model)
+    (binding,) = world.decide()
+    step = share.claim(binding)
+    assert step.claim
+    share.granted(step.claim)
+    return binding.node
+
+
+def test_what_one_sends_the_other_sees() -> None:
+    """Would catch a slot, a load or a prefix of another worker that is not seen, or not seen to be over."""
+    here, one, there, two = pair(names=("x",), slots=1)
+    begin(here, one, 1)
+    pass_on(one, two)
+    runner = there.scheduler.view().nodes[0].runners[0]
+    assert (runner.model, len(runner.ends), runner.ready_at) == ("a", 1, there.now + 4.0)
+    there.ask(2)
+    assert there.decide() == []
+    here.first_token("r1")
+    pass_on(one, two)
+    assert there.scheduler.view().nodes[0].runners[0].ready_at == there.now
+    here.finish("r1", prompt_count=300, decode_count=10)
+    assert pass_on(one, two)
+    (binding,) = there.decide()
+    assert not binding.loads
+    there.scheduler.cancel("r2")
+    there.ask(1)
+    (again,) = there.decide()
+    assert again.hit == 100  # r2's prompt has taken the place of r1's, but for what they share
+
+
+def test_what_one_learns_the_other_knows() -> None:
+    """Would catch workers of which each has to find out for itself how fast a node is."""
+    here, one, there, two = pair(names=("x",))
+    for number in range(6):
+        begin(here, one, number)
+        here.first_token(f"r{number}")
+        here.finish(f"r{number}", prompt=0.5, prompt_count=400, decode=2.0, decode_count=100)
+        pass_on(one, two)
+    known = there.scheduler.view().nodes[0].rates["blob-a"]
+    assert known == here.scheduler.view().nodes[0].rates["blob-a"]
+    assert known.learned
+
+
+def test_failures_are_shared() -> None:
+    """Would catch a dead node that each worker has to run into by itself."""
+    here, one, there, two = pair(names=("x", "y"))
+    node = begin(here, one, 1)
+    pass_on(one, two)
+    here.scheduler.failed("r1", node_down=True)
+    pass_on(one, two)
+    for number in range(2, 2 + MAX_FAILOVERS):
+        there.ask(number)
+    assert node not in {binding.node for binding in there.decide()}
+
+
+@pytest.mark.parametrize("how", ["silent", "bye", "no longer named"])
+def test_what_a_worker_held_is_free_when_it_is_gone(how: str) -> None:
+    """Would catch slots that stay taken by a worker that has crashed, or by requests whose end got lost."""
+    here, one, there, two = pair(names=("x",), slots=1)
+    begin(here, one, 1)
+    pass_on(one, two)
+    there.ask(2)
+    assert there.decide() == []
+    if how == "silent":
+        there.now += SILENT_SECONDS + 0.1
+        two.beat()
+    elif how == "bye":
+        one.say_bye()
+    else:
+        here.scheduler.listener = lambda _: None
+        here.scheduler.cancel("r1")
+        one.beat()
+    pass_on(one, two)
+    assert len(there.decide()) == 1
+    assert two.peers == int(how == "no longer named")
+
+
+def test_a_newcomer_is_told_what_there_is() -> None:
+    """Would catch a worker that starts, or comes back, and takes busy nodes to be idle."""
+    here, there = World(names=("x",), slots=1), World(names=("x",), slots=1)
+    one = share_of(here, "one")
+    begin(here, one, 1)
+    here.first_token("r1")
+    one.outbox.clear()
+    two = share_of(there, "two")
+    pass_on(two, one)
+    pass_on(one, two)
+    there.ask(2)
+    assert there.decide() == []
+    two.leave()
+    assert len(there.decide()) == 1  # alone again, what others do shows in the probes only
+
+
+def test_a_refused_request_waits_again_and_nothing_else_has_changed() -> None:
+    """Would catch a request that is lost, or a model believed to be loaded, because another was faster."""
+    world = World(names=("x",), slots=1)
+    world.scheduler.probed("x", MODELS, [resident(1.0)])
+    share = share_of(world, "one")
+    world.ask(1, "b")
+    before = world.scheduler.view().nodes
+    (binding,) = world.decide()
+    assert binding.loads
+    share.refused(binding, ClaimRefusal("blob-a", ("theirs",)))
+    world.running.clear()
+    after = world.scheduler.view().nodes
+    assert [len(runner.ends) for runner in after[0].runners] == [1]  # theirs
+    assert (after[0].runners[0].blob, after[0].loading_until) == ("blob-a", before[0].loading_until)
+    assert world.scheduler.waiting == 1
+    assert world.decide() == []
+    assert world.scheduler.wake_at
+    world.now = world.scheduler.wake_at
+    assert [one.request.id for one in world.decide()] == ["r1"]
+
+
+def test_a_refusal_that_teaches_nothing_is_not_asked_again_at_once() -> None:
+    """Would catch a worker that asks for the same slot as fast as it can."""
+    world = World(names=("x", "y"))
+    share = share_of(world, "one")
+    world.ask(1)
+    (binding,) = world.decide()
+    share.refused(binding, ClaimRefusal(""))
+    world.running.clear()
+    (other,) = world.decide()
+    assert other.node != binding.node
+
+
+def test_messages_hold_nothing_of_people_or_prompts() -> None:
+    """Would catch a name, an address or a word of a prompt that is written where others read."""
+    world = World(names=("x",))
+    share = share_of(world, "one")
+    blocks = prompt_blocks([{"role": "user", "content": "my secret question"}])
+    world.scheduler.submit(FleetRequest("r1", "ann@example.org", ("a",), "chat-7", blocks))
+    (binding,) = world.decide()
+    written = share.claim(binding).payload
+    world.first_token("r1")
+    world.finish("r1", prompt_count=30, decode_count=10)
+    written += b"".join(step.payload for step in share.outbox)
+    for private in (b"secret", b"question", b"ann@", b"chat-7", b"http"):
+        assert private not in written
+
+
+def test_chains_are_of_no_use_without_the_secret() -> None:
+    """Would catch hashes by which anybody who reads them can try out what was asked."""
+    said = [{"role": "user", "content": "yes"}]
+    plain, keyed = prompt_blocks(said), prompt_blocks(said, key=chain_key("secret"))
+    assert plain != keyed
+    assert keyed == prompt_blocks(said, key=chain_key("secret"))
+    assert prompt_blocks(said, key=chain_key("")) == plain
+    assert keyed != prompt_blocks(said, key=chain_key("other"))
+
+
+def fleet(workers: int, shape: NodeShape) -> tuple[Timeline, list[SimNode], list[SharingWorker], Bus]:
+    clock = Timeline()
+    nodes = [SimNode(f"n{number}", clock, shape) for number in range(3)]
+    made = [
+        SharingWorker(nodes, clock, 3, Random(number), shape.slots)  # noqa: S311 - seeded on purpose
+        for number in range(workers)
+    ]
+    return clock, nodes, made, Bus(made, clock)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_no_request_stands_behind_another_workers(workers: int) -> None:
+    """Would catch two workers that give the same free slot away, or that throw out each other's models."""
+    clock, nodes, made, bus = fleet(workers, NodeShape())
+    waits: list[float] = []
+
+    class Watched(Workers):
+        def send(self, call: Any, first_token: Any, done: Any) -> None:
+            def ended(spent: Spent) -> None:
+                waits.append(spent.total - spent.load - spent.prompt - spent.decode)
+                done(spent)
+
+            super().send(call, first_token, ended)
+
+    driver = Driver(clock, Watched(made, Random(1)))  # noqa: S311 - seeded on purpose
+    driver.play(trace(0.4, (0.5, 0.3, 0.2), 200.0, 1))
+    clock.run()
+    assert driver.measured.requests == len(waits) > 300
+    assert max(waits) < 1e-6
+    assert sum(worker.refusals for worker in made) > 0  # it came to that
+    assert not any(bus.place.slots.values())
+    assert not any(len(worker.scheduler.remote) for worker in made)
+    assert sum(node.loads for node in nodes) < 40
+
+
+def test_sharing_is_worth_it() -> None:
+    """Would catch a share that costs more than it brings: four workers do nearly as well as one."""
+
+    def mean(workers: int, *, shared: bool) -> float:
+        clock, _, made, _ = fleet(workers, NodeShape())
+        if not shared:
+            for worker in made:
+                worker.share.leave()
+        driver = Driver(clock, Workers(made, Random(1)))  # noqa: S311 - seeded on purpose
+        driver.play(chats())
+        clock.run()
+        return sum(driver.measured.waits) / len(driver.measured.waits)
+
+    one, alone, shared = mean(1, shared=False), mean(4, shared=False), mean(4, shared=True)
+    assert shared < 1.25 * one
+    assert shared < 0.85 * alone
+
+
+def chats() -> Sequence[Chat]:
+    dice = Random(2)  # noqa: S311 - seeded on purpose
+    return [
+        Chat(
+            number,
+            number * 2.2,
+            f"m{dice.choice((0, 0, 0, 1, 1, 2))}",
+            (Turn(150, 90, 20.0),) * 3,
+            f"u{number % 9}",
+        )
+        for number in range(150)
+    ]
