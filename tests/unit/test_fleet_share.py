@@ -79,18 +79,16 @@ def test_what_is_written_is_read(message: FleetMessage) -> None:
 @given(st.binary(max_size=200) | messages.map(encode_message).map(lambda text: text[:-3]))
 def test_what_cannot_be_read_is_passed_over(payload: bytes) -> None:
     """Would catch a worker that ends because another one runs a different version."""
-    assert decode_message(payload) is None or payload
+    assert decode_message(payload) is None
 
 
 def test_messages_of_other_versions_are_passed_over() -> None:
     """Would catch an unknown kind, a field too many or one that is missing, that ends a worker."""
-    for written in (
-        {"t": "new"},
-        {"t": "bound", "w": "a", "e": {}},
-        {"t": "begun", "w": "a", "e": []},
-        [],
-        7,
-    ):
+    begun = {"t": "begun", "w": "a", "e": []}
+    unusual = b'{"t":"begun","w":"a","e":{"request_id":"r","left":NaN}}'
+    assert decode_message(unusual) is None
+    others: list[Any] = [{"t": "new"}, {"t": "bound", "w": "a", "e": {}}, begun, [], 7]
+    for written in others:
         assert decode_message(json.dumps(written).encode()) is None
 
 
@@ -297,14 +295,14 @@ def test_no_request_stands_behind_another_workers(workers: int) -> None:
             super().send(call, first_token, ended)
 
     driver = Driver(clock, Watched(made, Random(1)))  # noqa: S311 - seeded on purpose
-    driver.play(trace(0.4, (0.5, 0.3, 0.2), 200.0, 1))
+    driver.play(trace(0.45, (0.5, 0.3, 0.2), 70.0, 1))
     clock.run()
-    assert driver.measured.requests == len(waits) > 300
+    assert driver.measured.requests == len(waits) > 100
     assert max(waits) < 1e-6
     assert sum(worker.refusals for worker in made) > 0  # it came to that
     assert not any(bus.place.slots.values())
     assert not any(len(worker.scheduler.remote) for worker in made)
-    assert sum(node.loads for node in nodes) < 40
+    assert sum(node.loads for node in nodes) < 25
 
 
 def test_sharing_is_worth_it() -> None:
@@ -335,5 +333,5 @@ def chats() -> Sequence[Chat]:
             (Turn(150, 90, 20.0),) * 3,
             f"u{number % 9}",
         )
-        for number in range(150)
+        for number in range(60)
     ]

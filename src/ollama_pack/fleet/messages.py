@@ -91,7 +91,7 @@ def decode_message(payload: bytes) -> FleetMessage | None:
     if len(payload) > MAX_MESSAGE:
         return None
     try:
-        written = json.loads(payload)
+        written = json.loads(payload, parse_constant=_refuse_constant)
         kind, worker = str(written["t"]), str(written["w"])
         match kind:
             case "hello":
@@ -113,9 +113,8 @@ def _event(kind: str, fields: dict[str, Any]) -> FleetEvent:
         case "begun":
             return BegunEvent(request_id, float(fields["left"]))
         case "finished":
-            lesson = dict(fields["lesson"])
-            lesson["spent"] = Durations(**lesson["spent"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), Lesson(**lesson))
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
         case "ended":
             return EndedEvent(request_id)
         case "failed":
@@ -139,6 +138,31 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
             PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
         ),
     )
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent = fields["spent"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        depth=int(fields["depth"]),
+        matched=int(fields["matched"]),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
 
 
 def _strings(values: Collection[Any]) -> tuple[str, ...]:

@@ -1,0 +1,264 @@
+"""Workers that share their nodes over a real Valkey: slots are claimed once, and its loss is survived."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from harness.cache_processes import until
+from harness.valkey import Valkey
+from harness.virtual_share import SharedPlace
+from harness.virtual_world import MODELS, World, resident
+from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.share import FleetShare, ShareStep, SlotClaim
+from ollama_pack.fleet.share_redis import RedisShare
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
+        yield valkey
+
+
+@pytest.fixture
+def server(valkey: Valkey) -> Valkey:
+    """An empty one that runs."""
+    valkey.start()
+    with valkey.client() as client:
+        client.flushall()
+    return valkey
+
+
+@dataclass
+class Peer:
+    """One worker: what it decides, and its connection. Its clock is the event loop's."""
+
+    world: World
+    share: FleetShare
+    redis: RedisShare
+    sent: list[Binding] = field(default_factory=list)
+    refused: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def decide(self) -> None:
+        self.world.now = asyncio.get_running_loop().time()
+        for binding in self.world.decide():
+            task = asyncio.get_running_loop().create_task(self.send(binding))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def send(self, binding: Binding) -> None:
+        if await self.redis.claim(binding):
+            self.sent.append(binding)
+        else:
+            self.refused += 1
+            del self.world.running[binding.request.id]
+            self.decide()
+
+    def finish(self) -> None:
+        """Every request that was sent is answered."""
+        while self.sent:
+            name = self.sent.pop().request.id
+            self.world.first_token(name)
+            self.world.finish(name, prompt_count=300, decode_count=100)
+        self.decide()
+
+
+@asynccontextmanager
+async def peers(server: Valkey, count: int, **fields: Any) -> AsyncIterator[list[Peer]]:
+    """So many workers that have met."""
+    made = []
+    for number in range(count):
+        world = World(now=asyncio.get_running_loop().time(), **fields)
+        share = FleetShare(world.scheduler, f"worker-{number}", lambda world=world: world.now)  # type: ignore[misc] # mypy cannot see a lambda's defaults
+        peer: list[Peer] = []
+        clients = (Redis.from_url(server.url, protocol=2), Redis.from_url(server.url, protocol=2))
+        redis = RedisShare(share, *clients, lambda peer=peer: peer[0].decide(), claim_ms=400)  # type: ignore[misc] # the same
+        peer.append(Peer(world, share, redis))
+        made += peer
+        redis.start()
+    try:
+        await until(lambda: all(peer.share.peers == count - 1 for peer in made))
+        yield made
+    finally:
+        for one in made:
+            await one.redis.close()
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 60))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_free_slot_is_given_to_one_worker(server: Valkey, count: int) -> None:
+    """Would catch a slot that several workers use at once, and requests that are never served for it."""
+
+    async def test() -> None:
+        async with peers(server, count, names=("x", "y"), slots=2) as made:
+            for peer in made:
+                for name in peer.world.names:
+                    peer.world.scheduler.probed(name, MODELS, [resident(1.0)])
+            served = 0
+            for number, peer in enumerate(made):
+                for more in range(3):
+                    peer.world.ask(10 * number + more, user=f"u{more}")
+                peer.decide()
+            while served < 3 * count:
+                await until(lambda: any(peer.sent for peer in made))
+                await until(lambda: not any(peer.tasks for peer in made))
+                there = [binding.node for peer in made for binding in peer.sent]
+                assert all(there.count(node) <= 2 for node in ("x", "y"))
+                served += len(there)
+                for peer in made:
+                    peer.finish()
+            assert sum(peer.refused for peer in made) > 0
+        with server.client() as client:
+            assert [key for key in client.keys("*slots*") if client.zcard(key)] == []
+
+    run(test())
+
+
+def test_only_one_worker_loads_at_a_node(server: Valkey) -> None:
+    """Would catch two workers that throw out each other's models, one after the other."""
+
+    async def test() -> None:
+        async with peers(server, 2, names=("x",)) as (one, two):
+            one.world.ask(1, "a")
+            two.world.ask(2, "b")
+            one.decide()
+            two.decide()
+            await until(lambda: len(one.sent) + len(two.sent) == 1 and one.refused + two.refused >= 1)
+            first, second = (one, two) if one.sent else (two, one)
+            first.finish()
+            await until(lambda: bool(second.sent))
+
+    run(test())
+
+
+def test_a_worker_that_dies_holds_nothing_for_long(server: Valkey) -> None:
+    """Would catch slots that are lost with a worker that was killed."""
+
+    async def test() -> None:
+        async with peers(server, 2, names=("x",), slots=1) as (one, two):
+            one.world.ask(1)
+            one.decide()
+            await until(lambda: bool(one.sent))
+            await until(lambda: len(two.world.scheduler.remote) == 1)
+            assert one.redis._task  # noqa: SLF001 - the closest to a kill within one process
+            one.redis._task.cancel()  # noqa: SLF001 - the same
+            one.share.connected = False
+            two.world.ask(2)
+            two.decide()
+            assert not two.sent
+            await until(lambda: bool(two.sent))
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["paused", "restarted"])
+def test_without_redis_each_goes_on_alone_and_joins_again(server: Valkey, how: str) -> None:
+    """Would catch chats that wait for a Redis that is down, or workers that stay apart when it is back."""
+
+    async def test() -> None:
+        async with peers(server, 2, names=("x", "y"), slots=1) as made:
+            one, two = made
+            server.pause() if how == "paused" else server.kill()
+            try:
+                one.world.ask(1)
+                one.decide()
+                await until(lambda: bool(one.sent))
+                await until(lambda: not one.share.connected and not two.share.connected)
+                two.world.ask(2)
+                two.decide()
+                await until(lambda: bool(two.sent))
+            finally:
+                server.resume() if how == "paused" else server.start()
+            await until(lambda: all(peer.share.peers == 1 for peer in made))
+            await until(lambda: all(len(peer.world.scheduler.remote) == 1 for peer in made))
+            one.finish()
+            await until(lambda: len(two.world.scheduler.remote) == 0)
+
+    run(test())
+
+
+def test_a_request_that_ends_while_it_asks_holds_nothing(server: Valkey) -> None:
+    """Would catch a slot that stays taken because its user stopped at the wrong moment."""
+
+    async def test() -> None:
+        async with peers(server, 2, names=("x",), slots=1) as (one, two):
+            one.world.ask(1)
+            (binding,) = one.world.decide()
+            asking = asyncio.ensure_future(one.redis.claim(binding))
+            await asyncio.sleep(0)
+            asking.cancel()
+            one.world.scheduler.cancel("r1")
+            two.world.ask(2)
+            two.decide()
+            await until(lambda: bool(two.sent))
+
+    run(test())
+
+
+def test_what_is_written_names_nobody(server: Valkey) -> None:
+    """Would catch an address or a name in a key or a message, and anything that stays there for ever."""
+
+    async def test() -> None:
+        async with peers(server, 2, names=("x",)) as (one, _):
+            one.world.ask(1, user="ann@example.org")
+            one.decide()
+            await until(lambda: bool(one.sent))
+            with server.client() as client:
+                for key in client.keys("*"):
+                    assert key.startswith(b"ollama_pack:{fleet}:")
+                    assert client.pttl(key) > 0
+                written = repr(client.xrange("ollama_pack:{fleet}:1:events")) + repr(client.keys("*"))
+            assert "r1" in written
+            for private in ("ann@", "http", "c1"):
+                assert private not in written
+
+    run(test())
+
+
+claims = st.builds(
+    SlotClaim,
+    st.sampled_from("abcd"),
+    st.sampled_from(["n1", "n2"]),
+    st.sampled_from(["w1", "w2", "w3"]),
+    st.integers(1, 2),
+    st.booleans(),
+    st.lists(st.sampled_from(["w1", "w2", "w3"]), max_size=2, unique=True).map(tuple),
+)
+steps = st.lists(
+    st.tuples(st.sampled_from(["claim", "claim", "renew", "release", "loaded"]), claims), max_size=30
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps)
+def test_the_scripts_do_as_the_plain_model(server: Valkey, steps: list[tuple[Any, SlotClaim]]) -> None:
+    """Would catch a script that grants what it must refuse, or the other way, or names the wrong holders."""
+
+    async def test() -> None:
+        place, world = SharedPlace(), World()
+        share = FleetShare(world.scheduler, "w", lambda: 0.0)
+        clients = (Redis.from_url(server.url, protocol=2), Redis.from_url(server.url, protocol=2))
+        carrier = RedisShare(share, *clients, lambda: None, prefix=f"{Random().random()}:{{t}}:")  # noqa: S311 - a name of its own
+        for kind, claim in steps:
+            answer = await carrier._do(ShareStep(kind, claim))  # noqa: SLF001 - one step at a time
+            if kind != "claim":
+                getattr(place, kind)(claim)
+                continue
+            expected = place.claim(claim)
+            holders = [part.decode() for part in answer[1:]] if answer else []
+            assert (not answer) == (expected is None)
+            assert sorted(holders) == sorted(expected.holders if expected else ())
+        await carrier.close()
+
+    run(test())
