@@ -87,8 +87,9 @@ def keep(result: JSON) -> None:
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if "routing" in result:
         result = {**result, "routing": {**before.get("routing", {}), **result["routing"]}}
-        draw({name: told["policies"] for name, told in result["routing"].items()}, PLOT)
     RESULTS.write_text(json.dumps({**before, **result}, indent=2) + "\n")
+    if "routing" in result:
+        draw({name: told["policies"] for name, told in result["routing"].items()}, PLOT)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -51,21 +51,20 @@ class SharedPlace:
 
 
 class SharingWorker(Worker):
-    """A worker that asks before it sends, and is heard by the others a moment later."""
+    """A worker that may be on a bus: then it asks before it sends, and is heard by the others."""
 
     share: FleetShare
-    bus: "Bus"
+    bus: "Bus | None" = None
+    refusals = 0
 
     def start(self, binding: Binding) -> None:
-        refusal = self.bus.ask(self, binding) if self.share.connected else None
+        refusal = self.bus.ask(self, binding) if self.bus and self.share.connected else None
         if refusal is None:
             super().start(binding)
         else:
             self.refusals += 1
             self.share.refused(binding, refusal)
             self._clock.after(0.0, self.decide)
-
-    refusals = 0
 
 
 class Bus:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from harness.cache_processes import until
 from harness.valkey import Valkey
 from harness.virtual_share import SharedPlace
 from harness.virtual_world import MODELS, World, resident
+from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.fleet.scheduler import Binding
 from ollama_pack.fleet.share import FleetShare, ShareStep, SlotClaim
 from ollama_pack.fleet.share_redis import RedisShare
@@ -79,8 +79,8 @@ async def peers(server: Valkey, count: int, **fields: Any) -> AsyncIterator[list
         world = World(now=asyncio.get_running_loop().time(), **fields)
         share = FleetShare(world.scheduler, f"worker-{number}", lambda world=world: world.now)  # type: ignore[misc] # mypy cannot see a lambda's defaults
         peer: list[Peer] = []
-        clients = (Redis.from_url(server.url, protocol=2), Redis.from_url(server.url, protocol=2))
-        redis = RedisShare(share, *clients, lambda peer=peer: peer[0].decide(), claim_ms=400)  # type: ignore[misc] # the same
+        clients = (redis_client(server.url), redis_client(server.url))
+        redis = RedisShare(share, *clients, lambda peer=peer: peer[0].decide())  # type: ignore[misc] # the same
         peer.append(Peer(world, share, redis))
         made += peer
         redis.start()
@@ -220,7 +220,7 @@ def test_what_is_written_names_nobody(server: Valkey) -> None:
                     assert client.pttl(key) > 0
                 written = repr(client.xrange("ollama_pack:{fleet}:1:events")) + repr(client.keys("*"))
             assert "r1" in written
-            for private in ("ann@", "http", "c1"):
+            for private in ("ann@", "http"):
                 assert private not in written
 
     run(test())
@@ -248,7 +248,7 @@ def test_the_scripts_do_as_the_plain_model(server: Valkey, steps: list[tuple[Any
     async def test() -> None:
         place, world = SharedPlace(), World()
         share = FleetShare(world.scheduler, "w", lambda: 0.0)
-        clients = (Redis.from_url(server.url, protocol=2), Redis.from_url(server.url, protocol=2))
+        clients = (redis_client(server.url), redis_client(server.url))
         carrier = RedisShare(share, *clients, lambda: None, prefix=f"{Random().random()}:{{t}}:")  # noqa: S311 - a name of its own
         for kind, claim in steps:
             answer = await carrier._do(ShareStep(kind, claim))  # noqa: SLF001 - one step at a time

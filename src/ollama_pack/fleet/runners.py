@@ -283,7 +283,9 @@ class NodeState:
 
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
-        due = [*self.retry_at(), *self.gpu.changes_at(), self.paused_until]
+        due = [self.paused_until, *self.retry_at()]
+        if self.gpu.count:
+            due += self.gpu.changes_at()
         for runner in self.runners.values():
             if runner.foreign.count:
                 due += runner.foreign.changes_at()

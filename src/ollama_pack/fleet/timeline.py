@@ -110,7 +110,6 @@ class VirtualNode:
         view: the node as it is now.
         runners: by the digest of their weights.
         quotes: what it can offer, as long as nothing changes.
-        running: requests that it answers, those that were placed here included.
     """
 
     __slots__ = (
@@ -119,12 +118,12 @@ class VirtualNode:
         "_held",
         "_loading_until",
         "_now",
+        "_placed",
         "_policy",
         "_reserved",
         "_tier",
         "quotes",
         "runners",
-        "running",
         "view",
     )
 
@@ -143,7 +142,7 @@ class VirtualNode:
         self.runners = {
             runner.blob: _virtual_runner(runner, view, fleet.now, policy) for runner in view.runners
         }
-        self.running = sum([len(runner.ends) for runner in view.runners])
+        self._placed = 0
         self._fleet = fleet
         self._now = fleet.now
         self._held = held
@@ -153,6 +152,11 @@ class VirtualNode:
         self._reserved = False
         self.quotes: dict[QuoteKey, Quote] = {}
         self._clearings: dict[tuple[int, str], Clearing] = {}
+
+    @property
+    def running(self) -> int:
+        """Requests that it answers, those that were placed here included."""
+        return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
@@ -273,7 +277,7 @@ class VirtualNode:
     def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
         """Let a request take the slot that was quoted, for so many seconds from when it starts."""
         self.forget_quotes()
-        self.running += 1
+        self._placed += 1
         runner = quote.reused or self._load(quote, request)
         del runner.free_at[0]
         insort(runner.free_at, quote.starts_at + service)
