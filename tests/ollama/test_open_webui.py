@@ -22,7 +22,7 @@ def webui(real_server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> 
     folder: Path = tmp_path_factory.mktemp("webui")
     config = folder / "pack.yaml"
     config.write_text(
-        "models:\n"
+        "plugins: [model_alias_filter]\nmodels:\n"
         f'  - {{name: gpt-4, local_name: ["{MISSING}", "{real_server.other}"]}}\n'
         f'  - {{name: gpt-3.5-turbo, local_name: "{real_server.model}"}}\n'
     )
