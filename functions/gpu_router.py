@@ -1548,7 +1548,6 @@ class VirtualNode:
         view: the node as it is now.
         runners: by the digest of their weights.
         quotes: what it can offer, as long as nothing changes.
-        running: requests that it answers, those that were placed here included.
     """
 
     __slots__ = (
@@ -1557,12 +1556,12 @@ class VirtualNode:
         "_held",
         "_loading_until",
         "_now",
+        "_placed",
         "_policy",
         "_reserved",
         "_tier",
         "quotes",
         "runners",
-        "running",
         "view",
     )
 
@@ -1581,7 +1580,7 @@ class VirtualNode:
         self.runners = {
             runner.blob: _virtual_runner(runner, view, fleet.now, policy) for runner in view.runners
         }
-        self.running = sum([len(runner.ends) for runner in view.runners])
+        self._placed = 0
         self._fleet = fleet
         self._now = fleet.now
         self._held = held
@@ -1591,6 +1590,11 @@ class VirtualNode:
         self._reserved = False
         self.quotes: dict[QuoteKey, Quote] = {}
         self._clearings: dict[tuple[int, str], Clearing] = {}
+
+    @property
+    def running(self) -> int:
+        """Requests that it answers, those that were placed here included."""
+        return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
@@ -1711,7 +1715,7 @@ class VirtualNode:
     def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
         """Let a request take the slot that was quoted, for so many seconds from when it starts."""
         self.forget_quotes()
-        self.running += 1
+        self._placed += 1
         runner = quote.reused or self._load(quote, request)
         del runner.free_at[0]
         insort(runner.free_at, quote.starts_at + service)
@@ -2972,7 +2976,9 @@ class NodeState:
 
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
-        due = [*self.retry_at(), *self.gpu.changes_at(), self.paused_until]
+        due = [self.paused_until, *self.retry_at()]
+        if self.gpu.count:
+            due += self.gpu.changes_at()
         for runner in self.runners.values():
             if runner.foreign.count:
                 due += runner.foreign.changes_at()
