@@ -1,6 +1,6 @@
 """Routing in virtual time: the same chats over four simulated Ollamas, for each policy.
 
-    .venv/bin/python bench/fleet.py [--quick]      writes bench/results/fleet.json
+    .venv/bin/python bench/fleet.py [--quick]      writes bench/results/fleet.json unless it is quick
 
 Ours is the scheduler that the router runs, told of events as a router would tell it, with nothing known of
 the nodes beforehand but what their rows say. The peers: random (Open WebUI's own), round robin, least busy,
@@ -29,8 +29,10 @@ sys.path.insert(0, str(ROOT / "tests"))  # the simulated node is the tests' own
 
 from harness.virtual_chats import Call, Chat, Done, Driver, Measured, Turn, trace  # noqa: E402 - see above
 from harness.virtual_fleet import Job, NodeShape, SimNode, Timeline  # noqa: E402 - see above
-from harness.virtual_workers import Worker  # noqa: E402 - see above
+from harness.virtual_share import Bus, SharingWorker  # noqa: E402 - see above
+from harness.virtual_workers import Worker, Workers  # noqa: E402 - see above
 from ollama_pack.fleet.nodes import NodeRow  # noqa: E402 - see above
+from ollama_pack.fleet.policy import RoutingPolicy  # noqa: E402 - see above
 from ollama_pack.fleet.rates import Durations  # noqa: E402 - see above
 from ollama_pack.fleet.scheduler import Scheduler  # noqa: E402 - see above
 from ollama_pack.fleet.view import FleetRequest, InstalledModel, PairRates, PromptBlock  # noqa: E402 - see above
@@ -39,6 +41,7 @@ RESULTS = ROOT / "bench/results/fleet.json"
 SEEDS = (1, 2, 3)
 OURS = "late binding"
 POLICIES = ("random", "round robin", "least busy", "sticky", OURS)
+SHARED = ("0.35 chats/s", "0.35, one model", "0.35, four prefixes kept")  # played by several workers, too
 MANY = range(80, 131)  # waiting requests: about 100
 
 
@@ -116,9 +119,16 @@ class Run:
     ours: Worker | None
 
 
-def worker(setting: Setting, nodes: Sequence[SimNode], clock: Timeline, dice: Random) -> Worker:
+def worker(
+    setting: Setting,
+    nodes: Sequence[SimNode],
+    clock: Timeline,
+    dice: Random,
+    policy: RoutingPolicy | None = None,
+) -> SharingWorker:
     """The router's own scheduler, with what its admin would know of the nodes."""
-    made = Worker(nodes, clock, len(setting.shares), dice, setting.declared, priors=setting.priors)
+    options = {"priors": setting.priors, "policy": policy}
+    made = SharingWorker(nodes, clock, len(setting.shares), dice, setting.declared, **options)
     if setting.sized:
         for node in nodes:
             made.scheduler.sized(node.name, node.shape.room)
@@ -169,6 +179,33 @@ def compare(seeds: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
         }
         for setting in settings()
     }
+
+
+def workers(seeds: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """One worker, and four behind a load balancer: alone, agreeing by hashing, sharing what they know."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for setting in settings():
+        if setting.name not in SHARED:
+            continue
+        told = found[setting.name] = {}
+        for name, count in (("one", 1), ("four, alone", 4), ("four, agreeing", 4), ("four, sharing", 4)):
+            told[name] = figures([route_workers(setting, name, count, seed) for seed in seeds])
+    return found
+
+
+def route_workers(setting: Setting, name: str, count: int, seed: int) -> Run:
+    """Play the chats of a setting against several workers."""
+    clock = Timeline()
+    nodes = [SimNode(f"n{number}", clock, setting.shape) for number in range(setting.nodes)]
+    policy = RoutingPolicy(unheard_peers=name.endswith("agreeing"))
+    dice = [Random(100 * seed + number) for number in range(count)]
+    made = [worker(setting, nodes, clock, each, policy) for each in dice]
+    if name.endswith("sharing"):
+        Bus(made, clock)
+    driver = Driver(clock, Workers(made, Random(seed)))
+    driver.play(trace(setting.rate, setting.shares, setting.seconds, seed))
+    clock.run(setting.until)
+    return Run(driver.measured, sum(node.loads for node in nodes), None)
 
 
 def decisions() -> dict[str, float]:
@@ -269,7 +306,7 @@ def show(result: dict[str, Any]) -> None:
             table.add_row(setting, policy, *times, *others)
         table.add_section()
     Console(width=120).print(table)
-    for name in ("ratios", "decisions", "fairness", "memory"):
+    for name in ("ratios", "workers", "decisions", "fairness", "memory"):
         print(name, result[name])
 
 
@@ -293,12 +330,14 @@ def main() -> None:
         "settings": {setting.name: asdict(setting) for setting in settings()},
         "routing": routing,
         "ratios": ratios(routing),
+        "workers": workers(seeds),
         "decisions": decisions(),
         "fairness": fairness(),
         "memory": memory(10_000 if quick else 100_000),
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2, default=str) + "\n")
+    if not quick:  # what is kept is what can be compared
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=2, default=str) + "\n")
     show(result)
 
 

@@ -21,6 +21,7 @@ from ollama_pack.fleet.view import (
 )
 
 POLICY = RoutingPolicy()
+AGREEING = RoutingPolicy(unheard_peers=True)
 RATES = PairRates(slots=1, load=4.0, prompt=500.0, token=0.02, output=100.0, service=3.0, learned=True)
 A, B = InstalledModel("blob-a", 10, "a"), InstalledModel("blob-b", 10, "b")
 
@@ -169,28 +170,30 @@ def test_tiers_and_weights() -> None:
     assert told(plan([drained], ask())) == []
 
 
-def test_equals_share_the_work_by_weight() -> None:
-    """Would catch one of several equal nodes that is never used, for chats and for requests without one."""
+@pytest.mark.parametrize("policy", [POLICY, AGREEING])
+def test_equals_share_the_work_by_weight(policy: RoutingPolicy) -> None:
+    """Would catch one of several equal nodes that is never used."""
     view = FleetView(100.0, (node("x", runner()), node("y", runner(), weight=3.0)))
     chance = dice(7)
-    for chats in ("",), tuple(f"c{number}" for number in range(400)):
-        asked = [FleetRequest("r", "ann", ("a",), chats[number % len(chats)]) for number in range(400)]
-        names = [plan_bindings(view, queue(one), POLICY, chance)[0].chosen.node.view.name for one in asked]
-        assert 60 < names.count("x") < 140
+    asked = [FleetRequest("r", "ann", ("a",), f"c{number}") for number in range(400)]
+    chosen = [plan_bindings(view, queue(one), policy, chance)[0].chosen.node.view.name for one in asked]
+    assert 60 < chosen.count("x") < 140
 
 
 def test_workers_that_do_not_hear_of_each_other_agree_on_a_chats_node() -> None:
     """Would catch a chat whose turns go to another node with each worker, so that no prefix is used again."""
     names = [f"n{number}" for number in range(8)]
-    view = FleetView(100.0, tuple(node(name, runner()) for name in names))
-    chosen = []
-    for seed in range(40):
-        turn = ask(prompt=blocks(1, 2 + seed % 3))
-        chosen.append(plan_bindings(view, queue(turn), POLICY, dice(seed))[0].chosen.node.view.name)
-    assert len(set(chosen)) == 1
-    busy = tuple(node(name, runner(ends=(102.0,) * (name == chosen[0]), slots=2)) for name in names)
-    moved = plan_bindings(FleetView(100.0, busy), queue(ask()), POLICY, dice())[0]
-    assert moved.chosen.node.view.name != chosen[0]  # it has more than its share
+
+    def choose(request: FleetRequest, seed: int, busy: str = "", policy: RoutingPolicy = AGREEING) -> str:
+        nodes = tuple(node(name, runner(ends=(102.0,) * (name == busy), slots=2)) for name in names)
+        placed = plan_bindings(FleetView(100.0, nodes), queue(request), policy, dice(seed))
+        return placed[0].chosen.node.view.name
+
+    home = {choose(ask(prompt=blocks(1, 2 + seed % 3)), seed) for seed in range(40)}
+    assert len(home) == 1
+    assert choose(ask(), 1, busy=next(iter(home))) not in home  # it has more than its share
+    assert len({choose(ask(background=True), seed) for seed in range(40)}) > 1
+    assert len({choose(ask(), seed, policy=POLICY) for seed in range(40)}) > 1
 
 
 def test_candidates_are_tried_in_order() -> None:

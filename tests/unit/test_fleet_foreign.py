@@ -81,6 +81,21 @@ def test_others_do_not_keep_ours_out_for_ever() -> None:
     assert world.decide() == []  # now it is the others' turn again
 
 
+def test_after_one_of_ours_others_have_their_turn_again() -> None:
+    """Would catch a saturated engine to which ours go one after another, past those who wait in it."""
+    world = resting(slots=1)
+    world.scheduler.activity("x", running=1, waiting=3)
+    world.ask(1)
+    world.ask(2)
+    world.now += FOREIGN_PATIENCE * SERVICE
+    assert [binding.request.id for binding in world.decide()] == ["r1"]
+    world.first_token("r1")
+    world.finish("r1")
+    assert world.decide() == []
+    world.now += FOREIGN_PATIENCE * SERVICE
+    assert [binding.request.id for binding in world.decide()] == ["r2"]
+
+
 def test_a_full_engine_gets_one_of_ours_behind_the_others() -> None:
     """Would catch a crowd that is sent to a saturated engine as soon as the wait is over."""
     world = resting(slots=2)

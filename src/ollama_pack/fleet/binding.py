@@ -243,7 +243,7 @@ class BindingPass:
             nearest = max(home, key=_hit)
             if nearest[0] - best <= self._slack(nearest[0]):
                 return nearest
-        elif request.chat and not request.background and (agreed := self._agreed(bids, best, request.chat)):
+        elif self._policy.unheard_peers and (agreed := self._agreed(bids, best, request)):
             return agreed
         limit = best * (1 + self._policy.tie_share)
         equal = [bid for bid in bids if bid[0] <= limit]
@@ -255,8 +255,11 @@ class BindingPass:
         """What leaving a place of this cost has to save."""
         return max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * cost)
 
-    def _agreed(self, bids: Sequence[Bid], best: float, chat: str) -> Bid | None:
-        """Where any worker would put a chat that nobody remembers; None when there is no choice."""
+    def _agreed(self, bids: Sequence[Bid], best: float, request: FleetRequest) -> Bid | None:
+        """Where any worker would put a chat that this one does not remember; None when there is no choice."""
+        chat = request.chat
+        if not chat or request.background:  # titles would overwrite the prefix that they are agreed for
+            return None
         limit = best + self._slack(best)
         close = [bid for bid in bids if bid[0] <= limit and bid[4].reused and bid[4].starts_now]
         if len(close) < 2:  # noqa: PLR2004 - it takes two to choose

@@ -24,6 +24,8 @@ class RoutingPolicy:
         window: waiting requests that are all looked at; of those behind, one in
         crowd: of each kind stands for all.
         probe_requests: requests between two tries whether a runner has one more slot.
+        unheard_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
+            a chat goes, which costs a little where chats have one turn only.
         busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
     """
 
@@ -43,4 +45,5 @@ class RoutingPolicy:
     window: int = 6
     crowd: int = 16
     probe_requests: int = 64
+    unheard_peers: bool = False
     busy_percent: float = 50.0
