@@ -2206,9 +2206,15 @@ class LetIn:
 
 
 def _shown_digest(request: Any) -> bytes:
-    """What tells one caller from another: the header and the cookie that Open WebUI looks at."""
-    shown = (request.headers.get("authorization", ""), request.headers.get("cookie", ""))
-    return blake2b("\0".join(shown).encode(), digest_size=16).digest()
+    """What tells one caller from another: all headers.
+
+    Open WebUI takes credentials from the authorization, the cookie, the header of API keys (an admin can rename
+    it), and from those in which a trusted proxy names the user.
+    """
+    digest = blake2b(digest_size=16)
+    for part in (part for header in sorted(request.headers.raw) for part in header):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:

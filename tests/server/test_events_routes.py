@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from harness.events_target import DASHBOARD, EVENTS, LOAD, ROUTER, EventsTarget, eventually, plugin_text
 from harness.upload_target import Target
@@ -44,6 +45,15 @@ def test_load_without_token(events: EventsTarget) -> None:
     events.install()
     assert events.get(LOAD_PATH, None).status_code == 401
     assert events.get(LOAD_PATH, Account("", "", "not-a-token", "")).status_code == 401
+
+
+def test_whoever_shows_nothing_is_nobody(events: EventsTarget, pupil: Account) -> None:
+    """Would catch a stranger taken for the user before, who had shown a key in the header of API keys."""
+    events.install()
+    url = events.target.webui.url + LOAD_PATH
+    for _ in range(3):  # he who was let in is remembered for two seconds
+        assert requests.get(url, headers={"x-api-key": pupil.token}, timeout=60).status_code == 200
+        assert requests.get(url, timeout=60).status_code == 401
 
 
 def test_load_for_an_admin(events: EventsTarget) -> None:
