@@ -7759,13 +7759,12 @@ def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tu
     """
     groups = frozenset(group for row in table.rows for group in row.groups)
     everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    found = (
-        model for facts in (RequestFacts(name), everything) for model in _answering(table, facts, models)
-    )
-    return tuple(dict.fromkeys(found))
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
 
 
-def _answering(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
@@ -7783,12 +7782,10 @@ def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> 
     Raises:
         AliasUnavailableError: rows apply, but no node has any of their models.
     """
-    families = Families(catalogue.levels)
-    named = list(candidates(table, facts))
-    found = [find_candidate(name, row, catalogue.levels, families=families) for name, row in named]
-    there = tuple(dict.fromkeys(model for model in found if model is not None))
-    if named and not there:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name, _ in named))
+    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    named = [] if there else [name for name, _ in candidates(table, facts)]
+    if named:
+        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
     return there or (facts.model,)
 
 

@@ -736,13 +736,12 @@ def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tu
     """
     groups = frozenset(group for row in table.rows for group in row.groups)
     everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    found = (
-        model for facts in (RequestFacts(name), everything) for model in _answering(table, facts, models)
-    )
-    return tuple(dict.fromkeys(found))
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
 
 
-def _answering(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
     families = Families(models)
     for name, row in candidates(table, facts):
         model = find_candidate(name, row, models, families=families)
@@ -1350,7 +1349,6 @@ class Absences:
 # What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
 
 ALIAS_FILTER = "model_alias_filter"
-ROUTED = f"{ROUTER_ID}."  # so the ids of the router's models begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -1387,7 +1385,7 @@ class Offer:
     @property
     def router_ids(self) -> frozenset[str]:
         """The ids that the router's models have in Open WebUI."""
-        return frozenset(f"{ROUTED}{model['id']}" for model in self.routed)
+        return frozenset(f"{ROUTER}{model['id']}" for model in self.routed)
 
 
 async def gather_offer(router: RouterContact) -> Offer:
@@ -1424,7 +1422,7 @@ def routed_rows(offer: Offer, grants: Grants) -> Iterator[WantedRow]:
     """The router's models, for people who are no admins; and each of its aliases under its own name."""
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTED}{name}"
+        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             told = f"{name} is answered by the model that the router's alias table names."
             yield WantedRow(name, name, routed_id, grants, alias=name, description=told)
@@ -1483,7 +1481,7 @@ def withdrawable(
 
 
 def _is_routed(row: ExistingRow) -> bool:
-    return row.id.startswith(ROUTED) or str(row.base or "").startswith(ROUTED)
+    return row.id.startswith(ROUTER) or str(row.base or "").startswith(ROUTER)
 
 
 def shown_though_gone(
@@ -1495,9 +1493,9 @@ def shown_though_gone(
     listed = {
         model
         for model, about in known.items()
-        if (about.get("preset") and _has_our_mark(about)) or model.startswith(ROUTED)
+        if (about.get("preset") and _has_our_mark(about)) or model.startswith(ROUTER)
     }
-    unheard = {model for model in listed if offer.fault and model.startswith(ROUTED)}
+    unheard = {model for model in listed if offer.fault and model.startswith(ROUTER)}
     return frozenset((there - known.keys()) | (listed - there - unheard))
 
 
@@ -2208,8 +2206,8 @@ class LetIn:
 def _shown_digest(request: Any) -> bytes:
     """What tells one caller from another: all headers.
 
-    Open WebUI takes credentials from the authorization, the cookie, the header of API keys (an admin can rename
-    it), and from those in which a trusted proxy names the user.
+    Open WebUI takes credentials from the authorization, the cookie, the header of API keys, which an admin
+    can rename, and from those in which a trusted proxy names the user.
     """
     digest = blake2b(digest_size=16)
     for part in (part for header in sorted(request.headers.raw) for part in header):

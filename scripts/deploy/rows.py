@@ -7,15 +7,14 @@ needs a row with a read grant at every step: the alias's, and that of each model
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from deploy.client import OpenWebUI
 from deploy.config import ADMIN, GROUP, PUBLIC, PackConfig
 from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, value_diff
-from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.aliases.resolve import candidates, find_candidate
+from ollama_pack.aliases.published import models_behind
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.webui.models import ROUTER, ModelCatalogue
 
@@ -113,14 +112,15 @@ class _Rows:
     rows: Mapping[str, Json]
 
     def behind(self, table: AliasTable, name: str) -> list[str]:
-        """Ids of the models there that may answer for an alias; those of the plainest request first."""
-        groups = frozenset(group for row in table.rows for group in row.groups)
-        plain = RequestFacts(name)
-        everything = RequestFacts(name, images=True, tools=True, tokens=2**62, groups=groups)
-        named = (pair for facts in (plain, everything) for pair in candidates(table, facts))
+        """Ids of connections' models that may answer for an alias; those of the plainest request first."""
+        return list(models_behind(table, name, self._of_connections))
+
+    @cached_property
+    def _of_connections(self) -> Mapping[str, str]:
+        """The models with their levels; without the router's, which does not answer aliases here."""
+        ids = (model for model, about in self.models.items() if not _is_alias(about))
         levels = ModelCatalogue(self.models)
-        found = (find_candidate(model, row, levels) for model, row in named)
-        return list(dict.fromkeys(model for model in found if model and not _is_alias(self.models[model])))
+        return {model: levels[model] for model in ids if not model.startswith(ROUTER)}
 
     def hops(self, model: str) -> list[str]:
         """A model and what its row is based on, which Open WebUI checks one after the other."""

@@ -182,6 +182,24 @@ def test_no_candidate_is_installed(target: Target) -> None:
     assert target.valves["aliases"].startswith("gpt-4 = a:1b, b:1b\n")
 
 
+ROUTER = """
+class Pipe:
+    def pipes(self):
+        return [{"id": "alone:1b", "name": "alone:1b"}]
+"""
+
+
+def test_model_that_the_router_alone_has(target: Target) -> None:
+    """Would catch an alias published on a router that pack.yaml leaves out, or an upload that it breaks."""
+    form = {"id": "gpu_router", "name": "gpu_router", "meta": {"description": ""}, "content": ROUTER}
+    target.api.post("/api/v1/functions/create", form)
+    target.api.post("/api/v1/functions/id/gpu_router/toggle")
+    done = target.upload(pack('name: gpt-4, local_name: "alone:1b"'))
+    assert done.returncode == 1
+    assert "gpt-4: none of its models is there (alone:1b)" in done.stderr
+    assert "gpt-4" not in target.rows
+
+
 def test_models_of_all_cases_are_reached(target: Target) -> None:
     """Would catch a model that only images, tools or a group bring in, without a grant."""
     target.install(

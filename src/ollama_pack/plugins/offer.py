@@ -11,11 +11,10 @@ from ollama_pack.webui.audience import Grants
 from ollama_pack.webui.contact import ROUTER_ID, RouterContact
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state
-from ollama_pack.webui.models import ModelCatalogue
+from ollama_pack.webui.models import ROUTER, ModelCatalogue
 from ollama_pack.webui.publication import MAKER, ExistingRow, WantedRow
 
 ALIAS_FILTER = "model_alias_filter"
-ROUTED = f"{ROUTER_ID}."  # so the ids of the router's models begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Offer:
     @property
     def router_ids(self) -> frozenset[str]:
         """The ids that the router's models have in Open WebUI."""
-        return frozenset(f"{ROUTED}{model['id']}" for model in self.routed)
+        return frozenset(f"{ROUTER}{model['id']}" for model in self.routed)
 
 
 async def gather_offer(router: RouterContact) -> Offer:
@@ -89,7 +88,7 @@ def routed_rows(offer: Offer, grants: Grants) -> Iterator[WantedRow]:
     """The router's models, for people who are no admins; and each of its aliases under its own name."""
     for model in offer.routed:
         name = str(model["id"])
-        routed_id = f"{ROUTED}{name}"
+        routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
             told = f"{name} is answered by the model that the router's alias table names."
             yield WantedRow(name, name, routed_id, grants, alias=name, description=told)
@@ -148,7 +147,7 @@ def withdrawable(
 
 
 def _is_routed(row: ExistingRow) -> bool:
-    return row.id.startswith(ROUTED) or str(row.base or "").startswith(ROUTED)
+    return row.id.startswith(ROUTER) or str(row.base or "").startswith(ROUTER)
 
 
 def shown_though_gone(
@@ -160,9 +159,9 @@ def shown_though_gone(
     listed = {
         model
         for model, about in known.items()
-        if (about.get("preset") and _has_our_mark(about)) or model.startswith(ROUTED)
+        if (about.get("preset") and _has_our_mark(about)) or model.startswith(ROUTER)
     }
-    unheard = {model for model in listed if offer.fault and model.startswith(ROUTED)}
+    unheard = {model for model in listed if offer.fault and model.startswith(ROUTER)}
     return frozenset((there - known.keys()) | (listed - there - unheard))
 
 

@@ -2,11 +2,10 @@
 
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
-from ollama_pack.aliases.published import concrete_names, models_behind
-from ollama_pack.aliases.resolve import NOT_INSTALLED, candidates, find_candidate
+from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
+from ollama_pack.aliases.resolve import NOT_INSTALLED, candidates
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.fleet.catalogue import Catalogue
-from ollama_pack.ollama.names import Families
 
 
 def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
@@ -15,12 +14,10 @@ def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> 
     Raises:
         AliasUnavailableError: rows apply, but no node has any of their models.
     """
-    families = Families(catalogue.levels)
-    named = list(candidates(table, facts))
-    found = [find_candidate(name, row, catalogue.levels, families=families) for name, row in named]
-    there = tuple(dict.fromkeys(model for model in found if model is not None))
-    if named and not there:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name, _ in named))
+    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    named = [] if there else [name for name, _ in candidates(table, facts)]
+    if named:
+        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
     return there or (facts.model,)
 
 

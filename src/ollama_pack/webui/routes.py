@@ -58,8 +58,8 @@ class LetIn:
 def _shown_digest(request: Any) -> bytes:
     """What tells one caller from another: all headers.
 
-    Open WebUI takes credentials from the authorization, the cookie, the header of API keys (an admin can rename
-    it), and from those in which a trusted proxy names the user.
+    Open WebUI takes credentials from the authorization, the cookie, the header of API keys, which an admin
+    can rename, and from those in which a trusted proxy names the user.
     """
     digest = blake2b(digest_size=16)
     for part in (part for header in sorted(request.headers.raw) for part in header):
