@@ -8,7 +8,6 @@ from random import Random
 from typing import Any, Protocol
 
 from bench.routing.prompts import Message, question, system_message, title_request
-
 from harness.virtual_chats import Chat
 from ollama_pack.errors import PackError
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
+
 from bench.routing.chats import Driver, Played
 from bench.routing.clock import run_fast
 from bench.routing.nodes import Shape, fast_nodes
 from bench.routing.ways import Ours, way_of
-
 from harness.sim_process import SimulatedNodes
 from harness.virtual_chats import Chat, trace
 from ollama_pack.fleet.gpu_nvml import load_nvml

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.routing.clock import run_fast
-
 from harness.sim_command import rows_of, serve
 from harness.sim_process import SimulatedNodes, SimulationError
 from local.processes import stop

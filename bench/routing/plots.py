@@ -8,8 +8,9 @@ import matplotlib as mpl
 
 mpl.use("Agg")  # draws without a screen; must come before pyplot
 
-from bench.routing.figures import QUANTILES
 from matplotlib import pyplot as plt
+
+from bench.routing.figures import QUANTILES
 
 COLOURS = {
     "random": "#c44e52",

@@ -8,7 +8,6 @@ from typing import Any
 from bench.routing.chats import Call, Way
 from bench.routing.prompts import Message
 from bench.routing.ways import OURS, RANDOM, way_of
-
 from local import ollama
 from ollama_pack.ollama.stream import completion_of
 

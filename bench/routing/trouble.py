@@ -6,7 +6,6 @@ from random import Random
 
 from bench.routing.comparison import Run, in_thread, run
 from bench.routing.nodes import Shape
-
 from harness.sim_faults import Fault
 from harness.sim_process import SimulatedNodes
 from harness.virtual_chats import Chat, Turn, trace

@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 import aiohttp
-from bench.routing.chats import Call, Way
 
+from bench.routing.chats import Call, Way
 from ollama_pack.fleet.journey import RouterSettings
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.router import Router

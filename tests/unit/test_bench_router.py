@@ -6,13 +6,13 @@ from random import Random
 from typing import Any
 
 import pytest
+
 from bench.routing.chats import Asked, Call, Driver, Played
 from bench.routing.clock import run_fast
 from bench.routing.comparison import Run
 from bench.routing.figures import medians_beside_flood, percentile, policy_figures, ratios, reused
 from bench.routing.nodes import Shape
 from bench.routing.prompts import SYSTEM_TOKENS, Message, question, system_message, title_request
-
 from harness.sim_prompt import PrefixCells, rendered, token_count
 from harness.sim_shape import node_row
 from harness.sim_text import Draw, answer_to
