@@ -3749,7 +3749,7 @@ class Scheduler:
 
 
 class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into Ollama's form.
+    """A chat body holds what cannot be put into the node's form.
 
     Attributes:
         field: where it stands, such as `messages[2].content[0].image_url`.
@@ -3836,8 +3836,9 @@ class ModelNotFoundError(RetryableNodeError):
         model: the name that was asked for.
     """
 
-    def __init__(self, node: str, model: str, said: str) -> None:
-        super().__init__(node, f"has no {model!r} (`ollama pull {model}` there)", status=404, said=said)
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
 
@@ -6375,6 +6376,8 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
 # --- ollama_pack.ollama.engine_failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
+SERVE_IT = "start the engine there with it, or name a model that it serves"
+
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
 _NO_MODEL = re.compile(
@@ -6391,7 +6394,7 @@ def engine_status_error(node: str, status: int, answer: bytes, model: str) -> No
     """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
     said = engine_said_in(answer)
     if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
-        return ModelNotFoundError(node, model, said)
+        return ModelNotFoundError(node, model, said, SERVE_IT)
     if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
         return RequestRefusedError(node, status, said)
     return status_error(node, status, json.dumps({"error": said}).encode(), model)
@@ -7246,7 +7249,8 @@ class OpenAIClient:
 
     def _not_served(self, model: str) -> ModelNotFoundError:
         listed = ", ".join(sorted(self._served)[:5])
-        return ModelNotFoundError(self.name, model, f"it serves {listed}" if listed else "it serves nothing")
+        said = f"it serves {listed}" if listed else "it serves nothing"
+        return ModelNotFoundError(self.name, model, said, SERVE_IT)
 
 
 # --- ollama_pack.fleet.router ---

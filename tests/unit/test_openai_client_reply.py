@@ -419,6 +419,7 @@ def test_refusals(status: int, answer: JSON, kind: type[NodeError], said: str) -
     error = engine_status_error("http://gpu1", status, json.dumps(answer).encode(), "x")
     assert type(error) is kind
     assert error.said.startswith(said)
+    assert "ollama" not in str(error), "this engine is none"
 
 
 @given(

@@ -7,6 +7,8 @@ from typing import Any
 from ollama_pack.ollama.errors import ModelNotFoundError, NodeError, RequestRefusedError
 from ollama_pack.ollama.failures import said_in, shortened, status_error
 
+SERVE_IT = "start the engine there with it, or name a model that it serves"
+
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
 _NO_MODEL = re.compile(
@@ -23,7 +25,7 @@ def engine_status_error(node: str, status: int, answer: bytes, model: str) -> No
     """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
     said = engine_said_in(answer)
     if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
-        return ModelNotFoundError(node, model, said)
+        return ModelNotFoundError(node, model, said, SERVE_IT)
     if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
         return RequestRefusedError(node, status, said)
     return status_error(node, status, json.dumps({"error": said}).encode(), model)

@@ -6,7 +6,7 @@ from ollama_pack.errors import PackError
 
 
 class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into Ollama's form.
+    """A chat body holds what cannot be put into the node's form.
 
     Attributes:
         field: where it stands, such as `messages[2].content[0].image_url`.
@@ -93,8 +93,9 @@ class ModelNotFoundError(RetryableNodeError):
         model: the name that was asked for.
     """
 
-    def __init__(self, node: str, model: str, said: str) -> None:
-        super().__init__(node, f"has no {model!r} (`ollama pull {model}` there)", status=404, said=said)
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
 

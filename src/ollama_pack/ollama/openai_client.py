@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from ollama_pack.ollama.engine_failures import engine_said_in, engine_status_error, event_status
+from ollama_pack.ollama.engine_failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.ollama.engine_metrics import EngineActivity, engine_activity
 from ollama_pack.ollama.engine_models import EngineModel, engine_models, served_context
 from ollama_pack.ollama.engine_request import request_to_engine, without_usage
@@ -244,4 +244,5 @@ class OpenAIClient:
 
     def _not_served(self, model: str) -> ModelNotFoundError:
         listed = ", ".join(sorted(self._served)[:5])
-        return ModelNotFoundError(self.name, model, f"it serves {listed}" if listed else "it serves nothing")
+        said = f"it serves {listed}" if listed else "it serves nothing"
+        return ModelNotFoundError(self.name, model, said, SERVE_IT)
