@@ -1,14 +1,8 @@
 # All that a fresh machine needs: `make demo` and `make test`. See README.md.
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
-OLDEST := .venv-oldest/bin/python
-TIERS := unit loader server pipelines browser ollama
 # Tiers that must pass at least one test; empty: a tier that this machine cannot run is skipped, and says why.
 REQUIRE ?=
-comma := ,
-OLDEST_LOG := .cache/test-oldest.log
-# Once is enough: no Open WebUI takes part, or one server more than the others need for what is not the version's.
-ONCE_ONLY := $(foreach name,cache_* speech_* fleet_* demo* events_replicas*,--ignore-glob='tests/server/test_$(name)')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check package docs bench format clean
@@ -20,14 +14,10 @@ demo: ## a real Open WebUI with the pack, real answers; ONCE=1 ends after the wa
 	@scripts/prepare .venv webui test engine
 	@$(PYTHON) scripts/demo.py
 
-test: ## all tests that this machine can run, on the newest and the oldest Open WebUI side by side
+test: ## all tests that this machine can run, on the newest and the oldest Open WebUI
 	@scripts/prepare .venv webui pipelines engine speech test
 	@scripts/prepare .venv-oldest webui-oldest test
-	@mkdir -p .cache
-	@$(OLDEST) -m pytest --require=$(if $(REQUIRE),loader$(comma)server) tests/loader tests/server $(ONCE_ONLY) \
-	  >$(OLDEST_LOG) 2>&1 & oldest=$$!; trap 'kill $$oldest' INT TERM; \
-	$(PYTHON) -m pytest --require=$(REQUIRE); newest=$$?; \
-	wait $$oldest; oldest=$$?; cat $(OLDEST_LOG); exit $$((newest + oldest))
+	@$(PYTHON) scripts/run_tests.py --require=$(REQUIRE)
 
 check: ## ruff, mypy --strict, no stale generated file
 	@scripts/prepare .venv webui pipelines engine speech bench test lint
