@@ -1,7 +1,11 @@
 """What only a store in a file can suffer."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from harness.cache_processes import ask, caches, run_on
 from harness.cache_upstream import ScriptedUpstream, question, said
@@ -46,6 +50,26 @@ def test_others_on_the_host_cannot_read_the_file(tmp_path: Path) -> None:
 
     run_on(str(path), test)
     assert b"Hello" not in b"".join(each.read_bytes() for each in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["in use", "being made"])
+def test_lock_of_a_process_that_is_held_up_is_waited_for(tmp_path: Path, made: bool) -> None:  # noqa: FBT001
+    """Would catch a cache that fails because another worker of a busy machine keeps the lock for long."""
+    path = tmp_path / "cache.sqlite3"
+
+    async def test() -> None:
+        store = SqliteStore(path)
+        if made:
+            await store.ping()
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            asked = asyncio.create_task(store.acquire(question().slot, "t", "read"))
+            await asyncio.wait({asked}, timeout=0.3)  # it gave up after 0.09 s once
+            assert not asked.done()
+        assert isinstance(await asked, Lease)
+        await store.close()
+
+    asyncio.run(test())
 
 
 async def kept(store: CacheStore, sealed: bytes) -> bool:

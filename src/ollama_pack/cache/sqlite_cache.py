@@ -19,7 +19,9 @@ from ollama_pack.cache.store import (
 )
 
 SQLITE_FORMAT = 1  # of the tables; another one starts anew, it is a cache
-_BUSY_MILLISECONDS = 90  # for the lock of another process; shorter than what a chat waits for the store
+# For the lock of another process. Whoever calls asks again as long as it has time: other steps, for which no
+# lock is needed, do not wait that long for the thread.
+_BUSY_MILLISECONDS = 20
 
 _TABLES = """
 CREATE TABLE meta (scope TEXT PRIMARY KEY, epoch INTEGER, fence INTEGER) WITHOUT ROWID;

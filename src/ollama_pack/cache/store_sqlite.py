@@ -26,6 +26,7 @@ from ollama_pack.cache.store import (
 )
 
 _POLL_SECONDS = 0.01  # between two looks for records of another process
+_BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _Result = TypeVar("_Result")
@@ -130,7 +131,16 @@ class SqliteStore:
         self._thread.shutdown()
 
     async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
+        """One step in the thread; as often as another process has the file's lock, until it has been free.
+
+        A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
+        any limit that could be set here. The caller has one.
+        """
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
+            except _LockedError:
+                await asyncio.sleep(_BUSY_SECONDS)
 
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
@@ -139,6 +149,8 @@ class SqliteStore:
                 self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
             return step(self._cache)
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
+                raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise StoreFullError("the disk of the cache's SQLite file is full") from error
             raise StoreDownError(f"SQLite failed: {error}") from error
@@ -159,6 +171,10 @@ class SqliteStore:
         if self._cache is not None:
             self._cache.close()
             self._cache = None
+
+
+class _LockedError(Exception):
+    """Another process writes."""
 
 
 def _news(
