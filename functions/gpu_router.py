@@ -129,6 +129,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
+# ├── ModelRefusedError          a model asked through Open WebUI gave an error
 # ├── RoutingError                a request cannot be given to a node
 # │   ├── NoNodeError                 none has the model
 # │   ├── NodesDownError              those that have it do not answer
@@ -7640,6 +7641,24 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
+# --- ollama_pack.ollama.event_text ---
+# A server-sent event as text.
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
 
@@ -7804,6 +7823,11 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
+    return [(url, key) for url, key, _ in await prefixed_connections()]
+
+
+async def prefixed_connections() -> list[tuple[str, str, str]]:
+    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -7814,7 +7838,7 @@ async def ollama_connections() -> list[tuple[str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or "")))
+            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
     return connections
 
 
@@ -7907,12 +7931,20 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
 
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
     from open_webui.models.groups import Groups  # noqa: PLC0415
 
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    groups = await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-    return frozenset(group.name for group in groups)
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
 async def system_prompt(model_id: str) -> str:
@@ -7947,12 +7979,24 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     return StreamingResponse(events, media_type="text/event-stream")
 
 
+def json_response(value: dict[str, Any], status: int) -> Any:
+    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    content = orjson.dumps(value)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield content
+
+    response = StreamingResponse(parts(), status, media_type="application/json")
+    response.body = content  # where Open WebUI looks for the reason of a failure
+    return response
+
+
 # --- ollama_pack.plugins.functions.gpu_router ---
 
 log = logging.getLogger(__name__)
 
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 
 Body = dict[str, Any]
@@ -8160,18 +8204,10 @@ async def _events(chunks: AsyncGenerator[Body, None]) -> AsyncGenerator[str, Non
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
-                yield _event(chunk)
+                yield event_text(chunk)
         except PackError as error:
-            yield _event(_failure(error))
+            yield event_text(_failure(error))
     yield "data: [DONE]\n\n"
-
-
-def _event(value: Mapping[str, Any]) -> str:
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
 
 
 def _failure(error: PackError) -> Body:

@@ -48,6 +48,7 @@ from pydantic import BaseModel, Field, field_validator
 # ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
+# ├── ModelRefusedError          a model asked through Open WebUI gave an error
 # ├── RoutingError                a request cannot be given to a node
 # │   ├── NoNodeError                 none has the model
 # │   ├── NodesDownError              those that have it do not answer
@@ -774,6 +775,20 @@ class RouterUnavailableError(PackError):
     """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
 
 
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        status: of HTTP.
+        body: what the client gets.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
+        self.status = status
+        self.body = body
+
+
 # --- ollama_pack.webui.audience ---
 # Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
@@ -1051,12 +1066,20 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
 
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
     from open_webui.models.groups import Groups  # noqa: PLC0415
 
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    groups = await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-    return frozenset(group.name for group in groups)
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
 async def system_prompt(model_id: str) -> str:

@@ -45,6 +45,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 # ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
+# ├── ModelRefusedError          a model asked through Open WebUI gave an error
 # ├── RoutingError                a request cannot be given to a node
 # │   ├── NoNodeError                 none has the model
 # │   ├── NodesDownError              those that have it do not answer

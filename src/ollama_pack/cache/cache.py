@@ -35,6 +35,7 @@ class ResponseCache:
 
     Attributes:
         counters: what it did.
+        keyring: of the admin's secret, which the slots of questions are made with.
     """
 
     def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
@@ -61,7 +62,7 @@ class ResponseCache:
         """
         self.counters = CacheCounters()
         self._store = store
-        self._keyring = keyring
+        self.keyring = keyring
         self._rules = rules or CacheRules()
         self._clock = clock
         self._dice = dice or random.Random()  # noqa: S311 - spreads the ends of entries, no secret
@@ -132,19 +133,19 @@ class ResponseCache:
     async def note(self, question: Question, label: str) -> bool:
         """Make an answer known under one more label, such as the message that shows it; whether it is."""
         ttl = round(self._rules.ttl_seconds * (1 + self._rules.jitter) * 1000)
-        tag = self._keyring.label_tag(label)
+        tag = self.keyring.label_tag(label)
         done = await self._ask_patiently(lambda store: store.label(tag, question.slot, ttl))
         return not isinstance(done, StoreTrouble)
 
     async def discard(self, label: str) -> int | StoreTrouble:
         """Discard what is known under a label, also what is being generated; how many answers it was."""
-        tag = self._keyring.label_tag(label)
+        tag = self.keyring.label_tag(label)
         done: int | StoreTrouble = await self._ask_patiently(lambda store: store.discard_labelled(tag))
         return done
 
     async def flush(self, scope: str | None = None) -> StoreTrouble | None:
         """Make all answers of a scope, or all there are, unusable, in every process, at once."""
-        tag = None if scope is None else self._keyring.scope_tag(scope)
+        tag = None if scope is None else self.keyring.scope_tag(scope)
         return await self._guard.ask(lambda store: store.flush(tag), _FLUSH_SECONDS)
 
     async def shared_counts(self) -> dict[str, float] | StoreTrouble:
@@ -207,7 +208,7 @@ class ResponseCache:
     async def _opened(self, question: Question, kept: Kept) -> Entry | None:
         """The entry; None when it cannot be read, and then it is there no more."""
         try:
-            return open_entry(kept.sealed, question.scope, question.slot, self._keyring)
+            return open_entry(kept.sealed, question.scope, question.slot, self.keyring)
         except EntryUnreadableError:
             self.counters.add("unreadable")
             await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
@@ -231,7 +232,7 @@ class ResponseCache:
                 yield chunk
 
     async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
-        labels = tuple(map(self._keyring.label_tag, lead.question.labels))
+        labels = tuple(map(self.keyring.label_tag, lead.question.labels))
         generation = Generation(self._tools, lead.question.scope, lead.lease, labels)
         live = generation.live
         self._hub.add(lead.lease.token, live)

@@ -6,6 +6,11 @@ from typing import Any
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
+    return [(url, key) for url, key, _ in await prefixed_connections()]
+
+
+async def prefixed_connections() -> list[tuple[str, str, str]]:
+    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -16,5 +21,5 @@ async def ollama_connections() -> list[tuple[str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or "")))
+            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
     return connections

@@ -1,5 +1,7 @@
 """What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`."""
 
+from typing import Any
+
 from ollama_pack.errors import PackError
 
 
@@ -22,3 +24,17 @@ class AudienceError(PackError, ValueError):
 
 class RouterUnavailableError(PackError):
     """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        status: of HTTP.
+        body: what the client gets.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
+        self.status = status
+        self.body = body

@@ -10,13 +10,12 @@ version: {version}
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Literal
 from uuid import uuid4
 
 import aiohttp
-import orjson
 from pydantic import BaseModel, Field, field_validator
 
 from ollama_pack.aliases.facts import request_facts
@@ -26,6 +25,7 @@ from ollama_pack.fleet.journey import RouterSettings, Tell
 from ollama_pack.fleet.nodes import NodeRow, parse_nodes
 from ollama_pack.fleet.report import dashboard_report, load_report
 from ollama_pack.fleet.router import Router
+from ollama_pack.ollama.event_text import event_text
 from ollama_pack.ollama.stream import completion_of
 from ollama_pack.ollama.to_openai import ReplyHead, openai_error
 from ollama_pack.plugins.routed import models_for, routed_aliases
@@ -35,8 +35,6 @@ from ollama_pack.webui.streams import event_stream
 
 log = logging.getLogger(__name__)
 
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 
 Body = dict[str, Any]
@@ -244,18 +242,10 @@ async def _events(chunks: AsyncGenerator[Body, None]) -> AsyncGenerator[str, Non
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
-                yield _event(chunk)
+                yield event_text(chunk)
         except PackError as error:
-            yield _event(_failure(error))
+            yield event_text(_failure(error))
     yield "data: [DONE]\n\n"
-
-
-def _event(value: Mapping[str, Any]) -> str:
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
 
 
 def _failure(error: PackError) -> Body:

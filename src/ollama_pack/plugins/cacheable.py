@@ -1,0 +1,111 @@
+"""Which requests the cache is for, whose answers they share, and what it is asked.
+
+It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_pack.cache.key import AnswerBasis, NotCacheable, slot_of
+from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.outcome import Question
+from ollama_pack.cache.scope import CacheWhen, ScopeFacts, ScopeRule, is_deterministic, scope_for, uses_tools
+
+LARGE_CHARACTERS = 200_000  # from here on the key is made in a thread
+_TEMPORARY = ("temporary:", "local:")  # so the id of a chat begins that is kept nowhere; the second is older
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRequest:
+    """A chat request, with what decides on its place in the cache.
+
+    Attributes:
+        body: the final OpenAI chat body.
+        metadata: Open WebUI's.
+        user_id: of the asking user.
+        group_ids: that the user is in; wanted for the scope `group` alone.
+        digest: of the model: see `AnswerBasis`.
+        preset: what is applied to the body after this.
+        refresh: generate anew and overwrite.
+    """
+
+    body: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    user_id: str
+    group_ids: tuple[str, ...] = ()
+    digest: str | None = None
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    refresh: bool = False
+
+
+def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
+    """Why the cache is not for a request; empty when it is.
+
+    Titles, tags and the like are hardly asked twice. A temporary chat promises to be kept nowhere. Who
+    continues an answer wants another part of it, and a scheduled run its own. What goes to a connection of
+    the user's own browser is nothing of this server's.
+    """
+    checks = {
+        "background task": metadata.get("task"),
+        "temporary chat": str(metadata.get("chat_id") or "").startswith(_TEMPORARY),
+        "continued answer": metadata.get("assistant_message_id"),
+        "scheduled run": metadata.get("automation_id") or metadata.get("internal"),
+        "direct connection": metadata.get("direct"),
+        "not deterministic": when == "deterministic" and not is_deterministic(body),
+    }
+    return next((reason for reason, holds in checks.items() if holds), "")
+
+
+async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) -> Question | NotCacheable:
+    """What to ask the cache for a request."""
+    scope = scope_for(rule, scope_facts(asked))
+    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
+    is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
+    slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
+    if isinstance(slot, NotCacheable):
+        return slot
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh)
+
+
+def scope_facts(asked: CacheRequest) -> ScopeFacts:
+    """What a request draws on that others may not see."""
+    metadata, body = asked.metadata, asked.body
+    features = _mapping(metadata.get("features"))
+    about = _mapping(_mapping(_mapping(metadata.get("model")).get("info")).get("meta"))
+    looked_up = ("sources", "folder_knowledge", "folder_id")
+    return ScopeFacts(
+        user_id=asked.user_id,
+        group_ids=asked.group_ids,
+        files=bool(metadata.get("files") or body.get("files")),
+        knowledge=any(metadata.get(name) for name in looked_up)
+        or bool(features.get("web_search") or about.get("knowledge")),
+        memory=bool(features.get("memory")),
+        tools=uses_tools(body) or bool(metadata.get("tools") or metadata.get("tool_ids")),
+    )
+
+
+def _labels(asked: CacheRequest) -> Iterator[str]:
+    """What an answer is discarded with: its chat, its user, the message that shows it."""
+    if asked.user_id:
+        yield f"user:{asked.user_id}"
+    for name in ("chat", "message"):
+        if isinstance(known := asked.metadata.get(f"{name}_id"), str) and known:
+            yield f"{name}:{known}"
+
+
+def _text_sizes(messages: object) -> Iterator[int]:
+    """Characters of each text in a conversation, wherever it stands."""
+    if isinstance(messages, str):
+        yield len(messages)
+    elif isinstance(messages, Mapping):
+        for value in messages.values():
+            yield from _text_sizes(value)
+    elif isinstance(messages, list):
+        for value in messages:
+            yield from _text_sizes(value)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,226 @@
+"""
+title: Response cache
+author: Open WebUI Ollama Pack
+description: Gives an answer that was generated before again, and one answer to all who ask at the same time.
+license: MIT
+required_open_webui_version: 0.11.2
+version: {version}
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from ollama_pack.cache.errors import CacheConfigError
+from ollama_pack.cache.key import NotCacheable
+from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.outcome import Follow, Hit, Miss
+from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.ollama.digests import ModelDigests, TagSite
+from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
+from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.webui.chats import is_regenerated
+from ollama_pack.webui.connections import prefixed_connections
+from ollama_pack.webui.models import group_ids_of
+from ollama_pack.webui.presets import AnsweringModel, answering_model
+from ollama_pack.webui.replay_model import REPLAY, ReplayModel
+from ollama_pack.webui.server import data_folder, server_secret
+
+log = logging.getLogger(__name__)
+
+STATE = "ollama_pack_cache"  # our key in `__metadata__`, which lives as long as the request
+DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
+
+Body = dict[str, Any]
+Emitter = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Filter:
+    """Looks a request up just before its model gets it, and sends it to `response_cache_replay` instead."""
+
+    class Valves(BaseModel):
+        priority: int = Field(
+            default=100,
+            description=(
+                "Filters run from the lowest number to the highest. This one comes last: what another filter "
+                "changes after it would be changed for the model, and not for the cache."
+            ),
+        )
+        enabled: bool = Field(default=True, description="Off: every request goes to its model.")
+        redis_url: str = Field(
+            default="",
+            description=(
+                "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
+                "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
+                "the workers of one machine."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        ttl_seconds: int = Field(
+            default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
+        )
+        scope: Literal["user", "group", "global"] = Field(
+            default="user",
+            description=(
+                "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
+                "What draws on files, knowledge, memory or tools stays with the user."
+            ),
+        )
+        cache_when: Literal["always", "deterministic"] = Field(
+            default="always",
+            description="deterministic: only requests with temperature 0 or a seed.",
+        )
+        max_entry_kb: int = Field(
+            default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
+        )
+        secret: str = Field(
+            default="",
+            description=(
+                "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
+                "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        show_status: bool = Field(
+            default=True, description="Show above an answer that it is not new, and how old it is."
+        )
+
+        @field_validator("redis_url")
+        @classmethod
+        def _usable_url(cls, url: str) -> str:
+            if url:
+                redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
+            return url
+
+        @field_validator("secret")
+        @classmethod
+        def _long_enough(cls, secret: str) -> str:
+            if secret:
+                Keyring(secret)
+            return secret
+
+    class UserValves(BaseModel):
+        use_cache: bool = Field(
+            default=True, description="Off: your questions are always answered anew, and nothing is kept."
+        )
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+        self._keeper = CacheKeeper()
+        self._pending = PendingAnswers()
+        self._replay = ReplayModel()
+        self._digests = ModelDigests(_tag_sites)
+
+    async def request(
+        self,
+        body: Body,
+        __user__: dict[str, Any],
+        __metadata__: dict[str, Any],
+        __request__: Any,
+        __id__: str,
+        __event_emitter__: Emitter | None = None,
+    ) -> Body:
+        """Look the request up. Anything unexpected is logged, and the chat goes to its model."""
+        state = __metadata__.setdefault(STATE, {"rounds": 0})
+        state["rounds"] += 1
+        if body.get("model") == REPLAY and "model" in state:
+            body["model"] = state["model"]  # an earlier round's, where nobody gave the model its name back
+        try:
+            if not self.valves.enabled or not _wants_cache(__user__):
+                return body
+            pending = await self._look_up(body, __user__, __metadata__, __request__)
+            if pending is None:
+                return body
+            if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
+                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+        except CacheConfigError as error:
+            log.error("The response cache does nothing: %s", error)  # noqa: TRY400 - it says all that is to know
+            return body
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+            return body
+        state |= {"model": body["model"], "ticket": self._pending.hold(pending), "filter": __id__}
+        if isinstance(body.get("metadata"), dict):
+            body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
+        body["model"] = REPLAY
+        return body
+
+    def claim(self, ticket: str) -> PendingAnswer | None:
+        """The answer that a ticket stands for, once: for the replay function."""
+        return self._pending.claim(ticket)
+
+    async def _look_up(
+        self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
+    ) -> PendingAnswer | None:
+        """What to answer with; None: the model answers, and the cache is not in it."""
+        used = await self._keeper.cache(self._settings())
+        if reason := why_bypassed(body, metadata, self.valves.cache_when):
+            used.cache.bypass(reason)
+            return None
+        if not await self._replay.serves(user, request):
+            used.cache.bypass("no replay")
+            return None
+        asked = await self._asked(body, user, metadata, request)
+        question = await question_of(asked, self.valves.scope, used.cache.keyring)
+        if isinstance(question, NotCacheable):
+            used.cache.bypass(question.reason)
+            return None
+        outcome = await used.cache.lookup(question)
+        return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, str(body["model"]))
+
+    async def _asked(
+        self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
+    ) -> CacheRequest:
+        answering = await answering_model(str(body["model"]), metadata, user, request)
+        return CacheRequest(
+            body=body,
+            metadata=metadata,
+            user_id=str(user.get("id") or ""),
+            group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
+            digest=await self._digest(answering),
+            preset=answering.preset,
+            refresh=await is_regenerated(metadata, str(body["model"])),
+        )
+
+    async def _digest(self, answering: AnsweringModel) -> str | None:
+        if answering.origin == "ollama":
+            return await self._digests.digest_of(answering.id)
+        return "" if answering.origin == "openai" else None
+
+    def _settings(self) -> CacheSettings:
+        valves = self.valves
+        return CacheSettings(
+            url=valves.redis_url,
+            path=data_folder() / DATABASE,
+            secret=valves.secret or server_secret(),
+            ttl_seconds=valves.ttl_seconds,
+            max_entry_octets=valves.max_entry_kb * 1024,
+        )
+
+
+def _wants_cache(user: dict[str, Any]) -> bool:
+    return bool(getattr(user.get("valves"), "use_cache", True))
+
+
+async def _tag_sites() -> list[TagSite]:
+    return [TagSite(*connection) for connection in await prefixed_connections()]
+
+
+def _status(pending: PendingAnswer) -> str:
+    """What a user is told of an answer that is not generated for this question."""
+    match pending.outcome:
+        case Hit(age_seconds=age):
+            return f"cached · {age_in_words(age)} ago · regenerate for a new answer"
+        case Follow():
+            return "shared · being generated for the same question · regenerate for a new answer"
+    return ""
+
+
+def age_in_words(seconds: float) -> str:
+    """Such as `12 min`; one unit is enough."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"

@@ -1,0 +1,46 @@
+"""Chats of the running Open WebUI. Imports `open_webui` when called, not before."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
+
+
+async def is_regenerated(metadata: Mapping[str, Any], model: str) -> bool:
+    """Whether the question has an answer of this model already, so that the user wants another one.
+
+    So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message. Two
+    columns of one model, side by side, begin together: neither has said anything then.
+    """
+    if metadata.get("regeneration_message_id"):
+        return True
+    chat, parent = str(metadata.get("chat_id") or ""), metadata.get("user_message_id")
+    if not chat or chat.startswith(_UNSAVED) or not parent:
+        return False
+
+    from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
+
+    messages = await Chats.get_messages_map_by_chat_id(chat) or {}
+    siblings = (
+        message
+        for name, message in messages.items()
+        if name != metadata.get("message_id") and message.get("parentId") == parent
+    )
+    return any(_is_answer_of(message, model) for message in siblings)
+
+
+def _is_answer_of(message: Mapping[str, Any], model: str) -> bool:
+    """Whether a message is an answer that this model has begun at least."""
+    said = message.get("content") or message.get("output") or message.get("error")
+    return message.get("role") == "assistant" and message.get("model") == model and bool(said)
+
+
+async def rated_down(feedback_id: str) -> str | None:
+    """The message that a feedback is about, if its thumb points down."""
+    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
+
+    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
+    if feedback is None or (feedback.data or {}).get("rating") != -1:
+        return None
+    message = (feedback.meta or {}).get("message_id")
+    return message if isinstance(message, str) else None

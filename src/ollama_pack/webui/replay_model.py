@@ -1,0 +1,84 @@
+"""Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ollama_pack.webui.audience import EVERYBODY, grant_forms
+from ollama_pack.webui.functions import FunctionState, function_state
+from ollama_pack.webui.models import may_use
+from ollama_pack.webui.rows import refresh_models
+
+log_replay = logging.getLogger(__name__)
+
+REPLAY = "response_cache_replay"
+REPLAY_SECONDS = 2.0  # for so long a replay function that was deleted is still believed to be there
+REPLAY_MISSING_SECONDS = 30.0  # until the next look where something is missing
+
+NO_REPLAY = (
+    f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
+    "beside response_cache_filter and switch it on (Admin Panel → Functions)."
+)
+NO_ACCESS = (
+    f"The response cache does nothing for some users: an admin has taken the access to the model {REPLAY} "
+    "from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others."
+)
+
+
+class ReplayModel:
+    """The model that is `response_cache_replay`.
+
+    Open WebUI asks whether a plain user may use it, so it has a row: hidden from the picker, and shared with
+    everybody. It refuses who asks for it directly, and Open WebUI asks again for the model behind it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Look at nothing yet; `clock` gives seconds."""
+        self._clock = clock
+        self._look_at = float("-inf")
+        self._is_there = False
+        self._said: set[str] = set()
+
+    async def serves(self, user: Mapping[str, Any], request: Any) -> bool:
+        """Whether it can answer this user; if not, the log says once why."""
+        if self._clock() >= self._look_at:
+            self._is_there = await self._prepare(request)
+            self._look_at = self._clock() + (REPLAY_SECONDS if self._is_there else REPLAY_MISSING_SECONDS)
+        if not self._is_there:
+            return self._tell(NO_REPLAY)
+        return await may_use(user, REPLAY, request) or self._tell(NO_ACCESS)
+
+    async def _prepare(self, request: Any) -> bool:
+        """See that it is there; make its row where there is none, and have Open WebUI know of it."""
+        state = await function_state(REPLAY)
+        if not state.active:
+            return False
+        await _make_row(state)
+        if REPLAY not in request.app.state.MODELS:
+            await refresh_models(request.app)
+        return REPLAY in request.app.state.MODELS
+
+    def _tell(self, what: str) -> bool:
+        if what not in self._said:
+            self._said.add(what)
+            log_replay.warning("%s", what)
+        return False
+
+
+async def _make_row(state: FunctionState) -> None:
+    """Share the model and hide it, unless it has a row, on which an admin decides."""
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
+
+    if await Models.get_model_by_id(REPLAY) is not None:
+        return
+    form = ModelForm(
+        id=REPLAY,
+        name="Response cache",
+        base_model_id=None,
+        meta={"hidden": True, "description": "Gives the answers of the response cache."},
+        params={},
+        access_grants=grant_forms(EVERYBODY),
+        is_active=True,
+    )
+    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
