@@ -4878,12 +4878,14 @@ class FleetModel:
         nodes: names of the nodes that have it.
         model: as the first of them has it.
         same_everywhere: the name stands for the same weights on all of them.
+        digests: of the manifests, in order, each once; without the nodes that tell none.
     """
 
     name: str
     nodes: tuple[str, ...]
     model: NodeModel
     same_everywhere: bool = True
+    digests: tuple[str, ...] = ()
 
     def can(self, capability: str) -> bool:
         """Whether it is able to, as far as is known."""
@@ -4920,7 +4922,9 @@ def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
 def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
     first = holders[0][1]
     digests = {model.digest for _, model in holders if model.digest}
-    return FleetModel(name, tuple(node for node, _ in holders), first, len(digests) <= 1)
+    return FleetModel(
+        name, tuple(node for node, _ in holders), first, len(digests) <= 1, tuple(sorted(digests))
+    )
 
 
 # --- ollama_pack.fleet.explain ---
@@ -8129,6 +8133,19 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
+        """What tells the weights that may answer a chat from others of their names: for the response cache."""
+        name = str(body["model"]).removeprefix(ROUTER)
+        catalogue = (await self._ready()).catalogue()
+        table = parse_table(self.valves.aliases)
+        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        found = [
+            catalogue.models[model]
+            for model in models_for(table, facts, catalogue)
+            if model in catalogue.models
+        ]
+        return " ".join("+".join((model.name, *model.digests)) for model in found)
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

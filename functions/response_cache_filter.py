@@ -4272,11 +4272,14 @@ class PendingAnswer:
     Attributes:
         used: the cache.
         outcome: of the lookup; it can be used once.
+        body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
+            books the tokens under it, and uses it in further rounds of tools.
         model: that the request is for.
     """
 
     used: CacheInUse
     outcome: CacheOutcome
+    body: dict[str, Any]
     model: str
 
     @property
@@ -4329,7 +4332,10 @@ class PendingAnswers:
 
     def claim(self, ticket: str) -> PendingAnswer | None:
         """The answer, once."""
-        return self._pending.pop(ticket, None)
+        answer = self._pending.pop(ticket, None)
+        if answer is not None:
+            answer.body["model"] = answer.model
+        return answer
 
 
 # --- ollama_pack.webui.chats ---
@@ -5201,6 +5207,33 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
+# --- ollama_pack.webui.router_digest ---
+# What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+
+log_digest = logging.getLogger(__name__)
+
+_ROUTER_ID = ROUTER.rstrip(".")
+
+
+async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]) -> str | None:
+    """The digests of the models that may answer a chat, the preferred first; None: it is not known.
+
+    Args:
+        app: Open WebUI's.
+        model: the router's id for it.
+        body: the chat, as conditions of aliases look at it.
+        user: who asks.
+    """
+    router = app.state.FUNCTIONS.get(_ROUTER_ID) or await live_function(app, _ROUTER_ID)
+    ask = getattr(router, "model_digest", None)  # an older router has it not
+    try:
+        found = await ask({**body, "model": model}, dict(user)) if ask else None
+    except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
+        log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
+        return None
+    return str(found) if found else None
+
+
 # --- ollama_pack.webui.server ---
 # What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
 
@@ -5363,7 +5396,7 @@ class Filter:
             used.cache.bypass(question.reason)
             return None
         outcome = await used.cache.lookup(question)
-        return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, str(body["model"]))
+        return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
 
     async def _asked(
         self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
@@ -5374,15 +5407,23 @@ class Filter:
             metadata=metadata,
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
-            digest=await self._digest(answering),
+            digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
             refresh=await is_regenerated(metadata, str(body["model"])),
         )
 
-    async def _digest(self, answering: AnsweringModel) -> str | None:
-        if answering.origin == "ollama":
-            return await self._digests.digest_of(answering.id)
-        return "" if answering.origin == "openai" else None
+    async def _digest(
+        self, answering: AnsweringModel, body: Body, user: dict[str, Any], request: Any
+    ) -> str | None:
+        """What tells the model's weights from others of its name: see `AnswerBasis`."""
+        match answering.origin:
+            case "ollama":
+                return await self._digests.digest_of(answering.id)
+            case "router":
+                return await routed_digest(request.app, answering.id, body, user)
+            case "openai":
+                return ""  # it tells none: its name, and the time that answers are kept, must do
+        return None
 
     def _settings(self) -> CacheSettings:
         valves = self.valves

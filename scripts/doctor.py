@@ -4,6 +4,7 @@ It changes nothing. Exit status 1 when something is wrong, 0 when all is well or
 """
 
 import argparse
+import asyncio
 import email.utils
 import json
 import sys
@@ -23,6 +24,7 @@ from deploy.config import Endpoint, PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
 from deploy.plan import Plan
 from deploy.rows import unanswered
+from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.fleet.gpus import LOAD_PATH, report_in
 from ollama_pack.ollama.names import find_model
 from ollama_pack.webui.models import ROUTER
@@ -32,6 +34,7 @@ OLDEST_VERSION = (0, 11, 2)
 TESTED_VERSIONS = ("0.11.2", "0.12.4")
 CLOCK_SECONDS = 30.0
 TIMEOUT_SECONDS = 5.0
+REDIS_SECONDS = 3.0
 
 State = Literal["ok", "look", "wrong"]
 _MARKS: dict[State, str] = {"ok": "[green]✓[/]", "look": "[yellow]![/]", "wrong": "[red]✗[/]"}
@@ -206,13 +209,24 @@ def _node(node: Endpoint) -> Finding:
 
 
 def _redis(url: str) -> Finding:
+    """Whether the cache's store answers, as seen from here: a server, Sentinel's master, or a cluster."""
+    remedy = "start it, or correct cache.url in pack.yaml"
     try:
-        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
-            client.ping()
-    except (redis.RedisError, ValueError) as error:
-        text = f"does not answer ({error})"
-        return Finding("Redis", "wrong", text, "start it, or correct cache.url in pack.yaml")
+        asyncio.run(_ping(url))
+    except TimeoutError:
+        return Finding("Redis", "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
+    except (redis.RedisError, OSError) as error:
+        return Finding("Redis", "wrong", f"does not answer ({error})", remedy)
     return Finding("Redis", "ok", "answers")
+
+
+async def _ping(url: str) -> None:
+    client = redis_client(url)
+    try:
+        async with asyncio.timeout(REDIS_SECONDS):
+            await client.execute_command("PING")
+    finally:
+        await client.aclose()
 
 
 def _print(console: Console, findings: list[Finding]) -> None:

@@ -19,6 +19,8 @@ from pydantic import (
 from deploy.errors import ConfigError
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.fleet.errors import NodeTableError
 from ollama_pack.fleet.nodes import parse_nodes
 
@@ -43,6 +45,18 @@ def _check_url(value: str) -> str:
     if value.startswith(("http://", "https://")):
         return value
     raise ValueError(f"{value!r} is no address: it starts with http:// or https://")
+
+
+def _check_store(value: str) -> str:
+    if value:
+        redis_client(value)  # its error is a ValueError, and has no password in it
+    return value
+
+
+def _check_secret(value: str) -> str:
+    if value:
+        Keyring(value)
+    return value
 
 
 def _fits(pattern: str, wanted: str) -> AfterValidator:
@@ -142,9 +156,15 @@ class ModelProvider(Section):
 
 
 class Cache(Section):
-    url: str = ""
+    """The response cache; the keys are valves of `response_cache_filter`, some under shorter names."""
+
+    enabled: bool = True
+    url: Annotated[str, AfterValidator(_check_store)] = ""
     ttl: int = Field(default=3600, ge=1)
     scope: Literal["user", "group", "global"] = "user"
+    when: Literal["always", "deterministic"] = "always"
+    max_entry_kb: int = Field(default=256, ge=1)
+    secret: Annotated[str, AfterValidator(_check_secret)] = ""
 
 
 class Router(Section):
@@ -206,6 +226,13 @@ class PackConfig(Section):
             said = self.router.model_dump(exclude_unset=True)
             valves |= {names.get(name, name): value for name, value in said.items()}
         return valves
+
+    @property
+    def cache_valves(self) -> dict[str, Any]:
+        """The valves of `response_cache_filter` that the file says something about."""
+        names = {"url": "redis_url", "ttl": "ttl_seconds", "when": "cache_when"}
+        said = self.cache.model_dump(exclude_unset=True) if self.cache else {}
+        return {names.get(name, name): value for name, value in said.items()}
 
     @property
     def restricts(self) -> bool:

@@ -157,9 +157,39 @@ def test_table_says_what_the_file_says(entry: dict[str, Any]) -> None:
 
 def test_sections_without_a_plugin_are_named() -> None:
     """Would catch settings that are silently without effect."""
-    config = PackConfig.model_validate({"cache": {"ttl": 60}, "models": []})
-    assert ignored_sections(config) == ["cache"]
+    config = PackConfig.model_validate({"cache": {"ttl": 60}, "voice": {"model": "base"}, "models": []})
+    assert ignored_sections(config) == ["voice"]
     assert ignored_sections(PackConfig()) == []
+
+
+def test_cache_section_becomes_valves() -> None:
+    """Would catch a setting that does not reach its valve, or one that overwrites what an admin set."""
+    said = {"url": "redis://r/0", "ttl": 60, "scope": "group", "when": "deterministic", "max_entry_kb": 8}
+    config = PackConfig.model_validate({"cache": {**said, "secret": "a" * 16, "enabled": False}})
+    assert config.cache_valves == {
+        "redis_url": "redis://r/0",
+        "ttl_seconds": 60,
+        "scope": "group",
+        "cache_when": "deterministic",
+        "max_entry_kb": 8,
+        "secret": "a" * 16,
+        "enabled": False,
+    }
+    assert PackConfig().cache_valves == {}
+    assert PackConfig.model_validate({"cache": {}}).cache_valves == {}
+
+
+@pytest.mark.parametrize(
+    ("cache", "says"),
+    [({"url": "http://r:hunter2@"}, "redis://"), ({"secret": "hunter2"}, "16 or more")],
+)
+def test_cache_that_cannot_be_is_refused_without_its_secret(cache: dict[str, str], says: str) -> None:
+    """Would catch a wrong URL that is found out by the first chat, or a secret in what upload.py prints."""
+    with pytest.raises(ValidationError) as refused:
+        PackConfig.model_validate({"cache": cache})
+    (error,) = refused.value.errors()
+    assert says in error["msg"]
+    assert "hunter2" not in error["msg"]
 
 
 def test_the_example_is_valid() -> None:

@@ -39,12 +39,14 @@ class FleetModel:
         nodes: names of the nodes that have it.
         model: as the first of them has it.
         same_everywhere: the name stands for the same weights on all of them.
+        digests: of the manifests, in order, each once; without the nodes that tell none.
     """
 
     name: str
     nodes: tuple[str, ...]
     model: NodeModel
     same_everywhere: bool = True
+    digests: tuple[str, ...] = ()
 
     def can(self, capability: str) -> bool:
         """Whether it is able to, as far as is known."""
@@ -81,4 +83,6 @@ def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
 def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
     first = holders[0][1]
     digests = {model.digest for _, model in holders if model.digest}
-    return FleetModel(name, tuple(node for node, _ in holders), first, len(digests) <= 1)
+    return FleetModel(
+        name, tuple(node for node, _ in holders), first, len(digests) <= 1, tuple(sorted(digests))
+    )

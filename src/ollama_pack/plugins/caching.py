@@ -143,11 +143,14 @@ class PendingAnswer:
     Attributes:
         used: the cache.
         outcome: of the lookup; it can be used once.
+        body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
+            books the tokens under it, and uses it in further rounds of tools.
         model: that the request is for.
     """
 
     used: CacheInUse
     outcome: CacheOutcome
+    body: dict[str, Any]
     model: str
 
     @property
@@ -200,4 +203,7 @@ class PendingAnswers:
 
     def claim(self, ticket: str) -> PendingAnswer | None:
         """The answer, once."""
-        return self._pending.pop(ticket, None)
+        answer = self._pending.pop(ticket, None)
+        if answer is not None:
+            answer.body["model"] = answer.model
+        return answer

@@ -168,6 +168,19 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
+    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
+        """What tells the weights that may answer a chat from others of their names: for the response cache."""
+        name = str(body["model"]).removeprefix(ROUTER)
+        catalogue = (await self._ready()).catalogue()
+        table = parse_table(self.valves.aliases)
+        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        found = [
+            catalogue.models[model]
+            for model in models_for(table, facts, catalogue)
+            if model in catalogue.models
+        ]
+        return " ".join("+".join((model.name, *model.digests)) for model in found)
+
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""
         catalogue = (await self._ready()).catalogue()

@@ -26,6 +26,7 @@ from ollama_pack.webui.connections import prefixed_connections
 from ollama_pack.webui.models import group_ids_of
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import REPLAY, ReplayModel
+from ollama_pack.webui.router_digest import routed_digest
 from ollama_pack.webui.server import data_folder, server_secret
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Filter:
             used.cache.bypass(question.reason)
             return None
         outcome = await used.cache.lookup(question)
-        return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, str(body["model"]))
+        return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
 
     async def _asked(
         self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
@@ -179,15 +180,23 @@ class Filter:
             metadata=metadata,
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
-            digest=await self._digest(answering),
+            digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
             refresh=await is_regenerated(metadata, str(body["model"])),
         )
 
-    async def _digest(self, answering: AnsweringModel) -> str | None:
-        if answering.origin == "ollama":
-            return await self._digests.digest_of(answering.id)
-        return "" if answering.origin == "openai" else None
+    async def _digest(
+        self, answering: AnsweringModel, body: Body, user: dict[str, Any], request: Any
+    ) -> str | None:
+        """What tells the model's weights from others of its name: see `AnswerBasis`."""
+        match answering.origin:
+            case "ollama":
+                return await self._digests.digest_of(answering.id)
+            case "router":
+                return await routed_digest(request.app, answering.id, body, user)
+            case "openai":
+                return ""  # it tells none: its name, and the time that answers are kept, must do
+        return None
 
     def _settings(self) -> CacheSettings:
         valves = self.valves

@@ -1,0 +1,31 @@
+"""What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_pack.webui.functions import live_function
+from ollama_pack.webui.models import ROUTER
+
+log_digest = logging.getLogger(__name__)
+
+_ROUTER_ID = ROUTER.rstrip(".")
+
+
+async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]) -> str | None:
+    """The digests of the models that may answer a chat, the preferred first; None: it is not known.
+
+    Args:
+        app: Open WebUI's.
+        model: the router's id for it.
+        body: the chat, as conditions of aliases look at it.
+        user: who asks.
+    """
+    router = app.state.FUNCTIONS.get(_ROUTER_ID) or await live_function(app, _ROUTER_ID)
+    ask = getattr(router, "model_digest", None)  # an older router has it not
+    try:
+        found = await ask({**body, "model": model}, dict(user)) if ask else None
+    except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
+        log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
+        return None
+    return str(found) if found else None
