@@ -361,15 +361,20 @@ print(json.dumps([before, peak(), found.duration]))
 """
 
 
+# glibc keeps what was freed, a heap for each thread: how much depends on how threads happen to be scheduled.
+GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
+
 def test_memory_of_a_long_mp3(speech: Any, tmp_path: Path) -> None:
-    """Would catch a decoder that holds the whole recording: 15 minutes are 58 MB of samples."""
+    """Would catch a decoder that holds the whole recording: the 12 minutes more are 46 MB of samples."""
     minute = encoded(np.tile(speech, 20), ENCODINGS["mp3"])
     short, long = tmp_path / "short.mp3", tmp_path / "long.mp3"
-    short.write_bytes(minute)
-    long.write_bytes(minute * 15)  # the frames of an MP3 stand alone
+    short.write_bytes(minute * 4)  # the frames of an MP3 stand alone
+    long.write_bytes(minute * 16)
     run = [sys.executable, "-c", MEASURE, str(short), str(long)]
-    environment = {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))}
+    environment = {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))} | GIVE_BACK
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True, timeout=300)
     before, peak, seconds = json.loads(done.stdout)
-    assert seconds > 850
-    assert peak - before < 25 * 2**20
+    assert seconds > 950
+    assert peak - before < 15 * 2**20
+    assert peak < 150 * 2**20  # the whole process: Python and the libraries are 110 MB of it
