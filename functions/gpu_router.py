@@ -39,10 +39,11 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
+from http import HTTPStatus
 from inspect import signature
 from itertools import chain
 from random import Random
-from typing import Any, Literal, Protocol, Self, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -175,345 +176,6 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-
-
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
-
-
-# --- ollama_pack.aliases.table ---
-# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#
-# For example::
-#
-#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
-#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
-#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
-#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
-#     openai/*      = *                                 # what the first star matched
-#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
-
-MAX_ROWS = 1000
-MAX_CANDIDATES = 20
-MAX_CHAIN = 10
-MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
-
-_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
-_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
-_LEVEL = re.compile(r"[\w.-]+")
-_KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
-
-
-@dataclass(frozen=True, slots=True)
-class AliasRow:
-    """One row: who it answers for, when, and with which models.
-
-    Attributes:
-        alias: the name that clients ask for; each `*` in it stands for any text.
-        candidates: models to answer with, the preferred one first.
-        images: the row asks for an image in the request.
-        tools: the row asks for tools in the request.
-        min_tokens: the row asks for a prompt of at least so many tokens.
-        groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
-        line: its number in the text, from 1.
-    """
-
-    alias: str
-    candidates: tuple[str, ...]
-    images: bool = False
-    tools: bool = False
-    min_tokens: int = 0
-    groups: frozenset[str] = frozenset()
-    quantizations: tuple[str, ...] = ()
-    line: int = field(default=0, compare=False)
-
-    @property
-    def is_wildcard(self) -> bool:
-        return "*" in self.alias
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """What the row asks of a request, as it is written between the brackets."""
-        asked = (
-            "vision" if self.images else "",
-            "tools" if self.tools else "",
-            f"context>={self.min_tokens}" if self.min_tokens else "",
-            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
-        )
-        return tuple(filter(None, asked))
-
-    @property
-    def text(self) -> str:
-        """The row in the table's own notation; parsing it gives the row back."""
-        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
-        inside = ", ".join(self.conditions + preference)
-        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
-
-    def applies_to(self, facts: RequestFacts) -> bool:
-        """Whether the request has everything that the row asks for."""
-        return (
-            (facts.images or not self.images)
-            and (facts.tools or not self.tools)
-            and facts.tokens >= self.min_tokens
-            and (not self.groups or not self.groups.isdisjoint(facts.groups))
-        )
-
-
-class AliasTable:
-    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
-
-    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
-        """Check the rows against each other and index them.
-
-        Raises:
-            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
-        """
-        self.rows = rows
-        _refuse_duplicates(rows)
-        _refuse_cycles(rows)
-        exact: dict[str, list[AliasRow]] = defaultdict(list)
-        for row in rows:
-            if not row.is_wildcard:
-                exact[row.alias].append(row)
-        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
-            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
-        }
-        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
-        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
-        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
-        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
-
-    @property
-    def uses_groups(self) -> bool:
-        """Whether a row asks for the user's groups, which cost a look into the database."""
-        return any(row.groups for row in self.rows)
-
-    def exact(self, name: str) -> tuple[AliasRow, ...]:
-        """The rows for this very name: those that ask for more come first, then as written."""
-        return self._exact.get(name, ())
-
-    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
-        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
-        for row in self.exact(name):
-            yield row, ""
-        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
-        if first is None or first.lastindex is None:
-            return
-        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
-            if found := pattern.fullmatch(name):
-                yield row, found.group(1)
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_table(text: str) -> AliasTable:
-    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
-
-    Raises:
-        AliasTableError: naming the row and what is wrong with it.
-    """
-    rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
-    return AliasTable(tuple(rows))
-
-
-def _parse_row(line: int, written: str) -> AliasRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
-    if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
-    alias = found["alias"].strip()
-    candidates = tuple(name.strip() for name in found["candidates"].split(","))
-    _check_alias(alias)
-    _check_candidates(candidates, alias)
-    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
-
-
-def _conditions(written: str) -> dict[str, Any]:
-    """The fields of a row that its conditions set."""
-    fields: dict[str, Any] = {}
-    for condition in filter(None, map(str.strip, written.split(","))):
-        name, value = _condition(condition)
-        if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
-        fields[name] = value
-    return fields
-
-
-def _condition(written: str) -> tuple[str, Any]:
-    """The field of a row that a condition sets, and its value."""
-    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
-    match key, relation, value:
-        case "vision", "", "":
-            return "images", True
-        case "tools", "", "":
-            return "tools", True
-        case "context", ">=", _:
-            return "min_tokens", _tokens(value)
-        case "group", "=", _:
-            return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
-            return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
-
-
-def _tokens(value: str) -> int:
-    if found := _TOKENS.fullmatch(value):
-        return int(found["count"]) * (_KILO if found["kilo"] else 1)
-    raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
-    )
-
-
-def _groups(value: str) -> list[str]:
-    groups = [name.strip() for name in value.split("|")]
-    if all(groups):
-        return groups
-    raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
-    )
-
-
-def _levels(value: str) -> tuple[str, ...]:
-    levels = tuple(level.strip() for level in value.split(">"))
-    if all(map(_LEVEL.fullmatch, levels)):
-        return levels
-    raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
-    )
-
-
-def _check_alias(alias: str) -> None:
-    if not alias:
-        raise ValueError("the alias before `=` is missing")
-    if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
-    _check_name(alias)
-
-
-def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
-    for name in candidates:
-        if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
-        if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
-        if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
-        if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
-        _check_name(name)
-    if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
-    if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
-
-
-def _check_name(name: str) -> None:
-    if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
-    if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
-        )
-
-
-def _asks_for_less(row: AliasRow) -> tuple[int, int]:
-    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
-    return -len(row.conditions), -row.min_tokens
-
-
-def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
-    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
-
-
-def _pattern(alias: str) -> re.Pattern[str]:
-    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
-    first, second, *more = map(re.escape, alias.split("*"))
-    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
-    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
-
-
-def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
-    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
-    for row in rows:
-        case = (row.alias, row.conditions)
-        if case in seen:
-            raise AliasTableError(
-                row.line,
-                row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
-            )
-        seen[case] = row
-
-
-def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
-    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
-    exact = [row for row in rows if not row.is_wildcard]
-    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
-    for row in exact:
-        leads_to[row.alias].extend(row.candidates)
-    try:
-        order = tuple(TopologicalSorter(leads_to).static_order())
-    except CycleError as error:
-        way = tuple(reversed(error.args[1]))
-        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
-        raise AliasTableError(row.line, row.text, reason) from error
-    depth = dict.fromkeys(order, 0)
-    for alias in order:
-        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
-    for row in exact:
-        if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
-            raise AliasTableError(row.line, row.text, reason)
 
 
 # --- ollama_pack.fleet.policy ---
@@ -7645,6 +7307,47 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
 # --- ollama_pack.ollama.event_text ---
 # A server-sent event as text.
 
@@ -7661,6 +7364,344 @@ def event_text(value: Mapping[str, Any]) -> str:
         if separator in text:
             text = text.replace(separator, escaped)
     return f"data: {text}\n\n"
+
+
+# --- ollama_pack.plugins.answers ---
+# An answer as clients of OpenAI's API take it: server-sent events, or one completion; errors included.
+
+
+async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
+    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield event_text(chunk)
+        except PackError as error:
+            yield event_text(failure_body(error))
+    yield LAST_EVENT
+
+
+def failure_body(error: PackError) -> dict[str, Any]:
+    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
+    body = openai_error(error)
+    return {"error": {**body["error"], "detail": str(error)}}
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
+
+
+def failure_status(error: PackError) -> int:
+    """The HTTP status of an answer that has failed before it began."""
+    match error:
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST
+        case RequestRefusedError():
+            return error.status or HTTPStatus.BAD_REQUEST
+        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
+            return HTTPStatus.NOT_FOUND
+    return HTTPStatus.SERVICE_UNAVAILABLE
+
+
+# --- ollama_pack.aliases.table ---
+# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#
+# For example::
+#
+#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
+#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
+#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
+#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
+#     openai/*      = *                                 # what the first star matched
+#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+
+MAX_ROWS = 1000
+MAX_CANDIDATES = 20
+MAX_CHAIN = 10
+MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
+_KILO = 1024
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """One row: who it answers for, when, and with which models.
+
+    Attributes:
+        alias: the name that clients ask for; each `*` in it stands for any text.
+        candidates: models to answer with, the preferred one first.
+        images: the row asks for an image in the request.
+        tools: the row asks for tools in the request.
+        min_tokens: the row asks for a prompt of at least so many tokens.
+        groups: the row asks for a user of one of these groups; empty: anyone.
+        quantizations: preferred levels among the installed variants of a candidate.
+        line: its number in the text, from 1.
+    """
+
+    alias: str
+    candidates: tuple[str, ...]
+    images: bool = False
+    tools: bool = False
+    min_tokens: int = 0
+    groups: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.alias
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the row asks of a request, as it is written between the brackets."""
+        asked = (
+            "vision" if self.images else "",
+            "tools" if self.tools else "",
+            f"context>={self.min_tokens}" if self.min_tokens else "",
+            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
+        )
+        return tuple(filter(None, asked))
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
+        inside = ", ".join(self.conditions + preference)
+        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+
+    def applies_to(self, facts: RequestFacts) -> bool:
+        """Whether the request has everything that the row asks for."""
+        return (
+            (facts.images or not self.images)
+            and (facts.tools or not self.tools)
+            and facts.tokens >= self.min_tokens
+            and (not self.groups or not self.groups.isdisjoint(facts.groups))
+        )
+
+
+class AliasTable:
+    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+
+    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
+        """Check the rows against each other and index them.
+
+        Raises:
+            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        """
+        self.rows = rows
+        _refuse_duplicates(rows)
+        _refuse_cycles(rows)
+        exact: dict[str, list[AliasRow]] = defaultdict(list)
+        for row in rows:
+            if not row.is_wildcard:
+                exact[row.alias].append(row)
+        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
+        }
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
+        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
+        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
+        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.groups for row in self.rows)
+
+    def exact(self, name: str) -> tuple[AliasRow, ...]:
+        """The rows for this very name: those that ask for more come first, then as written."""
+        return self._exact.get(name, ())
+
+    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
+        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
+        for row in self.exact(name):
+            yield row, ""
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
+            return
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
+            if found := pattern.fullmatch(name):
+                yield row, found.group(1)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_table(text: str) -> AliasTable:
+    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        AliasTableError: naming the row and what is wrong with it.
+    """
+    rows: list[AliasRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+    return AliasTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    found = _ROW.fullmatch(written)
+    if found is None:
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+    )
+
+
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
+
+
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
+
+
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
+
+
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
+
+
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
+    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
+    return -len(row.conditions), -row.min_tokens
+
+
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
+
+
+def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
+    for row in rows:
+        case = (row.alias, row.conditions)
+        if case in seen:
+            raise AliasTableError(
+                row.line,
+                row.text,
+                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
+                "put both rows' models into one row, in order of preference",
+            )
+        seen[case] = row
+
+
+def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
+    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
+    exact = [row for row in rows if not row.is_wildcard]
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
+    for row in exact:
+        leads_to[row.alias].extend(row.candidates)
+    try:
+        order = tuple(TopologicalSorter(leads_to).static_order())
+    except CycleError as error:
+        way = tuple(reversed(error.args[1]))
+        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
+        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        raise AliasTableError(row.line, row.text, reason) from error
+    depth = dict.fromkeys(order, 0)
+    for alias in order:
+        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
+    for row in exact:
+        if depth[row.alias] > MAX_CHAIN:
+            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            raise AliasTableError(row.line, row.text, reason)
 
 
 # --- ollama_pack.aliases.resolve ---
@@ -7819,6 +7860,132 @@ def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
+
+
+# --- ollama_pack.plugins.router_host ---
+# The one router of a plugin, which changes with its valves and loses no chat for it.
+
+
+class RouterHost:
+    """Keeps the router that nodes and settings ask for. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self.current: Router | None = None
+        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def router(self, rows: tuple[NodeRow, ...], settings: RouterSettings) -> Router:
+        """The router for these nodes and settings, ready; another one once they change."""
+        if self.current is None or self._made_of != (rows, settings):
+            self._retire()
+            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            self.current, self._made_of = Router(rows, session, settings), (rows, settings)
+        router = self.current
+        await router.ready()
+        return router
+
+    async def close(self) -> None:
+        """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
+        self._retire()
+        await asyncio.gather(*self._closing)
+
+    def _retire(self) -> None:
+        """Let the router finish what it has begun."""
+        if self.current is not None:
+            task = asyncio.get_running_loop().create_task(self.current.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.current = None
+
+
+# --- ollama_pack.plugins.router_valves ---
+# The valves of the router, wherever it runs.
+
+NODES_NOTE = (
+    "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
+    "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
+    "agent=http://gpu0:9400. A # starts a comment."
+)
+
+
+class RouterValves(BaseModel):
+    """What an admin sets, and what it comes to."""
+
+    knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
+
+    nodes: str = Field(default="", description=f"{NODES_NOTE} Empty: Open WebUI's own Ollama connections.")
+    aliases: str = Field(
+        default="",
+        description=(
+            "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
+            "offered as a model; the first of its models that a node has answers, then the next."
+        ),
+    )
+    strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
+        default="predicted_ttft",
+        description="predicted_ttft is the one to use; the others are there to compare with.",
+    )
+    probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
+    first_token_timeout_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        le=3600,
+        description=(
+            "How long a chat waits for a free node, and then for the first token beside what loading "
+            "the model is predicted to take."
+        ),
+    )
+    max_queue: int = Field(
+        default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
+    )
+    redis_url: str = Field(
+        default="",
+        description="Has no effect yet: each worker of Open WebUI learns for itself.",
+        json_schema_extra={"input": {"type": "password"}},
+    )
+    keep_alive: str = Field(
+        default="",
+        description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
+    )
+
+    @field_validator("nodes")
+    @classmethod
+    def _nodes_readable(cls, text: str) -> str:
+        parse_nodes(
+            cls.lines(text)
+        )  # a NodeTableError reaches the admin as the valve's error, row and reason
+        return text
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_readable(cls, text: str) -> str:
+        if parse_table(cls.lines(text)).uses_groups and not cls.knows_groups:
+            message = "group= is not known on the Pipelines server: use the gpu_router function for it"
+            raise ValueError(message)
+        return text
+
+    @classmethod
+    def lines(cls, text: str) -> str:
+        """The rows of a valve, each on a line of its own."""
+        return text
+
+    @property
+    def rows(self) -> tuple[NodeRow, ...]:
+        return parse_nodes(self.lines(self.nodes))
+
+    @property
+    def table(self) -> AliasTable:
+        return parse_table(self.lines(self.aliases))
+
+    @property
+    def settings(self) -> RouterSettings:
+        return RouterSettings(
+            self.strategy,
+            self.probe_seconds,
+            self.first_token_timeout_seconds,
+            self.max_queue,
+            self.keep_alive,
+        )
 
 
 # --- ollama_pack.webui.connections ---
@@ -8010,69 +8177,14 @@ Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 class Pipe:
     """A model for each model of the nodes, and for each routed alias."""
 
-    class Valves(BaseModel):
-        nodes: str = Field(
-            default="",
-            description=(
-                "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-                "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-                "agent=http://gpu0:9400. A # starts a comment. Empty: Open WebUI's own Ollama connections."
-            ),
-        )
-        aliases: str = Field(
-            default="",
-            description=(
-                "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
-                "offered as a model; the first of its models that a node has answers, then the next."
-            ),
-        )
-        strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
-            default="predicted_ttft",
-            description="predicted_ttft is the one to use; the others are there to compare with.",
-        )
-        probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
-        first_token_timeout_seconds: float = Field(
-            default=120.0,
-            ge=1,
-            le=3600,
-            description=(
-                "How long a chat waits for a free node, and then for the first token beside what loading "
-                "the model is predicted to take."
-            ),
-        )
-        max_queue: int = Field(
-            default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
-        )
-        redis_url: str = Field(
-            default="",
-            description="Has no effect yet: each worker of Open WebUI learns for itself.",
-            json_schema_extra={"input": {"type": "password"}},
-        )
-        keep_alive: str = Field(
-            default="",
-            description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
-        )
+    class Valves(RouterValves):
         show_status: bool = Field(
             default=True, description="Show above the answer which node gave it, and the place in the queue."
         )
 
-        @field_validator("nodes")
-        @classmethod
-        def _nodes_readable(cls, text: str) -> str:
-            parse_nodes(text)  # a NodeTableError reaches the admin as the valve's error, row and reason
-            return text
-
-        @field_validator("aliases")
-        @classmethod
-        def _aliases_readable(cls, text: str) -> str:
-            parse_table(text)
-            return text
-
     def __init__(self) -> None:
         self.valves = self.Valves()
-        self._router: Router | None = None
-        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._host = RouterHost()
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0
 
@@ -8095,11 +8207,11 @@ class Pipe:
                 body, __user__, __metadata__, str(__chat_id__ or ""), __task__ is not None, __event_emitter__
             )
             if body.get("stream"):
-                return event_stream(_events(chunks))
+                return event_stream(answer_events(chunks))
             async with aclosing(chunks):
-                return _completion([chunk async for chunk in chunks])
+                return whole_answer([chunk async for chunk in chunks])
         except PackError as error:
-            return _failure(error)
+            return failure_body(error)
 
     async def _chunks(
         self,
@@ -8113,7 +8225,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        table = parse_table(self.valves.aliases)
+        table = self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         models = models_for(table, facts, router.catalogue())
         return router.answer(
@@ -8138,7 +8250,7 @@ class Pipe:
         """What tells the weights that may answer a chat from others of their names: for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         catalogue = (await self._ready()).catalogue()
-        table = parse_table(self.valves.aliases)
+        table = self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         found = [
             catalogue.models[model]
@@ -8150,28 +8262,14 @@ class Pipe:
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""
         catalogue = (await self._ready()).catalogue()
-        aliases = routed_aliases(parse_table(self.valves.aliases), catalogue)
+        aliases = routed_aliases(self.valves.table, catalogue)
         names = dict.fromkeys([*aliases, *catalogue.models])
         return [{"id": name, "name": name, "alias": name in aliases} for name in names]
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        rows = parse_nodes(valves.nodes) or await self._connected()
-        settings = RouterSettings(
-            valves.strategy,
-            valves.probe_seconds,
-            valves.first_token_timeout_seconds,
-            valves.max_queue,
-            valves.keep_alive,
-        )
-        if self._router is None or self._made_of != (rows, settings):
-            self._retire(self._router)
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-            self._router, self._made_of = Router(rows, session, settings), (rows, settings)
-        router = self._router
-        await router.ready()
-        return router
+        return await self._host.router(valves.rows or await self._connected(), valves.settings)
 
     async def _connected(self) -> tuple[NodeRow, ...]:
         """Open WebUI's own connections, looked up once in a while."""
@@ -8183,13 +8281,6 @@ class Pipe:
                 NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
             )
         return self._connections
-
-    def _retire(self, router: Router | None) -> None:
-        """Let the old router finish what it has begun."""
-        if router is not None:
-            task = asyncio.get_running_loop().create_task(router.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
@@ -8214,26 +8305,3 @@ def _teller(emitter: Emitter | None) -> Tell:
                 log.exception("A status line could not be shown")
 
     return tell
-
-
-async def _events(chunks: AsyncGenerator[Body, None]) -> AsyncGenerator[str, None]:
-    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
-    async with aclosing(chunks):
-        try:
-            async for chunk in chunks:
-                yield event_text(chunk)
-        except PackError as error:
-            yield event_text(_failure(error))
-    yield "data: [DONE]\n\n"
-
-
-def _failure(error: PackError) -> Body:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    body = openai_error(error)
-    return {"error": {**body["error"], "detail": str(error)}}
-
-
-def _completion(chunks: list[Body]) -> Body:
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
@@ -769,11 +769,13 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
         return None
 
 
-# --- ollama_pack.plugins.pipelines.model_alias_filter ---
-
-log = logging.getLogger(__name__)
+# --- ollama_pack.plugins.pipeline_valves ---
+# Valves on the Pipelines server: what all of our pipelines have in common there.
 
 DIGEST_LENGTH = 16
+CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+
+valves_log = logging.getLogger(__name__)
 
 
 def _own_digest() -> str:
@@ -783,6 +785,67 @@ def _own_digest() -> str:
 
 
 CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
+
+
+class PipelineValves(BaseModel):
+    """Valves that the server's page can save, and that tell which code they belong to.
+
+    A subclass has a field `code_digest` with the default `CODE_DIGEST`.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
+        return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+
+    @field_validator("code_digest", check_fields=False)
+    @classmethod
+    def _of_this_code(cls, _: str) -> str:
+        """What valves.json says is about the code that ran when it was saved."""
+        return CODE_DIGEST
+
+
+_V = TypeVar("_V", bound=BaseModel)
+
+
+def one_a_line(text: str) -> str:
+    """Rows with `;` between them, each on a line of its own.
+
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    """
+    return text if "\n" in text else text.replace(";", "\n")
+
+
+def starting_valves(
+    kind: type[_V], variables: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> _V:
+    """Valves as the environment has them, until some are saved.
+
+    A value that the valve refuses is logged and left out: an error here would make the server move the
+    file out of its folder.
+
+    Args:
+        kind: the valves.
+        variables: name of a valve → name of the variable that it begins with.
+        given: value of a valve that another variable stands for, where its own says nothing.
+    """
+    values = {
+        **(given or {}),
+        **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
+    }
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        for valve, reason in refused.items():
+            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
+        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+
+
+# --- ollama_pack.plugins.pipelines.model_alias_filter ---
+
+log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -796,7 +859,7 @@ class Pipeline:
     upload.py, valves.json holds every one of them, and the environment is not asked again.
     """
 
-    class Valves(BaseModel):
+    class Valves(PipelineValves):
         pipelines: list[str] = Field(default=["*"], description="Models that the filter is for; * for all.")
         priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
         aliases: str = Field(
@@ -815,32 +878,17 @@ class Pipeline:
                 "when empty, the first model of a row is taken."
             ),
         )
-        code_digest: str = Field(
-            default=CODE_DIGEST,
-            description="Tells upload.py which code runs here. Whatever is written into it changes nothing.",
-        )
-
-        @field_validator("*", mode="before")
-        @classmethod
-        def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
-            """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
-            return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
 
         @field_validator("aliases")
         @classmethod
         def _readable(cls, text: str) -> str:
-            if _table(text).uses_groups:
+            if parse_table(one_a_line(text)).uses_groups:
                 message = (
                     "group= is not known on the Pipelines server: use the model_alias_filter function for it"
                 )
                 raise ValueError(message)
             return text
-
-        @field_validator("code_digest")
-        @classmethod
-        def _of_this_code(cls, _: str) -> str:
-            """What valves.json says is about the code that ran when it was saved."""
-            return CODE_DIGEST
 
     def __init__(self) -> None:
         self.type = "filter"
@@ -849,13 +897,7 @@ class Pipeline:
         self._installed = InstalledModels(())
 
     def _first_valves(self) -> Valves:
-        """From the environment. An error here would make the server move the file out of its folder."""
-        urls = os.getenv("OLLAMA_BASE_URLS", "")
-        try:
-            return self.Valves(aliases=os.getenv("MODEL_ALIASES", ""), ollama_urls=urls)
-        except ValidationError as error:
-            log.error("MODEL_ALIASES is left out: %s", error.errors()[0]["msg"])  # noqa: TRY400 - one line says it
-            return self.Valves(ollama_urls=urls)
+        return starting_valves(self.Valves, {"aliases": "MODEL_ALIASES", "ollama_urls": "OLLAMA_BASE_URLS"})
 
     async def on_startup(self) -> None:
         self._look_at_nodes()
@@ -880,18 +922,15 @@ class Pipeline:
             return body
         try:
             facts = request_facts(body, alias)
-            chosen = _resolve(_table(self.valves.aliases), facts, await self._installed.get())
+            chosen = _resolve(
+                parse_table(one_a_line(self.valves.aliases)), facts, await self._installed.get()
+            )
         except Exception:
             log.exception("The alias %r was not resolved, and the chat went on without it", alias)
             return body
         if chosen is not None and not _already_stands_for(body, chosen.model):
             body["model"] = chosen.model
         return body
-
-
-def _table(text: str) -> AliasTable:
-    """A valve is one line in Open WebUI's page, and so is a variable in most files of them."""
-    return parse_table(text if "\n" in text else text.replace(";", "\n"))
 
 
 def _resolve(table: AliasTable, facts: RequestFacts, installed: dict[str, str] | None) -> Resolution | None:

@@ -6,32 +6,25 @@ license: MIT
 version: {version}
 """
 
-import hashlib
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts, request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.ollama.tags import InstalledModels
+from ollama_pack.plugins.pipeline_valves import (
+    CODE_DIGEST,
+    CODE_DIGEST_NOTE,
+    PipelineValves,
+    one_a_line,
+    starting_valves,
+)
 
 log = logging.getLogger(__name__)
-
-DIGEST_LENGTH = 16
-
-
-def _own_digest() -> str:
-    """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
-    path = globals().get("__file__")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGEST_LENGTH] if path else ""
-
-
-CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
 
 
 class Pipeline:
@@ -45,7 +38,7 @@ class Pipeline:
     upload.py, valves.json holds every one of them, and the environment is not asked again.
     """
 
-    class Valves(BaseModel):
+    class Valves(PipelineValves):
         pipelines: list[str] = Field(default=["*"], description="Models that the filter is for; * for all.")
         priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
         aliases: str = Field(
@@ -64,32 +57,17 @@ class Pipeline:
                 "when empty, the first model of a row is taken."
             ),
         )
-        code_digest: str = Field(
-            default=CODE_DIGEST,
-            description="Tells upload.py which code runs here. Whatever is written into it changes nothing.",
-        )
-
-        @field_validator("*", mode="before")
-        @classmethod
-        def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
-            """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
-            return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
 
         @field_validator("aliases")
         @classmethod
         def _readable(cls, text: str) -> str:
-            if _table(text).uses_groups:
+            if parse_table(one_a_line(text)).uses_groups:
                 message = (
                     "group= is not known on the Pipelines server: use the model_alias_filter function for it"
                 )
                 raise ValueError(message)
             return text
-
-        @field_validator("code_digest")
-        @classmethod
-        def _of_this_code(cls, _: str) -> str:
-            """What valves.json says is about the code that ran when it was saved."""
-            return CODE_DIGEST
 
     def __init__(self) -> None:
         self.type = "filter"
@@ -98,13 +76,7 @@ class Pipeline:
         self._installed = InstalledModels(())
 
     def _first_valves(self) -> Valves:
-        """From the environment. An error here would make the server move the file out of its folder."""
-        urls = os.getenv("OLLAMA_BASE_URLS", "")
-        try:
-            return self.Valves(aliases=os.getenv("MODEL_ALIASES", ""), ollama_urls=urls)
-        except ValidationError as error:
-            log.error("MODEL_ALIASES is left out: %s", error.errors()[0]["msg"])  # noqa: TRY400 - one line says it
-            return self.Valves(ollama_urls=urls)
+        return starting_valves(self.Valves, {"aliases": "MODEL_ALIASES", "ollama_urls": "OLLAMA_BASE_URLS"})
 
     async def on_startup(self) -> None:
         self._look_at_nodes()
@@ -129,18 +101,15 @@ class Pipeline:
             return body
         try:
             facts = request_facts(body, alias)
-            chosen = _resolve(_table(self.valves.aliases), facts, await self._installed.get())
+            chosen = _resolve(
+                parse_table(one_a_line(self.valves.aliases)), facts, await self._installed.get()
+            )
         except Exception:
             log.exception("The alias %r was not resolved, and the chat went on without it", alias)
             return body
         if chosen is not None and not _already_stands_for(body, chosen.model):
             body["model"] = chosen.model
         return body
-
-
-def _table(text: str) -> AliasTable:
-    """A valve is one line in Open WebUI's page, and so is a variable in most files of them."""
-    return parse_table(text if "\n" in text else text.replace(";", "\n"))
 
 
 def _resolve(table: AliasTable, facts: RequestFacts, installed: dict[str, str] | None) -> Resolution | None:

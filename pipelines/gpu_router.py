@@ -1,0 +1,8508 @@
+"""
+title: GPU router
+author: Open WebUI Ollama Pack
+description: Answers each chat on the node that will begin soonest, and on another when that one fails.
+license: MIT
+version: 0.1.0
+"""
+
+# GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import socket
+import threading
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, defaultdict, deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache, partial
+from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
+from http import HTTPStatus
+from itertools import chain
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from random import Random
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, get_args
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiohttp
+import orjson
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.errors ---
+# Every error that the pack raises on purpose, and the base of them all.
+#
+# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
+#
+# PackError
+# ├── AliasTableError             a row of an alias table cannot be used
+# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
+# ├── CacheConfigError            the cache cannot be used as it is configured
+# ├── StoreError                  a store of the cache did not do what it was asked
+# │   ├── StoreDownError              it cannot be reached, or failed
+# │   └── StoreFullError              it takes no more, and still answers
+# ├── EntryUnreadableError        what a store of the cache holds was changed
+# ├── LeaderLostError             a generation that was shared was lost half-way
+# ├── AudienceError               an audience cannot be read
+# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
+# ├── NodeTableError              a row of the `nodes` valve cannot be used
+# ├── RouterUnavailableError      gpu_router cannot be asked
+# ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── RoutingError                a request cannot be given to a node
+# │   ├── NoNodeError                 none has the model
+# │   ├── NodesDownError              those that have it do not answer
+# │   ├── QueueFullError              too many wait already
+# │   ├── WaitedTooLongError          none became free in time
+# │   ├── NoAnswerError               all that were tried failed before the first token
+# │   └── AnswerBrokenError           one failed after it
+# ├── SpeechError                 a recording was not transcribed
+# │   ├── AudioError                  the recording is at fault
+# │   │   ├── EmptyAudioError             no byte in it
+# │   │   ├── NotAudioError               neither audio nor video
+# │   │   ├── NoAudioTrackError           a video without sound
+# │   │   ├── ZeroLengthError             a track without a sample
+# │   │   ├── NoSpeechError               nobody says anything
+# │   │   ├── AudioTooLargeError          too many bytes
+# │   │   └── AudioTooLongError           it lasts too long
+# │   ├── LanguageTagError            no language that can be used
+# │   ├── SpeechQueueFullError        too many recordings wait already
+# │   └── SpeechEngineError           the engine does not do its work
+# │       ├── SpeechDependencyError       a package is missing
+# │       ├── SpeechModelMissingError     the model is nowhere
+# │       ├── SpeechModelUnusableError    the model cannot be loaded
+# │       ├── SpeechLanguageError         the engine does not know the language
+# │       ├── CloudNotAllowedError        recordings would leave this machine
+# │       ├── SpeechEngineFaultError      it failed while it worked
+# │       └── SpeechServerError           a transcription server
+# │           ├── SpeechServerUnreachableError  no connection
+# │           ├── SpeechServerTimeoutError      a limit ran out
+# │           ├── SpeechServerBusyError         it asks for patience
+# │           ├── SpeechServerKeyError          it wants another key
+# │           ├── SpeechServerTooLargeError     a piece is too large for it
+# │           ├── SpeechServerRefusedError      it will not take the request
+# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
+# └── NodeError                   a node did not do what it was asked
+#     ├── RetryableNodeError          another node may do it
+#     │   ├── NodeUnreachableError        no connection
+#     │   ├── NodeTimeoutError            a limit ran out
+#     │   ├── NodeBusyError               its queue is full
+#     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   └── ModelNotFoundError          it does not have the model
+#     └── RequestRefusedError         it will not take this request, and no other node would
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.fleet.view ---
+# What a routing decision looks at: plain values, made once and never changed.
+#
+# Times are seconds on one monotonic clock of the caller's choice; rates are tokens per second or bytes per
+# second; sizes are bytes; contexts and prompts are counted in tokens.
+
+RunnerOptions = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBlock:
+    """One message of a prompt.
+
+    Attributes:
+        chain: hash of this block and of all before it, so that equal chains mean equal beginnings.
+        upto: tokens of the prompt up to and including this block.
+        answer: whether the model itself wrote the block: the runner that did holds it already.
+    """
+
+    chain: int
+    upto: int
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRequest:
+    """One request for the fleet.
+
+    Attributes:
+        id: unique among the requests that wait or run.
+        user: whom fairness counts it for.
+        chat: the conversation it belongs to; empty: none.
+        models: names of the models that may answer, the preferred one first.
+        blocks: the prompt; empty: length unknown, nothing to reuse.
+        max_output: the limit on its output in tokens that the client set; 0: none.
+        context: the context that the client asked for, in tokens; 0: whatever the runner has.
+        options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
+        background: nobody looks at the answer as it is written (titles, tags): people come first.
+    """
+
+    id: str
+    user: str
+    models: tuple[str, ...]
+    chat: str = ""
+    blocks: tuple[PromptBlock, ...] = ()
+    max_output: int = 0
+    context: int = 0
+    options: RunnerOptions = ()
+    background: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks[-1].upto if self.blocks else 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model as a node's `/api/tags` and `/api/show` describe it.
+
+    Attributes:
+        blob: digest of the weights: names with the same one share a runner.
+        size: bytes to load; 0: unknown.
+        name: as the node lists it, and wants to be asked for it.
+    """
+
+    blob: str
+    size: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPrefix:
+    """What one slot of a runner is believed to hold.
+
+    Attributes:
+        chains: chain → tokens up to it, for each block of the prompt that was last evaluated in the slot.
+        last: the chain of the prompt's last block.
+        tokens: length of the prompt.
+        output: tokens that were generated after it, and are held too.
+        used_at: when it was last used.
+    """
+
+    chains: Mapping[int, int] = field(repr=False)
+    last: int
+    tokens: int
+    output: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerView:
+    """A set of weights in a node's memory.
+
+    Attributes:
+        blob: digest of the weights.
+        model: the name by which it was loaded.
+        size: bytes that it takes; 0: unknown.
+        context: tokens that it was loaded for; 0: unknown.
+        options: what else it was loaded with; None: unknown, as when another client did.
+        slots: how many requests it answers at once.
+        keeps: how many prefixes it still holds.
+        ready_at: when it is loaded; in the past: it is.
+        ends: when each request that it answers now is predicted to end, its first token included.
+        prefixes: what it still holds, the last used first.
+    """
+
+    blob: str
+    model: str
+    size: int = 0
+    context: int = 0
+    options: RunnerOptions | None = None
+    slots: int = 1
+    keeps: int = 1
+    ready_at: float = 0.0
+    ends: tuple[float, ...] = ()
+    prefixes: tuple[KeptPrefix, ...] = ()
+
+    def fits(self, request: FleetRequest) -> bool:
+        """Whether it answers the request without being loaded anew."""
+        return (not request.context or not self.context or self.context >= request.context) and (
+            not request.options or self.options == request.options
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PairRates:
+    """What is known of how one node runs one set of weights.
+
+    Attributes:
+        slots: how many requests a runner answers at once.
+        keeps: how many prefixes a runner still holds.
+        load: seconds to load the weights.
+        prompt: prompt tokens evaluated per second.
+        token: seconds per generated token.
+        output: tokens of a usual answer.
+        background_output: tokens of a usual answer to a background call.
+        service: seconds that a usual request holds a slot.
+        learned: enough has been measured to go by `prompt` and `token`.
+    """
+
+    slots: int = 1
+    keeps: int = 1
+    load: float = 4.0
+    prompt: float = 500.0
+    token: float = 0.03
+    output: float = 150.0
+    background_output: float = 15.0
+    service: float = 5.0
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node at one moment.
+
+    Attributes:
+        name: as the `nodes` valve calls it.
+        tier: lower tiers are preferred.
+        weight: how much of the work it should get beside equals.
+        models: what it can answer with and may be asked for now, by the names that it lists, and by what
+            `fold_name` makes of them.
+        runners: what is in its memory.
+        loading_until: when the load in progress is predicted to end; one load blocks the others.
+        room: bytes of weights that have been seen in memory together; a lone runner always fits.
+        rates: by blob.
+    """
+
+    name: str
+    tier: int = 0
+    weight: float = 1.0
+    models: Mapping[str, InstalledModel] = field(default_factory=dict)
+    runners: tuple[RunnerView, ...] = ()
+    loading_until: float = 0.0
+    room: int = 0
+    rates: Mapping[str, PairRates] = field(default_factory=dict)
+
+    def can_begin(self, now: float) -> bool:
+        """Whether a slot is free, or a model could be loaded beside those in memory."""
+        used = 0
+        for runner in self.runners:
+            if len(runner.ends) < runner.slots and runner.ready_at <= now:
+                return True
+            used += runner.size
+        return self.loading_until <= now and (not used or used < self.room)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """All that a decision goes by.
+
+    Attributes:
+        now: the moment.
+        nodes: the nodes that may be given work.
+        demand: blob → requests a second that ask for it.
+    """
+
+    now: float
+    nodes: tuple[NodeView, ...]
+    demand: Mapping[str, float] = field(default_factory=dict)
+
+
+# --- ollama_pack.ollama.errors ---
+# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is no answer, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.ollama.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.ollama.messages ---
+# The conversation of an OpenAI chat body, as Ollama wants it.
+
+_ROLES = {"developer": "system", "function": "tool"}
+# Type of a part → where its text is. The second and third are the Responses API's.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_IMAGE_PARTS = frozenset({"image_url", "input_image"})
+_THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
+
+
+def ollama_messages(value: object) -> list[dict[str, Any]]:
+    """Ollama's messages for OpenAI's.
+
+    Every message has `content`, as text. Texts of several parts are put end to end. Images are base64 without
+    a head, arguments of tool calls are objects, and a tool's result tells by name which tool it is from.
+
+    Raises:
+        ChatBodyError: something in them has no place in Ollama's form.
+    """
+    tools: dict[str, str] = {}  # id of a call → name of the tool; an id that comes again means the later call
+    converted = []
+    for number, message in enumerate(objects_in(value, "messages")):
+        converted.append(_ollama_message(message, f"messages[{number}]", tools))
+        for call in converted[-1].get("tool_calls", ()):
+            tools[call.get("id", "")] = call["function"]["name"]
+    return converted
+
+
+def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
+    role = text_in(message.get("role"), f"{field}.role")
+    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts += [("image", image) for image in _own_images(message, field)]
+    texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
+    return {
+        "role": _ROLES.get(role, role),
+        "content": "".join(texts),
+        **_thinking(message),
+        **({"images": images} if images else {}),
+        **_tool_calls(message, field),
+        **(_tool_result(message, field, tools) if _ROLES.get(role, role) == "tool" else {}),
+    }
+
+
+def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
+    """Each part of a content as ("text", text) or ("image", base64)."""
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield "text", content
+        return
+    for number, part in enumerate(objects_in(content, field)):
+        yield _content_part(part, f"{field}[{number}]")
+
+
+def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
+    kind = text_in(part.get("type"), f"{field}.type")
+    if kind in _TEXT_PARTS:
+        name = _TEXT_PARTS[kind]
+        return "text", text_in(part.get(name), f"{field}.{name}")
+    if kind in _IMAGE_PARTS:
+        where = part.get("image_url")
+        address = where.get("url") if isinstance(where, Mapping) else where
+        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+
+
+def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
+    """The images of a message that already has Ollama's own field for them."""
+    images = message.get("images")
+    if images is not None and not isinstance(images, list):
+        raise ChatBodyError(f"{field}.images", "must be a list of images in base64")
+    for number, image in enumerate(images or ()):
+        yield _image(text_in(image, f"{field}.images[{number}]"), f"{field}.images[{number}]")
+
+
+def _image(address: str, field: str) -> str:
+    """The base64 of a data URL, or of what is base64 already."""
+    scheme = address[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        raise ChatBodyError(field, "is a link: Ollama fetches none, so send the image itself as a data URL")
+    head, comma, data = address.partition(",") if scheme.startswith("data:") else ("", "", address)
+    if comma and not head.lower().endswith(";base64"):
+        raise ChatBodyError(field, "is a data URL without base64: encode it as data:image/…;base64,…")
+    data = "".join(data.split())
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except ValueError:  # binascii.Error, and characters that are not ASCII
+        raise ChatBodyError(field, "is not base64: send the image as a data URL") from None
+    if not decoded:
+        raise ChatBodyError(field, "is empty")
+    return data
+
+
+def _thinking(message: Mapping[str, Any]) -> dict[str, str]:
+    given = (message.get(name) for name in _THINKING_FIELDS)
+    thought = next((text for text in given if isinstance(text, str) and text), "")
+    return {"thinking": thought} if thought else {}
+
+
+def _tool_calls(message: Mapping[str, Any], field: str) -> dict[str, list[dict[str, Any]]]:
+    calls = objects_in(message.get("tool_calls"), f"{field}.tool_calls")
+    converted = [
+        _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
+    ]
+    return {"tool_calls": converted} if converted else {}
+
+
+def _ollama_call(call: Mapping[str, Any], number: int, field: str) -> dict[str, Any]:
+    function = object_in(call.get("function"), f"{field}.function")
+    identity = call.get("id")
+    index = call.get("index", function.get("index"))
+    return {
+        **({} if identity is None else {"id": text_in(identity, f"{field}.id")}),
+        "function": {
+            "index": index if isinstance(index, int) and not isinstance(index, bool) else number,
+            "name": text_in(function.get("name"), f"{field}.function.name"),
+            "arguments": _arguments(function.get("arguments"), f"{field}.function.arguments"),
+        },
+    }
+
+
+def _arguments(given: object, field: str) -> Mapping[str, Any]:
+    """Arguments as an object; OpenAI writes that object out as text, and models leave it empty for none."""
+    if isinstance(given, str):
+        try:
+            given = json_in(given) if given.strip() else {}
+        except ValueError as error:
+            raise ChatBodyError(field, "is not JSON: an earlier answer was cut off or made up") from error
+    return object_in(given, field)
+
+
+def _tool_result(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, str]:
+    identity = message.get("tool_call_id")
+    named = message.get("tool_name") or (tools.get(identity) if isinstance(identity, str) else None)
+    found = {"tool_name": named or message.get("name"), "tool_call_id": identity}
+    return {name: text_in(value, f"{field}.{name}") for name, value in found.items() if value}
+
+
+# --- ollama_pack.ollama.options ---
+# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+
+
+def _stop_in(value: object, field: str) -> list[str]:
+    """OpenAI allows one text or a list of them, Ollama a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
+    raise ChatBodyError(field, "must be text or a list of texts")
+
+
+_WHOLE_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_keep",
+    "num_predict",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+)
+_DECIMAL_OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
+# mean nothing to a newer Ollama, and do no harm there.
+OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
+    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
+    "use_mmap": switch_in,
+    "stop": _stop_in,
+}
+# OpenAI's names of `num_predict`; a later one counts where several are given.
+_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
+# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
+_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
+
+
+def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a body sets, in one place and in Ollama's names.
+
+    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
+    than `params`. Null counts as absent.
+
+    Raises:
+        ChatBodyError: `params`, `custom_params` or `options` is no object.
+    """
+    params = object_in(body.get("params"), "params")
+    custom = object_in(params.get("custom_params"), "params.custom_params")
+    options = object_in(body.get("options"), "options")
+    settings: dict[str, Any] = {}
+    for layer in (params, custom, options, body):
+        given = {name: value for name, value in layer.items() if value is not None}
+        settings |= given
+        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
+        settings |= {"num_predict": lengths[-1]} if lengths else {}
+    return settings
+
+
+def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` for an OpenAI chat body.
+
+    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
+
+    Raises:
+        ChatBodyError: an option has a value of a type that Ollama would refuse.
+    """
+    settings = flat_settings(body)
+    own = object_in(body.get("options"), "options")
+    unknown = {
+        str(name): value
+        for name, value in own.items()
+        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
+    }
+    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    return unknown | known
+
+
+# --- ollama_pack.ollama.to_ollama ---
+# An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+
+# What `think` a model takes: none, true and false, or also how much.
+Thinking = Literal["never", "switch", "levels"]
+
+# Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
+_FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
+# OpenAI's efforts → Ollama's levels.
+_LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def thinking_of(capabilities: Collection[str], family: str) -> Thinking:
+    """What `think` a model takes, by what `/api/show` says of it."""
+    if "thinking" not in capabilities:
+        return "never"
+    return "levels" if family in _FAMILIES_WITH_LEVELS else "switch"
+
+
+def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """The body for `/api/chat` that asks what an OpenAI chat body asks.
+
+    Fields that Ollama has no word for (`metadata`, `user`, `n`, `logit_bias`, `parallel_tool_calls`, …) are
+    left out. `stream` is always there, because Ollama streams unless told otherwise.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+        thinking: what `think` the model takes. None: not known; then `reasoning_effort` is left out, unless
+            it is "none", because a wrong `think` is refused and a model that can think does so unasked.
+
+    Raises:
+        ChatBodyError: something in the body cannot be put into Ollama's form.
+    """
+    settings = flat_settings(body)
+    found = {
+        "tools": _tools(body),
+        "format": _format(settings),
+        "think": _think(settings, thinking),
+        "keep_alive": _keep_alive(settings.get("keep_alive")),
+        "options": ollama_options(body) or None,
+        **_logprobs(body),
+    }
+    return {
+        "model": text_in(body.get("model"), "model"),
+        "messages": ollama_messages(body.get("messages")),
+        "stream": bool(body.get("stream")),
+        **{name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
+    tools = objects_in(body.get("tools"), "tools")
+    choice = body.get("tool_choice")
+    if choice == "none":
+        return None
+    if isinstance(choice, Mapping):
+        name = object_in(choice.get("function"), "tool_choice.function").get("name")
+        tools = [tool for tool in tools if _declared_name(tool) == name]
+        if not tools:
+            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return tools or None
+
+
+def _declared_name(tool: Mapping[str, Any]) -> object:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, Mapping) else None
+
+
+def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    """Ollama's `format`: "json", or a JSON schema."""
+    wanted = object_in(settings.get("response_format"), "response_format")
+    match wanted.get("type"):
+        case "json_schema":
+            given = object_in(wanted.get("json_schema"), "response_format.json_schema")
+            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+        case "json_object":
+            return "json"
+        case "text":
+            return None
+        case None:
+            return _own_format(settings.get("format"))
+    raise ChatBodyError("response_format.type", "must be text, json_object or json_schema")
+
+
+def _own_format(value: object) -> str | Mapping[str, Any] | None:
+    """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
+    if not isinstance(value, str):
+        return object_in(value, "format") or None
+    if not value.strip().startswith(("{", "[")):
+        return value or None
+    try:
+        return object_in(json_in(value), "format")
+    except ValueError as error:
+        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+
+
+def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
+    """`think` as asked for, true for a level where the model has none; an effort only where it is safe."""
+    explicit = "think" in settings
+    asked = _level_in(settings["think"]) if explicit else _effort(settings.get("reasoning_effort"))
+    if isinstance(asked, str) and thinking == "switch":
+        return True
+    if isinstance(asked, str) and thinking != "levels" and not explicit:
+        return None
+    return asked
+
+
+def _level_in(value: object) -> str | bool:
+    level = _LEVELS.get(value.lower()) if isinstance(value, str) else None
+    return level or switch_in(value, "think")
+
+
+def _effort(value: object) -> str | bool | None:
+    if value is None:
+        return None
+    effort = text_in(value, "reasoning_effort").lower()
+    if effort != "none" and effort not in _LEVELS:
+        raise ChatBodyError("reasoning_effort", f"must be one of none, {', '.join(_LEVELS)}")
+    return _LEVELS.get(effort, False)
+
+
+def _keep_alive(value: object) -> str | float | None:
+    """Seconds, or Go's "5m30s". Open WebUI's settings have seconds as text, which Ollama would refuse."""
+    if isinstance(value, str):
+        try:
+            value = json_in(value)
+        except ValueError:
+            return value if isinstance(value, str) and value.strip() else None
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        decimal_in(value, "keep_alive")  # refuses what is beyond every number
+        return value
+    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+
+
+def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
+    given = {"logprobs": switch_in, "top_logprobs": whole_in}
+    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+
+
+# --- ollama_pack.fleet.catalogue ---
+# Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+
+
+@dataclass(frozen=True, slots=True)
+class NodeModel:
+    """A model as one node has it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        installed: what the scheduler goes by.
+        digest: of the manifest; empty where it is not told.
+        quantization: such as Q4_K_M; empty where it is not told.
+        capabilities: such as tools and vision; None where it is not told.
+        thinking: what `think` it takes; None where it is not told.
+        context: `num_ctx` that its own recipe asks for; 0: none.
+    """
+
+    name: str
+    installed: InstalledModel
+    digest: str = ""
+    quantization: str = ""
+    capabilities: frozenset[str] | None = None
+    thinking: Thinking | None = None
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetModel:
+    """A model of the fleet.
+
+    Attributes:
+        name: as the nodes list it.
+        nodes: names of the nodes that have it.
+        model: as the first of them has it.
+        same_everywhere: the name stands for the same weights on all of them.
+        digests: of the manifests, in order, each once; without the nodes that tell none.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    model: NodeModel
+    same_everywhere: bool = True
+    digests: tuple[str, ...] = ()
+
+    def can(self, capability: str) -> bool:
+        """Whether it is able to, as far as is known."""
+        return self.model.capabilities is None or capability in self.model.capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The models of all nodes, without duplicates, by name.
+
+    Attributes:
+        models: name → model, sorted by name.
+        levels: name → quantization level, which is what alias tables are resolved against.
+    """
+
+    models: Mapping[str, FleetModel] = field(default_factory=dict)
+    levels: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
+    """Put the models of some nodes together.
+
+    Args:
+        nodes: name of a node → what it has.
+    """
+    holders: dict[str, list[tuple[str, NodeModel]]] = {}
+    for node, models in nodes.items():
+        for model in models:
+            holders.setdefault(model.name, []).append((node, model))
+    found = {name: _fleet_model(name, holders[name]) for name in sorted(holders)}
+    return Catalogue(found, {name: model.model.quantization for name, model in found.items()})
+
+
+def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
+    first = holders[0][1]
+    digests = {model.digest for _, model in holders if model.digest}
+    return FleetModel(
+        name, tuple(node for node, _ in holders), first, len(digests) <= 1, tuple(sorted(digests))
+    )
+
+
+# --- ollama_pack.fleet.prefix ---
+# Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#
+# A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
+# tells whether two prompts begin alike. A runner keeps one prefix or several; how many is learned from the
+# prompt evaluation times that it reports.
+
+MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the looking
+MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
+MISSES_TO_FORGET = 3
+MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
+_CHAIN_BYTES = 8
+
+
+def prompt_blocks(
+    messages: Iterable[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    bytes_per_token: float = 4.0,
+    key: bytes = b"",
+) -> tuple[PromptBlock, ...]:
+    """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
+
+    Args:
+        messages: the conversation; keys other than role, content, images and tool calls do not matter.
+        tools: what the model may call.
+        bytes_per_token: of UTF-8 text; what it is really is learned later.
+        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
+            from the hashes whether a guessed prompt was asked.
+    """
+    parts = [("tools", json.dumps(list(tools), sort_keys=True, default=str))] if tools else []
+    parts += [(str(message.get("role", "")), _said(message)) for message in messages]
+    if len(parts) > MAX_BLOCKS:
+        rest = "\0".join(text for _, text in parts[MAX_BLOCKS - 1 :])
+        parts[MAX_BLOCKS - 1 :] = [("rest", rest)]
+    return tuple(_chained(parts, bytes_per_token, key))
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    kept = {
+        key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
+    }
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float, key: bytes) -> Iterable[PromptBlock]:
+    chain, length = b"", 0
+    for role, text in parts:
+        written = f"{role}\0{text}".encode(errors="replace")
+        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES, key=key).digest()
+        length += len(written)
+        yield PromptBlock(int.from_bytes(chain), round(length / bytes_per_token), role == "assistant")
+
+
+def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
+    """How many tokens of a prompt a kept prefix covers.
+
+    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
+    """
+    chains = prefix.chains
+    if not blocks or blocks[0].chain not in chains:
+        return 0
+    low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
+    if high and blocks[1].chain not in chains:
+        high = 0  # most prompts share nothing but the system prompt
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)
+    hit = blocks[low].upto
+    if blocks[low].chain == prefix.last and low + 1 < len(blocks) and blocks[low + 1].answer:
+        hit += min(prefix.output, blocks[low + 1].upto - hit)
+    return hit
+
+
+def continues(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> bool:
+    """Whether a prompt is the kept one, or the kept one with more after it: the same chat."""
+    return prefix_hit(prefix, blocks) >= prefix.tokens
+
+
+class PrefixMirror:
+    """The prefixes of one runner, the last used first. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._kept: list[KeptPrefix] = []
+
+    def kept(self, keeps: int) -> tuple[KeptPrefix, ...]:
+        """What the runner holds if it keeps so many."""
+        return tuple(self._kept[:keeps])
+
+    def depth(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
+        """Where in the list the longest match lies, and its tokens; (-1, 0) without any."""
+        hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
+        best = max(hits, default=0)
+        return (hits.index(best), best) if best else (-1, 0)
+
+    def state(self) -> tuple[KeptPrefix, ...]:
+        """All that is remembered, to be given to `restore`."""
+        return tuple(self._kept)
+
+    def restore(self, state: Iterable[KeptPrefix]) -> None:
+        """What was started since did not happen."""
+        self._kept = list(state)
+
+    def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
+        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
+        if not blocks:
+            return
+        own = next((prefix for prefix in self._kept if continues(prefix, blocks)), None)
+        if own:
+            self._kept.remove(own)
+        chains = {block.chain: block.upto for block in blocks}
+        self._kept.insert(0, KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now))
+        del self._kept[MAX_KEPT:]
+
+    def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
+        """Its answer is held too, unless the prompt has been overwritten meanwhile."""
+        for index, prefix in enumerate(self._kept):
+            if blocks and prefix.last == blocks[-1].chain:
+                self._kept[index] = KeptPrefix(prefix.chains, prefix.last, prefix.tokens, output, now)
+
+    def clear(self) -> None:
+        """The runner was loaded anew, or somebody else used it."""
+        self._kept.clear()
+
+
+class KeepsLearner:
+    """How many prefixes a runner of one (node, weights) keeps: one, until a deeper one proves to be held."""
+
+    def __init__(self) -> None:
+        self.keeps = 1
+        self._misses = 0
+
+    def observe(self, depth: int, matched: int, hit: float) -> None:
+        """Learn from one prompt.
+
+        Args:
+            depth: where in the mirror its longest match lay, 0 the last used; -1: nowhere.
+            matched: the tokens of that match.
+            hit: the tokens that were in fact reused, as the evaluation time tells.
+        """
+        if depth < 0 or matched < MIN_MATCH:
+            return
+        if hit > 0.6 * matched:
+            self._misses = 0
+            self.keeps = max(self.keeps, depth + 1)
+        elif hit < 0.3 * matched and depth < self.keeps:
+            self._misses += 1
+            if self._misses >= MISSES_TO_FORGET:
+                self.keeps, self._misses = max(1, depth), 0
+
+
+# --- ollama_pack.fleet.asking ---
+# What the scheduler needs to know of an OpenAI chat body.
+
+# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+
+
+def fleet_request(  # noqa: PLR0913 - each is a fact of its own
+    body: Mapping[str, Any],
+    models: Sequence[str],
+    *,
+    request_id: str,
+    user: str,
+    chat: str = "",
+    background: bool = False,
+) -> FleetRequest:
+    """Read an OpenAI chat body.
+
+    Args:
+        body: whether or not Ollama's own fields are mixed in.
+        models: names of the models that may answer, the preferred one first.
+        request_id: unique among the requests that wait or run.
+        user: whom fairness counts it for.
+        chat: the conversation; empty: none.
+        background: nobody looks at the answer as it is written.
+
+    Raises:
+        ChatBodyError: something in the body cannot be put into Ollama's form.
+    """
+    options = ollama_options(body)
+    return FleetRequest(
+        id=request_id,
+        user=user,
+        chat=chat,
+        models=tuple(models),
+        blocks=prompt_blocks(
+            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools")
+        ),
+        max_output=max(0, options.get("num_predict", 0)),
+        context=max(0, options.get("num_ctx", 0)),
+        options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
+        background=background,
+    )
+
+
+def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
+    """The body for one node.
+
+    Args:
+        body: as it came.
+        model: the node's name of the model.
+        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
+        keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
+    """
+    made = {**body, "model": model}
+    if context:
+        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
+        made.pop("num_ctx", None)
+    if keep_alive and flat_settings(body).get("keep_alive") is None:
+        made["keep_alive"] = keep_alive
+    return made
+
+
+# --- ollama_pack.fleet.errors ---
+# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+
+
+class NodeTableError(PackError, ValueError):
+    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, but for its key.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class RoutingError(PackError):
+    """A request cannot be given to any node."""
+
+
+class NoNodeError(RoutingError):
+    """No node has any of the models that may answer.
+
+    Attributes:
+        models: the models, the preferred one first.
+        nodes: the names of all nodes.
+    """
+
+    def __init__(self, models: tuple[str, ...], nodes: tuple[str, ...]) -> None:
+        wanted = " or ".join(f"`{model}`" for model in models)
+        where = f"pull it on one of {', '.join(nodes)}" if nodes else "no node is configured"
+        super().__init__(f"no node has {wanted}: {where}")
+        self.models = models
+        self.nodes = nodes
+
+
+class QueueFullError(RoutingError):
+    """Too many requests wait already.
+
+    Attributes:
+        limit: how many may wait.
+        waiting: how many do.
+        own: how many of them are this user's.
+    """
+
+    def __init__(self, limit: int, waiting: int, own: int) -> None:
+        yours = f", {own} of them yours" if own else ""
+        super().__init__(
+            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
+            "try again in a minute"
+        )
+        self.limit = limit
+        self.waiting = waiting
+        self.own = own
+
+
+class NodesDownError(RoutingError):
+    """Nodes have the model, and none of them answers."""
+
+    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
+        """Say which nodes there are.
+
+        Args:
+            models: the models that may answer.
+            nodes: name of each node that has one → what is wrong with it.
+        """
+        wanted = " or ".join(f"`{model}`" for model in models)
+        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
+        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
+        self.models = models
+        self.nodes = dict(nodes)
+
+
+class WaitedTooLongError(RoutingError):
+    """No node became free in time.
+
+    Attributes:
+        seconds: the limit.
+        waiting: how many requests wait.
+    """
+
+    def __init__(self, seconds: float, waiting: int) -> None:
+        super().__init__(
+            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
+            "admin add a node or raise first_token_timeout_seconds"
+        )
+        self.seconds = seconds
+        self.waiting = waiting
+
+
+class NoAnswerError(RoutingError):
+    """Every node that was tried failed before its first token.
+
+    Attributes:
+        tried: name of each → what went wrong.
+    """
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        self.tried = dict(tried)
+
+
+class AnswerBrokenError(RoutingError):
+    """A node failed in the middle of its answer. Another node's words are never put behind it.
+
+    Attributes:
+        node: its name.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(
+            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
+            "regenerate it and another node answers"
+        )
+        self.node = node
+
+
+# --- ollama_pack.fleet.policy ---
+# The numbers that routing goes by and that nobody has to set.
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPolicy:
+    """Weights and bounds of the decision. Times are in seconds.
+
+    Attributes:
+        decode_weight: what a second of decoding counts beside a second until the first token.
+        demand_horizon: how far ahead the demand for an evicted model is looked at.
+        hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
+        hysteresis_share: more than this share of what it costs to stay.
+        tie_share: costs that differ by less are equal.
+        tier_seconds: what a tier further away counts.
+        background_patience: how long background calls wait behind people.
+        background_harm: what it may cost others meanwhile, for each second that it has waited.
+        prewarm_share: how busy a model's runners are before a background call loads it on an idle node.
+        overtake_limit: how often a request may be overtaken by ones behind it.
+        return_share: chats that go on after an answer, among all that got one, and
+        return_seconds: how long after it they usually do.
+        overdue_share: what is left of a request that runs longer than predicted, in usual services.
+        window: waiting requests that are all looked at; of those behind, one in
+        crowd: of each kind stands for all.
+        probe_requests: requests between two tries whether a runner has one more slot.
+        unheard_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
+            a chat goes, which costs a little where chats have one turn only.
+        busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
+    """
+
+    decode_weight: float = 0.3
+    demand_horizon: float = 60.0
+    hysteresis_seconds: float = 0.5
+    hysteresis_share: float = 0.15
+    tie_share: float = 0.05
+    tier_seconds: float = 10.0
+    background_patience: float = 10.0
+    background_harm: float = 0.1
+    prewarm_share: float = 0.5
+    overtake_limit: int = 16
+    return_share: float = 0.5
+    return_seconds: float = 60.0
+    overdue_share: float = 0.25
+    window: int = 6
+    crowd: int = 16
+    probe_requests: int = 64
+    unheard_peers: bool = False
+    busy_percent: float = 50.0
+
+
+# --- ollama_pack.fleet.cost ---
+# What sending a request to a node costs, term by term.
+#
+#     C = wait + load + (P - hit) / pp + a * E[out] * tpot * (b + 1) / slots + evict
+#
+# The first three terms are the predicted time to first token, which the user sees; the others are what the
+# choice costs later, and costs others. Every term is in seconds and never negative.
+
+
+@dataclass(frozen=True, slots=True)
+class CostTerms:
+    """The terms of C for one request on one node, in seconds.
+
+    Attributes:
+        wait: until a slot is free, or until a load can begin.
+        load: reading the weights into memory; 0 when they are there.
+        prompt: evaluating what no kept prefix covers.
+        decode: sharing the runner with those that decode on it, weighted.
+        evict: what others lose: a model that is unloaded, a chat's prefix that is overwritten.
+        tier: the distance of the node's tier.
+    """
+
+    wait: float = 0.0
+    load: float = 0.0
+    prompt: float = 0.0
+    decode: float = 0.0
+    evict: float = 0.0
+    tier: float = 0.0
+
+    @property
+    def predict_ttft(self) -> float:
+        """The predicted time to first token: what the user sees."""
+        return self.wait + self.load + self.prompt
+
+    @property
+    def total(self) -> float:
+        """C: what the choice goes by."""
+        return self.wait + self.load + self.prompt + self.decode + self.evict + self.tier
+
+    def as_dict(self) -> dict[str, float]:
+        """The terms by name, for an explanation or a log."""
+        names = ("wait", "load", "prompt", "decode", "evict", "tier")
+        return {name: getattr(self, name) for name in names}
+
+
+def predict_prompt(tokens: int, hit: int, busy: int, rates: PairRates) -> float:
+    """Seconds to evaluate a prompt of which `hit` tokens are held.
+
+    Before the rates are learned, those that are answered already count as many times the prompt as there
+    are of them: (P - hit + 1) * (b + 1).
+    """
+    return max(0, tokens - hit) * prompt_pace(busy, rates) + prompt_head(busy, rates)
+
+
+def prompt_pace(busy: int, rates: PairRates) -> float:
+    """Seconds that each further token of a prompt takes."""
+    return (1 if rates.learned else busy + 1) / rates.prompt
+
+
+def prompt_head(busy: int, rates: PairRates) -> float:
+    """Seconds that a prompt takes of which all is held."""
+    return 0.0 if rates.learned else (busy + 1) / rates.prompt
+
+
+def predict_output(rates: PairRates, *, background: bool, limit: int = 0) -> float:
+    """Tokens that an answer is expected to have, never above the limit that the client set."""
+    expected = rates.background_output if background else rates.output
+    return min(expected, limit) if limit else expected
+
+
+def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy: RoutingPolicy) -> float:
+    """The term for decoding beside `busy` others; nothing is known of it before the rates are learned."""
+    if not rates.learned:
+        return 0.0
+    return policy.decode_weight * output * rates.token * (busy + 1) / slots
+
+
+def evict_model(rates: PairRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
+    """What unloading a model costs those who will ask for it.
+
+    Args:
+        rates: of the model that is unloaded.
+        demand: requests a second for it, over all nodes.
+        other_holders: other nodes that have it in memory: they share the demand, and take it over.
+        policy: its horizon.
+    """
+    here = demand / (other_holders + 1)
+    return (rates.load + rates.service) * min(1.0, here * policy.demand_horizon) / (other_holders + 1)
+
+
+def overwrite_prefix(prefix: KeptPrefix, now: float, rates: PairRates, policy: RoutingPolicy) -> float:
+    """What overwriting a prefix costs its chat, should that go on: the time to evaluate it again."""
+    age = max(0.0, now - prefix.used_at)
+    returns = policy.return_share * math.exp(-age / policy.return_seconds)
+    return returns * (prefix.tokens + prefix.output) / rates.prompt
+
+
+_MATTERS = 0.05  # seconds
+
+
+def explain_terms(terms: Mapping[str, float]) -> str:
+    """The terms that matter, the largest first: `wait 1.2 s + prompt 0.4 s`."""
+    told = sorted(((value, name) for name, value in terms.items() if value >= _MATTERS), reverse=True)
+    return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"
+
+
+# --- ollama_pack.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fleet.naming ---
+# Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+
+
+@lru_cache(maxsize=1024)
+def fold_name(name: str) -> str:
+    """The form in which two names of one model are equal: in lower case, without the default tag."""
+    folded = name.lower()
+    stem, tag = split_tag(folded)
+    return stem if tag == DEFAULT_TAG else folded
+
+
+# --- ollama_pack.fleet.queue ---
+# Who comes next: start-time fair queueing between users, background calls behind people.
+#
+# Each request gets a start tag, the later of the queue's virtual time and the end of its user's request before;
+# the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). A user who sends many
+# requests at once gets tags further and further away, and another user's first request goes before them.
+
+# The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
+RESERVED_SHARE = 0.25
+MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
+
+
+@dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
+class WaitingRequest:
+    """A request that waits.
+
+    Attributes:
+        request: what waits.
+        models: names of its models, as `fold_name` makes them.
+        start: its start tag, in seconds of service on the queue's virtual clock.
+        cost: the seconds of service that it is expected to take.
+        number: counts the requests; breaks ties.
+        came: when it came, on the caller's clock.
+        overtaken: how often a request behind it was bound before it.
+        tried: nodes that have failed it.
+        kind: equal for requests that any node would treat alike, but for their prompts. A string, because
+            decisions count them, and a string computes its hash once.
+    """
+
+    request: FleetRequest
+    models: tuple[str, ...]
+    start: float
+    cost: float
+    number: int
+    came: float
+    overtaken: int = 0
+    tried: frozenset[str] = field(default_factory=frozenset)
+    kind: str = ""
+
+    @property
+    def place(self) -> tuple[float, int]:
+        return self.start, self.number
+
+
+class FairQueue:
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+
+    def __init__(self, limit: int, patience: float) -> None:
+        self.limit = limit
+        self._patience = patience
+        self._people: list[WaitingRequest] = []
+        self._background: list[WaitingRequest] = []
+        self._by_id: dict[str, WaitingRequest] = {}
+        self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
+        self._waiting_of: dict[str, int] = {}
+        self._virtual = 0.0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._by_id
+
+    def __iter__(self) -> Iterator[WaitingRequest]:
+        return iter(self._by_id.values())
+
+    def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
+        """Take a request in.
+
+        Raises:
+            QueueFullError: there is no place, or none for this user or for a background call.
+        """
+        own = self._waiting_of.get(request.user, 0)
+        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        if len(self) >= self.limit - reserved:
+            raise QueueFullError(self.limit, len(self), own)
+        self._count += 1
+        start = max(self._virtual, self._ends.get(request.user, 0.0))
+        self._ends[request.user] = start + cost
+        models = tuple(map(fold_name, request.models))
+        kind = repr((models, request.background, request.context, request.options))
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
+        self._insert(entry)
+        return entry
+
+    def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
+        """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
+        if failed_node:
+            entry.tried |= {failed_node}
+            entry.kind += f" {failed_node}"
+        self._insert(entry)
+
+    def _insert(self, entry: WaitingRequest) -> None:
+        self._by_id[entry.request.id] = entry
+        user = entry.request.user
+        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        insort(self._list_of(entry), entry, key=_place)
+
+    def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
+        return self._background if entry.request.background else self._people
+
+    def order(self, now: float) -> list[WaitingRequest]:
+        """All that wait, in fair order; background calls that have waited long enough among the people."""
+        since = now - self._patience
+        ripe = [entry for entry in self._background if entry.came <= since]
+        if not ripe:
+            return self._people + self._background
+        behind = [entry for entry in self._background if entry.came > since]
+        return sorted(self._people + ripe, key=_place) + behind
+
+    def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
+        """Whether it is a person's, or has waited behind people for long enough."""
+        return not entry.request.background or entry.came <= now - self._patience
+
+    def ripens_at(self) -> float | None:
+        """When the next background call has waited long enough; None when none waits."""
+        return min((entry.came + self._patience for entry in self._background), default=None)
+
+    def bound(self, request_id: str, now: float) -> WaitingRequest:
+        """Take out a request that has a node. Those before it in fair order have been overtaken."""
+        entry = self._by_id[request_id]
+        if self.is_ripe(entry, now):
+            for other in self._people[: bisect_left(self._people, entry.place, key=_place)]:
+                other.overtaken += 1
+        self._virtual = max(self._virtual, entry.start)
+        self._remove(entry)
+        return entry
+
+    def cancel(self, request_id: str) -> None:
+        """Take out a request that nobody wants any more. Its user gets the time back."""
+        entry = self._by_id[request_id]
+        self._remove(entry)
+        if entry.request.user in self._ends:
+            self._ends[entry.request.user] -= entry.cost
+
+    def _remove(self, entry: WaitingRequest) -> None:
+        user = entry.request.user
+        del self._by_id[entry.request.id]
+        self._list_of(entry).remove(entry)
+        self._waiting_of[user] -= 1
+        if not self._waiting_of[user]:
+            del self._waiting_of[user]
+        if not self._by_id:  # nobody waits, so nobody has had more than a fair share: all begin anew
+            self._virtual = max(self._virtual, *self._ends.values()) if self._ends else self._virtual
+            self._ends.clear()
+        elif len(self._ends) > 2 * len(self._waiting_of) + MAX_TAGS:  # tags of the past mean nothing
+            self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
+
+
+def _place(entry: WaitingRequest) -> tuple[float, int]:
+    return entry.place
+
+
+# --- ollama_pack.fleet.rendezvous ---
+# Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#
+# Workers that do not hear of one another reckon the same node for the same chat, so that its next turn finds
+# its prefix there whichever worker it comes to. A node is passed over while it has more than its share.
+
+LOAD_BOUND = 1.25
+
+
+@lru_cache(maxsize=16384)
+def rendezvous_score(chat: str, node: str, weight: float) -> float:
+    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
+
+    The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
+    Tables", 2005).
+    """
+    digest = blake2b(f"{node}\\0{chat}".encode(errors="replace"), digest_size=8).digest()
+    uniform = (int.from_bytes(digest) + 0.5) / 2**64
+    return -weight / math.log(uniform) if weight > 0 else 0.0
+
+
+def may_take(load: int, total: int, share: float) -> bool:
+    """Whether a node may get one more without having more than its share of all, and a quarter.
+
+    The bound is ceil(c * share * (total + 1)) (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with
+    Bounded Loads", 2018).
+
+    Args:
+        load: what the node has.
+        total: what all nodes have.
+        share: of the node in all weights.
+    """
+    return load + 1 <= math.ceil(LOAD_BOUND * share * (total + 1))
+
+
+# --- ollama_pack.fleet.timeline ---
+# A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#
+# The decision places each waiting request here, in fair order, so that the ones behind see the queue as it is.
+
+# The model's name as `fold_name` makes it, the request's kind, its limit on the output.
+QuoteKey = tuple[str, str, int]
+
+_UNKNOWN = PairRates()
+
+
+@dataclass(slots=True)
+class VirtualRunner:
+    """A runner in the virtual future: when it is loaded, when each of its slots is free."""
+
+    blob: str
+    size: int
+    context: int
+    options: RunnerOptions | None
+    ready_at: float
+    free_at: list[float]  # sorted, one for each slot
+    prefixes: tuple[KeptPrefix, ...] = ()
+    keeps: int = 1
+
+    def fits(self, context: int, options: RunnerOptions) -> bool:
+        """Whether it answers without being loaded anew."""
+        big_enough = not context or not self.context or self.context >= context
+        return big_enough and (not options or self.options == options)
+
+
+@dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
+class Quote:
+    """What a node can offer to requests for one model, whatever their prompt. Times are in seconds.
+
+    Attributes:
+        base: wait + load + decode + tier: what does not depend on the prompt.
+        wait, load, decode, evict: as in `CostTerms`.
+        pace: seconds for each token of the prompt that is not held, and
+        head: before the first of them: `predict_prompt` in its two parts.
+        starts_at: when the prompt can begin.
+        starts_now: whether the node can begin, with a load or with the prompt, at this very moment.
+        model: the name by which the node knows the model.
+        blob: the weights.
+        rates: of the node with these weights.
+        prefixes: what the runner that answers still holds.
+        reused: the runner that answers; None: one is loaded.
+        victims: blobs that are unloaded first.
+    """
+
+    base: float
+    wait: float
+    load: float
+    decode: float
+    evict: float
+    pace: float
+    head: float
+    starts_at: float
+    starts_now: bool
+    model: str
+    blob: str
+    rates: PairRates
+    prefixes: tuple[KeptPrefix, ...]
+    reused: VirtualRunner | None
+    victims: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Clearing:
+    """What it takes before a node can load weights of some size.
+
+    Attributes:
+        begins: when the load can begin.
+        evict: what unloading the victims costs others, in seconds.
+        victims: the blobs that are unloaded.
+    """
+
+    begins: float
+    evict: float
+    victims: tuple[str, ...]
+
+
+class VirtualNode:
+    """One node's future. Changed by `place` and `reserve` alone.
+
+    Attributes:
+        view: the node as it is now.
+        runners: by the digest of their weights.
+        quotes: what it can offer, as long as nothing changes.
+    """
+
+    __slots__ = (
+        "_clearings",
+        "_fleet",
+        "_held",
+        "_loading_until",
+        "_now",
+        "_placed",
+        "_policy",
+        "_reserved",
+        "_tier",
+        "quotes",
+        "runners",
+        "view",
+    )
+
+    def __init__(
+        self, view: NodeView, fleet: FleetView, held: Mapping[str, int], policy: RoutingPolicy
+    ) -> None:
+        """Begin with what the node does now.
+
+        Args:
+            view: the node.
+            fleet: the moment, and what is asked for.
+            held: blob → how many nodes have it in memory, kept up to date by the caller.
+            policy: weights and bounds.
+        """
+        self.view = view
+        self.runners = {
+            runner.blob: _virtual_runner(runner, view, fleet.now, policy) for runner in view.runners
+        }
+        self._placed = 0
+        self._fleet = fleet
+        self._now = fleet.now
+        self._held = held
+        self._policy = policy
+        self._tier = policy.tier_seconds * view.tier
+        self._loading_until = max(fleet.now, view.loading_until)
+        self._reserved = False
+        self.quotes: dict[QuoteKey, Quote] = {}
+        self._clearings: dict[tuple[int, str], Clearing] = {}
+
+    @property
+    def running(self) -> int:
+        """Requests that it answers, those that were placed here included."""
+        return self._placed + sum([len(runner.ends) for runner in self.view.runners])
+
+    def forget_quotes(self) -> None:
+        """Somewhere a model was evicted: what evicting it here costs has changed."""
+        self.quotes.clear()
+        self._clearings.clear()
+
+    def reserve(self) -> None:
+        """Nobody behind may begin here now."""
+        self._reserved = True
+        self.quotes.clear()
+
+    def is_open(self) -> bool:
+        """Whether it could begin anything at this moment."""
+        if self._reserved:
+            return False
+        now = self._now
+        for runner in self.runners.values():
+            if runner.free_at[0] <= now and runner.ready_at <= now:
+                return True
+        used = sum(runner.size for runner in self.runners.values())
+        return self._loading_until <= now and (not self.runners or used < self.view.room)
+
+    def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
+        """What it can offer for a model that it has, to any request of this kind; kept in `quotes`.
+
+        Args:
+            key: the model, and what else of the request the quote depends on.
+            request: one of that kind.
+        """
+        model = self.view.models[key[0]]
+        rates = self.view.rates.get(model.blob, _UNKNOWN)
+        runner = self.runners.get(model.blob)
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        if runner and runner.fits(request.context, request.options):
+            made = self._offer_runner(model, runner, rates, output)
+        else:
+            made = self._offer_load(model, rates, output)
+        self.quotes[key] = made
+        return made
+
+    def _offer_runner(
+        self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
+    ) -> Quote:
+        now, free_at = self._now, runner.free_at
+        starts = max(now, runner.ready_at, free_at[0])
+        busy = len(free_at) - bisect_right(free_at, starts)
+        evict = 0.0
+        if len(runner.prefixes) >= runner.keeps:
+            evict = overwrite_prefix(runner.prefixes[-1], now, rates, self._policy)
+        decode = decode_share(output, busy, len(free_at), rates, self._policy)
+        return Quote(  # by position: by name takes twice as long, and here it counts
+            starts - now + decode + self._tier,
+            starts - now,
+            0.0,
+            decode,
+            evict,
+            prompt_pace(busy, rates),
+            prompt_head(busy, rates),
+            starts,
+            starts <= now and not self._reserved,
+            model.name,
+            runner.blob,
+            rates,
+            runner.prefixes,
+            runner,
+        )
+
+    def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
+        own = model.blob if model.blob in self.runners else ""
+        found = self._clearings.get((model.size, own))
+        if found is None:
+            found = self._clearings[model.size, own] = self._clear(model.size, own)
+        decode = decode_share(output, 0, rates.slots, rates, self._policy)
+        wait = found.begins - self._now
+        return Quote(
+            wait + rates.load + decode + self._tier,
+            wait,
+            rates.load,
+            decode,
+            found.evict,
+            prompt_pace(0, rates),
+            prompt_head(0, rates),
+            found.begins + rates.load,
+            wait <= 0 and not self._reserved,
+            model.name,
+            model.blob,
+            rates,
+            (),
+            None,
+            found.victims,
+        )
+
+    def _clear(self, size: int, own: str) -> Clearing:
+        """Make room as Ollama does: those that are idle go first. A runner that is loaded anew goes, too."""
+        others = [runner for runner in self.runners.values() if runner.blob != own]
+        if len(others) > 1:
+            others.sort(key=_idle_at)
+        needed = size - self.view.room
+        for runner in others:
+            needed += runner.size
+        gone = [self.runners[own]] if own else []
+        begins, evict = self._loading_until, 0.0
+        for runner in others:
+            if needed <= 0:
+                break
+            gone.append(runner)
+            needed -= runner.size
+            evict += self._evict(runner.blob)
+        for runner in gone:
+            begins = max(begins, runner.free_at[-1], runner.ready_at)
+        return Clearing(begins, evict, tuple([runner.blob for runner in gone]))
+
+    def _evict(self, blob: str) -> float:
+        rates = self.view.rates.get(blob, _UNKNOWN)
+        others = max(0, self._held.get(blob, 1) - 1)
+        return evict_model(rates, self._fleet.demand.get(blob, 0.0), others, self._policy)
+
+    def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
+        """Let a request take the slot that was quoted, for so many seconds from when it starts."""
+        self.forget_quotes()
+        self._placed += 1
+        runner = quote.reused or self._load(quote, request)
+        del runner.free_at[0]
+        insort(runner.free_at, quote.starts_at + service)
+        runner.prefixes = runner.prefixes[: runner.keeps - 1]  # the last used stay
+
+    def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
+        for blob in quote.victims:
+            del self.runners[blob]
+        size = next(model.size for model in self.view.models.values() if model.blob == quote.blob)
+        self._loading_until = quote.starts_at
+        runner = self.runners[quote.blob] = VirtualRunner(
+            quote.blob,
+            size,
+            request.context,
+            request.options,
+            quote.starts_at,
+            [quote.starts_at] * quote.rates.slots,
+            keeps=quote.rates.keeps,
+        )
+        return runner
+
+
+def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: RoutingPolicy) -> VirtualRunner:
+    free_at = sorted(runner.ends)
+    if free_at and free_at[0] <= now:  # longer than predicted: how long still, nobody knows
+        overdue = now + policy.overdue_share * node.rates.get(runner.blob, _UNKNOWN).service
+        free_at = sorted([end if end > now else overdue for end in free_at])
+    idle = runner.slots - len(free_at)
+    free_at = [0.0] * idle + free_at if idle >= 0 else free_at[-idle:]
+    return VirtualRunner(
+        runner.blob,
+        runner.size,
+        runner.context,
+        runner.options,
+        runner.ready_at,
+        free_at,
+        runner.prefixes,
+        runner.keeps,
+    )
+
+
+def _idle_at(runner: VirtualRunner) -> float:
+    return runner.free_at[-1]
+
+
+# --- ollama_pack.fleet.binding ---
+# Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#
+# Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
+# already placed. If the best node can begin now, bind; if not, place the request there virtually and go on, so
+# that those behind see the true queue. A request that is not bound may think otherwise the next time.
+
+# What a node would cost a request: total, hit, own, node and quote of the offer that it stands for. A tuple,
+# because a decision looks at many and makes an `Offer` of one.
+Bid = tuple[float, int, bool, VirtualNode, Quote]
+
+
+@dataclass(slots=True)
+class Offer:
+    """What one node would cost one request.
+
+    Attributes:
+        total: C, which the choice goes by.
+        node: the node.
+        quote: what the node offers to any request.
+        hit: tokens of the prompt that need no evaluation.
+        own: they are this chat's own, not only a system prompt that chats share.
+        prompt: seconds to evaluate the rest.
+    """
+
+    total: float
+    node: VirtualNode
+    quote: Quote
+    hit: int
+    own: bool
+    prompt: float
+
+    @property
+    def model(self) -> str:
+        """The name by which the node knows the model."""
+        return self.quote.model
+
+    @property
+    def harm(self) -> float:
+        """Seconds that others lose. A chat that goes on overwrites nothing but its own prefix."""
+        return 0.0 if self.own else self.quote.evict
+
+    def terms(self, policy: RoutingPolicy) -> CostTerms:
+        """C, term by term."""
+        quote = self.quote
+        tier = policy.tier_seconds * self.node.view.tier
+        return CostTerms(quote.wait, quote.load, self.prompt, quote.decode, self.harm, tier)
+
+
+@dataclass(slots=True)
+class Placement:
+    """Where a request goes: now, when `binds`, else as things stand.
+
+    Attributes:
+        entry: the request that waits.
+        model: which of its models answers, as `fold_name` makes it.
+        chosen: the offer that was taken.
+        bids: of all nodes that were asked.
+        unasked: nodes whose load alone takes longer than what was chosen.
+        binds: it begins now.
+    """
+
+    entry: WaitingRequest
+    model: str
+    chosen: Offer
+    bids: Sequence[Bid]
+    unasked: Sequence[VirtualNode]
+    binds: bool
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """Those of all nodes that were asked, the chosen one among them."""
+        return tuple(_offer(bid, self.entry.request) for bid in self.bids)
+
+
+@dataclass(slots=True)
+class Able:
+    """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
+
+    warm: list[VirtualNode]
+    cold: list[VirtualNode]
+    shortest_load: float
+
+    def without(self, names: Collection[str]) -> Self:
+        """All but the nodes of these names."""
+        warm = [node for node in self.warm if node.view.name not in names]
+        cold = [node for node in self.cold if node.view.name not in names]
+        return replace(self, warm=warm, cold=cold)
+
+
+class BindingPass:
+    """One walk through the waiting requests, over a view that does not change meanwhile.
+
+    Attributes:
+        holds_back: nothing is bound while no node can begin anything.
+    """
+
+    holds_back = True
+
+    def __init__(
+        self,
+        view: FleetView,
+        policy: RoutingPolicy,
+        dice: Random,
+        is_ripe: Callable[[WaitingRequest], bool],
+    ) -> None:
+        self._view = view
+        self._policy = policy
+        self._dice = dice
+        self._is_ripe = is_ripe
+        self._held = Counter(runner.blob for node in view.nodes for runner in node.runners)
+        self._nodes = [VirtualNode(node, view, self._held, policy) for node in view.nodes if node.weight > 0]
+        self._open = {node.view.name for node in self._nodes if node.is_open()}
+        self._having: dict[str, Able] = {}
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place requests until nothing more can begin now; those that begin are the ones that bind."""
+        placed = []
+        for entry, crowd in self._looked_at(waiting):
+            if not self._open:
+                break
+            placement = self.place(entry, ripe=self._is_ripe(entry), crowd=crowd)
+            if placement:
+                placed.append(placement)
+        return placed
+
+    def _looked_at(self, waiting: Sequence[WaitingRequest]) -> Iterator[tuple[WaitingRequest, int]]:
+        """The requests to place, each with how many it stands for, so that a long queue takes no longer.
+
+        The first `window` stand for themselves; of those behind, one in `crowd` of each kind stands for all.
+        """
+        window, most = self._policy.window, self._policy.crowd
+        yield from ((entry, 1) for entry in waiting[:window])
+        kinds = [entry.kind for entry in waiting[window:]]
+        behind = Counter(kinds)
+        passed = dict.fromkeys(behind, 0)
+        for place, kind in enumerate(kinds, start=window):
+            before = passed[kind]
+            passed[kind] = before + 1
+            if before % most == 0:
+                yield waiting[place], min(most, behind[kind] - before)
+
+    def place(self, entry: WaitingRequest, *, ripe: bool, crowd: int = 1) -> Placement | None:
+        """Place one request on the timeline, for `crowd` of its kind; None when no node may answer it."""
+        request = entry.request
+        model, able = self._able(entry)
+        if not able.warm and not able.cold:
+            return None
+        key = (model, entry.kind, request.max_output)
+        pressing = entry.overtaken >= self._policy.overtake_limit
+        bids = self._bids(able, key, request, pressing=pressing)
+        chosen = _offer(self._choose(bids, request), request)
+        may_harm = self._policy.background_harm * (self._view.now - entry.came)
+        binds = chosen.quote.starts_now and (ripe or chosen.harm <= may_harm)
+        if ripe or binds:
+            self._take(chosen, request, 1 if binds else crowd)
+        if pressing and not binds:
+            chosen.node.reserve()
+            self._open.discard(chosen.node.view.name)
+        unasked = able.cold if len(bids) == len(able.warm) else []
+        return Placement(entry, model, chosen, bids, unasked, binds)
+
+    def _able(self, entry: WaitingRequest) -> tuple[str, Able]:
+        """The first model that any node has, and the nodes."""
+        for model in entry.models:
+            able = self._nodes_with(model)
+            if entry.tried:
+                able = able.without(entry.tried)
+            if able.warm or able.cold:
+                return model, able
+        return "", Able([], [], math.inf)
+
+    def _nodes_with(self, model: str) -> Able:
+        """The nodes that have a model, remembered until something is loaded on the timeline."""
+        found = self._having.get(model)
+        if found is None:
+            found = self._having[model] = Able([], [], math.inf)
+            for node in self._nodes:
+                installed = node.view.models.get(model)
+                if installed is None:
+                    continue
+                if installed.blob in node.runners:
+                    found.warm.append(node)
+                else:
+                    found.cold.append(node)
+                    found.shortest_load = min(found.shortest_load, node.view.rates[installed.blob].load)
+        return found
+
+    def _bids(self, able: Able, key: QuoteKey, request: FleetRequest, *, pressing: bool) -> list[Bid]:
+        """The bids that may be the best: nodes that load are asked when waiting takes as long."""
+        bids = self._ask(able.warm, key, request, pressing=pressing)
+        best = min([bid[0] for bid in bids], default=math.inf)
+        if request.background or best * (1 + self._policy.tie_share) >= able.shortest_load:
+            bids += self._ask(able.cold, key, request, pressing=pressing)
+        return bids
+
+    def _ask(
+        self, nodes: Sequence[VirtualNode], key: QuoteKey, request: FleetRequest, *, pressing: bool
+    ) -> list[Bid]:
+        """What each of some nodes would cost a request. Most of a decision's time is spent here."""
+        bids: list[Bid] = []
+        blocks, tokens, background = request.blocks, request.tokens, request.background
+        for node in nodes:
+            quote = node.quotes.get(key) or node.quote(key, request)
+            hit, own = 0, False
+            for prefix in quote.prefixes:
+                covered = prefix_hit(prefix, blocks)
+                if covered > hit:
+                    hit, own = covered, covered >= prefix.tokens
+            total = quote.base + (tokens - hit) * quote.pace + quote.head
+            if not own and not pressing:
+                total += quote.evict
+            if background and quote.load and not quote.victims and self._is_short_of(quote):
+                total -= quote.load  # nobody waits for it, and the next person finds one more node ready
+            bids.append((total, hit, own, node, quote))
+        return bids
+
+    def _is_short_of(self, quote: Quote) -> bool:
+        """Whether the nodes that have the model in memory are busy with it for most of the time."""
+        rates = quote.rates
+        busy = self._view.demand.get(quote.blob, 0.0) * rates.service
+        return busy > self._policy.prewarm_share * rates.slots * self._held[quote.blob]
+
+    def _choose(self, bids: Sequence[Bid], request: FleetRequest) -> Bid:
+        """The cheapest bid, but a chat stays at home unless leaving saves enough; equals by chance."""
+        best = min([bid[0] for bid in bids])
+        if home := [bid for bid in bids if bid[2]]:
+            nearest = max(home, key=_hit)
+            if nearest[0] - best <= self._slack(nearest[0]):
+                return nearest
+        elif self._policy.unheard_peers and (agreed := self._agreed(bids, best, request)):
+            return agreed
+        limit = best * (1 + self._policy.tie_share)
+        equal = [bid for bid in bids if bid[0] <= limit]
+        if len(equal) > 1:
+            equal = [bid for bid in equal if bid[4].starts_now] or equal
+        return self._among(equal)
+
+    def _slack(self, cost: float) -> float:
+        """What leaving a place of this cost has to save."""
+        return max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * cost)
+
+    def _agreed(self, bids: Sequence[Bid], best: float, request: FleetRequest) -> Bid | None:
+        """Where any worker would put a chat that this one does not remember; None when there is no choice."""
+        chat = request.chat
+        if not chat or request.background:  # titles would overwrite the prefix that they are agreed for
+            return None
+        limit = best + self._slack(best)
+        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused and bid[4].starts_now]
+        if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
+            return None
+        total = sum([bid[3].running for bid in bids])
+        weights = sum([bid[3].view.weight for bid in bids])
+        free = [bid for bid in close if may_take(bid[3].running, total, bid[3].view.weight / weights)]
+        return max(
+            free, key=lambda bid: rendezvous_score(chat, bid[3].view.name, bid[3].view.weight), default=None
+        )
+
+    def _among(self, equal: Sequence[Bid]) -> Bid:
+        """One of them by chance, as often as their nodes' weights say."""
+        if len(equal) == 1:
+            return equal[0]
+        return self._dice.choices(equal, [bid[3].view.weight for bid in equal])[0]
+
+    def _all_bids(self, entry: WaitingRequest) -> list[Bid]:
+        """Those of all nodes, for the strategies that do not go by cost."""
+        model, able = self._able(entry)
+        key = (model, entry.kind, entry.request.max_output)
+        return self._ask([*able.warm, *able.cold], key, entry.request, pressing=False)
+
+    def _give(self, entry: WaitingRequest, bid: Bid, bids: Sequence[Bid]) -> Placement:
+        """Let a request begin where a strategy has decided."""
+        chosen = _offer(bid, entry.request)
+        self._take(chosen, entry.request, 1)
+        return Placement(entry, self._able(entry)[0], chosen, bids, (), binds=True)
+
+    def _take(self, offer: Offer, request: FleetRequest, crowd: int) -> None:
+        quote, name = offer.quote, offer.node.view.name
+        output = predict_output(quote.rates, background=request.background, limit=request.max_output)
+        offer.node.place(quote, request, crowd * (offer.prompt + output * quote.rates.token))
+        if quote.reused is None:
+            self._having.clear()
+            self._held.update([quote.blob])
+            self._held.subtract(quote.victims)
+            for node in self._nodes:  # evicting the same model elsewhere now costs more
+                if not node.runners.keys().isdisjoint(quote.victims):
+                    node.forget_quotes()
+        if name in self._open and not offer.node.is_open():
+            self._open.discard(name)
+
+
+def _hit(bid: Bid) -> int:
+    return bid[1]
+
+
+def _offer(bid: Bid, request: FleetRequest) -> Offer:
+    total, hit, own, node, quote = bid
+    return Offer(total, node, quote, hit, own, (request.tokens - hit) * quote.pace + quote.head)
+
+
+def plan_bindings(
+    view: FleetView,
+    waiting: Sequence[WaitingRequest],
+    policy: RoutingPolicy,
+    dice: Random,
+    is_ripe: Callable[[WaitingRequest], bool] = lambda _: True,
+) -> list[Placement]:
+    """Decide which waiting requests begin now: a pure function but for the dice.
+
+    Args:
+        view: the fleet at this moment.
+        waiting: the requests in fair order.
+        policy: weights and bounds.
+        dice: breaks ties.
+        is_ripe: whether a request need not wait behind people (any more).
+    """
+    return BindingPass(view, policy, dice, is_ripe).bind(waiting)
+
+
+# --- ollama_pack.fleet.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.fleet.rates ---
+# How fast a node runs a model, learned from the durations that the engine reports.
+
+SAMPLES_TO_TRUST = 5
+SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
+MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
+MAX_SLOTS = 64
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
+WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """What an engine reports at the end of a request, in seconds and tokens.
+
+    Attributes:
+        total: from its arrival at the node to its end.
+        load: loading the model.
+        prompt: evaluating the prompt.
+        prompt_count: tokens of the prompt, those reused included.
+        decode: generating.
+        decode_count: tokens generated.
+        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
+    """
+
+    total: float
+    load: float = 0.0
+    prompt: float = 0.0
+    prompt_count: int = 0
+    decode: float = 0.0
+    decode_count: int = 0
+    hit: int | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
+        return max(0.0, self.total - self.load - self.prompt - self.decode)
+
+
+class Average:
+    """An exponentially weighted mean; its first samples are averaged plainly."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
+
+    def or_else(self, prior: float) -> float:
+        return self.value if self.count else prior
+
+
+class PairLearner:
+    """The rates of one (node, weights)."""
+
+    def __init__(self) -> None:
+        self.load = Average()
+        self.prompt = Average()
+        self.token = Average()
+        self.output = Average()
+        self.background_output = Average()
+        self.service = Average()
+        self._fast = 0
+
+    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
+        """Learn from one finished request.
+
+        Args:
+            spent: what the engine reports.
+            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
+            background: whether it was a background call, whose answers are shorter.
+            loaded: whether it made the node load the model.
+        """
+        if loaded and spent.load > 0:
+            self.load.add(spent.load)
+        if spent.decode > 0 and spent.decode_count > 1:
+            self.token.add(spent.decode / spent.decode_count)
+        if spent.decode_count:
+            (self.background_output if background else self.output).add(spent.decode_count)
+        if not background:
+            self.service.add(spent.prompt + spent.decode)
+        known = spent.hit if spent.hit is not None else hit
+        if known is not None:
+            self._observe_prompt(spent, known)
+
+    def _observe_prompt(self, spent: Durations, hit: int) -> None:
+        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
+        evaluated = spent.prompt_count - hit
+        if (
+            spent.prompt <= 0
+            or evaluated < MIN_PROMPT
+            or (spent.hit is None and 4 * hit > spent.prompt_count)
+        ):
+            return
+        rate = evaluated / spent.prompt
+        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
+        if self._fast == 0:
+            self.prompt.add(rate)
+        elif self._fast >= SAMPLES_TO_TRUST:
+            self.prompt.value, self._fast = rate, 0
+
+    def hit(self, spent: Durations) -> float:
+        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
+        if spent.hit is not None:
+            return spent.hit
+        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
+
+    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
+        """What is known, filled up with what is usual."""
+        return PairRates(
+            slots=slots,
+            keeps=keeps,
+            load=self.load.or_else(priors.load),
+            prompt=self.prompt.or_else(priors.prompt),
+            token=self.token.or_else(priors.token),
+            output=self.output.or_else(priors.output),
+            background_output=self.background_output.or_else(priors.background_output),
+            service=self.service.or_else(priors.service),
+            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+        )
+
+
+class SlotLearner:
+    """How many requests a runner answers at once: what its row says, else learned, from one upwards.
+
+    While requests wait, one more than is known to work is tried now and then. If it is answered without
+    waiting in the engine's queue the runner has that slot; if not, the next try is twice as far away.
+    """
+
+    def __init__(self, declared: int | None, probe_requests: int) -> None:
+        self.slots = declared or 1
+        self._declared = declared is not None
+        self._every = probe_requests
+        self._until_try = 0
+        self._waited = 0
+        self._held_back = 0
+
+    @property
+    def offered(self) -> int:
+        """The slots to count on now, the one that is tried included."""
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
+        return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
+
+    def observe(self, beside: int, wait: float) -> None:
+        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
+        self._until_try -= 1
+        if self._declared:
+            return
+        self._waited = self._waited + 1 if 0 < beside < self.slots and wait >= WAIT_NOISE else 0
+        if self._waited >= SAMPLES_TO_TRUST:  # it has fewer than it had
+            self.slots, self._waited = beside, 0
+        elif beside >= self.slots and wait < WAIT_NOISE:
+            self.slots = min(MAX_SLOTS, beside + 1)
+        elif beside >= self.slots and self._until_try <= 0:
+            self._until_try = self._every
+            self._every = min(2 * self._every, 4096)
+
+
+# --- ollama_pack.fleet.pairs ---
+# What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one answered request teaches.
+
+    Attributes:
+        spent: what the engine reports.
+        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
+        matched: the tokens of that match.
+        beside: requests that ran there when it was sent.
+        background: it was a background call.
+        loaded: it made the node load the model.
+    """
+
+    spent: Durations
+    depth: int
+    matched: int
+    beside: int
+    background: bool
+    loaded: bool
+
+
+class PairState:
+    """What was learned of one node with one set of weights."""
+
+    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
+        self.rates = PairLearner()
+        self.slots = SlotLearner(declared_slots, policy.probe_requests)
+        self.keeps = KeepsLearner()
+
+    def known(self, priors: PairRates) -> PairRates:
+        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+
+    def learn(self, lesson: Lesson) -> None:
+        """Take in one answered request."""
+        known = self.rates.prompt.count > 0
+        if known:
+            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
+        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
+        self.rates.observe(
+            lesson.spent,
+            None if unsure else lesson.matched,
+            background=lesson.background,
+            loaded=lesson.loaded,
+        )
+        if not lesson.loaded:
+            self.slots.observe(lesson.beside, lesson.spent.wait)
+
+
+# --- ollama_pack.fleet.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: tokens that the runner is loaded for; 0: unknown.
+        options: what else it is loaded with.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled, refused, or never sent."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's."""
+
+    request_id: str
+    node_down: bool
+
+
+FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.fleet.nodes ---
+# The `nodes` valve: a row a line, read once.
+#
+# For example::
+#
+#     gpu0  http://gpu0:11434                       # an Ollama
+#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+#     old   http://old:11434   tier=1               # only when the others are slow to answer
+#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+
+NodeKind = Literal["ollama", "openai"]
+
+MAX_NODES = 64
+MAX_TIER = 9
+MAX_WEIGHT = 100.0
+MAX_DECLARED_SLOTS = 1024
+
+_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_KEY = re.compile(r"(\bkey=)\S+")
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node, as the admin describes it.
+
+    Attributes:
+        name: what status lines and logs call it.
+        url: its address, without a slash at the end.
+        kind: what it speaks.
+        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
+        tier: nodes of a higher tier answer when those of lower ones are slow to.
+        slots: how many requests a model answers at once there; None: to be learned.
+        agent: address of its `gpu_agent`; empty: none.
+        key: sent as a bearer token; empty: none. In no message.
+        line: its number in the text, from 1.
+    """
+
+    name: str
+    url: str
+    kind: NodeKind = "ollama"
+    weight: float = 1.0
+    tier: int = 0
+    slots: int | None = None
+    agent: str = ""
+    key: str = field(default="", repr=False)
+    line: int = field(default=0, compare=False)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_nodes(text: str) -> tuple[NodeRow, ...]:
+    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        NodeTableError: naming the row and what is wrong with it.
+    """
+    rows: list[NodeRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _NODE_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_node(line, written))
+                _refuse_repeated(rows)
+            except ValueError as fault:
+                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+    return tuple(rows)
+
+
+def _parse_node(line: int, written: str) -> NodeRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    name, *rest = written.split()
+    if not rest or "://" not in rest[0]:
+        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+    if not _NODE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+        )
+    url, *settings = rest
+    return NodeRow(name, _address(url), line=line, **_settings(settings))
+
+
+def _settings(written: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in written:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in _READERS:
+            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name in found:
+            raise ValueError(f"{name}= is set twice")
+        found[name] = _READERS[name](value)
+    return found
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable():
+        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+    if parts.username or parts.password:
+        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+    return value.rstrip("/")
+
+
+def _kind(value: str) -> NodeKind:
+    for kind in get_args(NodeKind):
+        if value == kind:
+            return kind  # type: ignore[no-any-return] # get_args tells no types
+    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+    return weight
+
+
+def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
+            return int(value)
+        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+
+    return read
+
+
+def _secret(value: str) -> str:
+    if not value:
+        raise ValueError("key= is empty: leave it out, or write the token after it")
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "kind": _kind,
+    "weight": _weight,
+    "tier": _whole_number("tier", 0, MAX_TIER),
+    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "agent": _address,
+    "key": _secret,
+}
+
+
+def _refuse_repeated(rows: list[NodeRow]) -> None:
+    *before, row = rows
+    for other in before:
+        if row.name == other.name:
+            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+        if row.url == other.url:
+            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+    if len(rows) > MAX_NODES:
+        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
+
+
+# --- ollama_pack.fleet.breaker ---
+# A breaker: after failures nothing is sent for a while, then one request tries.
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        threshold: failures in a row that open it.
+        shortest: seconds that it stays open the first time; each time after, twice as long,
+        longest: but not longer than this.
+    """
+
+    threshold: int = 1
+    shortest: float = 5.0
+    longest: float = 120.0
+
+
+class Breaker:
+    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
+
+    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
+    a failure nor a success.
+    """
+
+    def __init__(self, rule: BreakerRule) -> None:
+        self._rule = rule
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._trying = False
+
+    def state(self, now: float) -> BreakerState:
+        if self._retry_at is None:
+            return "closed"
+        return "half-open" if now >= self._retry_at else "open"
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may pass now. One that does is to be reported with `passed`."""
+        state = self.state(now)
+        return state == "closed" or (state == "half-open" and not self._trying)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When it lets one try; None while it is closed or one is trying."""
+        return None if self._trying else self._retry_at
+
+    def passed(self) -> None:
+        """A request was let through."""
+        self._trying = self._retry_at is not None
+
+    def succeeded(self) -> None:
+        """A request was answered: all is well."""
+        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
+
+    def gave_up(self) -> None:
+        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
+        self._trying = False
+
+    def failed(self, now: float) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new."""
+        if self.state(now) == "open" and not self._trying:
+            return
+        was_open = self._retry_at is not None
+        self._trying = False
+        self._failures += 1
+        if was_open:
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+        if was_open or self._failures >= self._rule.threshold:
+            self._retry_at = now + self._backoff
+
+
+# --- ollama_pack.fleet.foreign ---
+# Requests of clients that do not come through us, at one runner or on one node's GPU.
+#
+# They are not seen, only their traces: a runner that is busy without us, an engine's own count, a GPU at work.
+# Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
+# themselves for long enough, one of ours is sent to stand in the engine's own line.
+
+FOREIGN_PATIENCE = 2.0  # usual services that others may have a runner to themselves while ours wait
+STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
+MAX_FOREIGN = 1024
+
+
+@dataclass(slots=True)
+class ForeignLoad:
+    """What others do at one place. Times are seconds on the caller's clock.
+
+    Attributes:
+        count: requests of others.
+        ends_at: when they are predicted to end.
+        since: when they were first seen without one of ours there; None: they are not.
+        yields_at: when one of ours goes to stand behind them.
+        stale_at: when what was seen is forgotten.
+        sure: the engine itself has told; if not, it counts for nothing after `yields_at`.
+    """
+
+    count: int = 0
+    ends_at: float = 0.0
+    since: float | None = None
+    yields_at: float = 0.0
+    stale_at: float = 0.0
+    sure: bool = True
+
+    def seen(self, count: int, now: float, service: float) -> None:
+        """So many requests are there now, each of which usually takes so many seconds."""
+        self.count = min(count, MAX_FOREIGN)
+        if not self.count:
+            self.since = None
+            return
+        if self.since is None:
+            self.since = now
+        self.yields_at = self.since + FOREIGN_PATIENCE * service
+        self.stale_at = now + STALE_SERVICES * service
+        self.ends_at = now + service
+
+    def ours_ended(self, now: float) -> None:
+        """One of ours was there: now it is the others' turn again."""
+        if self.since is not None:
+            self.yields_at += now - self.since
+            self.since = now
+
+    def ends(self, now: float, slots: int) -> tuple[float, ...]:
+        """When each slot that others hold is free; later for those that wait for one."""
+        if not self.count or now >= self.stale_at:
+            return ()
+        held = self.count
+        if now >= self.yields_at:
+            held = min(held, slots - 1) if self.sure else 0
+        later = max(0, min(held - slots, slots))
+        service = max(0.0, self.ends_at - now)
+        return (self.ends_at,) * (min(held, slots) - later) + (self.ends_at + service,) * later
+
+    def changes_at(self) -> tuple[float, ...]:
+        """When `ends` changes though nothing is told."""
+        return (self.yields_at, self.stale_at) if self.count else ()
+
+
+# --- ollama_pack.fleet.runners ---
+# What is known of one node between two decisions: its models, its runners, what was learned of it.
+
+MODEL_RULE = BreakerRule(threshold=2)
+NODE_RULE = BreakerRule(threshold=1)
+GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """A line of a node's `/api/ps`.
+
+    Attributes:
+        model: the name by which it was loaded.
+        size: bytes in memory.
+        context: tokens that it was loaded for; 0: not told.
+        expires_at: when it is to be unloaded, on any clock that stays the same.
+        busy: that moment has passed, and still it is listed: it answers somebody.
+    """
+
+    model: str
+    size: int = 0
+    context: int = 0
+    expires_at: float = 0.0
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class RunnerState:
+    """A runner as it is believed to be.
+
+    Attributes:
+        ends: id of a request of ours → when it is predicted to end.
+        loading: nothing has shown yet that it is loaded.
+        touched: by us since the last probe: then it does not matter that `expires_at` moves.
+        foreign: what other clients do with it.
+        counted: the engine itself counts its requests, and tells.
+    """
+
+    blob: str
+    model: str
+    size: int
+    context: int
+    options: RunnerOptions | None
+    ready_at: float
+    loading: bool
+    ends: dict[str, float] = field(default_factory=dict)
+    mirror: PrefixMirror = field(default_factory=PrefixMirror)
+    expires_at: float = 0.0
+    touched: bool = True
+    foreign: ForeignLoad = field(default_factory=ForeignLoad)
+    counted: bool = False
+
+
+class NodeState:
+    """One node. Its memory is bounded by the models that it has."""
+
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
+        self.row = row
+        self.models: dict[str, InstalledModel] = {}  # by the names that it lists
+        self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
+        self.runners: dict[str, RunnerState] = {}
+        self.loading_until = 0.0
+        self.room = 0
+        self.draining = False
+        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.paused_until = 0.0
+        self.left_at = -math.inf  # when the last request of ours ended
+        self._seen: NodeView | None = None
+        self._seen_until = 0.0
+        self.breaker = Breaker(NODE_RULE)
+        self._policy = policy
+        self._priors = priors
+        self._pairs: dict[str, PairState] = {}
+        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
+        self._breakers: dict[str, Breaker] = {}
+
+    def pair(self, blob: str) -> PairState:
+        if blob not in self._pairs:
+            self._pairs[blob] = PairState(self.row.slots, self._policy)
+        return self._pairs[blob]
+
+    def known(self, blob: str) -> PairRates:
+        """The rates of one set of weights."""
+        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+
+    def learned(self, blob: str) -> None:
+        """The pair of these weights was told something."""
+        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        self.changed()
+
+    # --- its breakers: one of the node, and one of each model that has failed ---
+
+    def _on_the_way(self, model: str) -> Iterable[Breaker]:
+        own = self._breakers.get(model)
+        return (self.breaker, own) if own else (self.breaker,)
+
+    def lets_pass(self, model: str, now: float) -> bool:
+        """Whether a request may be sent to it now."""
+        return all(breaker.allows(now) for breaker in self._on_the_way(model))
+
+    def passed(self, model: str) -> None:
+        """A request is sent to it."""
+        for breaker in self._on_the_way(model):
+            breaker.passed()
+
+    def succeeded(self, model: str) -> None:
+        """A request was answered."""
+        self.breaker.succeeded()
+        self._breakers.pop(model, None)
+
+    def gave_up(self, model: str) -> None:
+        """A request ended and tells nothing."""
+        for breaker in self._on_the_way(model):
+            breaker.gave_up()
+
+    def failed(self, model: str, now: float, *, node_down: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
+        if node_down:
+            self.breaker.failed(now)
+        else:
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now)
+            self.breaker.gave_up()
+
+    def retry_at(self) -> Iterable[float]:
+        """When each of its open breakers lets one request try."""
+        if not self._breakers and self.breaker.retry_at is None:
+            return ()
+        breakers = (self.breaker, *self._breakers.values())
+        return [breaker.retry_at for breaker in breakers if breaker.retry_at is not None]
+
+    # --- what it tells ---
+
+    def probed(
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+    ) -> None:
+        """Take in what `/api/tags` and `/api/ps` say."""
+        if models != self.models:
+            self.models = dict(models)
+            named = {name: replace(model, name=name) for name, model in models.items()}
+            self.listed = named | {fold_name(name): model for name, model in named.items()}
+        blobs = {model.blob for model in models.values()}
+        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._rates = {blob: self.known(blob) for blob in blobs}
+        self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        listed = {self._blob(resident): resident for resident in residents}
+        for blob, runner in list(self.runners.items()):
+            if blob not in listed and not runner.loading and not runner.ends:
+                del self.runners[blob]
+        for blob, resident in listed.items():
+            self._meet(blob, resident, now)
+        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
+        self.room = max(self.room, loaded)
+
+    def _blob(self, resident: ResidentModel) -> str:
+        model = self.listed.get(fold_name(resident.model))
+        return model.blob if model else resident.model
+
+    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
+        """Compare a runner with what is known of it. What moved without us was moved by another client."""
+        runner = self.runners.get(blob)
+        if runner is None:
+            size = self._size(blob) or resident.size
+            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            self.runners[blob] = runner
+        elif runner.loading:
+            return
+        elif resident.context and runner.context and resident.context != runner.context:
+            runner.mirror.clear()
+            runner.options = None
+        elif not runner.touched and resident.expires_at != runner.expires_at:
+            runner.mirror.clear()
+        runner.context = resident.context or runner.context
+        runner.expires_at = resident.expires_at
+        runner.touched = bool(runner.ends)
+        if not runner.counted:
+            foreign = resident.busy and not runner.ends
+            runner.foreign.seen(int(foreign), now, self.known(blob).service)
+            if foreign:
+                runner.mirror.clear()
+
+    def counts(self, running: int, waiting: int, now: float) -> None:
+        """Take in an engine's own numbers of requests, over all clients."""
+        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
+        for runner in self.runners.values():
+            runner.counted = True
+            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
+            self.pair(runner.blob).slots.counted(running, waiting)
+            self.learned(runner.blob)
+
+    def gpu_busy(self, utilization: float, now: float) -> None:
+        """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
+        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
+        services = [self.known(blob).service for blob in self.runners]
+        self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
+
+    def left(self, runner: RunnerState, request_id: str, now: float) -> None:
+        """A request of ours is no longer there."""
+        runner.ends.pop(request_id, None)
+        runner.touched = True
+        runner.foreign.ours_ended(now)
+        self.left_at = now
+
+    def _size(self, blob: str) -> int:
+        return next((model.size for model in self.models.values() if model.blob == blob), 0)
+
+    # --- what is done with it ---
+
+    def meet(self, model: str, context: int, now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory."""
+        installed = self.models[model]
+        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        self.runners[installed.blob] = runner
+        return runner
+
+    def load(
+        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+    ) -> RunnerState:
+        """A request makes it load a model of this name; those that should make room are forgotten."""
+        installed = self.models[model]
+        for blob in victims:
+            self.runners.pop(blob, None)
+        self.loading_until = now + self.known(installed.blob).load
+        runner = RunnerState(
+            blob=installed.blob,
+            model=model,
+            size=installed.size,
+            context=context,
+            options=options,
+            ready_at=self.loading_until,
+            loading=True,
+        )
+        self.runners[installed.blob] = runner
+        return runner
+
+    def take_back(
+        self, runner: RunnerState, evicted: Mapping[str, RunnerState], loading_until: float
+    ) -> None:
+        """The load never began: those that should have made room are still there."""
+        if self.runners.get(runner.blob) is runner:
+            del self.runners[runner.blob]
+        self.runners = {**evicted, **self.runners}
+        self.loading_until = loading_until
+
+    def pause(self, until: float) -> None:
+        """Give it nothing new for a moment: somebody else was faster."""
+        self.paused_until = until
+        self.changed()
+
+    def loaded(self, runner: RunnerState, now: float) -> None:
+        """The first token came: the model is there."""
+        runner.loading = False
+        runner.ready_at = min(runner.ready_at, now)
+        self.loading_until = min(self.loading_until, now)
+
+    # --- what a decision sees ---
+
+    def view(self, now: float) -> NodeView:
+        """What a decision may know of it. The same one until something is told, or a time is up."""
+        if self._seen is None or now >= self._seen_until:
+            self._seen = self._view(now)
+            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
+        return self._seen
+
+    def changes_at(self) -> Iterable[float]:
+        """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
+        due = [self.paused_until, *self.retry_at()]
+        if self.gpu.count:
+            due += self.gpu.changes_at()
+        for runner in self.runners.values():
+            if runner.foreign.count:
+                due += runner.foreign.changes_at()
+        return due
+
+    def changed(self) -> None:
+        """Something is told of it: to be called after whatever changes it from outside."""
+        self._seen = None
+
+    def _view(self, now: float) -> NodeView:
+        rates = self._rates
+        return NodeView(
+            name=self.row.name,
+            tier=self.row.tier,
+            weight=self.row.weight,
+            models=self._allowed(now),
+            runners=tuple(
+                [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
+            ),
+            loading_until=self.loading_until,
+            room=self.room,
+            rates=rates,
+        )
+
+    def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
+        """The models that it may be asked for, by the names that requests are compared with."""
+        if self.draining or now < self.paused_until or not self.breaker.allows(now):
+            return {}
+        shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
+        if not shut:
+            return self.listed
+        return {name: model for name, model in self.listed.items() if model.name not in shut}
+
+    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
+        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        foreign = runner.foreign if runner.foreign.count else self.gpu
+        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
+        return RunnerView(
+            blob=runner.blob,
+            model=runner.model,
+            size=runner.size,
+            context=runner.context,
+            options=runner.options,
+            slots=rates.slots,
+            keeps=rates.keeps,
+            ready_at=runner.ready_at,
+            ends=ends,
+            prefixes=runner.mirror.kept(rates.keeps),
+        )
+
+
+# --- ollama_pack.fleet.remote ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+
+    def __init__(
+        self, nodes: Mapping[str, NodeState], clock: Callable[[], float], demand: DemandMeter
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            nodes: the scheduler's own.
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+        """
+        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(remote.model, self._clock(), node_down=event.node_down)
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self._nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, event.context, event.options, event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.meet(event.model, event.context, now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        runner.mirror.started(event.blocks, now)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self._nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.pair(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
+
+
+# --- ollama_pack.fleet.strategies ---
+# The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#
+# They see the same nodes as late binding does, and wait in the same queue; failover, breakers, admission and
+# draining are the scheduler's, and hold for all.
+
+
+class LeastBusyPass(BindingPass):
+    """To the node with the fewest running requests for its slots, of those that have a slot free.
+
+    A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
+    that has the model in memory, then chance.
+    """
+
+    holds_back = False
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place what can begin now, in fair order; the rest waits."""
+        placed: list[Placement] = []
+        stuck: set[str] = set()  # kinds that no node has a slot for
+        for entry in waiting:
+            if entry.kind in stuck:
+                continue
+            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
+            if bids:
+                placed.append(self._give(entry, self._idlest(bids), bids))
+            else:
+                stuck.add(entry.kind)
+        return placed
+
+    def _idlest(self, bids: Sequence[Bid]) -> Bid:
+        ranks = [self._rank(bid) for bid in bids]
+        best = min(ranks)
+        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
+
+    @staticmethod
+    def _rank(bid: Bid) -> tuple[float, int, bool]:
+        node, quote = bid[3], bid[4]
+        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
+
+
+def _has_slot(quote: Quote) -> bool:
+    runner = quote.reused
+    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
+
+
+class RandomPass(BindingPass):
+    """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
+
+    holds_back = False
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place everything that any node may answer."""
+        return [
+            self._give(entry, self._dice.choice(bids), bids)
+            for entry in waiting
+            if (bids := self._all_bids(entry))
+        ]
+
+
+# --- ollama_pack.fleet.scheduler ---
+# The state that decisions are made on, and the events that change it. No input, no output.
+#
+# Tell it what happens, then ask `decide` what begins::
+#
+#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+#     for binding in scheduler.decide():   # send each to its node
+#         ...
+#
+# Call `decide` after every event, and at `wake_at`. All is bounded: by the queue's limit, by the slots, and by
+# the models that the nodes have.
+
+MAX_FAILOVERS = 2
+DECISIONS_KEPT = 256
+BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
+_PRIORS = PairRates()
+STRATEGIES: Mapping[str, type[BindingPass]] = {
+    "predicted_ttft": BindingPass,
+    "least_busy": LeastBusyPass,
+    "random": RandomPass,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One node that has the model, and what it would have cost.
+
+    Attributes:
+        node: its name.
+        model: the name by which it knows the model.
+        terms: the cost; of a node that was not looked at, the load alone.
+        looked_at: False: loading the model there takes longer than all that was chosen.
+    """
+
+    node: str
+    model: str
+    terms: CostTerms
+    looked_at: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A request begins at a node: send it there now.
+
+    Attributes:
+        request: the request.
+        node: the name of the node.
+        model: the name to ask for, as the node lists it.
+        context: `num_ctx` to send, so that a runner that fits is not loaded anew; 0: send none.
+        loads: the node has to load the model first.
+        hit: tokens of the prompt that the node holds already.
+        terms: what the choice cost.
+        waited: seconds in the queue.
+        placement: the choice, and what it was made from.
+        policy: what the terms are computed with.
+    """
+
+    request: FleetRequest
+    node: str
+    model: str
+    context: int
+    loads: bool
+    hit: int
+    terms: CostTerms
+    waited: float
+    placement: Placement = field(repr=False, compare=False)
+    policy: RoutingPolicy = field(repr=False, compare=False)
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """All nodes that have the model, and the terms of each."""
+        looked_at = [
+            Considered(offer.node.view.name, offer.model, offer.terms(self.policy))
+            for offer in self.placement.offers
+        ]
+        return (*looked_at, *(self._unasked(node) for node in self.placement.unasked))
+
+    def _unasked(self, node: VirtualNode) -> Considered:
+        installed = node.view.models[self.placement.model]
+        terms = CostTerms(load=node.view.rates[installed.blob].load)
+        return Considered(node.view.name, installed.name, terms, looked_at=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How long a request took to its first token once it was at a node, in seconds."""
+
+    request_id: str
+    node: str
+    model: str
+    predicted: float
+    actual: float
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a request has changed by being bound, as it was before."""
+
+    evicted: Mapping[str, RunnerState]
+    loading_until: float
+    prefixes: tuple[KeptPrefix, ...]
+
+
+@dataclass(slots=True)
+class RunningRequest:
+    """A request at a node."""
+
+    entry: WaitingRequest
+    binding: Binding
+    node: NodeState
+    runner: RunnerState
+    bound_at: float
+    beside: int
+    depth: int
+    matched: int
+    undo: Undo
+    answering: bool = False
+
+    def event(self, now: float) -> BoundEvent:
+        """As other workers are told of it."""
+        binding, runner = self.binding, self.runner
+        loading = binding.loads and not self.answering
+        return BoundEvent(
+            request_id=binding.request.id,
+            node=node_key(self.node.row),
+            model=binding.model,
+            blob=runner.blob,
+            loads=binding.loads,
+            victims=binding.placement.chosen.quote.victims,
+            context=runner.context,
+            options=runner.options or (),
+            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
+            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
+            blocks=binding.request.blocks,
+        )
+
+    def lesson(self, spent: Durations) -> Lesson:
+        """What it teaches, now that it is answered."""
+        return Lesson(
+            spent=spent,
+            depth=self.depth,
+            matched=self.matched,
+            beside=self.beside,
+            background=self.binding.request.background,
+            loaded=self.binding.loads,
+        )
+
+
+class Scheduler:
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+
+    def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
+        self,
+        rows: Iterable[NodeRow],
+        clock: Callable[[], float],
+        dice: Random,
+        *,
+        max_queue: int = 64,
+        policy: RoutingPolicy | None = None,
+        priors: PairRates = _PRIORS,
+        strategy: str = "predicted_ttft",
+    ) -> None:
+        """Start without knowing anything of the nodes: no request is bound before `probed`.
+
+        Args:
+            rows: the nodes.
+            clock: seconds, monotonic.
+            dice: breaks ties; seed it, and all decisions can be repeated.
+            max_queue: how many requests may wait.
+            policy: weights and bounds.
+            priors: what to believe of a node and a model before anything is measured.
+            strategy: how nodes are chosen, one of `STRATEGIES`.
+
+        Raises:
+            ValueError: the strategy is unknown.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
+        self._strategy = STRATEGIES[strategy]
+        self.policy = policy or RoutingPolicy()
+        self.nodes = {row.name: NodeState(row, self.policy, priors) for row in rows}
+        self.outcomes: deque[Outcome] = deque(maxlen=DECISIONS_KEPT)
+        self.wake_at: float | None = None
+        self._clock = clock
+        self._dice = dice
+        self._queue = FairQueue(max_queue, self.policy.background_patience)
+        self._running: dict[str, RunningRequest] = {}
+        self._demand = DemandMeter()
+        self.listener: Listener = tell_nobody
+        self.remote = RemoteRequests(self.nodes, clock, self._demand)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._queue)
+
+    def ahead(self, request_id: str) -> int | None:
+        """How many requests come before one that waits; None when it does not wait (any more)."""
+        if request_id not in self._queue:
+            return None
+        return next(
+            place
+            for place, entry in enumerate(self._queue.order(self._clock()))
+            if entry.request.id == request_id
+        )
+
+    def can_answer(self, models: Iterable[str]) -> bool:
+        """Whether any node may be asked for one of these now, by whatever name it lists it."""
+        names = set(map(fold_name, models))
+        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
+
+    # --- requests ---
+
+    def submit(self, request: FleetRequest) -> None:
+        """Take a request in.
+
+        Raises:
+            NoNodeError: no node has any of its models.
+            QueueFullError: too many wait already.
+            ValueError: a request of this id is waiting or running.
+        """
+        if request.id in self._queue or request.id in self._running:
+            raise ValueError(f"request {request.id!r} is already here")
+        now = self._clock()
+        blobs, cost = self._expect(request)
+        self._queue.push(request, now, cost)
+        for blob, share in blobs.items():
+            self._demand.add(blob, now, share)
+
+    def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
+        """The weights that it asks for, by their share, and the seconds of service that it may take."""
+        for model in map(fold_name, request.models):
+            having = [node for node in self.nodes.values() if model in node.listed]
+            if having:
+                counts = Counter(node.listed[model].blob for node in having)
+                rates = having[0].known(having[0].listed[model].blob)
+                output = predict_output(rates, background=request.background, limit=request.max_output)
+                blobs = {blob: count / len(having) for blob, count in counts.items()}
+                return blobs, request.tokens / rates.prompt + output * rates.token
+        raise NoNodeError(request.models, tuple(self.nodes))
+
+    def cancel(self, request_id: str) -> None:
+        """Nobody wants the answer any more. An id that is not known is ignored."""
+        if request_id in self._queue:
+            self._queue.cancel(request_id)
+        elif running := self._running.pop(request_id, None):
+            self._leave(running)
+            running.node.gave_up(running.binding.model)
+            self.listener(EndedEvent(request_id))
+
+    def give_back(self, request_id: str) -> None:
+        """A request that was bound is not sent: it waits again, at its old place. Unknown ids are ignored."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        del self._running[request_id]
+        node, runner = running.node, running.runner
+        node.changed()
+        node.gave_up(running.binding.model)
+        runner.ends.pop(request_id, None)
+        runner.mirror.restore(running.undo.prefixes)
+        if running.binding.loads and not runner.ends:
+            node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.put_back(running.entry)
+        self.listener(EndedEvent(request_id))
+
+    def running(self) -> Iterable[BoundEvent]:
+        """What is at nodes now, to be told to a worker that has just come."""
+        now = self._clock()
+        return [running.event(now) for running in self._running.values()]
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether it is at a node, as far as is known."""
+        return request_id in self._running
+
+    def bound_event(self, request_id: str) -> BoundEvent:
+        """One of them."""
+        return self._running[request_id].event(self._clock())
+
+    def first_token(self, request_id: str) -> None:
+        """The node has begun to answer."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        now = self._clock()
+        running.answering = True
+        running.node.changed()
+        running.node.loaded(running.runner, now)
+        rates = running.node.known(running.runner.blob)
+        request = running.binding.request
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        running.runner.ends[request_id] = now + output * rates.token
+        predicted, actual = running.binding.terms.predict_ttft, now - running.bound_at
+        self.outcomes.append(
+            Outcome(request_id, running.node.row.name, running.binding.model, predicted, actual)
+        )
+        self.listener(BegunEvent(request_id, output * rates.token))
+
+    def finished(self, request_id: str, spent: Durations) -> None:
+        """The node has answered, and reports how long it took."""
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return
+        self._leave(running)
+        running.node.succeeded(running.binding.model)
+        running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
+        lesson = running.lesson(spent)
+        blob = running.runner.blob
+        running.node.pair(blob).learn(lesson)
+        running.node.learned(blob)
+        self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
+
+    def failed(self, request_id: str, *, node_down: bool) -> bool:
+        """The node has failed before the first token, or in the middle of an answer.
+
+        Args:
+            request_id: the request.
+            node_down: it is the node (no connection, no answer to a probe), not one model on it.
+
+        Returns:
+            Whether it waits for another node now. If not, tell the user.
+        """
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return False
+        self._leave(running)
+        running.node.failed(running.binding.model, self._clock(), node_down=node_down)
+        running.runner.mirror.clear()
+        self.listener(FailedEvent(request_id, node_down))
+        again = (
+            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
+        )
+        if again:
+            self._queue.put_back(running.entry, running.node.row.name)
+        return again
+
+    def _elsewhere(self, running: RunningRequest) -> bool:
+        tried = running.entry.tried | {running.node.row.name}
+        others = [node for name, node in self.nodes.items() if name not in tried]
+        return any(model in node.listed for node in others for model in running.entry.models)
+
+    def refused(self, request_id: str) -> None:
+        """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
+        self.cancel(request_id)
+
+    def _leave(self, running: RunningRequest) -> None:
+        running.node.changed()
+        running.node.left(running.runner, running.binding.request.id, self._clock())
+        if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
+            running.node.loaded(running.runner, self._clock())
+
+    # --- nodes ---
+
+    def probed(
+        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
+    ) -> None:
+        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
+        node, now = self.nodes[name], self._clock()
+        node.changed()
+        node.probed(models, residents, now)
+        if node.breaker.state(now) == "half-open":
+            node.breaker.succeeded()
+
+    def sized(self, name: str, room: int) -> None:
+        """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
+        self.nodes[name].room = max(self.nodes[name].room, room)
+        self.nodes[name].changed()
+
+    def activity(self, name: str, running: int, waiting: int) -> None:
+        """A node's engine tells how many requests it answers and holds in its queue, over all clients."""
+        node = self.nodes[name]
+        node.changed()
+        node.counts(running, waiting, self._clock())
+
+    def gpu_busy(self, name: str, utilization: float) -> None:
+        """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""
+        node = self.nodes[name]
+        node.changed()
+        node.gpu_busy(utilization, self._clock())
+
+    def unreachable(self, name: str) -> None:
+        """A node has not answered a probe."""
+        node, now = self.nodes[name], self._clock()
+        node.changed()
+        node.breaker.failed(now)
+
+    def drain(self, name: str, *, draining: bool = True) -> None:
+        """Let a node finish what it has and give it nothing new, or take it back."""
+        self.nodes[name].draining = draining
+        self.nodes[name].changed()
+
+    # --- decisions ---
+
+    def view(self) -> FleetView:
+        """All that a decision goes by, as of now."""
+        now = self._clock()
+        return FleetView(now, tuple(node.view(now) for node in self.nodes.values()), self._demand.rates(now))
+
+    def decide(self) -> list[Binding]:
+        """Which waiting requests begin now. They count as running from here on."""
+        self.remote.expire(self._clock())
+        bindings: list[Binding] = []
+        while len(self._queue):
+            bound = self._walk_through()
+            bindings += bound
+            if len(bound) < self.policy.window:
+                break  # else those who were behind it, and seen in samples only, may begin as well
+        self.wake_at = self._next_wake(self._clock())
+        return bindings
+
+    def _walk_through(self) -> list[Binding]:
+        """Go through the waiting requests once."""
+        view = self.view()
+        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
+            return []
+        is_ripe = partial(self._queue.is_ripe, now=view.now)
+        walk = self._strategy(view, self.policy, self._dice, is_ripe)
+        return [
+            self._bind(placement, view.now)
+            for placement in walk.bind(self._queue.order(view.now))
+            if placement.binds and self._lets_pass(placement, view.now)
+        ]
+
+    def _lets_pass(self, placement: Placement, now: float) -> bool:
+        """Whether the breakers do: of several that go to a node that comes back, one tries."""
+        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
+
+    def _bind(self, placement: Placement, now: float) -> Binding:
+        entry, offer = placement.entry, placement.chosen
+        self._queue.bound(entry.request.id, now)
+        node = self.nodes[offer.node.view.name]
+        node.changed()
+        node.passed(offer.model)
+        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        loading_until = node.loading_until
+        runner = self._occupy(node, placement, now)
+        binding = Binding(
+            request=entry.request,
+            node=node.row.name,
+            model=offer.model,
+            context=runner.context,
+            loads=offer.quote.reused is None,
+            hit=offer.hit,
+            terms=offer.terms(self.policy),
+            waited=now - entry.came,
+            placement=placement,
+            policy=self.policy,
+        )
+        depth, matched = runner.mirror.depth(entry.request.blocks)
+        beside = len(runner.ends)
+        undo = Undo(evicted, loading_until, runner.mirror.state())
+        self._running[entry.request.id] = RunningRequest(
+            entry, binding, node, runner, now, beside, depth, matched, undo
+        )
+        rates = offer.quote.rates
+        output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
+        runner.ends[entry.request.id] = now + binding.terms.predict_ttft + output * rates.token
+        runner.mirror.started(entry.request.blocks, now)
+        runner.touched = True
+        return binding
+
+    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
+        """The runner that answers: the one that is there, or a new one in place of others."""
+        quote, request = placement.chosen.quote, placement.entry.request
+        if quote.reused is not None:
+            return node.runners[quote.blob]
+        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
+
+    def _next_wake(self, now: float) -> float | None:
+        """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
+        if not len(self._queue):
+            return None
+        due: list[float] = []
+        for node in self.nodes.values():
+            due.append(node.loading_until)
+            due.extend(node.changes_at())
+        if (until := self.remote.expires_at()) is not None:
+            due.append(until)
+        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
+        return min((when for when in due if when > now), default=None)
+
+
+# --- ollama_pack.fleet.explain ---
+# Decisions in words: status lines for people, records for the dashboard.
+
+
+def waiting_line(ahead: int) -> str:
+    """What somebody reads who waits."""
+    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+
+
+def reason(binding: Binding) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if binding.hit and binding.request.tokens:
+        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    return " · ".join(parts)
+
+
+def status_line(binding: Binding) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
+    return f"{binding.node} · {reason(binding)}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Holds nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: every node that was looked at, with the terms of its cost in seconds.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def explained(binding: Binding, at: float) -> Decision:
+    """A decision as it is recorded."""
+    considered = [
+        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
+        for other in binding.considered
+    ]
+    return Decision(
+        at=at,
+        node=binding.node,
+        model=binding.model,
+        loads=binding.loads,
+        hit=binding.hit,
+        tokens=binding.request.tokens,
+        waited=binding.waited,
+        predicted=binding.terms.predict_ttft,
+        actual=None,
+        background=binding.request.background,
+        considered=considered,
+    )
+
+
+# --- ollama_pack.ollama.to_openai ---
+# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#
+# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
+
+NANOSECONDS = 1_000_000_000
+_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
+_DURATIONS = ("total_duration", "load_duration")
+_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What all parts of one answer have in common.
+
+    Attributes:
+        id: of the answer, such as chatcmpl-….
+        created: Unix time, in seconds.
+        model: the name that the client knows the model by.
+    """
+
+    id: str
+    created: int
+    model: str
+
+    def tagged(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
+    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
+    message = openai_message(answer, head)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **message},
+        "logprobs": openai_logprobs(answer),
+        "finish_reason": finish_reason(answer, called="tool_calls" in message),
+    }
+    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
+
+
+def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
+    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
+
+    Args:
+        line: a line of `/api/chat`.
+        head: of the answer, for the ids of tool calls that have none.
+        calls_before: number of tool calls in earlier lines.
+    """
+    message = line.get("message")
+    if not isinstance(message, Mapping):
+        return {}
+    said: dict[str, Any] = {}
+    if content := _text_or_none(message.get("content")):
+        said["content"] = content
+    if thinking := _text_or_none(message.get("thinking")):
+        said["reasoning_content"] = thinking
+    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
+        said["tool_calls"] = calls
+    return said
+
+
+def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
+    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
+    if not isinstance(calls, list):
+        return []
+    given = (call for call in calls if isinstance(call, Mapping))
+    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
+
+
+def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
+    function = call.get("function")
+    given = function if isinstance(function, Mapping) else {}
+    arguments = given.get("arguments") or {}
+    compact = (",", ":")
+    text = (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, ensure_ascii=False, separators=compact)
+    )
+    return {
+        "index": number,
+        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
+        "type": "function",
+        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
+    }
+
+
+def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
+    tokens = line.get("logprobs")
+    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
+
+
+def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
+    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
+    reason = line.get("done_reason")
+    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
+
+
+def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
+    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
+    seconds = _figure(line, "total_duration") // NANOSECONDS
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "input_tokens": prompt,
+        "output_tokens": answer,
+        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
+        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
+        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
+        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
+        "completion_tokens_details": dict.fromkeys(
+            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
+        ),
+    }
+
+
+def openai_error(error: PackError) -> dict[str, Any]:
+    """An error as the body of a refusal, or as the chunk that ends a stream."""
+    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
+    match error:
+        case ChatBodyError():
+            details |= {"type": "invalid_request_error", "param": error.field}
+        case RequestRefusedError():
+            details |= {"type": "invalid_request_error"}
+        case ModelNotFoundError():
+            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
+        case NodeBusyError():
+            details |= {"code": "server_busy"}
+    return {"error": details}
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _figure(line: Mapping[str, Any], name: str) -> int:
+    value = line.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _rate(tokens: int, nanoseconds: int) -> float | str:
+    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
+    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
+
+
+# --- ollama_pack.fleet.journey ---
+# One request on its way through the fleet, and what an admin may set for all of them.
+
+
+class Tell(Protocol):
+    """Called with status lines, and whether it is the last."""
+
+    async def __call__(self, line: str, *, done: bool) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """What an admin may set.
+
+    Attributes:
+        strategy: as `Scheduler` takes it.
+        probe_seconds: between two looks at a node.
+        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
+            waiting and loading there are predicted to take.
+        max_queue: how many requests may wait.
+        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+    """
+
+    strategy: str = "predicted_ttft"
+    probe_seconds: float = 5.0
+    first_token_seconds: float = 120.0
+    max_queue: int = 64
+    keep_alive: str = ""
+
+
+@dataclass(slots=True)
+class Journey:
+    """One request on its way.
+
+    Attributes:
+        request: what the scheduler knows of it.
+        body: OpenAI's.
+        head: of the answer.
+        tell: shows status lines.
+        bound: set when it has a node.
+        tried: nodes that have failed it → what was wrong.
+        answering: its answer has begun.
+        at: the node that it is at.
+        patience: runs out when that node is gone before it has begun to answer.
+    """
+
+    request: FleetRequest
+    body: Mapping[str, Any]
+    head: ReplyHead
+    tell: Tell
+    bound: asyncio.Future[Binding]
+    tried: dict[str, str] = field(default_factory=dict)
+    answering: bool = False
+    at: str = ""
+    patience: asyncio.Timeout | None = None
+
+
+# --- ollama_pack.ollama.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened."""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
+
+
+# --- ollama_pack.fleet.gpus ---
+# GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#
+# What comes from a driver or over the network is bounded here: a figure out of its range counts as not told.
+
+LOAD_PATH = "/api/system/load"
+MAX_GPUS = 64  # of one node; those after them are left out
+AGENT_BYTES = 256 * 2**10  # of an agent's whole answer; one with 64 GPUs is a tenth of it
+
+_AGENT_OK = 200
+_MAX_PERCENT = 100
+_MAX_MEMORY = 2**50
+_MAX_CELSIUS = 200
+_MAX_WATTS = 10_000
+_GPU_TEXT_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU at one moment. None: the driver does not tell, or not under MIG, on a vGPU, on unified memory.
+
+    Attributes:
+        index: its number on its node, from 0, in the driver's order (`nvidia-smi` shows the same).
+        name: such as "NVIDIA H100 80GB HBM3"; empty: not told.
+        utilization: percent of the last sample period (a sixth of a second to a second) in which something
+            ran on it. It says nothing of how much of the GPU that took.
+        memory_used: bytes, including what the driver keeps for itself.
+        memory_total: bytes.
+        temperature: degrees Celsius.
+        power: watts.
+        fault: why the driver cannot reach it, such as "GPU is lost"; empty: it can.
+    """
+
+    index: int
+    name: str
+    utilization: float | None
+    memory_used: int | None
+    memory_total: int | None
+    temperature: float | None = None
+    power: float | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReport:
+    """The GPUs of one node.
+
+    Attributes:
+        gpus: in the order of their index.
+        reason: why there are none, and what to do; empty when there are some.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    reason: str = ""
+
+
+def gpu_usage(gpus_of_nodes: Iterable[Sequence[Gpu]]) -> dict[str, float | None]:
+    """Percent of each GPU as `gpu0_usage`, `gpu1_usage` and so on, numbered through over all nodes.
+
+    Args:
+        gpus_of_nodes: the GPUs of each node, in the order of the nodes.
+    """
+    gpus = chain.from_iterable(gpus_of_nodes)
+    return {f"gpu{number}_usage": gpu.utilization for number, gpu in enumerate(gpus)}
+
+
+def gpu_values(gpu: Gpu) -> dict[str, Any]:
+    """A GPU in its JSON form: five fields always, the others where there is something to tell."""
+    told = {"temperature": gpu.temperature, "power": gpu.power, "fault": gpu.fault or None}
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "utilization": gpu.utilization,
+        "memory_used": gpu.memory_used,
+        "memory_total": gpu.memory_total,
+        **{field: value for field, value in told.items() if value is not None},
+    }
+
+
+def gpu_in(value: Mapping[str, Any], index: int) -> Gpu:
+    """A GPU from its JSON form, whatever is in it.
+
+    Args:
+        value: its fields.
+        index: its number where the form has none.
+    """
+    total = _gpu_figure(value.get("memory_total"), _MAX_MEMORY)
+    used = _gpu_figure(value.get("memory_used"), _MAX_MEMORY if total is None else total)
+    percent = _gpu_figure(value.get("utilization"), _MAX_PERCENT)
+    told = _gpu_figure(value.get("index"), MAX_GPUS - 1)
+    return Gpu(
+        index if told is None else int(told),
+        _gpu_text(value.get("name")),
+        None if percent is None else float(percent),
+        None if used is None else int(used),
+        None if total is None else int(total),
+        _gpu_figure(value.get("temperature"), _MAX_CELSIUS),
+        _gpu_figure(value.get("power"), _MAX_WATTS),
+        _gpu_text(value.get("fault")),
+    )
+
+
+def agent_load(node: str, report: GpuReport) -> dict[str, Any]:
+    """What an agent answers: itself as the only node. What it does not know, such as queues, is left out."""
+    reason = {"reason": report.reason} if report.reason else {}
+    gpus = [gpu_values(gpu) for gpu in report.gpus]
+    itself = {"name": node, "healthy": True, "models": [], "gpus": gpus, **reason}
+    return {**gpu_usage([report.gpus]), "nodes": [itself]}
+
+
+def report_in(answer: Any) -> GpuReport:
+    """The report in what an agent answered, whatever that is."""
+    nodes = answer.get("nodes") if isinstance(answer, dict) else None
+    node = nodes[0] if isinstance(nodes, list) and nodes else None
+    listed = node.get("gpus") if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not isinstance(listed, list):
+        return GpuReport(reason="answers in a form that is not gpu_agent's: is it one?")
+    gpus: dict[int, Gpu] = {}
+    for number, value in enumerate(listed[:MAX_GPUS]):
+        if isinstance(value, dict):
+            gpu = gpu_in(value, number)
+            gpus.setdefault(gpu.index, gpu)
+    if gpus:
+        return GpuReport(tuple(gpus[index] for index in sorted(gpus)))
+    return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
+
+
+async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -> GpuReport:
+    """Ask the `gpu_agent` of another machine. Whatever goes wrong is the report's reason.
+
+    Args:
+        url: as `agent=` of the node's row has it.
+        session: holds the connections. Its timeouts do not apply.
+        seconds: for all of it.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session)
+    except TimeoutError:
+        report = GpuReport(reason=f"does not answer within {seconds:g} s")
+    except (aiohttp.ClientError, OSError) as error:
+        report = GpuReport(reason=f"cannot be reached ({type(error).__name__}): is it started?")
+    except ValueError:  # an address that cannot be used, an answer that is no JSON
+        report = GpuReport(reason="sends what is no JSON, or its address cannot be used")
+    if report.gpus:
+        return report
+    return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
+
+
+async def _ask_agent(url: str, session: aiohttp.ClientSession) -> GpuReport:
+    whole_time = aiohttp.ClientTimeout(total=None)
+    async with session.get(url, timeout=whole_time, allow_redirects=False) as response:
+        if response.status != _AGENT_OK:
+            return GpuReport(reason=f"answers with status {response.status}")
+        body = b""
+        while len(body) <= AGENT_BYTES and (data := await response.content.readany()):
+            body += data
+    if len(body) > AGENT_BYTES:
+        return GpuReport(reason=f"answers with more than {AGENT_BYTES} bytes")
+    return report_in(json_in(body.decode()))
+
+
+def _gpu_figure(value: object, most: float) -> int | float | None:
+    """The value where it is a number from 0 to the most; NaN is in no range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value <= most else None
+
+
+def _gpu_text(value: object) -> str:
+    """The value where it is text, without what could upset a terminal, a log or a page."""
+    text = value if isinstance(value, str) else ""
+    return "".join(character for character in text if character.isprintable())[:_GPU_TEXT_CHARACTERS]
+
+
+# --- ollama_pack.fleet.gpu_nvml ---
+# GPUs of this machine, from NVIDIA's driver through NVML.
+#
+# What NVML's answers mean is in the comments of NVIDIA's `nvml.h`, and its Python form in `nvidia-ml-py`.
+
+NVML_SECONDS = 2.0  # a healthy driver takes milliseconds; the first call may wake GPUs up
+
+_Done = TypeVar("_Done")
+
+_NO_BINDINGS = "pynvml is not installed: pip install nvidia-ml-py"
+_NO_GPU = "the NVIDIA driver lists no GPU: is one passed to this machine or container?"
+# By NVML's return codes, which nvml.h promises not to change.
+_NVML_REASONS = {
+    4: "the NVIDIA driver refuses this user: allow it to open /dev/nvidiactl and /dev/nvidia*",
+    9: "the NVIDIA driver is not loaded: load it (`nvidia-smi` does), or restart the machine",
+    12: "no NVIDIA driver (no NVML library): install it, or start the container with --gpus all",
+    18: "the NVIDIA driver was updated and the old one still runs: restart the machine",
+}
+# Not supported, no permission, function not found, no data: a figure that this GPU or driver does not give.
+_NVML_UNTOLD = frozenset({3, 4, 13, 21})
+
+
+def load_nvml() -> Any:
+    """NVIDIA's bindings, which Open WebUI does not install.
+
+    Raises:
+        ImportError: they are not there.
+    """
+    import pynvml  # noqa: PLC0415 - a plugin must load without it
+
+    return pynvml
+
+
+class GpuReader:
+    """Reads this machine's GPUs without ever blocking the event loop, or more than one thread."""
+
+    def __init__(
+        self,
+        load: Callable[[], Any] = load_nvml,
+        *,
+        seconds: float = NVML_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take what is needed later; nothing is loaded or asked.
+
+        Args:
+            load: gives the module `pynvml`, or raises ImportError.
+            seconds: how long a read may take.
+            clock: seconds, monotonic.
+        """
+        self._nvml = _NvmlSession(load)
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._reading: Future[GpuReport] | None = None
+        self._since = 0.0
+
+    async def read(self) -> GpuReport:
+        """The GPUs now. Who asks while a read is under way gets what that one finds.
+
+        A driver that hangs costs one thread, which is waited for no longer than the limit; until it comes
+        back, every read says at once that it has not.
+        """
+        reading, left = self._begin()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                return await asyncio.wrap_future(reading)
+        return GpuReport(
+            reason=f"the NVIDIA driver does not answer within {self._seconds:g} s: does it hang?"
+        )
+
+    async def close(self) -> None:
+        """Let go of the driver, unless it hangs. A later read takes it up again."""
+        with self._lock:
+            hangs = self._left(self._clock()) <= 0 and not (self._reading is None or self._reading.done())
+        if not hangs:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await asyncio.wrap_future(_in_daemon_thread(self._nvml.close))
+
+    def _begin(self) -> tuple[Future[GpuReport], float]:
+        """The read under way, else a new one; and how many seconds are left of its time."""
+        with self._lock:
+            now = self._clock()
+            if self._reading is None or self._reading.done():
+                self._reading, self._since = _in_daemon_thread(self._nvml.report), now
+            return self._reading, self._left(now)
+
+    def _left(self, now: float) -> float:
+        return self._since + self._seconds - now
+
+
+class _NvmlSession:
+    """NVML, initialised when it is first asked. Its calls block; one thread at a time is let in."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._initialized: Any = None
+
+    def report(self) -> GpuReport:
+        with self._lock:
+            try:
+                nvml = self._load()
+            except ImportError:
+                return GpuReport(reason=_NO_BINDINGS)
+            try:
+                count = min(self._count(nvml), MAX_GPUS)
+            except nvml.NVMLError as error:
+                self._end()
+                return GpuReport(reason=_nvml_reason(error))
+            gpus = tuple(_nvml_gpu(nvml, index) for index in range(count))
+            if all(gpu.fault for gpu in gpus):  # as after a reload of the driver: begin anew the next time
+                self._end()
+            return GpuReport(gpus, "" if gpus else _NO_GPU)
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+
+    def _count(self, nvml: Any) -> int:
+        if not self._initialized:
+            nvml.nvmlInit()
+            self._initialized = nvml
+        return int(nvml.nvmlDeviceGetCount())
+
+    def _end(self) -> None:
+        nvml, self._initialized = self._initialized, None
+        if nvml:
+            with suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
+
+
+def _nvml_gpu(nvml: Any, index: int) -> Gpu:
+    """What the driver tells of one GPU; what it fails to tell is left open, and does not hinder the rest."""
+    fault = ""
+
+    def ask(call: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal fault
+        try:
+            return call(*arguments)
+        except UnicodeDecodeError:  # some drivers for WSL give names that are no UTF-8
+            return None
+        except nvml.NVMLError as error:
+            if error.value not in _NVML_UNTOLD:
+                fault = fault or str(error)
+            return None
+
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError as error:
+        return gpu_in({"fault": str(error)}, index)
+    rates = ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+    memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+    milliwatts = ask(nvml.nvmlDeviceGetPowerUsage, handle)
+    told = {
+        "name": ask(nvml.nvmlDeviceGetName, handle),
+        "utilization": getattr(rates, "gpu", None),
+        "memory_used": getattr(memory, "used", None),
+        "memory_total": getattr(memory, "total", None),
+        "temperature": ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+        "power": None if milliwatts is None else milliwatts / 1000,
+    }
+    return gpu_in(told | {"fault": fault}, index)
+
+
+def _nvml_reason(error: Any) -> str:
+    return _NVML_REASONS.get(error.value, f"the NVIDIA driver fails: {error}")
+
+
+def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
+    """Run the job in a thread that nothing waits for when the process ends, as it does for a pool's."""
+    future: Future[_Done] = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody who stops waiting can cancel it
+
+    def work() -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits, who would wait for ever
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="gpu-reader", daemon=True).start()
+    return future
+
+
+# --- ollama_pack.ollama.stream ---
+# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+
+# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
+UsagePlace = Literal["apart", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What of the lines before matters for the next.
+
+    Attributes:
+        started: a chunk was sent, so the role is known.
+        calls: number of tool calls so far.
+    """
+
+    started: bool = False
+    calls: int = 0
+
+
+def usage_place(body: Mapping[str, Any]) -> UsagePlace:
+    """Where the client that sent this OpenAI chat body wants the figures.
+
+    Raises:
+        ChatBodyError: `stream_options` is not of its form.
+    """
+    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
+    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
+
+
+def line_to_chunks(
+    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
+) -> tuple[StreamState, list[dict[str, Any]]]:
+    """One line of `/api/chat` as chunks, and the state for the next line.
+
+    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
+    that has the finish reason.
+    """
+    delta = openai_message(line, head, state.calls)
+    done = line.get("done") is True
+    if not delta and not done:
+        return state, []
+    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
+    if not state.started:
+        delta = {"role": "assistant", **delta}
+    if not state.started or calls != state.calls:
+        state = StreamState(started=True, calls=calls)
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "logprobs": openai_logprobs(line),
+        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
+    }
+    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
+    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
+
+
+def _usage_chunks(
+    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
+) -> list[dict[str, Any]]:
+    usage = {"usage": openai_usage(line)}
+    if place == "last":
+        last |= usage
+        return []
+    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
+
+
+def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
+    taken = list(chunks)
+    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
+    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": choices[-1]["finish_reason"],
+    }
+    head = {name: taken[0][name] for name in ("id", "created", "model")}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
+
+
+def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {}
+    for delta in deltas:
+        for name in ("content", "reasoning_content"):
+            if name in delta:
+                message[name] = message.get(name, "") + delta[name]
+        if "tool_calls" in delta:
+            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
+    return message
+
+
+async def stream_to_openai(
+    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
+    state = StreamState()
+    async with aclosing(lines):
+        async for line in lines:
+            state, chunks = line_to_chunks(line, head, state, place)
+            for chunk in chunks:
+                yield chunk
+
+
+# --- ollama_pack.ollama.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `ollama/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.ollama.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+# --- ollama_pack.ollama.transport ---
+# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+
+HTTP_OK = 200
+REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+_Stage = Literal["first byte", "next line", "answer"]
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """How long and how much a node may take.
+
+    Attributes:
+        connect: seconds until there is a connection.
+        answer: seconds for a whole answer about the node and its models.
+        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
+            writes the arguments of a tool call.
+        line_bytes: the longest line.
+        answer_bytes: the longest answer about the node and its models.
+    """
+
+    connect: float = 3.0
+    answer: float = 5.0
+    next_line: float = 300.0
+    line_bytes: int = 4 * 2**20
+    answer_bytes: int = 16 * 2**20
+
+
+class StreamBuffer(Protocol[_Piece]):
+    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
+
+    def feed(self, data: bytes) -> list[_Piece]:
+        """The pieces that are complete now; LineTooLongError where one is too long."""
+
+    def end(self) -> list[_Piece]:
+        """What came last, when nothing more does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of engine is called, and what its refusals mean.
+
+    Attributes:
+        engine: what should run at the node, for messages.
+        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
+    """
+
+    engine: str
+    refusal: Callable[[str, int, bytes, str], NodeError]
+
+
+OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+
+
+class NodeTransport:
+    """The way to one node. The session is the caller's, with its pool of connections."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: NodeLimits,
+        headers: Mapping[str, str],
+        dialect: Dialect = OLLAMA_DIALECT,
+    ) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.name = node_name(url)
+        self.dialect = dialect
+        self.limits = limits
+        self._url = url.rstrip("/")
+        self._session = session
+        self._headers = {**headers, "Content-Type": "application/json"}
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The answer to a GET, or to a POST of the body, as a whole.
+
+        Args:
+            path: such as /api/tags.
+            body: of a POST.
+            seconds: for all of it, instead of the limit for answers.
+
+        Raises:
+            NodeError: there is none, or not in time, or it is an error or no JSON object.
+        """
+        return self.parsed(await self.fetch(path, body, seconds))
+
+    async def fetch(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> bytes:
+        """As `ask`, for an answer that need not be JSON."""
+        async with self._within("answer", self.limits.answer if seconds is None else seconds):
+            response = await self._open(path, body)
+            try:
+                return await self._read(response, self.limits.answer_bytes)
+            finally:
+                response.close()  # after its end, this leaves the connection in the pool
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], first_byte: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
+
+        Closing the iterator closes the connection.
+
+        Args:
+            path: such as /api/chat.
+            body: what is sent.
+            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+
+        Raises:
+            NodeError: before the first line, or at any point afterwards.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
+        ) as pieces:
+            async for text in pieces:
+                line = self._line(text)
+                yield line
+                if line.get("done") is True:
+                    await _read_to_end(pieces)
+                    return
+        raise NodeFaultError(self.name, "ended its answer before the last line")
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], first_byte: float
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
+
+        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
+        and whoever sent a request there would find nobody. As for `lines` otherwise.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+        ) as pieces:
+            async for event in pieces:
+                yield event
+                if event.is_last:
+                    return
+
+    async def _pieces(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        buffer: StreamBuffer[_Piece],
+        *,
+        last_request: bool = False,
+    ) -> AsyncGenerator[_Piece, None]:
+        """The pieces of the answer to a POST, to the end of its body."""
+        until = asyncio.get_running_loop().time() + first_byte
+        async with self._within("first byte", first_byte):
+            response = await self._open(path, body, last_request=last_request)
+        try:
+            if last_request and response.connection and response.connection.protocol is not None:
+                response.connection.protocol.force_close()  # also where the node does not repeat `close`
+            async with self._within("first byte", first_byte, until):
+                pieces = await self._next_pieces(response, buffer)
+            while pieces:
+                for piece in pieces:
+                    yield piece
+                async with self._within("next line", self.limits.next_line):
+                    pieces = await self._next_pieces(response, buffer)
+        finally:
+            response.close()
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+    ) -> aiohttp.ClientResponse:
+        """Send a request and get an answer that is no error, its body unread."""
+        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        if response.status == HTTP_OK:
+            return response
+        try:
+            said = await self._read(response, REFUSAL_BYTES, whole=False)
+        finally:
+            response.close()
+        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    async def _send(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if not self._url.startswith(("http://", "https://")):
+            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
+        try:
+            return await self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers={**self._headers, **headers},
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachableError(self.name, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
+        """The body, or its beginning where it is not needed as a whole."""
+        body = b""
+        while len(body) <= limit and (data := await self._some(response)):
+            body += data
+        if whole and len(body) > limit:
+            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+        return body[:limit]
+
+    async def _next_pieces(
+        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+    ) -> list[_Piece]:
+        """One piece or more; none when the answer has ended."""
+        try:
+            while data := await self._some(response):
+                if pieces := buffer.feed(data):
+                    return pieces
+        except LineTooLongError as error:
+            message = f"sends a line of more than {self.limits.line_bytes} bytes"
+            raise NodeFaultError(self.name, message) from error
+        return buffer.end()
+
+    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has come, at least a byte; empty at the end."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+
+    def _line(self, text: bytes) -> dict[str, Any]:
+        line = self.parsed(text)
+        if "error" in line:
+            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+        return line
+
+    def parsed(self, text: bytes) -> dict[str, Any]:
+        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
+
+        Raises:
+            NodeFaultError: it is none.
+        """
+        try:
+            value = json_in(text.decode())
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
+        raise NodeFaultError(self.name, message)
+
+    @asynccontextmanager
+    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
+        """Bound what is done inside, by the event loop's clock."""
+        end = asyncio.get_running_loop().time() + seconds if until is None else until
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as error:
+            raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
+    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
+    with suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in pieces:
+                pass
+
+
+# --- ollama_pack.ollama.values ---
+# What a node tells about its models. Read leniently: a field that is missing or null has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.MULTILINE)
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NodeValue):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    details: ModelDetails = ModelDetails()
+
+
+class LoadedModel(NodeValue):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: datetime | None = None
+
+
+class ModelList(NodeValue):
+    """The answer of `/api/tags`."""
+
+    models: tuple[ListedModel, ...]
+
+
+class LoadedList(NodeValue):
+    """The answer of `/api/ps`."""
+
+    models: tuple[LoadedModel, ...]
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        found = _NUM_CTX.search(self.parameters)
+        return int(found[1]) if found else None
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
+# --- ollama_pack.ollama.client ---
+# What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+
+_Read = TypeVar("_Read", bound=NodeValue)
+
+
+class NodeClient(Protocol):
+    """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
+
+    Every method raises `NodeError`; where it is a `RetryableNodeError`, another node may do it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+
+    async def version(self) -> str:
+        """The version of the engine."""
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the node has."""
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in the node's memory."""
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of a model."""
+
+    def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+
+class OllamaClient:
+    """A node that runs Ollama."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        limits: NodeLimits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            url: such as http://gpu1:11434, with or without a path.
+            session: holds the connections. Its timeouts do not apply; a limit on connections does.
+            limits: when left out, the defaults.
+            headers: sent with every request, such as `Authorization`.
+        """
+        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown: without user name, password and query."""
+        return self._node.name
+
+    async def version(self) -> str:
+        """The version of the Ollama, such as 0.17.4; empty where it is not told.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return str((await self._node.ask("/api/version")).get("version") or "")
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the node has.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(ModelList, await self._node.ask("/api/tags")).models
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in the node's memory.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of a model.
+
+        Raises:
+            ModelNotFoundError: it does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+
+    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
+
+        Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
+        connection, and the node stops generating.
+
+        Args:
+            request: as `request_to_ollama` gives it.
+            first_byte: seconds until the first line; with `stream` false that is the whole answer.
+
+        Raises:
+            ModelNotFoundError: the node does not have the model.
+            RequestRefusedError: the request has to change.
+            RetryableNodeError: the node failed, before or in the stream.
+        """
+        return self._node.lines("/api/chat", request, first_byte)
+
+    async def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
+
+        Args:
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the node's name of the model.
+            head: what the chunks have in common.
+            first_byte: seconds until the first line.
+            thinking: what `think` the model takes, from `show`; None where it is not known.
+
+        Raises:
+            ChatBodyError: the body cannot be put into Ollama's form.
+            NodeError: as `chat`.
+        """
+        place = usage_place(body)
+        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        async with aclosing(stream_to_openai(lines, head, place)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there.
+
+        Args:
+            model: the node's name of it.
+            seconds: for all of it.
+            keep_alive: how long it stays: seconds or "5m"; the node's own time when left out.
+            options: runner options, such as `num_ctx`. They must be those of the chats to come.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: it could not be loaded.
+        """
+        found = {"keep_alive": keep_alive, "options": options}
+        given = {name: value for name, value in found.items() if value is not None}
+        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of memory, once it has finished what it does.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
+
+    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
+        try:
+            return kind.model_validate(answer)
+        except ValidationError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+
+
+# --- ollama_pack.fleet.prober ---
+# Looking at one node: what it has, and what is in its memory.
+
+SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+EMBEDDING = "embedding"  # the capability of models that cannot chat
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLook:
+    """What a node has told.
+
+    Attributes:
+        models: what it can chat with.
+        residents: what is in its memory.
+    """
+
+    models: tuple[NodeModel, ...]
+    residents: tuple[ResidentModel, ...]
+
+    @property
+    def installed(self) -> dict[str, InstalledModel]:
+        """By name, as the scheduler takes it."""
+        return {model.name: model.installed for model in self.models}
+
+
+class Prober:
+    """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self._client = client
+        self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._seen_ahead: set[str] = set()
+
+    async def look(self) -> NodeLook:
+        """Ask the node.
+
+        Raises:
+            NodeError: it does not answer as it should.
+        """
+        listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
+        await self._show(listed)
+        self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        self._seen_ahead &= {model.name for model in loaded}
+        models = (_node_model(model, self._shown.get(_shown_key(model))) for model in listed)
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
+
+    def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
+        """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
+
+        Where that moment was never in the future, the node's clock is slow, and tells nothing.
+        """
+        expires = loaded.expires_at
+        if expires is not None and expires >= now:
+            self._seen_ahead.add(loaded.name)
+        return ResidentModel(
+            model=loaded.name,
+            size=loaded.size,
+            context=loaded.context_length,
+            expires_at=expires.timestamp() if expires else 0.0,
+            busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+        )
+
+    async def _show(self, listed: Iterable[ListedModel]) -> None:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
+        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+
+        async def show(model: ListedModel) -> None:
+            async with at_once:
+                try:
+                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                except RetryableNodeError:
+                    pass  # asked again at the next look
+                except NodeError:
+                    self._shown[_shown_key(model)] = ShownModel()
+
+        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+
+
+def _shown_key(model: ListedModel) -> tuple[str, str]:
+    return model.name, model.digest
+
+
+def _node_model(listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+    blob = (shown.blob if shown else "") or listed.digest or listed.name
+    told = shown is not None and bool(shown.capabilities)
+    return NodeModel(
+        name=listed.name,
+        installed=InstalledModel(blob, listed.size),
+        digest=listed.digest,
+        quantization=listed.details.quantization_level,
+        capabilities=frozenset(shown.capabilities) if shown and told else None,
+        thinking=shown.thinking if shown and told else None,
+        context=(shown.num_ctx if shown else None) or 0,
+    )
+
+
+def _can_chat(model: NodeModel) -> bool:
+    return (
+        model.capabilities is None
+        or "completion" in model.capabilities
+        or EMBEDDING not in model.capabilities
+    )
+
+
+# --- ollama_pack.fleet.watch ---
+# One node as the router holds it: its client, and what the last looks at it have shown.
+
+GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
+AGENT_SECONDS = 2.0
+MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedNode:
+    """What is known of a node, at one moment.
+
+    Attributes:
+        models: what it has, or had when it last answered.
+        seen_at: when it last answered, on the caller's clock; None: never.
+        fault: what was wrong the last time; empty: nothing.
+    """
+
+    models: tuple[NodeModel, ...] = ()
+    seen_at: float | None = None
+    fault: str = ""
+
+
+class NodeWatch:
+    """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it."""
+
+    def __init__(self, row: NodeRow, client: NodeClient, clock: Callable[[], float]) -> None:
+        """Take what is needed later; nothing is asked yet."""
+        self.row = row
+        self.client = client
+        self.known = WatchedNode()
+        self.gpus = GpuReport(reason="not looked at yet")
+        self.looked = asyncio.Event()  # at least once, with or without an answer
+        self.hurry = asyncio.Event()  # look again now
+        self._prober = Prober(client)
+        self._clock = clock
+        self._missed = 0
+
+    async def look(self) -> NodeLook | None:
+        """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+        try:
+            look = await self._prober.look()
+        except NodeError as error:
+            self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
+            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            return None
+        finally:
+            self.looked.set()
+        self._missed = 0
+        self.known = WatchedNode(look.models, self._clock())
+        return look
+
+    async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
+        """Ask the node's agent, or the driver of this machine where the node runs on it."""
+        if self.row.agent:
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+        elif self.is_here:
+            self.gpus = await here.read()
+        else:
+            self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the node runs on this machine."""
+        return urlsplit(self.row.url).hostname in {"localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+    @property
+    def gpu_source(self) -> str:
+        """Who tells of the GPUs: nodes that have it in common have the GPUs in common."""
+        return self.row.agent or ("" if self.is_here else self.row.name)
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing is to be expected from it: no connection, or no answer several times."""
+        return self._missed >= MISSES or self.known.seen_at is None
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether its models are offered: it answers, or did a short while ago."""
+        seen = self.known.seen_at
+        return seen is not None and self._clock() - seen < GRACE_SECONDS
+
+    async def rest(self, seconds: float) -> None:
+        """Wait until it is time for the next look, or somebody is in a hurry."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.hurry.wait()
+        except TimeoutError:
+            pass
+        self.hurry.clear()
+
+
+# --- ollama_pack.fleet.lookout ---
+# Looking at all nodes again and again, for as long as anybody uses them.
+
+FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
+IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
+
+lookout_log = logging.getLogger(__name__)
+
+
+class Lookout:
+    """Looks at nodes, each in a task of its own."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, NodeWatch],
+        session: aiohttp.ClientSession,
+        seconds: float,
+        on_look: Callable[[NodeWatch, NodeLook | None], None],
+    ) -> None:
+        """Take what is needed; nothing is looked at before `ready`.
+
+        Args:
+            nodes: by name.
+            session: holds the connections to agents.
+            seconds: between two looks at a node.
+            on_look: told what a look has shown; None: the node does not answer.
+        """
+        self._nodes = nodes
+        self._session = session
+        self._seconds = seconds
+        self._on_look = on_look
+        self._loop = asyncio.get_running_loop()
+        self._gpus = GpuReader()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._used_at = self._loop.time()
+        self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
+
+    async def ready(self) -> None:
+        """Wait until every node has been looked at once, but not for long."""
+        self._used_at = self._loop.time()
+        for name, watch in self._nodes.items():
+            if name not in self._tasks or self._tasks[name].done():
+                self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
+        unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
+        if unseen:
+            looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
+            try:
+                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+            finally:
+                for look in looks:
+                    look.cancel()
+
+    async def _watch(self, watch: NodeWatch) -> None:
+        while self._loop.time() - self._used_at < IDLE_SECONDS:
+            try:
+                self._on_look(watch, await watch.look())
+                await watch.look_at_gpus(self._gpus, self._session)
+            except Exception:  # noqa: BLE001 - logged, and looked at again
+                lookout_log.exception("Node %s could not be looked at", watch.row.name)
+            await watch.rest(self._seconds)
+
+    def catalogue(self) -> Catalogue:
+        """The models of all nodes that answer, or did a short while ago."""
+        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        if listed != self._made[0]:
+            self._made = listed, build_catalogue(dict(listed))
+        return self._made[1]
+
+    async def close(self) -> None:
+        """Leave the nodes alone."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._gpus.close()
+
+
+# --- ollama_pack.fleet.spent ---
+# How long a finished answer took the engine, by the figures in its last chunk.
+
+NANO, MILLI = 1e-9, 1e-3
+FASTEST_TOKEN = 0.0002  # seconds; no engine generates one faster, so what came faster came in one piece
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """What was measured here, in seconds since the request was sent.
+
+    Attributes:
+        first_token: until the first chunk came.
+        total: until the end.
+    """
+
+    first_token: float
+    total: float
+
+
+def spent_on(
+    usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None, elapsed: Elapsed
+) -> Durations:
+    """Read what the chunk with the figures tells: durations, or counts whose durations were measured here.
+
+    Args:
+        usage: its `usage`: with Ollama's nanoseconds, as `openai_usage` puts them, or OpenAI's own.
+        timings: its `timings`: llama.cpp's milliseconds.
+        elapsed: what was measured here, for what the engine does not tell.
+    """
+    usage, timings = usage or {}, timings or {}
+    if _told(usage, "total_duration"):
+        return _by_ollama(usage)
+    if _told(timings, "prompt_ms") or _told(timings, "predicted_ms"):
+        return _by_llamacpp(usage, timings, elapsed)
+    return _by_clock(usage, elapsed)
+
+
+def _by_ollama(usage: Mapping[str, Any]) -> Durations:
+    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
+    return Durations(
+        total=_told(usage, "total_duration") * NANO,
+        load=_told(usage, "load_duration") * NANO,
+        prompt=_told(usage, "prompt_eval_duration") * NANO,
+        prompt_count=int(_told(usage, "prompt_eval_count")),
+        decode=_told(usage, "eval_duration") * NANO,
+        decode_count=int(_told(usage, "eval_count")),
+    )
+
+
+def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: Elapsed) -> Durations:
+    """llama.cpp reports durations and hits. What it does not report is how long the request waited.
+
+    That is what passed before the first token without a prompt being evaluated. The time to the end does not
+    tell, since a slow reader makes it longer.
+    """
+    prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
+    began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
+    evaluated = int(_told(timings, "prompt_n"))
+    hit = _count_or_none(timings, "cache_n")
+    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
+        hit = count - evaluated  # an older one, which tells only what it evaluated
+    return Durations(
+        total=max(0.0, began - prompt) + prompt + decode,
+        prompt=prompt,
+        prompt_count=evaluated + (hit or 0),
+        decode=decode,
+        decode_count=int(_told(timings, "predicted_n")),
+        hit=hit,
+    )
+
+
+def _by_clock(usage: Mapping[str, Any], elapsed: Elapsed) -> Durations:
+    """Counts alone, as of vLLM and SGLang: what passed before the first token counts as the prompt's.
+
+    Waiting in the engine's queue is in it, as nothing tells them apart. An answer that came in one piece
+    shows no first token: then all of it counts as generation, and nothing is learned of the prompt.
+    """
+    total = max(0.0, elapsed.total)
+    first = min(max(0.0, elapsed.first_token), total)
+    count = int(_told(usage, "completion_tokens"))
+    in_one_piece = count > 1 and total - first < FASTEST_TOKEN * (count - 1)
+    return Durations(
+        total=total,
+        prompt=0.0 if in_one_piece else first,
+        prompt_count=int(_told(usage, "prompt_tokens")),
+        decode=total if in_one_piece else total - first,
+        decode_count=count,
+        hit=_cached(usage),
+    )
+
+
+def _cached(usage: Mapping[str, Any]) -> int | None:
+    """Tokens of the prompt that were reused; None where it is not told.
+
+    vLLM tells it with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-report`.
+    """
+    details = usage.get("prompt_tokens_details")
+    return _count_or_none(details, "cached_tokens") if isinstance(details, Mapping) else None
+
+
+def _count_or_none(figures: Mapping[str, Any], name: str) -> int | None:
+    return int(_told(figures, name)) if isinstance(figures.get(name), int | float) else None
+
+
+def _told(figures: Mapping[str, Any], name: str) -> float:
+    """A figure; 0 where there is none, or nonsense."""
+    value = figures.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < math.inf else 0.0
+
+
+# --- ollama_pack.ollama.engine_failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+SERVE_IT = "start the engine there with it, or name a model that it serves"
+
+# vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
+# loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
+_NO_MODEL = re.compile(
+    r"\W*(?:the )?model\b.*\b(?:not found|does not exist|not loaded)|.*\binvalid model name",
+    re.IGNORECASE | re.DOTALL,
+)
+# llama.cpp says with 500 that a model cannot see or hear.
+_CANNOT_TAKE = re.compile(r"\b(?:image|audio|video|multimodal)\b.*\bnot supported", re.IGNORECASE | re.DOTALL)
+_BAD_REQUEST, _NOT_FOUND, _SERVER_ERROR = 400, 404, 500
+_CLIENT_ERRORS = range(400, 500)
+
+
+def engine_status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
+    said = engine_said_in(answer)
+    if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
+        return ModelNotFoundError(node, model, said, SERVE_IT)
+    if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
+        return RequestRefusedError(node, status, said)
+    return status_error(node, status, json.dumps({"error": said}).encode(), model)
+
+
+def event_status(event: dict[str, Any]) -> int | None:
+    """The status that an error in a stream would have had before it, where it is the request's fault."""
+    error = event.get("error", event)
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and code in _CLIENT_ERRORS else None
+
+
+def engine_said_in(answer: bytes) -> str:
+    """The message in an answer: in `error` as OpenAI has it, in `message` or in FastAPI's `detail`."""
+    try:
+        value = json.loads(answer.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return said_in(answer)
+    found = _message_in(value)
+    return shortened(found) if found else said_in(answer)
+
+
+def _message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
+
+
+# --- ollama_pack.ollama.engine_metrics ---
+# How busy an engine is, by the Prometheus metrics that it serves.
+#
+# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
+
+_SAMPLE = re.compile(
+    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
+)
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
+# Processes that share one request; each may report it.
+_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
+_CACHE_USE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "llamacpp:kv_cache_usage_ratio",
+)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+
+# Labels but for ranks → value.
+_Series = dict[tuple[tuple[str, str], ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does at one moment, whoever asked for it.
+
+    Attributes:
+        running: requests that it generates for.
+        waiting: requests in its own queue.
+        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None
+
+
+def engine_activity(text: str) -> EngineActivity | None:
+    """Read an exposition; None where none of the engines that are known speaks.
+
+    Numbers of requests are added up over all series, as several engines behind one address are told apart by
+    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    counts once, and so does what SGLang also reports by priority.
+
+    Args:
+        text: the answer of `/metrics`. Lines that cannot be read are left out.
+    """
+    found: dict[str, _Series] = {}
+    for name, labels, value in _samples(text):
+        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
+        series = found.setdefault(name, {})
+        series[kept] = max(value, series.get(kept, 0.0))
+    running = _first_of(_RUNNING, found)
+    if running is None:
+        return None
+    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
+    return EngineActivity(
+        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample that matters."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
+        if match is None or match[1] not in _KNOWN:
+            continue
+        labels = dict(_LABEL.findall(match[2] or ""))
+        value = _sample_value(match[3])
+        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
+            yield match[1], labels, value
+
+
+def _sample_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
+    return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.ollama.engine_models ---
+# What an OpenAI-compatible engine tells of its models, in the words of `ollama/values.py`.
+#
+# `/v1/models` has little in common between engines but the ids: vLLM and SGLang add `max_model_len`, llama.cpp
+# `meta` (size, context, quantization), `architecture` and, where it serves several, whether each is loaded.
+
+_MILLION, _BILLION = 10**6, 10**9
+_MODALITIES = {"image": "vision", "audio": "audio"}
+_ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
+# llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
+_FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """An entry of `/v1/models`.
+
+    Attributes:
+        name: its id.
+        others: other names that it answers to.
+        engine: who serves it, such as llamacpp or vllm; empty where it is not told.
+        loaded: it is in memory, as everything is that is not told to be elsewhere.
+        context: tokens that it was started for; 0 where it is not told.
+        longest: tokens that the weights are made for; 0 where it is not told.
+        size: bytes of the weights; 0 where it is not told.
+        parameters: their number; 0 where it is not told.
+        quantization: such as Q4_K_M; empty where it is not told.
+        capabilities: such as completion and vision; empty where they are not told.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+    engine: str = ""
+    loaded: bool = True
+    context: int = 0
+    longest: int = 0
+    size: int = 0
+    parameters: int = 0
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def _details(self) -> ModelDetails:
+        return ModelDetails(
+            parameter_size=_parameter_size(self.parameters), quantization_level=self.quantization
+        )
+
+    def listed(self) -> ListedModel:
+        """As `/api/tags` would have it. No engine tells a digest."""
+        return ListedModel(name=self.name, size=self.size, details=self._details)
+
+    def resident(self) -> LoadedModel:
+        """As `/api/ps` would have it. Nobody unloads it."""
+        return LoadedModel(name=self.name, size=self.size, context_length=self.context)
+
+    def shown(self, props: Mapping[str, Any]) -> ShownModel:
+        """As `/api/show` would have it.
+
+        Args:
+            props: what llama.cpp's `/props` tells, of its chat template among others; empty: nothing.
+        """
+        info = {"general.architecture": _ARCHITECTURE, "general.parameter_count": self.parameters}
+        info |= {f"{_ARCHITECTURE}.context_length": self.longest or self.context}
+        return ShownModel(capabilities=self._able(props), details=self._details, model_info=info)
+
+    def _able(self, props: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it can; empty where that is not told, as by vLLM and SGLang: then whatever is asked is tried.
+
+        Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
+        without a parser for them refuses with a sentence that says so.
+        """
+        if not self.capabilities:
+            return ()
+        modalities = _part(props, "modalities")
+        seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
+        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
+
+
+def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
+    """Read the answer of `/v1/models`.
+
+    Raises:
+        ValueError: it is not of OpenAI's form.
+    """
+    entries = answer.get("data")
+    if not isinstance(entries, list):
+        raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    beside = _capabilities_beside(answer.get("models"))
+    return tuple(_engine_model(entry, beside) for entry in entries)
+
+
+def served_context(props: Mapping[str, Any]) -> int:
+    """The context in tokens that llama.cpp's `/props` tells; 0: none."""
+    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+
+
+def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
+    name = entry.get("id") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
+        raise ValueError("a model has no `id`")
+    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    return EngineModel(
+        name=name,
+        others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
+        engine=engine if isinstance(engine, str) else "",
+        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
+        longest=_whole_or_zero(meta.get("n_ctx_train")),
+        size=_whole_or_zero(meta.get("size")),
+        parameters=_whole_or_zero(meta.get("n_params")),
+        quantization=_quantization(meta.get("ftype")),
+        capabilities=_capabilities(entry, beside.get(name, ())),
+    )
+
+
+def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
+    """Name → capabilities in the list that llama.cpp gives beside OpenAI's, in Ollama's form."""
+    entries = [entry for entry in models if isinstance(entry, Mapping)] if isinstance(models, list) else []
+    return {
+        str(entry.get("name")): tuple(map(str, able))
+        for entry in entries
+        if isinstance(able := entry.get("capabilities"), list)
+    }
+
+
+def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
+    inputs = _part(entry, "architecture").get("input_modalities")
+    told = inputs if isinstance(inputs, list) else []
+    seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
+    base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
+    return tuple(dict.fromkeys((*base, *seen)))
+
+
+def _quantization(ftype: object) -> str:
+    found = _FTYPE.search(ftype) if isinstance(ftype, str) else None
+    return found[1].upper() + (f"_{found[2][0].upper()}" if found[2] else "") if found else ""
+
+
+def _parameter_size(count: int) -> str:
+    """The number as Ollama writes it: 8.0B, 134.52M."""
+    if count >= _BILLION:
+        return f"{count / _BILLION:.1f}B"
+    return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
+
+
+def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = value.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _whole_or_zero(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+# --- ollama_pack.ollama.engine_request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_offered_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    tools = objects_in(body.get("tools"), "tools")
+    if not tools:
+        return {}
+    choice = body.get("tool_choice")
+    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+# --- ollama_pack.ollama.engine_stream ---
+# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#
+# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
+# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
+_FINISHES = frozenset({"stop", "length", "content_filter"})
+_ABORTS = frozenset({"abort", "error"})
+_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A tool call of which more may come."""
+
+    index: object
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add what is new."""
+        function = _object_or_empty(fragment.get("function"))
+        self.id = self.id or _string_or_empty(fragment.get("id"))
+        self.name = self.name or _string_or_empty(function.get("name"))
+        self.arguments += _string_or_empty(function.get("arguments"))
+
+
+class EngineReply:
+    """Takes the chunks of one answer and gives those that it is made up of. Nothing here raises."""
+
+    def __init__(self, head: ReplyHead, place: UsagePlace) -> None:
+        """Start an answer.
+
+        Args:
+            head: what its chunks have in common.
+            place: where the figures go.
+        """
+        self._head = head
+        self._place = place
+        self._started = False
+        self._reason = ""
+        self._calls: list[PendingCall] = []
+        self._usage: Mapping[str, Any] | None = None
+        self._timings: Mapping[str, Any] | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has said something."""
+        return self._started
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the engine has said why it ends, and it is not that it gave up."""
+        return bool(self._reason) and not self.is_aborted
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the engine gave up: vLLM and SGLang do when they are shut down, for instance."""
+        return self._reason in _ABORTS
+
+    def take(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a chunk says; nothing where it says nothing, or only a part of a tool call.
+
+        The first part of a tool call gives a chunk with the role alone: it shows when the answer began.
+        """
+        self._usage = _object_or_none(chunk.get("usage")) or self._usage
+        self._timings = _object_or_none(chunk.get("timings")) or self._timings
+        choice = _first_choice(chunk)
+        reason = choice.get("finish_reason")
+        self._reason = reason if isinstance(reason, str) and reason else self._reason
+        given = _object_or_empty(choice.get("delta"))
+        calls = given.get("tool_calls")
+        for fragment in calls if isinstance(calls, list) else ():
+            self._take_call(_object_or_empty(fragment))
+        delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
+        if not delta and not logprobs and (self._started or not self._calls):
+            return []
+        return [self._chunk(delta, logprobs=logprobs)]
+
+    def end(self) -> list[dict[str, Any]]:
+        """The tool calls, the reason for the end and the figures, once nothing more comes."""
+        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
+        made = [self._chunk({"tool_calls": calls})] if calls else []
+        reason = self._reason if self._reason in _FINISHES else "stop"
+        reason = "tool_calls" if calls and reason == "stop" else reason
+        figures: dict[str, Any] = {"usage": engine_usage(self._usage, self._timings)}
+        figures |= {"timings": dict(self._timings)} if self._timings else {}
+        last = self._chunk({}, finish=reason)
+        if self._place == "last":
+            return [*made, last | figures]
+        return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
+
+    def _take_call(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            known = None if named or not self._calls else self._calls[-1]
+        else:
+            known = next((call for call in reversed(self._calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self._calls.append(known)
+        known.take(fragment)
+
+    def _chunk(
+        self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        role = {} if self._started else {"role": "assistant"}
+        self._started = True
+        choice = {"index": 0, "delta": role | delta, "logprobs": logprobs, "finish_reason": finish}
+        return {**self._head.tagged("chat.completion.chunk"), "choices": [choice]}
+
+
+def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The engine's figures, with those that Open WebUI shows beside them; None where there are none.
+
+    Args:
+        usage: as OpenAI has it.
+        timings: as llama.cpp has it, with tokens per second.
+    """
+    if not usage:
+        return None
+    kept = {str(name): value for name, value in usage.items() if value is not None}
+    made = {"input_tokens": kept.get("prompt_tokens", 0), "output_tokens": kept.get("completion_tokens", 0)}
+    rates = {name: (timings or {}).get(source) for name, source in _RATES.items()}
+    made |= {name: round(rate, 2) for name, rate in rates.items() if isinstance(rate, int | float)}
+    return made | kept
+
+
+def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
+    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    found = {
+        "content": _string_or_empty(given.get("content")),
+        "reasoning_content": next((thought for thought in thoughts if thought), ""),
+        **{name: given.get(name) for name in _KEPT_DELTAS},
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
+    return {
+        "index": number,
+        "id": call.id or f"call_{head.id}_{number}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments or "{}"},
+    }
+
+
+def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The choice numbered 0, or without a number; empty where there is none."""
+    choices = chunk.get("choices")
+    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    return next((choice for choice in given if not choice.get("index")), {})
+
+
+def _object_or_none(value: object) -> Mapping[str, Any] | None:
+    return value if isinstance(value, Mapping) and value else None
+
+
+def _object_or_empty(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# --- ollama_pack.ollama.openai_client ---
+# A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+
+METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
+OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
+
+_V1 = "/v1"
+# Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
+_VERSIONS = (
+    ("/version", "version"),
+    ("/props", "build_info"),
+    ("/server_info", "version"),
+    ("/get_server_info", "version"),
+)
+# What an engine answers where it does not have what was asked for.
+_ABSENT = frozenset({400, 404, 405, 422, 501})
+
+
+class OpenAIClient:
+    """A node that runs an OpenAI-compatible engine. It answers as `OllamaClient` does, chunk for chunk."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        limits: NodeLimits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            session: holds the connections. Its timeouts do not apply; a limit on connections does.
+            limits: when left out, the defaults.
+            headers: sent with every request, such as `Authorization`.
+        """
+        root = url.rstrip("/").removesuffix(_V1)
+        self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
+        self._served: frozenset[str] = frozenset()
+        self._takes_usage = True
+        self._metrics_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown: without `/v1`, user name, password and query."""
+        return self._node.name
+
+    async def version(self) -> str:
+        """The version of the engine; empty where it is not told.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        for path, key in _VERSIONS:
+            version = (await self._told(path)).get(key)
+            if isinstance(version, str) and version:
+                return version
+        return ""
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the engine serves, or can load.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return tuple(model.listed() for model in await self._models())
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        models = [model for model in await self._models() if model.loaded]
+        if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
+            context = served_context(await self._told("/props"))
+            return tuple(
+                model.resident().model_copy(update={"context_length": model.context or context})
+                for model in models
+            )
+        return tuple(model.resident() for model in models)
+
+    async def show(self, model: str) -> ShownModel:
+        """What the engine knows of a model. `capabilities` is empty where it does not tell them.
+
+        Raises:
+            ModelNotFoundError: it does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        if found is None:
+            raise self._not_served(model)
+        return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
+
+    async def activity(self) -> EngineActivity | None:
+        """How busy the engine is, by its metrics; None where it has none: then it is not asked for a while.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._metrics_at:
+            return None
+        try:
+            text = (await self._node.fetch("/metrics")).decode(errors="replace")
+        except NodeError as error:
+            if error.status not in _ABSENT:
+                raise
+            text = ""
+        found = engine_activity(text)
+        if found is None:
+            self._metrics_at = now + METRICS_RETRY_SECONDS
+        return found
+
+    async def complete(
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
+
+        The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
+
+        Args:
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            head: what the chunks have in common.
+            first_byte: seconds until the first event.
+            thinking: not used.
+
+        Raises:
+            ChatBodyError: the body is not of its form.
+            ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
+                would answer with the model that it has.
+            RequestRefusedError: the request has to change.
+            RetryableNodeError: the engine failed, before or in the stream.
+        """
+        place = usage_place(body)
+        request = request_to_engine(body)
+        if request["model"] not in self._served:
+            await self._models()
+        if request["model"] not in self._served:
+            raise self._not_served(request["model"])
+        async with (
+            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+        """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
+        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        sent = request if asks_usage else without_usage(request)
+        try:
+            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+                async for event in events:
+                    yield event
+        except RequestRefusedError as error:  # comes before the first event or never
+            if not asks_usage or "stream_options" not in error.said:
+                raise
+            self._takes_usage = False
+        else:
+            return
+        async with aclosing(self._events(request, first_byte)) as events:
+            async for event in events:
+                yield event
+
+    async def _chunks(
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks that the events make up."""
+        ended = False
+        async for event in events:
+            ended = event.is_last
+            made = self._end(reply) if ended else reply.take(self._chunk_in(event, reply, model))
+            for chunk in made:
+                yield chunk
+        if not ended:
+            for chunk in self._end(reply):
+                yield chunk
+
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+        """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
+        chunk = self._node.parsed(event.data)
+        if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            return chunk
+        status = None if reply.is_begun else event_status(chunk)
+        if status is not None:
+            raise engine_status_error(self.name, status, event.data, model)
+        raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
+
+    def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
+        """The last chunks, where the answer has come to its end. Some engines do without `[DONE]`."""
+        if reply.is_aborted:
+            raise NodeFaultError(self.name, "gave up in the middle of its answer")
+        if not reply.is_whole:
+            raise NodeFaultError(self.name, "ended its answer before the last chunk")
+        return reply.end()
+
+    async def _models(self) -> tuple[EngineModel, ...]:
+        """The models, which are remembered as those that it answers for."""
+        answer = await self._node.ask(f"{_V1}/models")
+        try:
+            models = engine_models(answer)
+        except ValueError as error:
+            raise NodeFaultError(
+                self.name, f"lists models in a form that is not OpenAI's: {error}"
+            ) from error
+        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        return models
+
+    async def _told(self, path: str) -> dict[str, Any]:
+        """What the engine tells there; empty where it has no such thing."""
+        try:
+            return await self._node.ask(path)
+        except NodeError as error:
+            if error.status not in _ABSENT:
+                raise
+            return {}
+
+    def _not_served(self, model: str) -> ModelNotFoundError:
+        listed = ", ".join(sorted(self._served)[:5])
+        said = f"it serves {listed}" if listed else "it serves nothing"
+        return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+# --- ollama_pack.fleet.router ---
+# The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#
+# All decisions are `fleet.scheduler`'s. What is here tells it what happens, and does what it decides.
+
+router_log = logging.getLogger(__name__)
+
+TAG = "ollama_pack"  # key of what we add to an answer
+DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
+DECISIONS_SHOWN = 64
+
+
+async def _tell_nobody(line: str, *, done: bool) -> None:
+    pass
+
+
+def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
+    """The client for a node of its kind."""
+    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    kind = OpenAIClient if row.kind == "openai" else OllamaClient
+    return kind(row.url, session, headers=headers)
+
+
+class Router:
+    """Gives chats to nodes. Lives on one event loop."""
+
+    def __init__(
+        self,
+        rows: Iterable[NodeRow],
+        session: aiohttp.ClientSession,
+        settings: RouterSettings | None = None,
+        dice: Random | None = None,
+        policy: RoutingPolicy | None = None,
+    ) -> None:
+        """Take what is needed; nodes are looked at from the first use on.
+
+        Args:
+            rows: the nodes.
+            session: holds the connections; the router closes it. A limit on its connections limits the fleet.
+            settings: what an admin may set.
+            dice: breaks ties.
+            policy: weights and bounds of decisions; nobody has to set them.
+        """
+        self.settings = settings or RouterSettings()
+        self._loop = asyncio.get_running_loop()
+        self._session = session
+        dice = dice or Random()  # noqa: S311 - breaks ties
+        self.nodes = {row.name: NodeWatch(row, make_client(row, session), self._loop.time) for row in rows}
+        self.scheduler = Scheduler(
+            [watch.row for watch in self.nodes.values()],
+            self._loop.time,
+            dice,
+            max_queue=self.settings.max_queue,
+            policy=policy,
+            strategy=self.settings.strategy,
+        )
+        self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self._journeys: dict[str, Journey] = {}
+        self._decided: dict[str, Decision] = {}
+        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._wake: asyncio.TimerHandle | None = None
+
+    # --- the nodes ---
+
+    def _take_in(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        name = watch.row.name
+        if look is not None:
+            self.scheduler.probed(name, look.installed, look.residents)
+        elif watch.is_gone:
+            self.scheduler.unreachable(name)
+            self._call_back_from(name)
+        self._decide()
+
+    def _call_back_from(self, node: str) -> None:
+        """A node is gone: what has not begun to answer there goes elsewhere."""
+        for journey in self._journeys.values():
+            if journey.at == node and not journey.answering and journey.patience:
+                journey.patience.reschedule(self._loop.time())
+
+    def catalogue(self) -> Catalogue:
+        """The models of all nodes that answer, or did a short while ago."""
+        return self._lookout.catalogue()
+
+    async def ready(self) -> None:
+        """Wait until every node has been looked at once, but not for long."""
+        await self._lookout.ready()
+
+    def in_flight(self, node: str) -> int:
+        """How many requests are at a node."""
+        return sum(journey.at == node for journey in self._journeys.values())
+
+    def queued(self, node: str) -> int:
+        """How many of the requests that wait this node could answer; other nodes may, too."""
+        has = {model.name for model in self.nodes[node].known.models}
+        waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
+        return sum(not has.isdisjoint(request.models) for request in waiting)
+
+    def is_healthy(self, node: str) -> bool:
+        """Whether requests are given to it: it answers, and has not just failed one."""
+        breaker = self.scheduler.nodes[node].breaker
+        return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    async def close(self) -> None:
+        """Let the requests that are under way end, then leave the nodes alone."""
+        await self._idle.wait()
+        await self._lookout.close()
+        if self._wake:
+            self._wake.cancel()
+        await self._session.close()
+
+    # --- requests ---
+
+    async def answer(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        body: Mapping[str, Any],
+        models: Sequence[str],
+        head: ReplyHead,
+        *,
+        user: str,
+        chat: str = "",
+        background: bool = False,
+        tell: Tell = _tell_nobody,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
+
+        The chunk that carries the figures also says which node answered, and why that one:
+        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+
+        Args:
+            body: whether or not it asks for a stream.
+            models: names of the models that may answer, the preferred one first.
+            head: what the chunks have in common.
+            user: whom fairness counts it for.
+            chat: the conversation; empty: none.
+            background: nobody looks at the answer as it is written.
+            tell: shows status lines.
+
+        Raises:
+            ChatBodyError: something in the body cannot be put into Ollama's form.
+            RoutingError: no node can answer, or none in time.
+            RequestRefusedError: the request has to change.
+        """
+        await self.ready()
+        identity = uuid4().hex
+        request = fleet_request(
+            body, models, request_id=identity, user=user, chat=chat, background=background
+        )
+        if not request.context and (known := self.catalogue().models.get(models[0])):
+            request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
+        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+            while True:
+                binding = await self._wait_for_node(journey)
+                try:
+                    async with aclosing(self._ask(journey, binding)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                except RequestRefusedError as error:
+                    self.scheduler.refused(identity)
+                    raise RequestRefusedError(binding.node, error.status, error.said) from error
+                except RetryableNodeError as error:
+                    self._go_on(journey, binding, error)
+                else:
+                    return
+
+    @asynccontextmanager
+    async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
+        """A request that the scheduler knows of, for as long as anybody wants its answer."""
+        identity = journey.request.id
+        self.scheduler.submit(journey.request)
+        self._journeys[identity] = journey
+        self._idle.clear()
+        try:
+            yield journey
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            del self._journeys[identity]
+            self._decided.pop(identity, None)
+            self._decide()
+            if not self._journeys:
+                self._idle.set()
+
+    def _decide(self) -> None:
+        """Let the scheduler decide, and tell the requests that have a node now."""
+        for binding in self.scheduler.decide():
+            decision = explained(binding, time.time())
+            self.decisions.append(decision)
+            self._decided[binding.request.id] = decision
+            self._journeys[binding.request.id].bound.set_result(binding)
+        if self._wake:
+            self._wake.cancel()
+        due = self.scheduler.wake_at
+        self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _wait_for_node(self, journey: Journey) -> Binding:
+        """Until the request has a node; meanwhile its place is told."""
+        self._decide()
+        began, told = self._loop.time(), -1
+        while not journey.bound.done():
+            place = self.scheduler.ahead(journey.request.id) or 0
+            if place != told and not journey.request.background:
+                told = place
+                await journey.tell(waiting_line(place), done=False)
+            await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
+            await self.ready()  # somebody waits: nodes are looked at
+            self._refuse_hopeless(journey, self._loop.time() - began)
+        return journey.bound.result()
+
+    def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
+        """Say so when nobody will answer, instead of waiting for ever."""
+        if journey.bound.done():
+            return
+        if waited > self.settings.first_token_seconds:
+            raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
+        if waited > DOWN_SECONDS:
+            faults = self._faults(journey)
+            if faults:
+                raise NodesDownError(journey.request.models, faults)
+
+    def _faults(self, journey: Journey) -> dict[str, str]:
+        """What is wrong with each node that has the model; empty when one of them may answer."""
+        models = journey.request.models
+        if any(model in node.models for node in self.scheduler.view().nodes for model in models):
+            return {}
+        holders = [
+            watch
+            for watch in self.nodes.values()
+            if any(model.name in models for model in watch.known.models)
+        ]
+        return {watch.row.name: watch.known.fault for watch in holders}
+
+    async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
+        """Send the request to its node, and tell the scheduler how it goes."""
+        watch, began = self.nodes[binding.node], self._loop.time()
+        if not journey.request.background:
+            await journey.tell(status_line(binding), done=True)
+        sent = with_model(journey.body, binding.model, binding.context, self.settings.keep_alive)
+        chunks = watch.client.complete(
+            sent,
+            journey.head,
+            first_byte=self.settings.first_token_seconds + binding.terms.predict_ttft,
+            thinking=_known_thinking(watch, binding.model),
+        )
+        figures: dict[str, Any] = {}
+        async with aclosing(chunks):
+            chunk = await self._first(journey, watch, chunks)
+            elapsed = self._loop.time() - began
+            self._has_begun(journey, elapsed)
+            if "usage" in chunk:  # an answer in one chunk
+                figures = _tagged(chunk, binding)
+            yield chunk
+            async for chunk in chunks:
+                if "usage" in chunk:
+                    figures = _tagged(chunk, binding)
+                yield chunk
+        spent = spent_on(
+            figures.get("usage"), figures.get("timings"), Elapsed(elapsed, self._loop.time() - began)
+        )
+        self.scheduler.finished(journey.request.id, spent)
+
+    async def _first(
+        self, journey: Journey, watch: NodeWatch, chunks: AsyncGenerator[dict[str, Any], None]
+    ) -> dict[str, Any]:
+        """The first chunk; a node that is gone meanwhile is not waited for."""
+        journey.at = watch.row.name
+        try:
+            async with asyncio.timeout(None) as journey.patience:
+                return await anext(chunks)
+        except TimeoutError as error:
+            raise NodeTimeoutError(watch.client.name, "first byte", self.settings.probe_seconds) from error
+        except StopAsyncIteration:
+            raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
+        finally:
+            journey.patience = None
+
+    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+        journey.answering = True
+        self.scheduler.first_token(journey.request.id)
+        if decision := self._decided.get(journey.request.id):
+            decision.actual = elapsed
+        self._decide()
+
+    def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
+        """After a failure: wait for another node where that is possible.
+
+        Raises:
+            AnswerBrokenError: the answer had begun.
+            NoAnswerError: there is no other node.
+        """
+        node = binding.node
+        router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
+        journey.tried[node] = error.plain
+        again = self.scheduler.failed(journey.request.id, node_down=_is_down(error))
+        if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
+            self.nodes[node].hurry.set()
+        if journey.answering:
+            raise AnswerBrokenError(node, error.plain) from error
+        if not again:
+            raise NoAnswerError(journey.tried) from error
+        journey.at, journey.bound = "", self._loop.create_future()
+
+
+def _tagged(chunk: dict[str, Any], binding: Binding) -> dict[str, Any]:
+    """The chunk with the figures; it also says which node answered, and why that one."""
+    chunk[TAG] = {"node": binding.node, "reason": reason(binding)}
+    return chunk
+
+
+def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
+    return next((model.thinking for model in watch.known.models if model.name == name), None)
+
+
+def _is_down(error: NodeError) -> bool:
+    return isinstance(error, NodeUnreachableError) or (
+        isinstance(error, NodeTimeoutError) and error.stage == "connect"
+    )
+
+
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
+# --- ollama_pack.ollama.event_text ---
+# A server-sent event as text.
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
+# --- ollama_pack.plugins.answers ---
+# An answer as clients of OpenAI's API take it: server-sent events, or one completion; errors included.
+
+
+async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
+    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield event_text(chunk)
+        except PackError as error:
+            yield event_text(failure_body(error))
+    yield LAST_EVENT
+
+
+def failure_body(error: PackError) -> dict[str, Any]:
+    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
+    body = openai_error(error)
+    return {"error": {**body["error"], "detail": str(error)}}
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
+
+
+def failure_status(error: PackError) -> int:
+    """The HTTP status of an answer that has failed before it began."""
+    match error:
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST
+        case RequestRefusedError():
+            return error.status or HTTPStatus.BAD_REQUEST
+        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
+            return HTTPStatus.NOT_FOUND
+    return HTTPStatus.SERVICE_UNAVAILABLE
+
+
+# --- ollama_pack.plugins.bridge ---
+# The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#
+# The Pipelines server goes through a streamed answer in threads of a pool that all requests share, and each
+# stream holds one of them for as long as it waits for its next line. So each stream of ours brings a thread
+# of its own to the pool, and takes it away when it ends: nobody else ever waits for it.
+#
+# anyio is imported where it is used: upload.py loads a pipeline where the server's packages are not.
+
+LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, while there is nothing to send
+LINES_AHEAD = 512  # that are kept for a client who is slow to take them
+SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
+FAREWELL_SECONDS = 1.0  # that a server's end waits for ours
+
+bridge_log = logging.getLogger(__name__)
+
+Lines = Callable[[], AsyncGenerator[str, None]]
+
+_R = TypeVar("_R")
+
+
+class Portal(Protocol):
+    """anyio's `BlockingPortal`: the way to an event loop for other threads."""
+
+    def call(self, func: Callable[..., Any], *args: Any) -> Any:
+        """Call or await something on the loop, and wait for it."""
+
+    def start_task_soon(self, func: Callable[..., Awaitable[Any]], *args: Any) -> Future[Any]:
+        """Await something on the loop, in a task of its own."""
+
+
+class ThreadPool:
+    """The pool of the server whose event loop runs here: streams bring their own threads to it."""
+
+    def __init__(self) -> None:
+        from anyio.to_thread import current_default_thread_limiter  # noqa: PLC0415 - see the top
+
+        self._loop = asyncio.get_running_loop()
+        self._limiter = current_default_thread_limiter()
+
+    def grow(self) -> None:
+        """Add a thread. May be called from any."""
+        self._soon(1)
+
+    def shrink(self) -> None:
+        """Take a thread away. May be called from any."""
+        self._soon(-1)
+
+    def _soon(self, threads: int) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._add, threads)
+        except RuntimeError:  # the server's loop is closed, and its pool with it
+            bridge_log.debug("The server has ended before a stream")
+
+    def _add(self, threads: int) -> None:
+        self._limiter.total_tokens += threads
+
+
+class LineStream(Iterator[str]):
+    """A streamed answer as the server takes it: an iterator that is gone through in its threads.
+
+    No generator: behind one the server would put an end of its own, whatever the answer's really was.
+    Closing it, or forgetting it, ends the generation. So does a client that leaves while it waits.
+    """
+
+    def __init__(
+        self, lines: SimpleQueue[str | None], pump: Future[None], on_end: Callable[[], None]
+    ) -> None:
+        """Take what `Bridge.stream` has made.
+
+        Args:
+            lines: what comes, None at the end.
+            pump: what brings it.
+            on_end: called once.
+        """
+        self._lines = lines
+        self._pump = pump
+        self._on_end = on_end
+        self._ended = False
+
+    def __next__(self) -> str:
+        """Everything that has come, as soon as there is something."""
+        while not self._ended:
+            try:
+                text = self._joined(self._lines.get(timeout=LOOK_SECONDS))
+            except Empty:
+                if _client_has_left():
+                    self.close()
+            else:
+                if text:
+                    return text
+        raise StopIteration
+
+    def _joined(self, line: str | None) -> str:
+        """The line and what lies ready behind it: the way through the server's threads is the dear part."""
+        taken = []
+        while line is not None:
+            taken.append(line)
+            try:
+                line = self._lines.get_nowait()
+            except Empty:
+                return "".join(taken)
+        self._end()
+        return "".join(taken)
+
+    def close(self) -> None:
+        """End the generation if it has not ended. Waits for nothing, and may be called again."""
+        if not self._ended:
+            self._pump.cancel()
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._on_end()
+
+    def __del__(self) -> None:
+        """A server that has lost its client forgets the iterator without closing it."""
+        self.close()
+
+
+class Bridge:
+    """Runs the core for threads and for other event loops. Starts when it is first used.
+
+    After `retire` it ends with the last work that is under way. Used once more, it starts again until then.
+    """
+
+    def __init__(self, closing: Callable[[], Awaitable[None]]) -> None:
+        """Take what is called on the loop before it ends."""
+        self._closing = closing
+        self._lock = threading.RLock()  # again in one thread: a stream may be forgotten at any point
+        self._home: _LoopThread | None = None
+        self._pool: ThreadPool | None = None
+        self._retired = False
+        self._uses = 0
+
+    def use_pool(self, pool: ThreadPool) -> None:
+        """Say whose threads will wait."""
+        self._pool = pool
+
+    def call(self, work: Callable[[], Awaitable[_R]]) -> _R:
+        """Do something on the loop and wait for it, in a thread that has no loop of its own."""
+        home = self._begin()
+        try:
+            result: _R = home.portal.call(work)
+            return result
+        finally:
+            self._leave()
+
+    def stream(self, lines: Lines) -> LineStream:
+        """What an iterator on the loop yields, for a thread. The iterator is closed with the stream."""
+        home = self._begin()
+        try:
+            kept: SimpleQueue[str | None] = SimpleQueue()
+            return LineStream(kept, home.portal.start_task_soon(_pump, lines, kept), self._leave)
+        except BaseException:
+            self._leave()
+            raise
+
+    async def run(self, work: Callable[[], Awaitable[_R]]) -> _R:
+        """Do something on the loop and wait for it on another one."""
+        home = self._begin()
+        try:
+            return await asyncio.wrap_future(home.portal.start_task_soon(work))
+        finally:
+            self._leave()
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call something on the loop without waiting for it; nothing where the loop does not run."""
+        home = self._home
+        if home is not None:
+            with suppress(RuntimeError):  # it has just ended
+                home.loop.call_soon_threadsafe(callback)
+
+    async def retire(self) -> None:
+        """Take no part in the server's life any more. What is under way goes on, and is not waited for."""
+        with self._lock:
+            self._retired = True
+            home = self._end_if_idle()
+        if home is not None:
+            await asyncio.wait([asyncio.wrap_future(home.ended)], timeout=FAREWELL_SECONDS)
+
+    def _begin(self) -> "_LoopThread":
+        if self._pool:
+            self._pool.grow()
+        with self._lock:
+            self._uses += 1
+            if self._home is None:
+                self._home = _LoopThread(self._closing)
+            return self._home
+
+    def _leave(self) -> None:
+        if self._pool:
+            self._pool.shrink()
+        with self._lock:
+            self._uses -= 1
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> "_LoopThread | None":
+        home = self._home
+        if home is None or not self._retired or self._uses:
+            return None
+        self._home = None
+        home.over.set()
+        return home
+
+
+class _LoopThread:
+    """A running event loop in a thread of its own, and a second thread that keeps it until it is over.
+
+    Attributes:
+        portal: the way in for threads.
+        loop: the loop.
+        over: set to end it.
+        ended: done when it has.
+    """
+
+    def __init__(self, closing: Callable[[], Awaitable[None]]) -> None:
+        """Start it. `closing` is called on the loop before it ends."""
+        started: Future[Portal] = Future()
+        self.over = threading.Event()
+        self.ended: Future[None] = Future()
+        keep = threading.Thread(target=self._keep, args=(started, closing), name="ollama-pack", daemon=True)
+        keep.start()
+        self.portal = started.result()
+        self.loop: asyncio.AbstractEventLoop = self.portal.call(asyncio.get_running_loop)
+
+    def _keep(self, started: Future[Portal], closing: Callable[[], Awaitable[None]]) -> None:
+        from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - see the top
+
+        try:
+            with start_blocking_portal() as portal:
+                started.set_result(portal)
+                self.over.wait()
+                portal.call(closing)
+        except Exception as error:  # noqa: BLE001 - whoever started it gets it
+            if started.done():
+                bridge_log.exception("An event loop did not end well")
+            else:
+                started.set_exception(error)
+        finally:
+            self.ended.set_result(None)
+
+
+async def _pump(lines: Lines, kept: SimpleQueue[str | None]) -> None:
+    """Bring the lines of an answer. Knows nothing of the stream: who forgets that must be noticed."""
+    try:
+        async with aclosing(lines()) as coming:
+            async for line in coming:
+                kept.put(line)
+                while kept.qsize() > LINES_AHEAD:  # noqa: ASYNC110 - it is taken in another thread
+                    await asyncio.sleep(SLOW_CLIENT_SECONDS)
+    except Exception:  # noqa: BLE001 - nobody else would hear of it
+        bridge_log.exception("A stream broke off")
+    finally:
+        kept.put(None)
+
+
+def _client_has_left() -> bool:
+    """Whether the server has given up the request that this thread works for."""
+    from anyio.from_thread import check_cancelled  # noqa: PLC0415 - see the top
+
+    try:
+        check_cancelled()
+    except asyncio.CancelledError:
+        return True
+    except RuntimeError:  # no thread of a server
+        return False
+    return False
+
+
+# --- ollama_pack.plugins.pipeline_requests ---
+# What a pipeline can know of a request, and how it tells the next one.
+#
+# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
+# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
+# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+
+# How all of Open WebUI's templates for titles, tags and the like begin.
+_TASK_BEGINS = "### Task:"
+# Settings of a model's row that Open WebUI does not pass on to connections of the kind that this server is.
+_ROW_OPTIONS = frozenset({*OPTION_TYPES, "keep_alive", "think", "format"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, and what for.
+
+    Attributes:
+        user: whom fairness counts it for; empty: unknown.
+        chat: the conversation; empty: unknown.
+        background: nobody looks at the answer as it is written.
+        from_webui: Open WebUI sent it, and put its own tools into it.
+    """
+
+    user: str = ""
+    chat: str = ""
+    background: bool = False
+    from_webui: bool = False
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat = body.get("user"), body.get(CHAT_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
+        from_webui,
+    )
+
+
+def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what is nobody's business further on."""
+    return {name: value for name, value in body.items() if name not in {"user", CHAT_FIELD, URGENCY_FIELD}}
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if metadata.get("task"):
+        hints[URGENCY_FIELD] = BACKGROUND
+    if options := _row_options(metadata):
+        given = body.get("options")
+        hints["options"] = {**options, **(given if isinstance(given, Mapping) else {})}
+    return {**body, **hints}
+
+
+def _row_options(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        params = metadata["model"]["info"]["params"]
+        return {name: value for name, value in params.items() if name in _ROW_OPTIONS and value is not None}
+    except (AttributeError, KeyError, TypeError):  # a model without a row
+        return {}
+
+
+def _is_task(body: Mapping[str, Any]) -> bool:
+    """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_TASK_BEGINS)
+
+
+# --- ollama_pack.plugins.pipeline_valves ---
+# Valves on the Pipelines server: what all of our pipelines have in common there.
+
+DIGEST_LENGTH = 16
+CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+
+valves_log = logging.getLogger(__name__)
+
+
+def _own_digest() -> str:
+    """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
+    path = globals().get("__file__")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGEST_LENGTH] if path else ""
+
+
+CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
+
+
+class PipelineValves(BaseModel):
+    """Valves that the server's page can save, and that tell which code they belong to.
+
+    A subclass has a field `code_digest` with the default `CODE_DIGEST`.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
+        return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+
+    @field_validator("code_digest", check_fields=False)
+    @classmethod
+    def _of_this_code(cls, _: str) -> str:
+        """What valves.json says is about the code that ran when it was saved."""
+        return CODE_DIGEST
+
+
+_V = TypeVar("_V", bound=BaseModel)
+
+
+def one_a_line(text: str) -> str:
+    """Rows with `;` between them, each on a line of its own.
+
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    """
+    return text if "\n" in text else text.replace(";", "\n")
+
+
+def starting_valves(
+    kind: type[_V], variables: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> _V:
+    """Valves as the environment has them, until some are saved.
+
+    A value that the valve refuses is logged and left out: an error here would make the server move the
+    file out of its folder.
+
+    Args:
+        kind: the valves.
+        variables: name of a valve → name of the variable that it begins with.
+        given: value of a valve that another variable stands for, where its own says nothing.
+    """
+    values = {
+        **(given or {}),
+        **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
+    }
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        for valve, reason in refused.items():
+            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
+        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+
+
+# --- ollama_pack.aliases.table ---
+# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#
+# For example::
+#
+#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
+#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
+#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
+#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
+#     openai/*      = *                                 # what the first star matched
+#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+
+MAX_ROWS = 1000
+MAX_CANDIDATES = 20
+MAX_CHAIN = 10
+MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
+_KILO = 1024
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """One row: who it answers for, when, and with which models.
+
+    Attributes:
+        alias: the name that clients ask for; each `*` in it stands for any text.
+        candidates: models to answer with, the preferred one first.
+        images: the row asks for an image in the request.
+        tools: the row asks for tools in the request.
+        min_tokens: the row asks for a prompt of at least so many tokens.
+        groups: the row asks for a user of one of these groups; empty: anyone.
+        quantizations: preferred levels among the installed variants of a candidate.
+        line: its number in the text, from 1.
+    """
+
+    alias: str
+    candidates: tuple[str, ...]
+    images: bool = False
+    tools: bool = False
+    min_tokens: int = 0
+    groups: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.alias
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the row asks of a request, as it is written between the brackets."""
+        asked = (
+            "vision" if self.images else "",
+            "tools" if self.tools else "",
+            f"context>={self.min_tokens}" if self.min_tokens else "",
+            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
+        )
+        return tuple(filter(None, asked))
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
+        inside = ", ".join(self.conditions + preference)
+        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+
+    def applies_to(self, facts: RequestFacts) -> bool:
+        """Whether the request has everything that the row asks for."""
+        return (
+            (facts.images or not self.images)
+            and (facts.tools or not self.tools)
+            and facts.tokens >= self.min_tokens
+            and (not self.groups or not self.groups.isdisjoint(facts.groups))
+        )
+
+
+class AliasTable:
+    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+
+    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
+        """Check the rows against each other and index them.
+
+        Raises:
+            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        """
+        self.rows = rows
+        _refuse_duplicates(rows)
+        _refuse_cycles(rows)
+        exact: dict[str, list[AliasRow]] = defaultdict(list)
+        for row in rows:
+            if not row.is_wildcard:
+                exact[row.alias].append(row)
+        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
+        }
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
+        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
+        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
+        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.groups for row in self.rows)
+
+    def exact(self, name: str) -> tuple[AliasRow, ...]:
+        """The rows for this very name: those that ask for more come first, then as written."""
+        return self._exact.get(name, ())
+
+    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
+        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
+        for row in self.exact(name):
+            yield row, ""
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
+            return
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
+            if found := pattern.fullmatch(name):
+                yield row, found.group(1)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_table(text: str) -> AliasTable:
+    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        AliasTableError: naming the row and what is wrong with it.
+    """
+    rows: list[AliasRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+    return AliasTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    found = _ROW.fullmatch(written)
+    if found is None:
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+    )
+
+
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
+
+
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
+
+
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
+
+
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
+
+
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
+    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
+    return -len(row.conditions), -row.min_tokens
+
+
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
+
+
+def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
+    for row in rows:
+        case = (row.alias, row.conditions)
+        if case in seen:
+            raise AliasTableError(
+                row.line,
+                row.text,
+                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
+                "put both rows' models into one row, in order of preference",
+            )
+        seen[case] = row
+
+
+def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
+    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
+    exact = [row for row in rows if not row.is_wildcard]
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
+    for row in exact:
+        leads_to[row.alias].extend(row.candidates)
+    try:
+        order = tuple(TopologicalSorter(leads_to).static_order())
+    except CycleError as error:
+        way = tuple(reversed(error.args[1]))
+        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
+        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        raise AliasTableError(row.line, row.text, reason) from error
+    depth = dict.fromkeys(order, 0)
+    for alias in order:
+        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
+    for row in exact:
+        if depth[row.alias] > MAX_CHAIN:
+            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            raise AliasTableError(row.line, row.text, reason)
+
+
+# --- ollama_pack.aliases.resolve ---
+# Which model answers for a name: a pure function of the table, the request and the models that are there.
+
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The model that answers, and why it does.
+
+    Attributes:
+        alias: the name that was asked for.
+        model: id of the model that answers.
+        row: the row that named it.
+        passed_over: models that the table prefers, each with the reason against it.
+    """
+
+    alias: str
+    model: str
+    row: AliasRow
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
+        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
+        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+
+
+def resolve(
+    table: AliasTable,
+    facts: RequestFacts,
+    models: Mapping[str, str] | None,
+    denied: AbstractSet[str] = frozenset(),
+) -> Resolution | None:
+    """Resolve the name that was asked for.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        models: id → quantization level (empty where unknown) of every model that is there;
+            None when that is not known: then the first candidate is taken at its word.
+        denied: ids in `models` that this user may not use.
+
+    Returns:
+        None when no row of the table is about this request: the name then stands for itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+    """
+    passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
+    for name, row in candidates(table, facts):
+        model = name if models is None else find_candidate(name, row, models, denied, families)
+        if model is not None and model not in denied:
+            return Resolution(facts.model, model, row, tuple(passed_over))
+        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
+    if passed_over:
+        raise AliasUnavailableError(facts.model, tuple(passed_over))
+    return None
+
+
+def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
+    """Every model that the table names for this request, in order of preference, each once."""
+    seen: set[str] = set()
+    for row, star in table.matching(facts.model):
+        if row.applies_to(facts):
+            yield from _expand(table, facts, row, star, seen)
+
+
+def _expand(
+    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
+) -> Iterator[tuple[str, AliasRow]]:
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
+    for candidate in row.candidates:
+        name = candidate.replace("*", star)
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
+        for other in deeper:
+            yield from _expand(table, facts, other, "", seen)
+        if not deeper:
+            yield name, row
+
+
+def find_candidate(
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)
+
+
+# --- ollama_pack.aliases.published ---
+# Which names of a table can be published as models, and what answers for them.
+
+MOST_TOKENS = 2**62  # meets every `context>=`
+
+
+def concrete_names(table: AliasTable) -> tuple[str, ...]:
+    """The aliases that are names of their own, as written; a wildcard is none."""
+    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
+
+
+def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    """Every model there that may answer for an alias; first those that answer the plainest request.
+
+    Args:
+        table: the aliases.
+        name: one of them.
+        models: id → quantization level (empty where unknown) of the models that are there.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+
+
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
+    families = Families(models)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, models, families=families)
+        if model is not None:
+            yield model
+
+
+# --- ollama_pack.plugins.routed ---
+# Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+
+def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+    """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but no node has any of their models.
+    """
+    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    named = [] if there else [name for name, _ in candidates(table, facts)]
+    if named:
+        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+    return there or (facts.model,)
+
+
+def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
+    """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
+    return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
+
+
+# --- ollama_pack.plugins.router_host ---
+# The one router of a plugin, which changes with its valves and loses no chat for it.
+
+
+class RouterHost:
+    """Keeps the router that nodes and settings ask for. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self.current: Router | None = None
+        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def router(self, rows: tuple[NodeRow, ...], settings: RouterSettings) -> Router:
+        """The router for these nodes and settings, ready; another one once they change."""
+        if self.current is None or self._made_of != (rows, settings):
+            self._retire()
+            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            self.current, self._made_of = Router(rows, session, settings), (rows, settings)
+        router = self.current
+        await router.ready()
+        return router
+
+    async def close(self) -> None:
+        """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
+        self._retire()
+        await asyncio.gather(*self._closing)
+
+    def _retire(self) -> None:
+        """Let the router finish what it has begun."""
+        if self.current is not None:
+            task = asyncio.get_running_loop().create_task(self.current.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.current = None
+
+
+# --- ollama_pack.plugins.router_valves ---
+# The valves of the router, wherever it runs.
+
+NODES_NOTE = (
+    "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
+    "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
+    "agent=http://gpu0:9400. A # starts a comment."
+)
+
+
+class RouterValves(BaseModel):
+    """What an admin sets, and what it comes to."""
+
+    knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
+
+    nodes: str = Field(default="", description=f"{NODES_NOTE} Empty: Open WebUI's own Ollama connections.")
+    aliases: str = Field(
+        default="",
+        description=(
+            "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
+            "offered as a model; the first of its models that a node has answers, then the next."
+        ),
+    )
+    strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
+        default="predicted_ttft",
+        description="predicted_ttft is the one to use; the others are there to compare with.",
+    )
+    probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
+    first_token_timeout_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        le=3600,
+        description=(
+            "How long a chat waits for a free node, and then for the first token beside what loading "
+            "the model is predicted to take."
+        ),
+    )
+    max_queue: int = Field(
+        default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
+    )
+    redis_url: str = Field(
+        default="",
+        description="Has no effect yet: each worker of Open WebUI learns for itself.",
+        json_schema_extra={"input": {"type": "password"}},
+    )
+    keep_alive: str = Field(
+        default="",
+        description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
+    )
+
+    @field_validator("nodes")
+    @classmethod
+    def _nodes_readable(cls, text: str) -> str:
+        parse_nodes(
+            cls.lines(text)
+        )  # a NodeTableError reaches the admin as the valve's error, row and reason
+        return text
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_readable(cls, text: str) -> str:
+        if parse_table(cls.lines(text)).uses_groups and not cls.knows_groups:
+            message = "group= is not known on the Pipelines server: use the gpu_router function for it"
+            raise ValueError(message)
+        return text
+
+    @classmethod
+    def lines(cls, text: str) -> str:
+        """The rows of a valve, each on a line of its own."""
+        return text
+
+    @property
+    def rows(self) -> tuple[NodeRow, ...]:
+        return parse_nodes(self.lines(self.nodes))
+
+    @property
+    def table(self) -> AliasTable:
+        return parse_table(self.lines(self.aliases))
+
+    @property
+    def settings(self) -> RouterSettings:
+        return RouterSettings(
+            self.strategy,
+            self.probe_seconds,
+            self.first_token_timeout_seconds,
+            self.max_queue,
+            self.keep_alive,
+        )
+
+
+# --- ollama_pack.plugins.pipelines.gpu_router ---
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
+USE_SECONDS = 1.0  # between two times that the nodes are told to be of interest
+SLASH = "--"  # in ids: the server finds no model with a slash in its id when Open WebUI asks for its inlet
+
+Body = dict[str, Any]
+
+
+class Pipeline:
+    """A model for each model of the nodes, and for each routed alias.
+
+    Valves begin with what GPU_ROUTER_NODES, GPU_ROUTER_ALIASES and so on say, nodes and aliases also with
+    OLLAMA_BASE_URLS and MODEL_ALIASES. Once they are saved, by an admin or by upload.py, valves.json holds
+    every one of them, and the environment is not asked again.
+    """
+
+    class Valves(PipelineValves, RouterValves):
+        knows_groups: ClassVar[bool] = False
+
+        nodes: str = Field(
+            default="", description=f"{NODES_NOTE} All may stand on one line with ; between them."
+        )
+        redis_url: str = Field(
+            default="",
+            description="Has no effect yet: the router of each server learns for itself.",
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+
+        @classmethod
+        def lines(cls, text: str) -> str:
+            """The rows of a valve, each on a line of its own."""
+            return one_a_line(text)
+
+    def __init__(self) -> None:
+        self.type = "manifold"
+        self.name = ""  # begins the names of all models
+        self.valves = self._first_valves()
+        self._host = RouterHost()
+        self._bridge = Bridge(self._host.close)
+        self._names: dict[str, str] = {}
+        self._offered: tuple[Catalogue | None, str, list[dict[str, str]]] = (None, "", [])
+        self._used_at = 0.0
+        self._look: asyncio.Future[None] | None = None
+
+    def _first_valves(self) -> Valves:
+        urls = os.getenv("OLLAMA_BASE_URLS", "").replace(",", ";").split(";")
+        nodes = [f"ollama{number} {url.strip()}" for number, url in enumerate(urls) if url.strip()]
+        given = {"nodes": "; ".join(nodes), "aliases": os.getenv("MODEL_ALIASES", "")}
+        valves = {valve: f"{VARIABLE}{valve.upper()}" for valve in self.Valves.model_fields}
+        return starting_valves(self.Valves, valves, given)
+
+    async def on_startup(self) -> None:
+        self._bridge.use_pool(ThreadPool())
+        await self._bridge.run(self._router)  # so that the first who asks for the models gets them
+
+    async def on_valves_updated(self) -> None:
+        await self._bridge.run(self._router)
+
+    async def on_shutdown(self) -> None:
+        """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
+        await self._bridge.retire()
+
+    def pipelines(self) -> list[dict[str, str]]:
+        """The models that are offered. The server asks at every request, and waits: so nothing is waited for.
+
+        The catalogue is replaced as a whole, so that any thread may look at it.
+        """
+        router = self._host.current
+        if router is None:
+            return []
+        if time.monotonic() - self._used_at > USE_SECONDS:
+            self._used_at = time.monotonic()
+            self._bridge.soon(lambda: self._keep_looking(router))
+        catalogue, aliases = router.catalogue(), self.valves.aliases
+        if (catalogue, aliases) != self._offered[:2]:
+            names = dict.fromkeys([*routed_aliases(self.valves.table, catalogue), *catalogue.models])
+            self._names = {name.replace("/", SLASH): name for name in names}
+            offered = [{"id": sub_id, "name": name} for sub_id, name in self._names.items()]
+            self._offered = catalogue, aliases, offered
+        return self._offered[2]
+
+    def _keep_looking(self, router: Router) -> None:
+        self._look = asyncio.ensure_future(router.ready())
+
+    async def inlet(self, body: Body, user: Body | None = None) -> Body:  # noqa: ARG002 - the server passes it
+        """Keep what Open WebUI tells an inlet and not a pipe: the conversation, and that it is a title."""
+        return with_hints(body)
+
+    def pipe(self, user_message: str, model_id: str, messages: list[Body], body: Body) -> LineStream | Body:  # noqa: ARG002
+        """Answer a chat. An error becomes the answer's error, in one sentence."""
+        name = self._names.get(model_id, model_id)
+        if body.get("stream"):
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body)))
+        try:
+            return self._bridge.call(lambda: self._completion(name, body))
+        except PackError as error:
+            raise _refusal(error) from error
+
+    async def _completion(self, name: str, body: Body) -> Body:
+        async with aclosing(self._chunks(name, body)) as chunks:
+            return UnloggedAnswer(whole_answer([chunk async for chunk in chunks]))
+
+    async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who = asking(body)
+        router, table = await self._router(), self.valves.table
+        catalogue = router.catalogue()
+        models = models_for(table, request_facts(body, name), catalogue)
+        asked = without_asking(body)
+        known = catalogue.models.get(models[0])
+        if who.from_webui and known is not None and not known.can("tools"):
+            asked.pop(
+                "tools", None
+            )  # Open WebUI offers its own to every model, and does not say which they are
+        answer = router.answer(
+            asked,
+            models,
+            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
+            user=who.user,
+            chat=who.chat,
+            background=who.background,
+        )
+        async with aclosing(answer) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _router(self) -> Router:
+        valves = self.valves
+        return await self._host.router(valves.rows, valves.settings)
+
+
+class UnloggedAnswer(dict[str, Any]):
+    """An answer that the server's log, which gets every unstreamed one, does not tell."""
+
+    def __repr__(self) -> str:
+        return "<an answer>"
+
+
+def _refusal(error: PackError) -> Exception:
+    """What the server makes a refusal of. It is imported here as only the server has its web framework."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    refusal: Exception = HTTPException(failure_status(error), str(error))
+    return refusal

@@ -1,0 +1,80 @@
+"""Valves on the Pipelines server: what all of our pipelines have in common there."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
+
+DIGEST_LENGTH = 16
+CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+
+valves_log = logging.getLogger(__name__)
+
+
+def _own_digest() -> str:
+    """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
+    path = globals().get("__file__")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGEST_LENGTH] if path else ""
+
+
+CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
+
+
+class PipelineValves(BaseModel):
+    """Valves that the server's page can save, and that tell which code they belong to.
+
+    A subclass has a field `code_digest` with the default `CODE_DIGEST`.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
+        return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+
+    @field_validator("code_digest", check_fields=False)
+    @classmethod
+    def _of_this_code(cls, _: str) -> str:
+        """What valves.json says is about the code that ran when it was saved."""
+        return CODE_DIGEST
+
+
+_V = TypeVar("_V", bound=BaseModel)
+
+
+def one_a_line(text: str) -> str:
+    """Rows with `;` between them, each on a line of its own.
+
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    """
+    return text if "\n" in text else text.replace(";", "\n")
+
+
+def starting_valves(
+    kind: type[_V], variables: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> _V:
+    """Valves as the environment has them, until some are saved.
+
+    A value that the valve refuses is logged and left out: an error here would make the server move the
+    file out of its folder.
+
+    Args:
+        kind: the valves.
+        variables: name of a valve → name of the variable that it begins with.
+        given: value of a valve that another variable stands for, where its own says nothing.
+    """
+    values = {
+        **(given or {}),
+        **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
+    }
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        for valve, reason in refused.items():
+            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
+        return kind(**{valve: value for valve, value in values.items() if valve not in refused})

@@ -1,0 +1,183 @@
+"""
+title: GPU router
+author: Open WebUI Ollama Pack
+description: Answers each chat on the node that will begin soonest, and on another when that one fails.
+license: MIT
+version: {version}
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from pydantic import Field
+
+from ollama_pack.aliases.facts import request_facts
+from ollama_pack.errors import PackError
+from ollama_pack.fleet.catalogue import Catalogue
+from ollama_pack.fleet.router import Router
+from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.plugins.answers import answer_events, failure_status, whole_answer
+from ollama_pack.plugins.bridge import Bridge, LineStream, ThreadPool
+from ollama_pack.plugins.pipeline_requests import asking, with_hints, without_asking
+from ollama_pack.plugins.pipeline_valves import (
+    CODE_DIGEST,
+    CODE_DIGEST_NOTE,
+    PipelineValves,
+    one_a_line,
+    starting_valves,
+)
+from ollama_pack.plugins.routed import models_for, routed_aliases
+from ollama_pack.plugins.router_host import RouterHost
+from ollama_pack.plugins.router_valves import NODES_NOTE, RouterValves
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
+USE_SECONDS = 1.0  # between two times that the nodes are told to be of interest
+SLASH = "--"  # in ids: the server finds no model with a slash in its id when Open WebUI asks for its inlet
+
+Body = dict[str, Any]
+
+
+class Pipeline:
+    """A model for each model of the nodes, and for each routed alias.
+
+    Valves begin with what GPU_ROUTER_NODES, GPU_ROUTER_ALIASES and so on say, nodes and aliases also with
+    OLLAMA_BASE_URLS and MODEL_ALIASES. Once they are saved, by an admin or by upload.py, valves.json holds
+    every one of them, and the environment is not asked again.
+    """
+
+    class Valves(PipelineValves, RouterValves):
+        knows_groups: ClassVar[bool] = False
+
+        nodes: str = Field(
+            default="", description=f"{NODES_NOTE} All may stand on one line with ; between them."
+        )
+        redis_url: str = Field(
+            default="",
+            description="Has no effect yet: the router of each server learns for itself.",
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+
+        @classmethod
+        def lines(cls, text: str) -> str:
+            """The rows of a valve, each on a line of its own."""
+            return one_a_line(text)
+
+    def __init__(self) -> None:
+        self.type = "manifold"
+        self.name = ""  # begins the names of all models
+        self.valves = self._first_valves()
+        self._host = RouterHost()
+        self._bridge = Bridge(self._host.close)
+        self._names: dict[str, str] = {}
+        self._offered: tuple[Catalogue | None, str, list[dict[str, str]]] = (None, "", [])
+        self._used_at = 0.0
+        self._look: asyncio.Future[None] | None = None
+
+    def _first_valves(self) -> Valves:
+        urls = os.getenv("OLLAMA_BASE_URLS", "").replace(",", ";").split(";")
+        nodes = [f"ollama{number} {url.strip()}" for number, url in enumerate(urls) if url.strip()]
+        given = {"nodes": "; ".join(nodes), "aliases": os.getenv("MODEL_ALIASES", "")}
+        valves = {valve: f"{VARIABLE}{valve.upper()}" for valve in self.Valves.model_fields}
+        return starting_valves(self.Valves, valves, given)
+
+    async def on_startup(self) -> None:
+        self._bridge.use_pool(ThreadPool())
+        await self._bridge.run(self._router)  # so that the first who asks for the models gets them
+
+    async def on_valves_updated(self) -> None:
+        await self._bridge.run(self._router)
+
+    async def on_shutdown(self) -> None:
+        """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
+        await self._bridge.retire()
+
+    def pipelines(self) -> list[dict[str, str]]:
+        """The models that are offered. The server asks at every request, and waits: so nothing is waited for.
+
+        The catalogue is replaced as a whole, so that any thread may look at it.
+        """
+        router = self._host.current
+        if router is None:
+            return []
+        if time.monotonic() - self._used_at > USE_SECONDS:
+            self._used_at = time.monotonic()
+            self._bridge.soon(lambda: self._keep_looking(router))
+        catalogue, aliases = router.catalogue(), self.valves.aliases
+        if (catalogue, aliases) != self._offered[:2]:
+            names = dict.fromkeys([*routed_aliases(self.valves.table, catalogue), *catalogue.models])
+            self._names = {name.replace("/", SLASH): name for name in names}
+            offered = [{"id": sub_id, "name": name} for sub_id, name in self._names.items()]
+            self._offered = catalogue, aliases, offered
+        return self._offered[2]
+
+    def _keep_looking(self, router: Router) -> None:
+        self._look = asyncio.ensure_future(router.ready())
+
+    async def inlet(self, body: Body, user: Body | None = None) -> Body:  # noqa: ARG002 - the server passes it
+        """Keep what Open WebUI tells an inlet and not a pipe: the conversation, and that it is a title."""
+        return with_hints(body)
+
+    def pipe(self, user_message: str, model_id: str, messages: list[Body], body: Body) -> LineStream | Body:  # noqa: ARG002
+        """Answer a chat. An error becomes the answer's error, in one sentence."""
+        name = self._names.get(model_id, model_id)
+        if body.get("stream"):
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body)))
+        try:
+            return self._bridge.call(lambda: self._completion(name, body))
+        except PackError as error:
+            raise _refusal(error) from error
+
+    async def _completion(self, name: str, body: Body) -> Body:
+        async with aclosing(self._chunks(name, body)) as chunks:
+            return UnloggedAnswer(whole_answer([chunk async for chunk in chunks]))
+
+    async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who = asking(body)
+        router, table = await self._router(), self.valves.table
+        catalogue = router.catalogue()
+        models = models_for(table, request_facts(body, name), catalogue)
+        asked = without_asking(body)
+        known = catalogue.models.get(models[0])
+        if who.from_webui and known is not None and not known.can("tools"):
+            asked.pop(
+                "tools", None
+            )  # Open WebUI offers its own to every model, and does not say which they are
+        answer = router.answer(
+            asked,
+            models,
+            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
+            user=who.user,
+            chat=who.chat,
+            background=who.background,
+        )
+        async with aclosing(answer) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _router(self) -> Router:
+        valves = self.valves
+        return await self._host.router(valves.rows, valves.settings)
+
+
+class UnloggedAnswer(dict[str, Any]):
+    """An answer that the server's log, which gets every unstreamed one, does not tell."""
+
+    def __repr__(self) -> str:
+        return "<an answer>"
+
+
+def _refusal(error: PackError) -> Exception:
+    """What the server makes a refusal of. It is imported here as only the server has its web framework."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    refusal: Exception = HTTPException(failure_status(error), str(error))
+    return refusal
