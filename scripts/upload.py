@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,13 +18,17 @@ from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, UsageError
 from deploy.functions import plan_function
 from deploy.pipelines import plan_pipeline
+from deploy.pipelines_folder import plan_folder, plan_reload
 from deploy.plan import Plan, Step
 from deploy.plugin import LocalPlugin, load_plugin
 from deploy.rows import plan_rows, unanswered
+from deploy.valves import function_valves, pipeline_valves
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
 SCREENFUL = 40  # lines of one diff on a terminal
+# What may run as a function and on the Pipelines server at once: whichever comes first resolves the alias.
+ON_BOTH = {"model_alias_filter"}
 SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": "voice_transcription"}
 
 
@@ -57,8 +60,14 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     wanted = wanted_plugins(config, options.only)
     for section in ignored_sections(config):
         console.print(f"note: `{section}` has no effect: this version has no {SECTIONS[section]} yet")
-    with servers() as (webui, pipelines):
-        plan = make_plan(config, wanted, webui, pipelines)
+    folder = options.pipelines_dir
+    with servers(needed=folder is None) as (webui, pipelines):
+        if config.pipelines is None:
+            for name in sorted(left_out(config, wanted, webui, pipelines or folder)):
+                console.print(
+                    f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server"
+                )
+        plan = make_plan(config, wanted, webui, pipelines, folder)
         if not plan.steps:
             console.print("nothing to change")
         elif options.dry_run:
@@ -77,12 +86,21 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Environment: OPEN_WEBUI_URL, OPEN_WEBUI_TOKEN (or OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD), "
-        "PIPELINES_URL, PIPELINES_API_KEY.",
+        "PIPELINES_URL, PIPELINES_API_KEY, PIPELINES_DIR.",
     )
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the plan as a diff and change nothing")
     parser.add_argument(
         "--only", metavar="ID", action="append", default=[], help="this plugin only (repeatable)"
+    )
+    mounted = os.environ.get("PIPELINES_DIR")
+    parser.add_argument(
+        "--pipelines-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path(mounted) if mounted else None,
+        help="write pipelines into the folder that the server has mounted, and reload it if PIPELINES_URL "
+        "names it",
     )
     return parser
 
@@ -110,6 +128,10 @@ def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
     if unknown := wanted - known:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"plugins: this version has no {names}; {there_are}")
+    pipelines = available_plugins()["pipelines"]
+    if unknown := set(config.pipelines or ()) - pipelines:
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise DeployError(f"pipelines: there is no {names} for it; there are {', '.join(sorted(pipelines))}")
     for name in only:
         if name not in known:
             raise UsageError(f"--only {name}: there is no such plugin; {there_are}")
@@ -119,10 +141,10 @@ def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
 
 
 @contextmanager
-def servers() -> Iterator[tuple[OpenWebUI | None, Pipelines | None]]:
-    """The servers that the environment names, signed in."""
+def servers(*, needed: bool = True) -> Iterator[tuple[OpenWebUI | None, Pipelines | None]]:
+    """The servers that the environment names, signed in; unless `needed` there may be none."""
     env = os.environ
-    if not (env.get("OPEN_WEBUI_URL") or env.get("PIPELINES_URL")):
+    if needed and not (env.get("OPEN_WEBUI_URL") or env.get("PIPELINES_URL")):
         raise UsageError("set OPEN_WEBUI_URL (such as http://localhost:8080), PIPELINES_URL, or both")
     webui = sign_in() if env.get("OPEN_WEBUI_URL") else None
     pipelines = None
@@ -156,19 +178,71 @@ def sign_in() -> OpenWebUI:
 
 
 def make_plan(
-    config: PackConfig, wanted: set[str], webui: OpenWebUI | None, pipelines: Pipelines | None
+    config: PackConfig,
+    wanted: set[str],
+    webui: OpenWebUI | None,
+    pipelines: Pipelines | None,
+    folder: Path | None = None,
 ) -> Plan:
-    """Compare the servers with the file. Every plugin is loaded here first, so that its errors are seen."""
+    """Compare the servers with the file. Every plugin is loaded here first, so that its errors are seen.
+
+    Args:
+        config: the file.
+        wanted: ids of the plugins.
+        webui: the Open WebUI, if one is named.
+        pipelines: the Pipelines server, if one is named.
+        folder: where pipelines are written instead of being uploaded.
+    """
     plan = Plan()
     if webui:
-        for plugin in _load("functions", wanted):
+        for plugin in _load("functions", wanted - set(config.pipelines or ())):
             plan_function(plan, webui, plugin, function_valves(plugin, config))
         if wanted & {"model_alias_filter", "gpu_router"} and config.says_aliases:
             plan_rows(plan, webui, config, routed=_is_routed(config))
-    if pipelines:
-        for plugin in _load("pipelines", wanted):
-            plan_pipeline(plan, pipelines, plugin, pipeline_valves(plugin, config))
+        plan.problems += _twice(config, wanted, webui)
+    if pipelines or folder:
+        there = _load("pipelines", wanted - left_out(config, wanted, webui, pipelines or folder))
+        _plan_pipelines(plan, config, there, pipelines, folder)
     return plan
+
+
+def _plan_pipelines(
+    plan: Plan,
+    config: PackConfig,
+    plugins: list[LocalPlugin],
+    server: Pipelines | None,
+    folder: Path | None,
+) -> None:
+    if folder:
+        steps = Plan()
+        for plugin in plugins:
+            plan_folder(steps, folder, plugin, pipeline_valves(plugin, config))
+        plan_reload(steps, server, plugins)
+        plan.steps += steps.steps
+    elif server:
+        for plugin in plugins:
+            plan_pipeline(plan, server, plugin, pipeline_valves(plugin, config))
+
+
+def left_out(
+    config: PackConfig, wanted: set[str], webui: OpenWebUI | None, there: Pipelines | Path | None
+) -> set[str]:
+    """Ids of the plugins that a Pipelines server could have and does not get.
+
+    Behind one Open WebUI a plugin belongs in one of both places: two routers offer every model twice.
+    """
+    could = wanted & available_plugins()["pipelines"] if there else set()
+    if config.pipelines is not None:
+        return could - set(config.pipelines)
+    return could - ON_BOTH if webui else set()
+
+
+def _twice(config: PackConfig, wanted: set[str], webui: OpenWebUI) -> Iterator[str]:
+    """Plugins that go to the Pipelines server, and that run as a function still."""
+    installed = webui.plugins("functions")
+    for name in sorted(wanted & set(config.pipelines or ()) - ON_BOTH):
+        if installed.get(name, {}).get("is_active"):
+            yield f"{name} also runs as a function: switch it off in Open WebUI (Admin Panel → Functions)"
 
 
 def _is_routed(config: PackConfig) -> bool:
@@ -179,33 +253,6 @@ def _is_routed(config: PackConfig) -> bool:
 def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
     names = sorted(available_plugins()[folder] & wanted)
     return [load_plugin(ROOT / folder / f"{name}.py") for name in names]
-
-
-def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
-    """The valves of a function that pack.yaml says something about."""
-    aliases = {"aliases": config.alias_text} if config.says_aliases else {}
-    sayings: dict[str, dict[str, Any]] = {
-        "model_alias_filter": aliases,
-        "gpu_router": aliases | config.router_valves,
-        "response_cache_filter": config.cache_valves,
-        # The models behind names that not everybody may use are not published to everybody.
-        "ollama_pack_events": {"audience": "admin"} if config.restricts else {},
-    }
-    return sayings.get(plugin.id, {})
-
-
-def pipeline_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
-    """The same for the Pipelines server, whose filter must be told where to look for installed models.
-
-    Its page has fields of one line only, so the rows come with `; ` between them.
-    """
-    valves = function_valves(plugin, config)
-    if table := valves.get("aliases"):
-        valves["aliases"] = table.replace("\n", "; ")
-    urls = ",".join(node.url for node in config.nodes if node.kind == "ollama")
-    if plugin.id == "model_alias_filter" and urls:
-        valves["ollama_urls"] = urls
-    return valves
 
 
 def _show(console: Console, plan: Plan) -> None:

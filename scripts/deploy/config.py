@@ -190,6 +190,7 @@ class PackConfig(Section):
     router: Router | None = None
     voice: Voice | None = None
     plugins: list[str] | None = None
+    pipelines: list[str] | None = None
 
     @property
     def aliases(self) -> list[Alias]:

@@ -58,8 +58,17 @@ class _Pipeline:
         """Send the file. The server calls an upload successful even when the file does not load there."""
         plugin = self.plugin
         self.server.send_file("/pipelines/upload", f"{plugin.id}.py", plugin.content.encode())
-        if plugin.id not in self.server.installed():
-            raise DeployError(
-                f"{self.server.url} could not load {plugin.id} and has moved it to its folder `failed`: "
-                "its log says why (an older Python, or a package that is missing there)"
-            )
+        require_loaded(self.server, plugin)
+
+
+def require_loaded(server: Pipelines, plugin: LocalPlugin) -> None:
+    """See that a server has loaded a file.
+
+    Raises:
+        DeployError: it has not, and does not tell why.
+    """
+    if plugin.id not in server.installed():
+        raise DeployError(
+            f"{server.url} could not load {plugin.id} and has moved it to its folder `failed`: "
+            "its log says why (an older Python, or a package that is missing there)"
+        )

@@ -18,7 +18,9 @@ from harness.fixtures_webui import upload
 from local.pipelines import RunningPipelines, pipelines_server
 from local.processes import free_port
 
-ALIASES = "models:\n  - {name: gpt-4, local_name: ['llama3:8b', 'llama3:70b']}\n"
+ALIASES = (
+    "plugins: [model_alias_filter]\nmodels:\n  - {name: gpt-4, local_name: ['llama3:8b', 'llama3:70b']}\n"
+)
 OTHER_ALIASES = ALIASES.replace("llama3:8b", "mixtral:8x7b")
 
 
@@ -135,7 +137,7 @@ def test_stored_valves_that_the_new_code_refuses_are_mended_first(
     server: RunningPipelines, api: Pipelines, pack_yaml: Path
 ) -> None:
     """Would catch an upload that breaks off halfway through the server's loading, and ends all pipelines."""
-    older = FILTER_FILE.read_text().replace("if _table(text).uses_groups:", "if False:")
+    older = FILTER_FILE.read_text().replace("if parse_table(one_a_line(text)).uses_groups:", "if False:")
     api.send_file("/pipelines/upload", f"{FILTER}.py", older.encode())
     api.post(f"/{FILTER}/valves/update", {"aliases": "gpt-4 = llama3:8b [group=staff]"})
     printed = succeed(server, pack_yaml)
@@ -147,7 +149,7 @@ def test_stored_valves_that_the_new_code_refuses_are_mended_first(
 def test_file_without_aliases_leaves_the_environments_valves(tmp_path: Path, pack_yaml: Path) -> None:
     """Would catch an upload that freezes MODEL_ALIASES in valves.json, where later changes do not count."""
     skip_unless_installed()
-    pack_yaml.write_text("")
+    pack_yaml.write_text("plugins: [model_alias_filter]")
     with pipelines_server(tmp_path / "server", environment={"MODEL_ALIASES": "gpt-4 = llama3:8b"}) as server:
         assert succeed(server, pack_yaml) == [f"done: upload pipeline {FILTER}"]
         assert json.loads((server.folder / FILTER / "valves.json").read_text()) == {}
@@ -167,7 +169,9 @@ def test_dry_run_changes_nothing(server: RunningPipelines, api: Pipelines, pack_
 
 def test_group_is_refused_before_anything_is_sent(server: RunningPipelines, pack_yaml: Path) -> None:
     """Would catch a row that nobody matches, or a refusal that does not say where groups do work."""
-    pack_yaml.write_text("models:\n  - {name: gpt-4, local_name: 'llama3:8b', when: {groups: staff}}\n")
+    pack_yaml.write_text(
+        f"plugins: [{FILTER}]\nmodels:\n  - {{name: gpt-4, local_name: 'llama3:8b', when: {{groups: staff}}}}\n"
+    )
     before = changes(server)
     done = run(server, pack_yaml)
     assert done.returncode == 1

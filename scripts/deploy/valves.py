@@ -1,0 +1,33 @@
+"""What pack.yaml says about the valves of each plugin."""
+
+from typing import Any
+
+from deploy.config import PackConfig
+from deploy.plugin import LocalPlugin
+
+
+def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
+    """The valves of a function that pack.yaml says something about."""
+    aliases = {"aliases": config.alias_text} if config.says_aliases else {}
+    sayings: dict[str, dict[str, Any]] = {
+        "model_alias_filter": aliases,
+        "gpu_router": aliases | config.router_valves,
+        "response_cache_filter": config.cache_valves,
+        # The models behind names that not everybody may use are not published to everybody.
+        "ollama_pack_events": {"audience": "admin"} if config.restricts else {},
+    }
+    return sayings.get(plugin.id, {})
+
+
+def pipeline_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
+    """The same for the Pipelines server, whose filter must be told where to look for installed models.
+
+    Its page has fields of one line only, so the rows come with `; ` between them.
+    """
+    valves = function_valves(plugin, config)
+    for name in {"aliases", "nodes"} & valves.keys():
+        valves[name] = valves[name].replace("\n", "; ")
+    urls = ",".join(node.url for node in config.nodes if node.kind == "ollama")
+    if plugin.id == "model_alias_filter" and urls:
+        valves["ollama_urls"] = urls
+    return valves
