@@ -170,7 +170,8 @@ def test_dry_run_changes_nothing(server: RunningPipelines, api: Pipelines, pack_
 def test_group_is_refused_before_anything_is_sent(server: RunningPipelines, pack_yaml: Path) -> None:
     """Would catch a row that nobody matches, or a refusal that does not say where groups do work."""
     pack_yaml.write_text(
-        f"plugins: [{FILTER}]\nmodels:\n  - {{name: gpt-4, local_name: 'llama3:8b', when: {{groups: staff}}}}\n"
+        "plugins: [model_alias_filter]\n"
+        "models:\n  - {name: gpt-4, local_name: 'llama3:8b', when: {groups: staff}}\n"
     )
     before = changes(server)
     done = run(server, pack_yaml)
