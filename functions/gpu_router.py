@@ -8247,7 +8247,7 @@ class Pipe:
         return dashboard_report(await self._ready())
 
     async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others of their names: for the response cache."""
+        """What tells the weights that may answer a chat from others of their name: for the cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         catalogue = (await self._ready()).catalogue()
         table = self.valves.table
