@@ -4539,14 +4539,12 @@ class FleetModel:
         name: as the nodes list it.
         nodes: names of the nodes that have it.
         model: as the first of them has it.
-        same_everywhere: the name stands for the same weights on all of them.
         digests: of the manifests, in order, each once; without the nodes that tell none.
     """
 
     name: str
     nodes: tuple[str, ...]
     model: NodeModel
-    same_everywhere: bool = True
     digests: tuple[str, ...] = ()
 
     def can(self, capability: str) -> bool:
@@ -4565,6 +4563,11 @@ class Catalogue:
 
     models: Mapping[str, FleetModel] = field(default_factory=dict)
     levels: Mapping[str, str] = field(default_factory=dict)
+    _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
+
+    def find(self, name: str) -> FleetModel | None:
+        """The model of a name in any spelling; None where no node has it."""
+        return self.models.get(name) or self._folded.get(fold_name(name))
 
 
 def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
@@ -4578,15 +4581,14 @@ def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
         for model in models:
             holders.setdefault(model.name, []).append((node, model))
     found = {name: _fleet_model(name, holders[name]) for name in sorted(holders)}
-    return Catalogue(found, {name: model.model.quantization for name, model in found.items()})
+    levels = {name: model.model.quantization for name, model in found.items()}
+    return Catalogue(found, levels, {fold_name(name): model for name, model in found.items()})
 
 
 def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
     first = holders[0][1]
     digests = {model.digest for _, model in holders if model.digest}
-    return FleetModel(
-        name, tuple(node for node, _ in holders), first, len(digests) <= 1, tuple(sorted(digests))
-    )
+    return FleetModel(name, tuple(node for node, _ in holders), first, tuple(sorted(digests)))
 
 
 # --- ollama_pack.fleet.explain ---
@@ -4703,6 +4705,15 @@ def load_nvml() -> Any:
     import pynvml  # noqa: PLC0415 - a plugin must load without it
 
     return pynvml
+
+
+def preload_nvml(load: Callable[[], Any] = load_nvml) -> None:
+    """Import the bindings, where they are there, in a thread: before the first chat it holds up none.
+
+    They are one file of 300 KB. Where nobody has compiled it before, that takes the interpreter a third of a
+    second, in which no other thread runs, whichever thread it happens in.
+    """
+    _in_daemon_thread(load)
 
 
 class GpuReader:
@@ -5840,6 +5851,11 @@ class NodeWatch:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
         return seen is not None and self._clock() - seen < GRACE_SECONDS
+
+    def has_any(self, models: Iterable[str]) -> bool:
+        """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
+        names = set(map(fold_name, models))
+        return any(fold_name(model.name) in names for model in self.known.models)
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -7016,9 +7032,9 @@ class Router:
 
     def queued(self, node: str) -> int:
         """How many of the requests that wait this node could answer; other nodes may, too."""
-        has = {model.name for model in self.nodes[node].known.models}
+        watch = self.nodes[node]
         waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
-        return sum(not has.isdisjoint(request.models) for request in waiting)
+        return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
@@ -7070,7 +7086,7 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background
         )
-        if not request.context and (known := self.catalogue().models.get(models[0])):
+        if not request.context and (known := self.catalogue().find(models[0])):
             request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
@@ -7144,14 +7160,9 @@ class Router:
     def _faults(self, journey: Journey) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = journey.request.models
-        if any(model in node.models for node in self.scheduler.view().nodes for model in models):
+        if self.scheduler.can_answer(models):
             return {}
-        holders = [
-            watch
-            for watch in self.nodes.values()
-            if any(model.name in models for model in watch.known.models)
-        ]
-        return {watch.row.name: watch.known.fault for watch in holders}
+        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
 
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -7191,7 +7202,7 @@ class Router:
             async with asyncio.timeout(None) as journey.patience:
                 return await anext(chunks)
         except TimeoutError as error:
-            raise NodeTimeoutError(watch.client.name, "first byte", self.settings.probe_seconds) from error
+            raise NodeFaultError(watch.client.name, "has stopped answering") from error
         except StopAsyncIteration:
             raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
         finally:
@@ -7870,6 +7881,7 @@ class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
     def __init__(self) -> None:
+        preload_nvml()
         self.current: Router | None = None
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -8290,7 +8302,7 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
         **body,
         "params": {**row, **(body.get("params") or {})},
     }  # Open WebUI passes only OpenAI's to pipes
-    known = router.catalogue().models.get(model)
+    known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)
     return asked

@@ -188,6 +188,136 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fleet.naming ---
+# Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+
+
+@lru_cache(maxsize=1024)
+def fold_name(name: str) -> str:
+    """The form in which two names of one model are equal: in lower case, without the default tag."""
+    folded = name.lower()
+    stem, tag = split_tag(folded)
+    return stem if tag == DEFAULT_TAG else folded
+
+
 # --- ollama_pack.fleet.view ---
 # What a routing decision looks at: plain values, made once and never changed.
 #
@@ -1020,14 +1150,12 @@ class FleetModel:
         name: as the nodes list it.
         nodes: names of the nodes that have it.
         model: as the first of them has it.
-        same_everywhere: the name stands for the same weights on all of them.
         digests: of the manifests, in order, each once; without the nodes that tell none.
     """
 
     name: str
     nodes: tuple[str, ...]
     model: NodeModel
-    same_everywhere: bool = True
     digests: tuple[str, ...] = ()
 
     def can(self, capability: str) -> bool:
@@ -1046,6 +1174,11 @@ class Catalogue:
 
     models: Mapping[str, FleetModel] = field(default_factory=dict)
     levels: Mapping[str, str] = field(default_factory=dict)
+    _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
+
+    def find(self, name: str) -> FleetModel | None:
+        """The model of a name in any spelling; None where no node has it."""
+        return self.models.get(name) or self._folded.get(fold_name(name))
 
 
 def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
@@ -1059,15 +1192,14 @@ def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
         for model in models:
             holders.setdefault(model.name, []).append((node, model))
     found = {name: _fleet_model(name, holders[name]) for name in sorted(holders)}
-    return Catalogue(found, {name: model.model.quantization for name, model in found.items()})
+    levels = {name: model.model.quantization for name, model in found.items()}
+    return Catalogue(found, levels, {fold_name(name): model for name, model in found.items()})
 
 
 def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
     first = holders[0][1]
     digests = {model.digest for _, model in holders if model.digest}
-    return FleetModel(
-        name, tuple(node for node, _ in holders), first, len(digests) <= 1, tuple(sorted(digests))
-    )
+    return FleetModel(name, tuple(node for node, _ in holders), first, tuple(sorted(digests)))
 
 
 # --- ollama_pack.fleet.prefix ---
@@ -1559,136 +1691,6 @@ def explain_terms(terms: Mapping[str, float]) -> str:
     """The terms that matter, the largest first: `wait 1.2 s + prompt 0.4 s`."""
     told = sorted(((value, name) for name, value in terms.items() if value >= _MATTERS), reverse=True)
     return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"
-
-
-# --- ollama_pack.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
-
-
-# --- ollama_pack.fleet.naming ---
-# Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-
-
-@lru_cache(maxsize=1024)
-def fold_name(name: str) -> str:
-    """The form in which two names of one model are equal: in lower case, without the default tag."""
-    folded = name.lower()
-    stem, tag = split_tag(folded)
-    return stem if tag == DEFAULT_TAG else folded
 
 
 # --- ollama_pack.fleet.queue ---
@@ -4715,6 +4717,15 @@ def load_nvml() -> Any:
     return pynvml
 
 
+def preload_nvml(load: Callable[[], Any] = load_nvml) -> None:
+    """Import the bindings, where they are there, in a thread: before the first chat it holds up none.
+
+    They are one file of 300 KB. Where nobody has compiled it before, that takes the interpreter a third of a
+    second, in which no other thread runs, whichever thread it happens in.
+    """
+    _in_daemon_thread(load)
+
+
 class GpuReader:
     """Reads this machine's GPUs without ever blocking the event loop, or more than one thread."""
 
@@ -5850,6 +5861,11 @@ class NodeWatch:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
         return seen is not None and self._clock() - seen < GRACE_SECONDS
+
+    def has_any(self, models: Iterable[str]) -> bool:
+        """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
+        names = set(map(fold_name, models))
+        return any(fold_name(model.name) in names for model in self.known.models)
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -7026,9 +7042,9 @@ class Router:
 
     def queued(self, node: str) -> int:
         """How many of the requests that wait this node could answer; other nodes may, too."""
-        has = {model.name for model in self.nodes[node].known.models}
+        watch = self.nodes[node]
         waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
-        return sum(not has.isdisjoint(request.models) for request in waiting)
+        return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
@@ -7080,7 +7096,7 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background
         )
-        if not request.context and (known := self.catalogue().models.get(models[0])):
+        if not request.context and (known := self.catalogue().find(models[0])):
             request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
@@ -7154,14 +7170,9 @@ class Router:
     def _faults(self, journey: Journey) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = journey.request.models
-        if any(model in node.models for node in self.scheduler.view().nodes for model in models):
+        if self.scheduler.can_answer(models):
             return {}
-        holders = [
-            watch
-            for watch in self.nodes.values()
-            if any(model.name in models for model in watch.known.models)
-        ]
-        return {watch.row.name: watch.known.fault for watch in holders}
+        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
 
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -7201,7 +7212,7 @@ class Router:
             async with asyncio.timeout(None) as journey.patience:
                 return await anext(chunks)
         except TimeoutError as error:
-            raise NodeTimeoutError(watch.client.name, "first byte", self.settings.probe_seconds) from error
+            raise NodeFaultError(watch.client.name, "has stopped answering") from error
         except StopAsyncIteration:
             raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
         finally:
@@ -8241,6 +8252,7 @@ class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
     def __init__(self) -> None:
+        preload_nvml()
         self.current: Router | None = None
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
         self._closing: set[asyncio.Task[None]] = set()

@@ -110,9 +110,9 @@ def test_a_node_that_dies_under_a_chat_costs_nothing(nodes: list[OllamaNode]) ->
 
 
 def test_a_node_that_hangs_is_found_out_by_looking_at_it(
-    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Would catch users who wait for the whole time-out, two minutes, at a node that is silent."""
+    """Would catch users who wait two minutes at a silent node, and a log that blames the wrong limit."""
 
     async def scenario() -> Chat:
         async with routing(nodes) as router:
@@ -129,6 +129,7 @@ def test_a_node_that_hangs_is_found_out_by_looking_at_it(
             return await chat
 
     assert run(scenario).answer == "You said: hello"
+    assert "has stopped answering" in caplog.text
 
 
 def test_nothing_is_spliced_after_the_first_token(nodes: list[OllamaNode]) -> None:
@@ -309,6 +310,47 @@ def test_waiting_has_an_end(nodes: list[OllamaNode]) -> None:
                 await Chat(router).run()
             first.cancel()
             await asyncio.wait([first])
+
+    run(scenario)
+
+
+SPELLINGS = ("llama3:8b", "LLAMA3:8B", "Llama3:8b")
+
+
+def test_a_name_in_another_spelling_waits_like_any_other(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch requests that are told after ten seconds that their nodes are down, which only are busy."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.0)
+
+    async def scenario() -> tuple[int, list[str]]:
+        async with routing(nodes[:1], row_settings="slots=1") as router:
+            nodes[0].enqueue(Answer([f"word{number} " for number in range(60)], pause=0.02))
+            first = asyncio.create_task(Chat(router).run())
+            await until(lambda: chats(nodes[0]) == 1)
+            others = [Chat(router, models=(name,)) for name in SPELLINGS]
+            waiting = [asyncio.create_task(chat.run()) for chat in others]
+            await until(lambda: all(chat.told for chat in others))
+            queued = router.queued("gpu0")
+            await first
+            await asyncio.gather(*waiting)
+            return queued, [chat.answer for chat in others]
+
+    assert run(scenario) == (3, ["You said: hello"] * 3)
+
+
+def test_nodes_that_are_down_are_named_in_any_spelling(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a chat that waits for minutes because its model's name is written in capitals."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        async with routing(nodes[:1]) as router:
+            await asyncio.to_thread(nodes[0].stop)
+            await until(lambda: not router.is_healthy("gpu0"))
+            with pytest.raises(NodesDownError, match=r"gpu0 \(cannot be reached"):
+                await Chat(router, models=("LLAMA3:8B",)).run()
 
     run(scenario)
 

@@ -24,7 +24,7 @@ from harness.scripted_driver import (
     ScriptedDriver,
     nvml_over,
 )
-from ollama_pack.fleet.gpu_nvml import GpuReader
+from ollama_pack.fleet.gpu_nvml import GpuReader, preload_nvml
 from ollama_pack.fleet.gpus import (
     AGENT_BYTES,
     LOAD_PATH,
@@ -251,6 +251,24 @@ def test_one_who_stops_asking_does_not_spoil_it_for_the_others() -> None:
         return await staying
 
     assert asyncio.run(reads()).gpus
+
+
+def test_bindings_are_loaded_ahead_in_a_thread() -> None:
+    """Would catch a plugin that waits for an import when it is loaded, or fails where there is nothing."""
+    go, threads, done = threading.Event(), list[threading.Thread](), threading.Event()
+
+    def load() -> None:
+        go.wait()
+        threads.append(threading.current_thread())
+        done.set()
+        raise ImportError
+
+    preload_nvml(load)
+    assert not threads
+    go.set()
+    assert done.wait(10)
+    assert threads != [threading.main_thread()]
+    threads[0].join(10)
 
 
 def test_a_driver_that_hangs() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.view import InstalledModel
 from ollama_pack.ollama.to_ollama import Thinking
 
@@ -38,14 +39,12 @@ class FleetModel:
         name: as the nodes list it.
         nodes: names of the nodes that have it.
         model: as the first of them has it.
-        same_everywhere: the name stands for the same weights on all of them.
         digests: of the manifests, in order, each once; without the nodes that tell none.
     """
 
     name: str
     nodes: tuple[str, ...]
     model: NodeModel
-    same_everywhere: bool = True
     digests: tuple[str, ...] = ()
 
     def can(self, capability: str) -> bool:
@@ -64,6 +63,11 @@ class Catalogue:
 
     models: Mapping[str, FleetModel] = field(default_factory=dict)
     levels: Mapping[str, str] = field(default_factory=dict)
+    _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
+
+    def find(self, name: str) -> FleetModel | None:
+        """The model of a name in any spelling; None where no node has it."""
+        return self.models.get(name) or self._folded.get(fold_name(name))
 
 
 def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
@@ -77,12 +81,11 @@ def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
         for model in models:
             holders.setdefault(model.name, []).append((node, model))
     found = {name: _fleet_model(name, holders[name]) for name in sorted(holders)}
-    return Catalogue(found, {name: model.model.quantization for name, model in found.items()})
+    levels = {name: model.model.quantization for name, model in found.items()}
+    return Catalogue(found, levels, {fold_name(name): model for name, model in found.items()})
 
 
 def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
     first = holders[0][1]
     digests = {model.digest for _, model in holders if model.digest}
-    return FleetModel(
-        name, tuple(node for node, _ in holders), first, len(digests) <= 1, tuple(sorted(digests))
-    )
+    return FleetModel(name, tuple(node for node, _ in holders), first, tuple(sorted(digests)))

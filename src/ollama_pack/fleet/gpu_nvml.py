@@ -41,6 +41,15 @@ def load_nvml() -> Any:
     return pynvml
 
 
+def preload_nvml(load: Callable[[], Any] = load_nvml) -> None:
+    """Import the bindings, where they are there, in a thread: before the first chat it holds up none.
+
+    They are one file of 300 KB. Where nobody has compiled it before, that takes the interpreter a third of a
+    second, in which no other thread runs, whichever thread it happens in.
+    """
+    _in_daemon_thread(load)
+
+
 class GpuReader:
     """Reads this machine's GPUs without ever blocking the event loop, or more than one thread."""
 

@@ -133,9 +133,9 @@ class Router:
 
     def queued(self, node: str) -> int:
         """How many of the requests that wait this node could answer; other nodes may, too."""
-        has = {model.name for model in self.nodes[node].known.models}
+        watch = self.nodes[node]
         waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
-        return sum(not has.isdisjoint(request.models) for request in waiting)
+        return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
         """Whether requests are given to it: it answers, and has not just failed one."""
@@ -187,7 +187,7 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background
         )
-        if not request.context and (known := self.catalogue().models.get(models[0])):
+        if not request.context and (known := self.catalogue().find(models[0])):
             request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
@@ -261,14 +261,9 @@ class Router:
     def _faults(self, journey: Journey) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
         models = journey.request.models
-        if any(model in node.models for node in self.scheduler.view().nodes for model in models):
+        if self.scheduler.can_answer(models):
             return {}
-        holders = [
-            watch
-            for watch in self.nodes.values()
-            if any(model.name in models for model in watch.known.models)
-        ]
-        return {watch.row.name: watch.known.fault for watch in holders}
+        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
 
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -308,7 +303,7 @@ class Router:
             async with asyncio.timeout(None) as journey.patience:
                 return await anext(chunks)
         except TimeoutError as error:
-            raise NodeTimeoutError(watch.client.name, "first byte", self.settings.probe_seconds) from error
+            raise NodeFaultError(watch.client.name, "has stopped answering") from error
         except StopAsyncIteration:
             raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
         finally:

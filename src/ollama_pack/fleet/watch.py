@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ import aiohttp
 from ollama_pack.fleet.catalogue import NodeModel
 from ollama_pack.fleet.gpu_nvml import GpuReader
 from ollama_pack.fleet.gpus import GpuReport, read_agent
+from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.prober import NodeLook, Prober
 from ollama_pack.ollama.client import NodeClient
@@ -94,6 +95,11 @@ class NodeWatch:
         """Whether its models are offered: it answers, or did a short while ago."""
         seen = self.known.seen_at
         return seen is not None and self._clock() - seen < GRACE_SECONDS
+
+    def has_any(self, models: Iterable[str]) -> bool:
+        """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
+        names = set(map(fold_name, models))
+        return any(fold_name(model.name) in names for model in self.known.models)
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""

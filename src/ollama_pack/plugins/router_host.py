@@ -4,6 +4,7 @@ import asyncio
 
 import aiohttp
 
+from ollama_pack.fleet.gpu_nvml import preload_nvml
 from ollama_pack.fleet.journey import RouterSettings
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.router import Router
@@ -13,6 +14,7 @@ class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
     def __init__(self) -> None:
+        preload_nvml()
         self.current: Router | None = None
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
         self._closing: set[asyncio.Task[None]] = set()

@@ -155,7 +155,7 @@ def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> 
         **body,
         "params": {**row, **(body.get("params") or {})},
     }  # Open WebUI passes only OpenAI's to pipes
-    known = router.catalogue().models.get(model)
+    known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)
     return asked
