@@ -456,6 +456,7 @@ class PairRates:
         background_output: tokens of a usual answer to a background call.
         service: seconds that a usual request holds a slot.
         learned: enough has been measured to go by `prompt` and `token`.
+        load_measured: `load` was measured at least once.
     """
 
     slots: int = 1
@@ -467,6 +468,7 @@ class PairRates:
     background_output: float = 15.0
     service: float = 5.0
     learned: bool = False
+    load_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -1415,128 +1417,6 @@ def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: st
     return made
 
 
-# --- ollama_pack.fleet.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
-
-
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class RoutingError(PackError):
-    """A request cannot be given to any node."""
-
-
-class NoNodeError(RoutingError):
-    """No node has any of the models that may answer.
-
-    Attributes:
-        models: the models, the preferred one first.
-        nodes: the names of all nodes.
-    """
-
-    def __init__(self, models: tuple[str, ...], nodes: tuple[str, ...]) -> None:
-        wanted = " or ".join(f"`{model}`" for model in models)
-        where = f"pull it on one of {', '.join(nodes)}" if nodes else "no node is configured"
-        super().__init__(f"no node has {wanted}: {where}")
-        self.models = models
-        self.nodes = nodes
-
-
-class QueueFullError(RoutingError):
-    """Too many requests wait already.
-
-    Attributes:
-        limit: how many may wait.
-        waiting: how many do.
-        own: how many of them are this user's.
-    """
-
-    def __init__(self, limit: int, waiting: int, own: int) -> None:
-        yours = f", {own} of them yours" if own else ""
-        super().__init__(
-            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
-            "try again in a minute"
-        )
-        self.limit = limit
-        self.waiting = waiting
-        self.own = own
-
-
-class NodesDownError(RoutingError):
-    """Nodes have the model, and none of them answers."""
-
-    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
-        """Say which nodes there are.
-
-        Args:
-            models: the models that may answer.
-            nodes: name of each node that has one → what is wrong with it.
-        """
-        wanted = " or ".join(f"`{model}`" for model in models)
-        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
-        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
-        self.models = models
-        self.nodes = dict(nodes)
-
-
-class WaitedTooLongError(RoutingError):
-    """No node became free in time.
-
-    Attributes:
-        seconds: the limit.
-        waiting: how many requests wait.
-    """
-
-    def __init__(self, seconds: float, waiting: int) -> None:
-        super().__init__(
-            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
-            "admin add a node or raise first_token_timeout_seconds"
-        )
-        self.seconds = seconds
-        self.waiting = waiting
-
-
-class NoAnswerError(RoutingError):
-    """Every node that was tried failed before its first token.
-
-    Attributes:
-        tried: name of each → what went wrong.
-    """
-
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
-        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.tried = dict(tried)
-
-
-class AnswerBrokenError(RoutingError):
-    """A node failed in the middle of its answer. Another node's words are never put behind it.
-
-    Attributes:
-        node: its name.
-    """
-
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(
-            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
-            "regenerate it and another node answers"
-        )
-        self.node = node
-
-
 # --- ollama_pack.fleet.policy ---
 # The numbers that routing goes by and that nobody has to set.
 
@@ -1691,6 +1571,128 @@ def explain_terms(terms: Mapping[str, float]) -> str:
     """The terms that matter, the largest first: `wait 1.2 s + prompt 0.4 s`."""
     told = sorted(((value, name) for name, value in terms.items() if value >= _MATTERS), reverse=True)
     return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"
+
+
+# --- ollama_pack.fleet.errors ---
+# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+
+
+class NodeTableError(PackError, ValueError):
+    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, but for its key.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class RoutingError(PackError):
+    """A request cannot be given to any node."""
+
+
+class NoNodeError(RoutingError):
+    """No node has any of the models that may answer.
+
+    Attributes:
+        models: the models, the preferred one first.
+        nodes: the names of all nodes.
+    """
+
+    def __init__(self, models: tuple[str, ...], nodes: tuple[str, ...]) -> None:
+        wanted = " or ".join(f"`{model}`" for model in models)
+        where = f"pull it on one of {', '.join(nodes)}" if nodes else "no node is configured"
+        super().__init__(f"no node has {wanted}: {where}")
+        self.models = models
+        self.nodes = nodes
+
+
+class QueueFullError(RoutingError):
+    """Too many requests wait already.
+
+    Attributes:
+        limit: how many may wait.
+        waiting: how many do.
+        own: how many of them are this user's.
+    """
+
+    def __init__(self, limit: int, waiting: int, own: int) -> None:
+        yours = f", {own} of them yours" if own else ""
+        super().__init__(
+            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
+            "try again in a minute"
+        )
+        self.limit = limit
+        self.waiting = waiting
+        self.own = own
+
+
+class NodesDownError(RoutingError):
+    """Nodes have the model, and none of them answers."""
+
+    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
+        """Say which nodes there are.
+
+        Args:
+            models: the models that may answer.
+            nodes: name of each node that has one → what is wrong with it.
+        """
+        wanted = " or ".join(f"`{model}`" for model in models)
+        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
+        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
+        self.models = models
+        self.nodes = dict(nodes)
+
+
+class WaitedTooLongError(RoutingError):
+    """No node became free in time.
+
+    Attributes:
+        seconds: the limit.
+        waiting: how many requests wait.
+    """
+
+    def __init__(self, seconds: float, waiting: int) -> None:
+        super().__init__(
+            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
+            "admin add a node or raise first_token_timeout_seconds"
+        )
+        self.seconds = seconds
+        self.waiting = waiting
+
+
+class NoAnswerError(RoutingError):
+    """Every node that was tried failed before its first token.
+
+    Attributes:
+        tried: name of each → what went wrong.
+    """
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        self.tried = dict(tried)
+
+
+class AnswerBrokenError(RoutingError):
+    """A node failed in the middle of its answer. Another node's words are never put behind it.
+
+    Attributes:
+        node: its name.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(
+            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
+            "regenerate it and another node answers"
+        )
+        self.node = node
 
 
 # --- ollama_pack.fleet.queue ---
@@ -2657,6 +2659,7 @@ class PairLearner:
             background_output=self.background_output.or_else(priors.background_output),
             service=self.service.or_else(priors.service),
             learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
         )
 
 
@@ -2818,10 +2821,11 @@ class EndedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """The node failed it: for its own sake, or for one model's."""
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
 
     request_id: str
     node_down: bool
+    hung: bool = False
 
 
 FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
@@ -3055,8 +3059,13 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float) -> None:
-        """A request failed. Those that were on their way when it opened tell nothing new."""
+    def failed(self, now: float, *, at_once: bool = False) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new.
+
+        Args:
+            now: the moment.
+            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+        """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
@@ -3064,7 +3073,7 @@ class Breaker:
         self._failures += 1
         if was_open:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or self._failures >= self._rule.threshold:
+        if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
 
 
@@ -3250,12 +3259,12 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool) -> None:
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
         if node_down:
             self.breaker.failed(now)
         else:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
 
     def retry_at(self) -> Iterable[float]:
@@ -3523,7 +3532,9 @@ class RemoteRequests:
                     remote.node.gave_up(remote.model)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
-                    remote.node.failed(remote.model, self._clock(), node_down=event.node_down)
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:
@@ -3993,12 +4004,13 @@ class Scheduler:
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
+            hung: the model said nothing for as long as it could: nobody else is to wait for it.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -4007,9 +4019,9 @@ class Scheduler:
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down)
+        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down))
+        self.listener(FailedEvent(request_id, node_down, hung))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
@@ -4021,6 +4033,15 @@ class Scheduler:
         tried = running.entry.tried | {running.node.row.name}
         others = [node for name, node in self.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
+
+    def has_another(self, request_id: str) -> bool:
+        """Whether a request that is at a node could go to another one, and be answered by the same model."""
+        running = self._running.get(request_id)
+        if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
+            return False
+        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
+        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
+        return any(model in node.models for node in others)
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -4439,8 +4460,6 @@ class Journey:
         bound: set when it has a node.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
-        at: the node that it is at.
-        patience: runs out when that node is gone before it has begun to answer.
     """
 
     request: FleetRequest
@@ -4450,8 +4469,119 @@ class Journey:
     bound: asyncio.Future[Binding]
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
-    at: str = ""
-    patience: asyncio.Timeout | None = None
+
+
+# --- ollama_pack.fleet.spent ---
+# How long a finished answer took the engine, by the figures in its last chunk.
+
+NANO, MILLI = 1e-9, 1e-3
+FASTEST_TOKEN = 0.0002  # seconds; no engine generates one faster, so what came faster came in one piece
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """What was measured here, in seconds since the request was sent.
+
+    Attributes:
+        first_token: until the first chunk came.
+        total: until the end.
+    """
+
+    first_token: float
+    total: float
+
+
+def spent_on(
+    usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None, elapsed: Elapsed
+) -> Durations:
+    """Read what the chunk with the figures tells: durations, or counts whose durations were measured here.
+
+    Args:
+        usage: its `usage`: with Ollama's nanoseconds, as `openai_usage` puts them, or OpenAI's own.
+        timings: its `timings`: llama.cpp's milliseconds.
+        elapsed: what was measured here, for what the engine does not tell.
+    """
+    usage, timings = usage or {}, timings or {}
+    if _told(usage, "total_duration"):
+        return _by_ollama(usage)
+    if _told(timings, "prompt_ms") or _told(timings, "predicted_ms"):
+        return _by_llamacpp(usage, timings, elapsed)
+    return _by_clock(usage, elapsed)
+
+
+def _by_ollama(usage: Mapping[str, Any]) -> Durations:
+    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
+    return Durations(
+        total=_told(usage, "total_duration") * NANO,
+        load=_told(usage, "load_duration") * NANO,
+        prompt=_told(usage, "prompt_eval_duration") * NANO,
+        prompt_count=int(_told(usage, "prompt_eval_count")),
+        decode=_told(usage, "eval_duration") * NANO,
+        decode_count=int(_told(usage, "eval_count")),
+    )
+
+
+def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: Elapsed) -> Durations:
+    """llama.cpp reports durations and hits. What it does not report is how long the request waited.
+
+    That is what passed before the first token without a prompt being evaluated. The time to the end does not
+    tell, since a slow reader makes it longer.
+    """
+    prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
+    began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
+    evaluated = int(_told(timings, "prompt_n"))
+    hit = _count_or_none(timings, "cache_n")
+    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
+        hit = count - evaluated  # an older one, which tells only what it evaluated
+    return Durations(
+        total=max(0.0, began - prompt) + prompt + decode,
+        prompt=prompt,
+        prompt_count=evaluated + (hit or 0),
+        decode=decode,
+        decode_count=int(_told(timings, "predicted_n")),
+        hit=hit,
+    )
+
+
+def _by_clock(usage: Mapping[str, Any], elapsed: Elapsed) -> Durations:
+    """Counts alone, as of vLLM and SGLang: what passed before the first token counts as the prompt's.
+
+    Waiting in the engine's queue is in it, as nothing tells them apart. An answer that came in one piece
+    shows no first token: then all of it counts as generation, and nothing is learned of the prompt.
+    """
+    total = max(0.0, elapsed.total)
+    first = min(max(0.0, elapsed.first_token), total)
+    count = int(_told(usage, "completion_tokens"))
+    in_one_piece = count > 1 and total - first < FASTEST_TOKEN * (count - 1)
+    return Durations(
+        total=total,
+        prompt=0.0 if in_one_piece else first,
+        prompt_count=int(_told(usage, "prompt_tokens")),
+        decode=total if in_one_piece else total - first,
+        decode_count=count,
+        hit=_cached(usage),
+    )
+
+
+def _cached(usage: Mapping[str, Any]) -> int | None:
+    """Tokens of the prompt that were reused; None where it is not told.
+
+    vLLM tells it with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-report`.
+    """
+    details = usage.get("prompt_tokens_details")
+    return _count_or_none(details, "cached_tokens") if isinstance(details, Mapping) else None
+
+
+def _count_or_none(figures: Mapping[str, Any], name: str) -> int | None:
+    return int(_told(figures, name)) if isinstance(figures.get(name), int | float) else None
+
+
+def _told(figures: Mapping[str, Any], name: str) -> float:
+    """A figure; 0 where there is none, or nonsense."""
+    value = figures.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < math.inf else 0.0
 
 
 # --- ollama_pack.ollama.failures ---
@@ -5877,6 +6007,126 @@ class NodeWatch:
         self.hurry.clear()
 
 
+# --- ollama_pack.fleet.attempt ---
+# One request at one node: what was sent, when it was last heard of, and what it took.
+
+TAG = "ollama_pack"  # key of what we add to an answer
+
+
+class Attempt:
+    """One request at one node. Lives on one event loop.
+
+    Attributes:
+        binding: why there.
+        heard_at: when the last chunk came, on the loop's clock; None: it has not begun to answer.
+    """
+
+    def __init__(
+        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
+    ) -> None:
+        """Nothing is sent before `chunks`."""
+        self.binding = binding
+        self.heard_at: float | None = None
+        self._journey = journey
+        self._watch = watch
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._first_at = self._began
+        self._patience: asyncio.Timeout | None = None
+        self._suspicion: asyncio.TimerHandle | None = None
+        self._given_up: RetryableNodeError | None = None
+        self._figures: dict[str, Any] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was sent."""
+        return self._loop.time() - self._began
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Send it, and hand on what comes. The chunk with the figures also says which node answered, and why.
+
+        Raises:
+            NodeError: as `NodeClient.complete`, or what `give_up` was told.
+        """
+        binding, watch, settings = self.binding, self._watch, self._settings
+        chunks = watch.client.complete(
+            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
+            self._journey.head,
+            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            thinking=_known_thinking(watch, binding.model),
+        )
+        async with aclosing(chunks):
+            chunk = await self._first(chunks)
+            self.heard_at = self._first_at = self._loop.time()
+            yield self._noted(chunk)
+            async for chunk in chunks:
+                self.heard_at = self._loop.time()
+                yield self._noted(chunk)
+
+    async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
+        """The first chunk, unless somebody gives it up."""
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await anext(chunks)
+        except TimeoutError:
+            raise self._given_up or self._fault("has stopped answering") from None
+        except StopAsyncIteration:
+            raise self._fault("ended its answer before it began") from None
+        finally:
+            self._patience = None
+            if self._suspicion:
+                self._suspicion.cancel()
+
+    def _fault(self, reason: str) -> NodeFaultError:
+        return NodeFaultError(self._watch.client.name, reason)
+
+    def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        if "usage" in chunk:
+            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            self._figures = chunk
+        return chunk
+
+    def suspect_after(self, seconds: float, suspect: Callable[[str, "Attempt"], None], identity: str) -> None:
+        """Call `suspect` unless it has begun to answer by then."""
+        if seconds < math.inf:
+            self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
+
+    def is_gone(self) -> None:
+        """Its node does not answer at all: an answer that has not begun is not waited for."""
+        self._give_up(self._fault("has stopped answering"))
+
+    def hangs(self) -> None:
+        """Its node takes longer than it honestly can, though it answers otherwise."""
+        self._give_up(NodeTimeoutError(self._watch.client.name, "first byte", round(self.elapsed, 1)))
+
+    def _give_up(self, error: RetryableNodeError) -> None:
+        if self._patience:
+            self._given_up = error
+            self._patience.reschedule(self._loop.time())
+
+    def spent(self) -> Durations:
+        """How long it took the engine, once it is answered."""
+        elapsed = Elapsed(self._first_at - self._began, self.elapsed)
+        return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+
+def is_down(error: NodeError) -> bool:
+    """Whether it is the node, not one model on it."""
+    return isinstance(error, NodeUnreachableError) or (
+        isinstance(error, NodeTimeoutError) and error.stage == "connect"
+    )
+
+
+def is_hang(error: NodeError) -> bool:
+    """Whether it said nothing at all for as long as it could."""
+    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+
+
+def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
+    return next((model.thinking for model in watch.known.models if model.name == name), None)
+
+
 # --- ollama_pack.fleet.lookout ---
 # Looking at all nodes again and again, for as long as anybody uses them.
 
@@ -5919,6 +6169,7 @@ class Lookout:
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
+                watch.looked.clear()  # what was seen long ago may not be so any more
                 self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
         unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
         if unseen:
@@ -5953,117 +6204,41 @@ class Lookout:
         await self._gpus.close()
 
 
-# --- ollama_pack.fleet.spent ---
-# How long a finished answer took the engine, by the figures in its last chunk.
+# --- ollama_pack.fleet.patience ---
+# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#
+# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
+# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
+# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
+# is taken to be as slow as anything that people run, so that no honest load is cut off.
 
-NANO, MILLI = 1e-9, 1e-3
-FASTEST_TOKEN = 0.0002  # seconds; no engine generates one faster, so what came faster came in one piece
+SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
+SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
+SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
+SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
 
-@dataclass(frozen=True, slots=True)
-class Elapsed:
-    """What was measured here, in seconds since the request was sent.
+def honest_silence(binding: Binding) -> float:
+    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
 
-    Attributes:
-        first_token: until the first chunk came.
-        total: until the end.
+    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
     """
-
-    first_token: float
-    total: float
-
-
-def spent_on(
-    usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None, elapsed: Elapsed
-) -> Durations:
-    """Read what the chunk with the figures tells: durations, or counts whose durations were measured here.
-
-    Args:
-        usage: its `usage`: with Ollama's nanoseconds, as `openai_usage` puts them, or OpenAI's own.
-        timings: its `timings`: llama.cpp's milliseconds.
-        elapsed: what was measured here, for what the engine does not tell.
-    """
-    usage, timings = usage or {}, timings or {}
-    if _told(usage, "total_duration"):
-        return _by_ollama(usage)
-    if _told(timings, "prompt_ms") or _told(timings, "predicted_ms"):
-        return _by_llamacpp(usage, timings, elapsed)
-    return _by_clock(usage, elapsed)
+    quote = binding.placement.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
+    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
 
 
-def _by_ollama(usage: Mapping[str, Any]) -> Durations:
-    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
-    return Durations(
-        total=_told(usage, "total_duration") * NANO,
-        load=_told(usage, "load_duration") * NANO,
-        prompt=_told(usage, "prompt_eval_duration") * NANO,
-        prompt_count=int(_told(usage, "prompt_eval_count")),
-        decode=_told(usage, "eval_duration") * NANO,
-        decode_count=int(_told(usage, "eval_count")),
-    )
+def _evaluation(quote: Quote, tokens: int) -> float:
+    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
 
 
-def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: Elapsed) -> Durations:
-    """llama.cpp reports durations and hits. What it does not report is how long the request waited.
-
-    That is what passed before the first token without a prompt being evaluated. The time to the end does not
-    tell, since a slow reader makes it longer.
-    """
-    prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
-    began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
-    evaluated = int(_told(timings, "prompt_n"))
-    hit = _count_or_none(timings, "cache_n")
-    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
-        hit = count - evaluated  # an older one, which tells only what it evaluated
-    return Durations(
-        total=max(0.0, began - prompt) + prompt + decode,
-        prompt=prompt,
-        prompt_count=evaluated + (hit or 0),
-        decode=decode,
-        decode_count=int(_told(timings, "predicted_n")),
-        hit=hit,
-    )
-
-
-def _by_clock(usage: Mapping[str, Any], elapsed: Elapsed) -> Durations:
-    """Counts alone, as of vLLM and SGLang: what passed before the first token counts as the prompt's.
-
-    Waiting in the engine's queue is in it, as nothing tells them apart. An answer that came in one piece
-    shows no first token: then all of it counts as generation, and nothing is learned of the prompt.
-    """
-    total = max(0.0, elapsed.total)
-    first = min(max(0.0, elapsed.first_token), total)
-    count = int(_told(usage, "completion_tokens"))
-    in_one_piece = count > 1 and total - first < FASTEST_TOKEN * (count - 1)
-    return Durations(
-        total=total,
-        prompt=0.0 if in_one_piece else first,
-        prompt_count=int(_told(usage, "prompt_tokens")),
-        decode=total if in_one_piece else total - first,
-        decode_count=count,
-        hit=_cached(usage),
-    )
-
-
-def _cached(usage: Mapping[str, Any]) -> int | None:
-    """Tokens of the prompt that were reused; None where it is not told.
-
-    vLLM tells it with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-report`.
-    """
-    details = usage.get("prompt_tokens_details")
-    return _count_or_none(details, "cached_tokens") if isinstance(details, Mapping) else None
-
-
-def _count_or_none(figures: Mapping[str, Any], name: str) -> int | None:
-    return int(_told(figures, name)) if isinstance(figures.get(name), int | float) else None
-
-
-def _told(figures: Mapping[str, Any], name: str) -> float:
-    """A figure; 0 where there is none, or nonsense."""
-    value = figures.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0.0
-    return float(value) if 0 < value < math.inf else 0.0
+def _load(quote: Quote, binding: Binding) -> float:
+    if quote.rates.load_measured:
+        return SUSPICION_FACTOR * quote.rates.load
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if size:
+        return size / SLOWEST_LOAD
+    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
 # --- ollama_pack.ollama.engine_failures ---
@@ -6953,9 +7128,9 @@ class OpenAIClient:
 
 router_log = logging.getLogger(__name__)
 
-TAG = "ollama_pack"  # key of what we add to an answer
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
+ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 DECISIONS_SHOWN = 64
 
 
@@ -7005,6 +7180,7 @@ class Router:
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self._journeys: dict[str, Journey] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
         self._idle = asyncio.Event()
@@ -7024,9 +7200,9 @@ class Router:
 
     def _call_back_from(self, node: str) -> None:
         """A node is gone: what has not begun to answer there goes elsewhere."""
-        for journey in self._journeys.values():
-            if journey.at == node and not journey.answering and journey.patience:
-                journey.patience.reschedule(self._loop.time())
+        for attempt in self._attempts.values():
+            if attempt.binding.node == node:
+                attempt.is_gone()
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -7038,7 +7214,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node."""
-        return sum(journey.at == node for journey in self._journeys.values())
+        return sum(attempt.binding.node == node for attempt in self._attempts.values())
 
     def queued(self, node: str) -> int:
         """How many of the requests that wait this node could answer; other nodes may, too."""
@@ -7125,6 +7301,7 @@ class Router:
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
             del self._journeys[identity]
+            self._attempts.pop(identity, None)
             self._decided.pop(identity, None)
             self._decide()
             if not self._journeys:
@@ -7176,47 +7353,35 @@ class Router:
 
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
-        watch, began = self.nodes[binding.node], self._loop.time()
+        identity = journey.request.id
+        attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
+        self._attempts[identity] = attempt
         if not journey.request.background:
             await journey.tell(status_line(binding), done=True)
-        sent = with_model(journey.body, binding.model, binding.context, self.settings.keep_alive)
-        chunks = watch.client.complete(
-            sent,
-            journey.head,
-            first_byte=self.settings.first_token_seconds + binding.terms.predict_ttft,
-            thinking=_known_thinking(watch, binding.model),
-        )
-        figures: dict[str, Any] = {}
-        async with aclosing(chunks):
-            chunk = await self._first(journey, watch, chunks)
-            elapsed = self._loop.time() - began
-            self._has_begun(journey, elapsed)
-            if "usage" in chunk:  # an answer in one chunk
-                figures = _tagged(chunk, binding)
-            yield chunk
+        if not journey.tried:
+            attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        async with aclosing(attempt.chunks()) as chunks:
             async for chunk in chunks:
-                if "usage" in chunk:
-                    figures = _tagged(chunk, binding)
+                if not journey.answering:
+                    self._has_begun(journey, attempt.elapsed)
                 yield chunk
-        spent = spent_on(
-            figures.get("usage"), figures.get("timings"), Elapsed(elapsed, self._loop.time() - began)
-        )
-        self.scheduler.finished(journey.request.id, spent)
+        self.scheduler.finished(identity, attempt.spent())
 
-    async def _first(
-        self, journey: Journey, watch: NodeWatch, chunks: AsyncGenerator[dict[str, Any], None]
-    ) -> dict[str, Any]:
-        """The first chunk; a node that is gone meanwhile is not waited for."""
-        journey.at = watch.row.name
-        try:
-            async with asyncio.timeout(None) as journey.patience:
-                return await anext(chunks)
-        except TimeoutError as error:
-            raise NodeFaultError(watch.client.name, "has stopped answering") from error
-        except StopAsyncIteration:
-            raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
-        finally:
-            journey.patience = None
+    def _suspect(self, identity: str, attempt: Attempt) -> None:
+        """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
+        if self._answers_others(attempt.binding) or not self.scheduler.has_another(identity):
+            attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
+        else:
+            attempt.hangs()
+
+    def _answers_others(self, binding: Binding) -> bool:
+        """Whether the model has just said something there to somebody: then this request waits for a slot."""
+        since = self._loop.time() - ALIVE_SECONDS
+        return any(
+            other.heard_at is not None and other.heard_at > since
+            for other in self._attempts.values()
+            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
+        )
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
@@ -7235,30 +7400,15 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
-        again = self.scheduler.failed(journey.request.id, node_down=_is_down(error))
+        self._attempts.pop(journey.request.id)
+        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if journey.answering:
             raise AnswerBrokenError(node, error.plain) from error
         if not again:
             raise NoAnswerError(journey.tried) from error
-        journey.at, journey.bound = "", self._loop.create_future()
-
-
-def _tagged(chunk: dict[str, Any], binding: Binding) -> dict[str, Any]:
-    """The chunk with the figures; it also says which node answered, and why that one."""
-    chunk[TAG] = {"node": binding.node, "reason": reason(binding)}
-    return chunk
-
-
-def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
-
-
-def _is_down(error: NodeError) -> bool:
-    return isinstance(error, NodeUnreachableError) or (
-        isinstance(error, NodeTimeoutError) and error.stage == "connect"
-    )
+        journey.bound = self._loop.create_future()
 
 
 # --- ollama_pack.aliases.errors ---
@@ -8315,7 +8465,7 @@ class RouterValves(BaseModel):
         le=3600,
         description=(
             "How long a chat waits for a free node, and then for the first token beside what loading "
-            "the model is predicted to take."
+            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
         ),
     )
     max_queue: int = Field(

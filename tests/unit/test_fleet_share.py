@@ -60,7 +60,7 @@ events = st.one_of(
         st.builds(Lesson, durations, st.integers(-1, 9), counts, counts, st.booleans(), st.booleans()),
     ),
     st.builds(EndedEvent, words),
-    st.builds(FailedEvent, words, st.booleans()),
+    st.builds(FailedEvent, words, st.booleans(), st.booleans()),
 )
 messages = st.one_of(
     st.builds(HelloMessage, words),

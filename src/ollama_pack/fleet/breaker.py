@@ -62,8 +62,13 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float) -> None:
-        """A request failed. Those that were on their way when it opened tell nothing new."""
+    def failed(self, now: float, *, at_once: bool = False) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new.
+
+        Args:
+            now: the moment.
+            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+        """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
@@ -71,5 +76,5 @@ class Breaker:
         self._failures += 1
         if was_open:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or self._failures >= self._rule.threshold:
+        if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff

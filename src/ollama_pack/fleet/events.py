@@ -65,10 +65,11 @@ class EndedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """The node failed it: for its own sake, or for one model's."""
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
 
     request_id: str
     node_down: bool
+    hung: bool = False
 
 
 FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent

@@ -49,8 +49,6 @@ class Journey:
         bound: set when it has a node.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
-        at: the node that it is at.
-        patience: runs out when that node is gone before it has begun to answer.
     """
 
     request: FleetRequest
@@ -60,5 +58,3 @@ class Journey:
     bound: asyncio.Future[Binding]
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
-    at: str = ""
-    patience: asyncio.Timeout | None = None

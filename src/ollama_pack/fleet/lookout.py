@@ -51,6 +51,7 @@ class Lookout:
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
+                watch.looked.clear()  # what was seen long ago may not be so any more
                 self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
         unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
         if unseen:

@@ -118,7 +118,7 @@ def _event(kind: str, fields: dict[str, Any]) -> FleetEvent:
         case "ended":
             return EndedEvent(request_id)
         case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]))
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
     raise ValueError(kind)
 
 

@@ -123,6 +123,7 @@ class PairLearner:
             background_output=self.background_output.or_else(priors.background_output),
             service=self.service.or_else(priors.service),
             learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
         )
 
 

@@ -82,7 +82,9 @@ class RemoteRequests:
                     remote.node.gave_up(remote.model)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
-                    remote.node.failed(remote.model, self._clock(), node_down=event.node_down)
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
                     remote.runner.mirror.clear()
 
     def _bound(self, worker: str, event: BoundEvent) -> None:

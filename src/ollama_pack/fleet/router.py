@@ -16,37 +16,34 @@ from uuid import uuid4
 
 import aiohttp
 
-from ollama_pack.fleet.asking import fleet_request, with_model
+from ollama_pack.fleet.asking import fleet_request
+from ollama_pack.fleet.attempt import Attempt, is_down, is_hang
 from ollama_pack.fleet.catalogue import Catalogue
 from ollama_pack.fleet.errors import AnswerBrokenError, NoAnswerError, NodesDownError, WaitedTooLongError
-from ollama_pack.fleet.explain import Decision, explained, reason, status_line, waiting_line
+from ollama_pack.fleet.explain import Decision, explained, status_line, waiting_line
 from ollama_pack.fleet.journey import Journey, RouterSettings, Tell
 from ollama_pack.fleet.lookout import Lookout
 from ollama_pack.fleet.nodes import NodeRow
+from ollama_pack.fleet.patience import honest_silence
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prober import NodeLook
 from ollama_pack.fleet.scheduler import Binding, Scheduler
-from ollama_pack.fleet.spent import Elapsed, spent_on
 from ollama_pack.fleet.watch import NodeWatch
 from ollama_pack.ollama.client import NodeClient, OllamaClient
 from ollama_pack.ollama.errors import (
     ModelNotFoundError,
-    NodeError,
-    NodeFaultError,
-    NodeTimeoutError,
     NodeUnreachableError,
     RequestRefusedError,
     RetryableNodeError,
 )
 from ollama_pack.ollama.openai_client import OpenAIClient
-from ollama_pack.ollama.to_ollama import Thinking
 from ollama_pack.ollama.to_openai import ReplyHead
 
 router_log = logging.getLogger(__name__)
 
-TAG = "ollama_pack"  # key of what we add to an answer
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
+ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 DECISIONS_SHOWN = 64
 
 
@@ -96,6 +93,7 @@ class Router:
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self._journeys: dict[str, Journey] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
         self._idle = asyncio.Event()
@@ -115,9 +113,9 @@ class Router:
 
     def _call_back_from(self, node: str) -> None:
         """A node is gone: what has not begun to answer there goes elsewhere."""
-        for journey in self._journeys.values():
-            if journey.at == node and not journey.answering and journey.patience:
-                journey.patience.reschedule(self._loop.time())
+        for attempt in self._attempts.values():
+            if attempt.binding.node == node:
+                attempt.is_gone()
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
@@ -129,7 +127,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node."""
-        return sum(journey.at == node for journey in self._journeys.values())
+        return sum(attempt.binding.node == node for attempt in self._attempts.values())
 
     def queued(self, node: str) -> int:
         """How many of the requests that wait this node could answer; other nodes may, too."""
@@ -216,6 +214,7 @@ class Router:
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
             del self._journeys[identity]
+            self._attempts.pop(identity, None)
             self._decided.pop(identity, None)
             self._decide()
             if not self._journeys:
@@ -267,47 +266,35 @@ class Router:
 
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
-        watch, began = self.nodes[binding.node], self._loop.time()
+        identity = journey.request.id
+        attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
+        self._attempts[identity] = attempt
         if not journey.request.background:
             await journey.tell(status_line(binding), done=True)
-        sent = with_model(journey.body, binding.model, binding.context, self.settings.keep_alive)
-        chunks = watch.client.complete(
-            sent,
-            journey.head,
-            first_byte=self.settings.first_token_seconds + binding.terms.predict_ttft,
-            thinking=_known_thinking(watch, binding.model),
-        )
-        figures: dict[str, Any] = {}
-        async with aclosing(chunks):
-            chunk = await self._first(journey, watch, chunks)
-            elapsed = self._loop.time() - began
-            self._has_begun(journey, elapsed)
-            if "usage" in chunk:  # an answer in one chunk
-                figures = _tagged(chunk, binding)
-            yield chunk
+        if not journey.tried:
+            attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        async with aclosing(attempt.chunks()) as chunks:
             async for chunk in chunks:
-                if "usage" in chunk:
-                    figures = _tagged(chunk, binding)
+                if not journey.answering:
+                    self._has_begun(journey, attempt.elapsed)
                 yield chunk
-        spent = spent_on(
-            figures.get("usage"), figures.get("timings"), Elapsed(elapsed, self._loop.time() - began)
-        )
-        self.scheduler.finished(journey.request.id, spent)
+        self.scheduler.finished(identity, attempt.spent())
 
-    async def _first(
-        self, journey: Journey, watch: NodeWatch, chunks: AsyncGenerator[dict[str, Any], None]
-    ) -> dict[str, Any]:
-        """The first chunk; a node that is gone meanwhile is not waited for."""
-        journey.at = watch.row.name
-        try:
-            async with asyncio.timeout(None) as journey.patience:
-                return await anext(chunks)
-        except TimeoutError as error:
-            raise NodeFaultError(watch.client.name, "has stopped answering") from error
-        except StopAsyncIteration:
-            raise NodeFaultError(watch.client.name, "ended its answer before it began") from None
-        finally:
-            journey.patience = None
+    def _suspect(self, identity: str, attempt: Attempt) -> None:
+        """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
+        if self._answers_others(attempt.binding) or not self.scheduler.has_another(identity):
+            attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
+        else:
+            attempt.hangs()
+
+    def _answers_others(self, binding: Binding) -> bool:
+        """Whether the model has just said something there to somebody: then this request waits for a slot."""
+        since = self._loop.time() - ALIVE_SECONDS
+        return any(
+            other.heard_at is not None and other.heard_at > since
+            for other in self._attempts.values()
+            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
+        )
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
@@ -326,27 +313,12 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
-        again = self.scheduler.failed(journey.request.id, node_down=_is_down(error))
+        self._attempts.pop(journey.request.id)
+        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if journey.answering:
             raise AnswerBrokenError(node, error.plain) from error
         if not again:
             raise NoAnswerError(journey.tried) from error
-        journey.at, journey.bound = "", self._loop.create_future()
-
-
-def _tagged(chunk: dict[str, Any], binding: Binding) -> dict[str, Any]:
-    """The chunk with the figures; it also says which node answered, and why that one."""
-    chunk[TAG] = {"node": binding.node, "reason": reason(binding)}
-    return chunk
-
-
-def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
-
-
-def _is_down(error: NodeError) -> bool:
-    return isinstance(error, NodeUnreachableError) or (
-        isinstance(error, NodeTimeoutError) and error.stage == "connect"
-    )
+        journey.bound = self._loop.create_future()

@@ -132,12 +132,12 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool) -> None:
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
         if node_down:
             self.breaker.failed(now)
         else:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
 
     def retry_at(self) -> Iterable[float]:

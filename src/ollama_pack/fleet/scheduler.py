@@ -341,12 +341,13 @@ class Scheduler:
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
+            hung: the model said nothing for as long as it could: nobody else is to wait for it.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -355,9 +356,9 @@ class Scheduler:
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down)
+        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down))
+        self.listener(FailedEvent(request_id, node_down, hung))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
@@ -369,6 +370,15 @@ class Scheduler:
         tried = running.entry.tried | {running.node.row.name}
         others = [node for name, node in self.nodes.items() if name not in tried]
         return any(model in node.listed for node in others for model in running.entry.models)
+
+    def has_another(self, request_id: str) -> bool:
+        """Whether a request that is at a node could go to another one, and be answered by the same model."""
+        running = self._running.get(request_id)
+        if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
+            return False
+        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
+        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
+        return any(model in node.models for node in others)
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""

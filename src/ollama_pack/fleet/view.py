@@ -140,6 +140,7 @@ class PairRates:
         background_output: tokens of a usual answer to a background call.
         service: seconds that a usual request holds a slot.
         learned: enough has been measured to go by `prompt` and `token`.
+        load_measured: `load` was measured at least once.
     """
 
     slots: int = 1
@@ -151,6 +152,7 @@ class PairRates:
     background_output: float = 15.0
     service: float = 5.0
     learned: bool = False
+    load_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)

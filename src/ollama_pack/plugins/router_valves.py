@@ -39,7 +39,7 @@ class RouterValves(BaseModel):
         le=3600,
         description=(
             "How long a chat waits for a free node, and then for the first token beside what loading "
-            "the model is predicted to take."
+            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
         ),
     )
     max_queue: int = Field(

@@ -1,0 +1,151 @@
+"""How long the router waits for a silent node: briefly where another can answer, but for each honest load.
+
+On a fast clock, which both the router and the nodes live on: seconds here are simulated ones.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import aiohttp
+from bench.routing.clock import run_fast
+
+from harness.ollama_server import NodeServer
+from harness.ollama_wire import Model
+from harness.routing import Chat
+from harness.sim_faults import Fault
+from harness.sim_shape import NodeShape
+from ollama_pack.fleet.journey import RouterSettings
+from ollama_pack.fleet.nodes import NodeRow
+from ollama_pack.fleet.router import Router
+
+SPEED = 10.0
+WALL_SECONDS = 40.0  # that a scenario may take: one that waits for the admin's limit takes ten times as long
+MODEL = Model("llama3:8b", size=1_000_000_000, load_seconds=2.0)
+SHAPE = NodeShape(slots=1, prompt_rate=700.0, decode_rate=100.0, answer_tokens=20, answer_spread=0.0)
+SETTINGS = RouterSettings(first_token_seconds=3600.0)
+HANGS = Fault("hang", path="/api/chat")
+Scenario = Callable[[], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def fleet(*nodes: NodeServer, slots: int = 1, spare_tier: int = 0) -> AsyncIterator[Router]:
+    """A router over these nodes, called gpu0, gpu1 and so on; all but the first are of the other tier."""
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node)
+        rows = [
+            NodeRow(f"gpu{number}", node.url, slots=slots, tier=spare_tier if number else 0)
+            for number, node in enumerate(nodes)
+        ]
+        router = Router(rows, aiohttp.ClientSession(), SETTINGS, Random(1))  # noqa: S311 - breaks ties
+        await router.ready()
+        yield router
+        await router.close()
+
+
+def play(scenario: Scenario) -> None:
+    """Run it on the fast clock, but not for ever."""
+    run_fast(asyncio.wait_for(scenario(), WALL_SECONDS * SPEED), SPEED)
+
+
+def asked(node: NodeServer) -> int:
+    """How many chats a node was asked for."""
+    return sum(request.path == "/api/chat" for request in node.requests)
+
+
+def story(number: int) -> str:
+    """A prompt long enough to learn from, unlike all others."""
+    return f"Write 20 words about {number}. " + f"number {number} " * 60
+
+
+async def learn(router: Router, nodes: Sequence[NodeServer]) -> None:
+    """Chat until the router knows the nodes."""
+    number = 0
+    while any(asked(node) < 7 for node in nodes):
+        number += 1
+        await asyncio.gather(*(Chat(router, story(10 * number + more)).run() for more in range(len(nodes))))
+
+
+def test_a_hang_costs_one_chat_a_few_seconds() -> None:
+    """Would catch users who wait for the whole limit at a node whose chats hang, one after another."""
+
+    async def scenario() -> None:
+        first, second = NodeServer([MODEL], shape=SHAPE), NodeServer([MODEL], shape=SHAPE)
+        async with fleet(first, second) as router:
+            await learn(router, (first, second))
+            await first.command(HANGS)
+            before = asked(first)
+            chats = [Chat(router, story(1000 + number)) for number in range(6)]
+            for chat in chats:
+                await chat.run()
+            assert {chat.routed["node"] for chat in chats} == {"gpu1"}
+            assert asked(first) - before <= 2  # the one that found out; and one that tried after a while
+            assert asked(first) > before
+
+    play(scenario)
+
+
+def test_a_first_load_of_unknown_length_is_waited_for() -> None:
+    """Would catch a large model that is never loaded, because each node is given up while it loads."""
+
+    async def scenario() -> None:
+        slow = replace(MODEL, size=6_000_000_000, load_seconds=30.0)
+        nodes = [NodeServer([slow], shape=SHAPE) for _ in range(2)]
+        async with fleet(*nodes) as router:
+            await Chat(router, story(1)).run()
+            assert sum(map(asked, nodes)) == 1
+
+    play(scenario)
+
+
+def test_a_long_prompt_is_waited_for() -> None:
+    """Would catch long conversations that are sent from node to node on a machine without a GPU."""
+
+    async def scenario() -> None:
+        shape = replace(SHAPE, prompt_rate=30.0)
+        nodes = [NodeServer([MODEL], shape=shape) for _ in range(2)]
+        async with fleet(*nodes) as router:
+            await Chat(router, "word " * 900).run()
+            assert sum(map(asked, nodes)) == 1
+
+    play(scenario)
+
+
+def test_a_node_that_answers_somebody_else_does_not_hang() -> None:
+    """Would catch a node that is shut out because its row promises a slot more than it has."""
+
+    async def scenario() -> None:
+        busy, spare = (NodeServer([MODEL], shape=SHAPE) for _ in range(2))
+        async with fleet(busy, spare, slots=2, spare_tier=1) as router:
+            await learn(router, (busy,))
+            long = Chat(router, "Write 3000 words about it")  # 30 s
+            speaks = asyncio.Event()
+
+            async def begun(_: object) -> None:
+                speaks.set()
+
+            long.on_chunk = begun
+            first = asyncio.create_task(long.run())
+            await speaks.wait()
+            behind = Chat(router, story(5))
+            await asyncio.gather(first, behind.run())
+            assert behind.routed["node"] == long.routed["node"] == "gpu0"
+            assert asked(spare) == 0
+
+    play(scenario)
+
+
+def test_a_hang_is_waited_for_where_nobody_else_could_answer() -> None:
+    """Would catch the only node being given up: its users would get errors instead of slow answers."""
+
+    async def scenario() -> None:
+        node = NodeServer([replace(MODEL, load_seconds=40.0)], shape=SHAPE)
+        async with fleet(node) as router:
+            await Chat(router, story(1)).run()
+            assert asked(node) == 1
+
+    play(scenario)
