@@ -131,6 +131,9 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── StoredFileError             no such file, or none that this user may read
+# ├── UploadError                 a request has no file in it that can be taken
+# │   └── UploadTooLargeError         too many bytes
 # ├── RoutingError                a request cannot be given to a node
 # │   ├── NoNodeError                 none has the model
 # │   ├── NodesDownError              those that have it do not answer
@@ -148,6 +151,8 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # │   │   ├── AudioTooLargeError          too many bytes
 # │   │   └── AudioTooLongError           it lasts too long
 # │   ├── LanguageTagError            no language that can be used
+# │   ├── NoAttachmentError           nothing to transcribe
+# │   ├── TranscriptFormatError       no format of transcripts
 # │   ├── SpeechQueueFullError        too many recordings wait already
 # │   └── SpeechEngineError           the engine does not do its work
 # │       ├── SpeechDependencyError       a package is missing

@@ -81,6 +81,9 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── StoredFileError             no such file, or none that this user may read
+# ├── UploadError                 a request has no file in it that can be taken
+# │   └── UploadTooLargeError         too many bytes
 # ├── RoutingError                a request cannot be given to a node
 # │   ├── NoNodeError                 none has the model
 # │   ├── NodesDownError              those that have it do not answer
@@ -98,6 +101,8 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 # │   │   ├── AudioTooLargeError          too many bytes
 # │   │   └── AudioTooLongError           it lasts too long
 # │   ├── LanguageTagError            no language that can be used
+# │   ├── NoAttachmentError           nothing to transcribe
+# │   ├── TranscriptFormatError       no format of transcripts
 # │   ├── SpeechQueueFullError        too many recordings wait already
 # │   └── SpeechEngineError           the engine does not do its work
 # │       ├── SpeechDependencyError       a package is missing
@@ -4625,6 +4630,36 @@ class ModelRefusedError(PackError):
         super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
         self.status = status
         self.body = body
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
 
 
 # --- ollama_pack.webui.audience ---

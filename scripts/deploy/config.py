@@ -176,9 +176,33 @@ class Router(Section):
 
 
 class Voice(Section):
+    """Valves of `voice_transcription`, who may use it, and whether Open WebUI's microphone does.
+
+    `microphone` may be the address under which Open WebUI reaches itself, where that is not the one that
+    upload.py knows it by.
+    """
+
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = "faster_whisper"
-    model: str = "base"
+    model: str = ""
+    model_dir: str = ""
+    base_url: str = ""
+    api_key: str = ""
     language: str = "auto"
+    max_megabytes: int = Field(default=200, ge=1)
+    max_minutes: int = Field(default=240, ge=1)
+    allow_download: bool = False
+    allow_cloud: bool = False
+    audience: Audience = [PUBLIC]
+    microphone: bool | Url = False
+
+    @property
+    def valves(self) -> dict[str, Any]:
+        """What the file says of the tool's valves."""
+        return self.model_dump(exclude_unset=True, exclude={"audience", "microphone"})
+
+    @property
+    def says_audience(self) -> bool:
+        return "audience" in self.model_fields_set
 
 
 class PackConfig(Section):

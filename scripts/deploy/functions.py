@@ -26,7 +26,7 @@ def plan_function(plan: Plan, server: OpenWebUI, plugin: LocalPlugin, wanted: Js
         DeployError: the server is too old, the id is taken by a function that is not the pack's, or a
             valve would be refused.
     """
-    _refuse_old_server(server, plugin)
+    refuse_old_server(server, plugin)
     function = _Function(plan, server, plugin)
     if function.installed is None:
         plugin.check_valves(wanted)
@@ -49,8 +49,12 @@ def plan_function(plan: Plan, server: OpenWebUI, plugin: LocalPlugin, wanted: Js
         function.plan_flag("is_global", "toggle/global")
 
 
-def _refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
-    """Open WebUI itself looks at the required version in the browser's editor only."""
+def refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
+    """Open WebUI itself looks at the required version in the browser's editor only.
+
+    Raises:
+        DeployError: the server is older than the plugin needs.
+    """
     needed = plugin.manifest.get("required_open_webui_version", "0")
     if _numbers(server.version) < _numbers(needed):
         raise DeployError(

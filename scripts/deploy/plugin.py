@@ -15,7 +15,14 @@ from deploy.errors import DeployError
 from deploy.plan import without_secrets
 
 AUTHOR = "Open WebUI Ollama Pack"
-TYPES = {"Pipe": "pipe", "Filter": "filter", "Action": "action", "Event": "event", "Pipeline": "pipeline"}
+TYPES = {
+    "Pipe": "pipe",
+    "Filter": "filter",
+    "Action": "action",
+    "Event": "event",
+    "Tools": "tool",
+    "Pipeline": "pipeline",
+}
 KEYS_NEEDED = {"title", "version", "description"}
 SHOWN_CHARACTERS = 200  # of a value in a message
 
@@ -26,7 +33,7 @@ class LocalPlugin:
 
     Attributes:
         id: the file's name, which is the plugin's id.
-        kind: what the server will take it for: filter, pipe, event, pipeline …
+        kind: what the server will take it for: filter, pipe, event, tool, pipeline …
         content: the file's text.
         manifest: its frontmatter.
         valves: its Valves class; None when it has none.

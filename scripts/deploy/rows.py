@@ -85,7 +85,15 @@ def _nothing_behind(config: PackConfig, name: str) -> str:
 
 def _audiences(server: OpenWebUI, config: PackConfig, names: list[str]) -> dict[str, Grants]:
     """The grants of each alias."""
-    wanted = {name: config.audience(name) for name in names}
+    return audience_grants(server, {name: config.audience(name) for name in names})
+
+
+def audience_grants(server: OpenWebUI, wanted: Mapping[str, Collection[str]]) -> dict[str, Grants]:
+    """The grants that audiences stand for, by name.
+
+    Raises:
+        DeployError: one names a group that Open WebUI does not have.
+    """
     groups = (
         server.group_ids() if any(who.startswith(GROUP) for one in wanted.values() for who in one) else {}
     )
@@ -154,7 +162,7 @@ class _Rows:
                 self._make(model, None, _mark(model, "base") | {"hidden": True}, grants)
             elif model in self.models:
                 self._make(model, None, _mark(model, "base") | self._capabilities(model), grants)
-        elif not _grants(row) & EVERYBODY and not grants <= _grants(row):
+        elif not grants_of(row) & EVERYBODY and not grants <= grants_of(row):
             self.plan.problems.append(
                 f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
                 "them: grant it to them (Admin Panel → Settings → Models, or Workspace → Models), "
@@ -180,7 +188,7 @@ class _Rows:
         """Create a row, or change in ours what differs; what an admin added to it stays."""
         row = self.rows.get(model)
         wanted = {"base_model_id": base, "is_active": True}
-        old = {} if row is None else _shown(row, row["meta"], _grants(row))
+        old = {} if row is None else _shown(row, row["meta"], grants_of(row))
         new = _shown(wanted, (row["meta"] if row else {}) | meta, grants)
         if old != new:
             what = "create" if row is None else "update"
@@ -189,7 +197,7 @@ class _Rows:
 
     def _create(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
         """Make a row, or take over one that the events function has made in between."""
-        form = {"id": model, "name": model, "params": {}, "meta": meta, "access_grants": _form(grants)}
+        form = {"id": model, "name": model, "params": {}, "meta": meta, "access_grants": grants_form(grants)}
         try:
             self.server.post("/api/v1/models/create", form | wanted)
         except ServerError:
@@ -202,12 +210,12 @@ class _Rows:
         row = self.server.model_row(model)  # as it is by now, so that no admin's change is undone
         form = {key: row[key] for key in ("id", "name", "params", "base_model_id", "is_active")} | wanted
         self.server.post("/api/v1/models/model/update", form | {"meta": row["meta"] | meta})
-        if _grants(row) != grants:
+        if grants_of(row) != grants:
             self._grant(model, grants)
 
     def _grant(self, model: str, grants: Grants) -> None:
         """Set who may use a row, which Open WebUI 0.12 no longer takes from an update."""
-        form = {"id": model, "access_grants": _form(grants)}
+        form = {"id": model, "access_grants": grants_form(grants)}
         self.server.post("/api/v1/models/model/access/update", form)
 
     def withdraw_all_but(self, keep: set[str]) -> None:
@@ -225,8 +233,10 @@ class _Rows:
             if not _has_additions(row):
                 delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
                 self.plan.add(f"delete model row {model}", [f"- {model} ({why})"], delete)
-            elif _grants(row):
-                diff = value_diff({"access": _readable(_grants(row))}, {"access": _readable(NOBODY)})
+            elif grants_of(row):
+                diff = value_diff(
+                    {"access": readable_grants(grants_of(row))}, {"access": readable_grants(NOBODY)}
+                )
                 withdraw = partial(self._grant, model, NOBODY)
                 self.plan.add(f"leave model row {model}, with an admin's settings, to admins", diff, withdraw)
 
@@ -272,19 +282,22 @@ def _has_additions(row: Json) -> bool:
 def _shown(row: Json, meta: Json, grants: Grants) -> Json:
     """The parts of a row that the pack decides on, as a diff shows them."""
     parts = {key: row[key] for key in ("base_model_id", "is_active")}
-    return parts | {f"meta.{key}": meta[key] for key in meta} | {"access": _readable(grants)}
+    return parts | {f"meta.{key}": meta[key] for key in meta} | {"access": readable_grants(grants)}
 
 
-def _form(grants: Grants) -> list[dict[str, str]]:
+def grants_form(grants: Grants) -> list[dict[str, str]]:
+    """As Open WebUI takes them."""
     return [dict(zip(GRANT_KEYS, grant, strict=True)) for grant in sorted(grants)]
 
 
-def _grants(row: Json) -> Grants:
+def grants_of(row: Json) -> Grants:
+    """Who may use a row, or a tool."""
     return frozenset(
         (grant["principal_type"], grant["principal_id"], grant["permission"])
         for grant in row.get("access_grants") or ()
     )
 
 
-def _readable(grants: Grants) -> list[str]:
+def readable_grants(grants: Grants) -> list[str]:
+    """As a diff shows them."""
     return sorted("everybody" if grant in EVERYBODY else " ".join(grant) for grant in grants) or ["admins"]

@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 import aiohttp
-from bench.routing.clock import run_fast
 
+from bench.routing.clock import run_fast
 from harness.ollama_server import NodeServer
 from harness.ollama_wire import Model
 from harness.routing import Chat

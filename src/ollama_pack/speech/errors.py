@@ -307,3 +307,30 @@ class SpeechServerRefusedError(SpeechServerError):
 
 class SpeechServerFaultError(SpeechServerError):
     """The server failed, hung up, or answers what is no transcription."""
+
+
+class NoAttachmentError(SpeechError):
+    """There is nothing to transcribe: no recording is attached.
+
+    Attributes:
+        attached: names of what is attached instead.
+    """
+
+    def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
+        self.attached = tuple(attached)
+        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
+        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
+
+
+class TranscriptFormatError(SpeechError, ValueError):
+    """There is no such format of transcripts. A `ValueError` too, for validators of valves.
+
+    Attributes:
+        form: what was asked for.
+        valid: what could be.
+    """
+
+    def __init__(self, form: str, valid: Iterable[str]) -> None:
+        self.form = form
+        self.valid = tuple(valid)
+        super().__init__(f"format {form!r} is not known; valid: {', '.join(self.valid)}")

@@ -1,10 +1,11 @@
 """A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with."""
 
 import json
+import math
 from collections.abc import Callable
-from math import log
 from typing import Any, Literal, get_args
 
+from ollama_pack.speech.errors import TranscriptFormatError
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.languages import LANGUAGES, UNKNOWN_LANGUAGE
 from ollama_pack.speech.subtitles import cues, timestamp
@@ -34,6 +35,19 @@ def render_transcript(transcript: Transcript, form: TranscriptFormat) -> str:
         "verbose_json": lambda found: _dumped(verbose_form(found)),
     }
     return writers[form](transcript)
+
+
+def parse_format(text: str) -> TranscriptFormat:
+    """A format by its name; nothing at all is `json`.
+
+    Raises:
+        TranscriptFormatError: there is none of that name.
+    """
+    plain = text.strip().lower() or "json"
+    for form in TRANSCRIPT_FORMATS:
+        if form == plain:
+            return form
+    raise TranscriptFormatError(text, TRANSCRIPT_FORMATS)
 
 
 def json_form(transcript: Transcript) -> dict[str, Any]:
@@ -85,7 +99,7 @@ def _verbose_segment(number: int, segment: SpeechSegment) -> dict[str, Any]:
         "text": segment.text,
         "tokens": list(segment.tokens),
         "temperature": segment.temperature,
-        "avg_logprob": round(log(segment.probability), 4) if segment.probability else 0.0,
+        "avg_logprob": round(math.log(segment.probability), 4) if segment.probability else 0.0,
         "compression_ratio": round(segment.compression or 1.0, 4),
         "no_speech_prob": round(segment.no_speech or 0.0, 4),
     }

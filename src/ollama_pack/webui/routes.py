@@ -20,6 +20,7 @@ class RouteSpec:
         answer: is called with the request and Open WebUI's user; gives JSON or a response.
         remember: seconds for which one who was let in is let in again unasked: finding out who somebody is
             costs Open WebUI several times what the rest of a small answer does.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
     """
 
     method: str
@@ -27,6 +28,7 @@ class RouteSpec:
     audience: Literal["user", "admin"]
     answer: Callable[[Any, Any], Awaitable[Any]]
     remember: float = 0.0
+    lets_in: Callable[[Any], bool] | None = None
 
 
 class LetIn:
@@ -95,7 +97,7 @@ def _catches_all(route: Any) -> bool:
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
     from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse  # noqa: PLC0415
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
     from fastapi.routing import APIRoute  # noqa: PLC0415
     from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
 
@@ -117,9 +119,10 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             async def handle(request: Any) -> Any:
                 user = known.find(request) if spec.remember else None
-                if user is None:
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
                     return await ask(request)
-                return JSONResponse(await spec.answer(request, user))
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             return handle
 
@@ -145,3 +148,17 @@ def html_page(text: str, headers: dict[str, str]) -> Any:
     from starlette.responses import HTMLResponse  # noqa: PLC0415
 
     return HTMLResponse(text, headers=headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, media_type=media_type)

@@ -1,7 +1,7 @@
 """
 title: Ollama Pack events
 author: Open WebUI Ollama Pack
-description: Publishes the router's models and aliases, answers GET /api/system/load, shows a dashboard.
+description: Publishes the router's models and aliases, answers load and voice requests, shows a dashboard.
 license: MIT
 required_open_webui_version: 0.11.2
 version: {version}
@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field, field_validator
 
 from ollama_pack.plugins.publishing import Publisher
+from ollama_pack.plugins.voice_routes import VoiceRoutes
 from ollama_pack.webui.audience import parse_audience
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import dashboard_html
@@ -55,7 +56,17 @@ class Event:
         )
         routes: bool = Field(
             default=True,
-            description="Answer GET /api/system/load, and show admins the dashboard at /ollama-pack.",
+            description=(
+                "Answer GET /api/system/load and /api/voice/…, and show admins the dashboard at /ollama-pack."
+            ),
+        )
+        microphone_key: str = Field(
+            default="",
+            description=(
+                "Open WebUI's microphone sends one key for all users. This one opens POST "
+                "/api/voice/v1/audio/transcriptions alone. 16 characters or more; upload.py sets it."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
         )
 
         @field_validator("audience")
@@ -93,6 +104,7 @@ class Event:
             RouteSpec("GET", "/api/system/load", "user", self._system_load, remember=LET_IN_SECONDS),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
+            *VoiceRoutes(lambda: self.valves.microphone_key).specs,
         )
         return EventService(app, function_id, self, self._look)
 

@@ -1,0 +1,70 @@
+"""Open WebUI's speech-to-text settings: its microphone, and what is uploaded, go to the pack's route."""
+
+from secrets import token_urlsafe
+from typing import Any
+
+from deploy.client import OpenWebUI
+from deploy.plan import Plan, valves_diff
+
+Json = dict[str, Any]
+
+BASE_PATH = "/api/voice/v1"
+KEY_VALVE = "microphone_key"
+SECRET_SETTINGS = frozenset({"OPENAI_API_KEY"})
+CONFIG_PATH = "/api/v1/audio/config"
+
+
+def microphone_key(stored: Json) -> str:
+    """The key that is set already, or a new one.
+
+    Args:
+        stored: the valves of `ollama_pack_events`.
+    """
+    return str(stored.get(KEY_VALVE) or "") or token_urlsafe(32)
+
+
+def plan_microphone(plan: Plan, server: OpenWebUI, address: str, key: str) -> None:
+    """Add the step that makes Open WebUI's speech-to-text the pack's.
+
+    Args:
+        plan: where the step goes.
+        server: the Open WebUI.
+        address: under which Open WebUI reaches itself.
+        key: that it shows there.
+    """
+    audio = server.get(CONFIG_PATH)
+    wanted = {
+        "ENGINE": "openai",
+        "OPENAI_API_BASE_URL": address.rstrip("/") + BASE_PATH,
+        "OPENAI_API_KEY": key,
+    }
+    if "OPENAI_API_REQUEST_FORMAT" in audio["stt"]:
+        wanted["OPENAI_API_REQUEST_FORMAT"] = "multipart"
+    if not audio["stt"].get("MODEL"):
+        wanted["MODEL"] = "ollama-pack"
+    _plan_settings(plan, server, audio, wanted, "point Open WebUI's microphone at the pack")
+
+
+def plan_no_microphone(plan: Plan, server: OpenWebUI) -> None:
+    """Add the step that gives Open WebUI its own Whisper back, where the pack had taken its place."""
+    audio = server.get(CONFIG_PATH)
+    if is_ours(audio["stt"]):
+        wanted = {"ENGINE": "", "OPENAI_API_KEY": ""}
+        _plan_settings(plan, server, audio, wanted, "give Open WebUI's microphone its own Whisper back")
+
+
+def is_ours(stt: Json) -> bool:
+    """Whether settings of speech-to-text point at the pack."""
+    return stt["ENGINE"] == "openai" and str(stt["OPENAI_API_BASE_URL"]).endswith(BASE_PATH)
+
+
+def _plan_settings(plan: Plan, server: OpenWebUI, audio: Json, wanted: Json, what: str) -> None:
+    old = {name: audio["stt"].get(name) for name in wanted}
+    if old == wanted:
+        return
+
+    def write() -> None:
+        now = server.get(CONFIG_PATH)  # as it is by now, so that no admin's change is undone
+        server.post(f"{CONFIG_PATH}/update", {"tts": now["tts"], "stt": now["stt"] | wanted})
+
+    plan.add(what, valves_diff(old, wanted, SECRET_SETTINGS), write)

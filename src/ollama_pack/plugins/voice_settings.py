@@ -1,0 +1,129 @@
+"""The valves of voice transcription, for the tool and the routes, and the engine they ask for."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+import aiohttp
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from ollama_pack.speech.errors import CloudNotAllowedError, SpeechEngineError
+from ollama_pack.speech.language import parse_language
+from ollama_pack.speech.openai_http import OPENAI_HTTP, OpenAIHTTPEngine, SpeechServer
+from ollama_pack.speech.recognizer import RECOGNIZER, RecognizerSettings, SpeechRecognitionEngine
+from ollama_pack.speech.values import SpeechEngine
+from ollama_pack.speech.whisper import WHISPER, FasterWhisperEngine, WhisperSettings
+from ollama_pack.speech.whisper_model import ModelPlaces
+
+VOICE_TOOL = "voice_transcription"
+DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
+
+
+class VoiceSettings(BaseModel):
+    """How recordings are transcribed: the tool's valves, by which the routes go as well."""
+
+    engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
+        default="faster_whisper",
+        description=(
+            "What listens: faster_whisper (Whisper in this process), openai_http (a server with OpenAI's "
+            "/v1/audio/transcriptions) or speech_recognition (the recognizers of that package)."
+        ),
+    )
+    model: str = Field(
+        default="",
+        description=(
+            "For faster_whisper a size (tiny, base, small, medium, large-v3, turbo), a repository or a "
+            "folder; for openai_http the server's name of it; for speech_recognition sphinx, vosk, google, "
+            "wit or azure. Empty: base, whisper-1 or sphinx."
+        ),
+    )
+    model_dir: str = Field(
+        default="",
+        description="Folder with Whisper models, looked at before Open WebUI's own one.",
+    )
+    base_url: str = Field(
+        default="", description="For openai_http, the server's address, such as http://speaches:8000/v1."
+    )
+    api_key: str = Field(
+        default="",
+        description="Key of that server, or of a cloud recognizer.",
+        json_schema_extra={"input": {"type": "password"}},
+    )
+    language: str = Field(
+        default="auto",
+        description=(
+            "Language that is spoken where nobody says otherwise: auto, or a tag such as en or zh-CN "
+            "(Mandarin, written in Simplified script)."
+        ),
+    )
+    max_megabytes: int = Field(default=200, ge=1, le=4096, description="Largest recording, in megabytes.")
+    max_minutes: int = Field(default=240, ge=1, le=1440, description="Longest recording, in minutes.")
+    allow_download: bool = Field(
+        default=False,
+        description="Fetch a Whisper model that is not on this machine from huggingface.co.",
+    )
+    allow_cloud: bool = Field(
+        default=False,
+        description="Let speech_recognition send recordings to cloud services (google, wit, azure).",
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, text: str) -> str:
+        parse_language(text)  # a LanguageTagError reaches the admin as the valve's error
+        return text
+
+    @model_validator(mode="after")
+    def _engine_can_be_made(self) -> Self:
+        if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"base_url {self.base_url!r}: the engine openai_http needs the address of a server, such as "
+                "http://speaches:8000/v1"
+            )
+        if self.engine == RECOGNIZER:
+            try:
+                self._recognizer()
+            except (SpeechEngineError, CloudNotAllowedError) as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The model, or what stands for none in the engine's terms."""
+        return self.model.strip() or DEFAULT_MODELS[self.engine]
+
+    @property
+    def max_bytes(self) -> int:
+        return self.max_megabytes * 2**20
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What decides on the text, besides the recording and what is asked of it."""
+        return (self.engine, self.model_name, self.model_dir, self.base_url)
+
+    @asynccontextmanager
+    async def running_engine(self, places: ModelPlaces) -> AsyncIterator[SpeechEngine]:
+        """The engine, for one recording. A Whisper model stays in memory afterwards, one for all plugins.
+
+        Args:
+            places: where this server keeps models.
+
+        Raises:
+            SpeechEngineError: there is no such recognizer.
+        """
+        if self.engine == OPENAI_HTTP:
+            server = SpeechServer(self.base_url, self.model_name, self.api_key)
+            async with aiohttp.ClientSession() as session:
+                yield OpenAIHTTPEngine(server, session)
+        elif self.engine == RECOGNIZER:
+            yield self._recognizer()
+        else:
+            yield FasterWhisperEngine(WhisperSettings(self.model_name, self._places(places)))
+
+    def _places(self, places: ModelPlaces) -> ModelPlaces:
+        own = (Path(self.model_dir).expanduser(),) if self.model_dir else ()
+        return ModelPlaces(own + places.folders, places.joined, self.allow_download)
+
+    def _recognizer(self) -> SpeechRecognitionEngine:
+        return SpeechRecognitionEngine(RecognizerSettings(self.model_name, self.api_key, self.allow_cloud))

