@@ -60,6 +60,70 @@ from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+# --- ollama_pack.webui.chats ---
+# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+
+_UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
+
+
+async def is_regenerated(metadata: Mapping[str, Any], model: str) -> bool:
+    """Whether the question has an answer of this model already, so that the user wants another one.
+
+    So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message. Two
+    columns of one model, side by side, begin together: neither has said anything then.
+    """
+    if metadata.get("regeneration_message_id"):
+        return True
+    chat, parent = str(metadata.get("chat_id") or ""), metadata.get("user_message_id")
+    if not chat or chat.startswith(_UNSAVED) or not parent:
+        return False
+
+    from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
+
+    messages = await Chats.get_messages_map_by_chat_id(chat) or {}
+    siblings = (
+        message
+        for name, message in messages.items()
+        if name != metadata.get("message_id") and message.get("parentId") == parent
+    )
+    return any(_is_answer_of(message, model) for message in siblings)
+
+
+def _is_answer_of(message: Mapping[str, Any], model: str) -> bool:
+    """Whether a message is an answer that this model has begun at least."""
+    said = message.get("content") or message.get("output") or message.get("error")
+    return message.get("role") == "assistant" and message.get("model") == model and bool(said)
+
+
+async def rated_down(feedback_id: str) -> str | None:
+    """The message that a feedback is about, if its thumb points down."""
+    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
+
+    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
+    if feedback is None or (feedback.data or {}).get("rating") != -1:
+        return None
+    message = (feedback.meta or {}).get("message_id")
+    return message if isinstance(message, str) else None
+
+
+# --- ollama_pack.plugins.forgetting ---
+# Which answers of the cache to discard when something happens in Open WebUI.
+
+# Event → what the label of the answers begins with; the rest is the id of the event's subject.
+_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
+_RATINGS = frozenset({"feedback.created", "feedback.updated"})
+
+
+async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    subject = str((event.get("subject") or {}).get("id") or "")
+    if subject and event_name in _DELETIONS:
+        return f"{_DELETIONS[event_name]}:{subject}"
+    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
+        return f"message:{message}"
+    return None
+
+
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
 #
@@ -5790,6 +5854,111 @@ def _status(error: PackError) -> int:
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)
 
 
+# --- ollama_pack.webui.cache_contact ---
+# The way from the events function to the running `response_cache_filter`, which may not be there.
+
+log_cache_contact = logging.getLogger(__name__)
+
+CACHE_ID = "response_cache_filter"
+NO_CACHE = (
+    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
+    "what the cache does shows here"
+)
+
+
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return str(await self._ask("flush_cache"))
+
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
+
+    async def _ask(self, method: str, *values: str) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
+        try:
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
+        except Exception as error:
+            log_cache_contact.exception("%s could not be asked: %s", CACHE_ID, method)
+            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
+
+
+# --- ollama_pack.webui.dashboard_cache ---
+# The dashboard's part on the response cache: a function of the page's script.
+
+CACHE_PART = """
+const number = value => isNumber(value) ? value.toLocaleString() : "0";
+const total = (counts, begin) => Object.entries(counts)
+  .filter(([name]) => name.startsWith(begin)).reduce((sum, [, value]) => sum + value, 0);
+
+function cacheReasons(counts) {
+  const rows = Object.entries(counts).filter(([name]) => /^(misses|bypasses|not_stored)[/]/.test(name))
+    .sort((one, other) => other[1] - one[1])
+    .map(([name, value]) => make("tr", {},
+      cell(name.replace("/", ": ").replace("_", " ")), cell(number(value), 1)));
+  return rows.length ? table([["Why not from the cache"], ["requests", 1]], rows) : null;
+}
+
+function lookupTimes(counts) {
+  const bounds = Object.keys(counts).filter(name => name.startsWith("lookups_ms/"))
+    .map(name => [name.split("/")[1], counts[name]])
+    .sort((one, other) => (parseFloat(one[0]) || Infinity) - (parseFloat(other[0]) || Infinity));
+  const rows = bounds.map(([bound, value]) =>
+    make("tr", {}, cell(bound === "more" ? "more" : "up to " + bound + " ms"), cell(number(value), 1)));
+  return rows.length ? table([["Lookup took"], ["requests", 1]], rows) : null;
+}
+
+let flushed = "";
+async function flushCache() {
+  if (!confirm("Make all cached answers unusable, for everybody?")) return;
+  try {
+    const answer = await fetch("/ollama-pack/cache/flush", {method: "POST"});
+    const told = await answer.json();
+    flushed = answer.ok && !told.fault ? "Flushed at " + clock(Date.now() / 1000) + "."
+      : "Not flushed: " + (told.fault || told.detail || answer.status);
+  } catch (error) {
+    flushed = "Not flushed: " + error.message;
+  }
+  draw();
+}
+
+function cacheParts(told) {
+  if (!told || !told.all)
+    return [make("h2", {}, "Response cache"), make("div", {class: "card soft"}, text(told && told.fault))];
+  const counts = told.fault ? told.worker : told.all;
+  const given = (counts.hits || 0) + (counts.follows || 0), asked = given + total(counts, "misses/");
+  const minutes = " · kept " + Math.round(told.ttl_seconds / 60) + " min";
+  const about = told.store + " · scope " + told.scope + minutes + (told.enabled ? "" : " · switched off");
+  return [make("h2", {}, "Response cache"), make("div", {class: "card", id: "cache"},
+    told.fault ? notice(told.fault + ": chats go to their models. These figures are one worker's.", "bad") : null,
+    make("div", {class: "figures"},
+      figure(asked ? Math.round(100 * given / asked) + " %" : "—", "given from the cache"),
+      figure(number(counts.hits), "kept answers"), figure(number(counts.follows), "shared while generated"),
+      figure(seconds(counts.seconds_saved || 0), "generation saved"),
+      figure(number(counts.tokens_saved), "tokens saved"),
+      figure(number(total(counts, "bypasses/")), "not for the cache")),
+    make("p", {class: "row"}, make("span", {class: "soft small"}, about),
+      make("button", {on: flushCache}, "Flush"), make("span", {class: "small"}, flushed)),
+    cacheReasons(counts), lookupTimes(counts))];
+}
+"""
+
+
 # --- ollama_pack.webui.dashboard ---
 # The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
 
@@ -6023,6 +6192,7 @@ function leftAlone(told) {
   return [make("h2", {}, "Left alone"), make("div", {class: "card"}, make("ul", {}, rows))];
 }
 
+%CACHE%
 let last = null, fault = "";
 
 function draw() {
@@ -6047,7 +6217,7 @@ function draw() {
     parts.push(make("div", {class: "card wide"}, told.length ? decisions(told)
       : make("span", {class: "soft"}, "None yet. A chat with a model of the router shows here.")));
     parts.push(make("h2", {}, "Published models"), make("div", {class: "card wide"}, published(publishing)));
-    parts.push(...leftAlone(publishing));
+    parts.push(...leftAlone(publishing), ...cacheParts(last.data.cache));
   }
   main.replaceChildren(...parts);
   if (index >= 0) document.querySelectorAll("tr.opens button")[index]?.focus();
@@ -6088,7 +6258,7 @@ _PAGE = f"""<!doctype html>
 </head>
 <body>
 <main><noscript>The dashboard needs JavaScript.</noscript></main>
-<script nonce="{NONCE}">{_SCRIPT}</script>
+<script nonce="{NONCE}">{_SCRIPT.replace("%CACHE%", CACHE_PART)}</script>
 </body>
 </html>
 """
@@ -6163,6 +6333,40 @@ def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
 
 def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any]:
     return {key: check(told[key]) for key, check in keys.items() if key in told}
+
+
+# --- ollama_pack.webui.replay_row ---
+# The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+
+REPLAY = "response_cache_replay"
+
+
+async def share_replay() -> bool:
+    """Hide the model from the picker and share it with everybody; False: the function is not there, or off.
+
+    Only where it has no row yet: an admin decides on the one that is there.
+    """
+    state = await function_state(REPLAY)
+    if state.active:
+        await _make_row(state)
+    return state.active
+
+
+async def _make_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
+
+    if await Models.get_model_by_id(REPLAY) is not None:
+        return
+    form = ModelForm(
+        id=REPLAY,
+        name="Response cache",
+        base_model_id=None,
+        meta={"hidden": True, "description": "Gives the answers of the response cache."},
+        params={},
+        access_grants=grant_forms(EVERYBODY),
+        is_active=True,
+    )
+    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 # --- ollama_pack.webui.shared ---
@@ -6426,6 +6630,7 @@ class Event:
                 return
             self._service = self._service or self._served(__app__, __id__)
             self._service.start(self._specs)
+            await self._forget(__event_name__, event)
             if __event_name__ != ON and __event_name__.startswith(TELLING):
                 self._service.wake()
         except Exception:
@@ -6435,12 +6640,15 @@ class Event:
         """What is kept up: made once the app is known."""
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
+        self._cache = CacheContact(app)
         self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
+        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load, remember=LET_IN_SECONDS),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
+            RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
         )
         return EventService(app, function_id, self, self._look)
@@ -6453,6 +6661,7 @@ class Event:
         """Look after everything: the valves may have been changed through another replica."""
         if self._service is not None:
             self._service.start(self._specs)
+        await share_replay()
         publish = self.valves.publish_aliases
         await self._publisher.reconcile(self.valves.audience, state.owner, publish=publish)
 
@@ -6470,7 +6679,16 @@ class Event:
 
     async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
-        return {**await self._details.get(), "publishing": self._publisher.last.as_dict() | valves}
+        publishing = self._publisher.last.as_dict() | valves
+        return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
+
+    async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
+        return {"fault": await self._cache.flush()}
+
+    async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
+        """Have the cache discard what was deleted, or liked by nobody."""
+        if label := await label_to_discard(event_name, event):
+            await self._cache.discard(label)
 
     async def _ask_load(self) -> Mapping[str, Any]:
         try:

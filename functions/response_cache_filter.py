@@ -641,75 +641,6 @@ def _referred(reference: object, contents: Mapping[str, str]) -> StandIn:
     return StandIn(contents[reference])
 
 
-# --- ollama_pack.cache.entry ---
-# An answer as it is kept.
-
-ENTRY_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A complete answer: its finish reason is `stop`, and it is not empty. Tool calls are never kept.
-
-    Attributes:
-        content: the text.
-        reasoning: what the model thought before it; may be empty.
-        model: the name that the engine gave itself.
-        usage: tokens, rates and durations as the engine told them; None where it told nothing.
-        sources: citations, in Open WebUI's form.
-        created: Unix time in seconds, on the clock of who generated it.
-        seconds: how long the generation took.
-    """
-
-    content: str
-    reasoning: str = ""
-    model: str = ""
-    usage: dict[str, Any] | None = None
-    sources: list[Any] = field(default_factory=list)
-    created: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def completion_tokens(self) -> int:
-        """How many tokens the model need not generate again."""
-        tokens = (self.usage or {}).get("completion_tokens")
-        return tokens if isinstance(tokens, int) and tokens > 0 else 0
-
-
-_TYPES = {
-    "content": str,
-    "reasoning": str,
-    "model": str,
-    "usage": dict | None,
-    "sources": list,
-    "created": float | int,
-    "seconds": float | int,
-}
-
-
-def seal_entry(entry: Entry, scope: str, slot: Slot, keyring: Keyring) -> bytes:
-    """The entry encrypted, for this scope and slot alone."""
-    plain = orjson.dumps({"version": ENTRY_VERSION, **asdict(entry)})
-    return keyring.seal_entry(scope, slot.name, plain)
-
-
-def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry:
-    """The entry again.
-
-    Raises:
-        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
-    """
-    try:
-        fields = orjson.loads(keyring.open_entry(scope, slot.name, sealed))
-    except orjson.JSONDecodeError as error:
-        raise EntryUnreadableError("the entry is not JSON") from error
-    if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
-        raise EntryUnreadableError("the entry is of another version")
-    if fields.keys() != _TYPES.keys() or any(not isinstance(fields[name], _TYPES[name]) for name in _TYPES):
-        raise EntryUnreadableError("the entry has other fields than it should")
-    return Entry(**fields)
-
-
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -905,6 +836,198 @@ class CacheStore(Protocol):
 
     async def close(self) -> None:
         """Give connections back. It is not used any more after."""
+
+
+# --- ollama_pack.cache.guard ---
+# A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+
+_Answer = TypeVar("_Answer")
+
+_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
+
+# `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
+StoreTroubleReason = Literal["slow", "down", "full", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTrouble:
+    """The store did not do it, and the chat goes on without."""
+
+    reason: StoreTroubleReason
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRule:
+    """When the store is given up, in seconds.
+
+    Attributes:
+        limit: for one answer.
+        threshold: failures in a row after which it is not asked for a while.
+        shortest: that it is left alone the first time; each time after, twice as long,
+        longest: but not longer than this.
+        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
+            it connects, and nobody waits for it.
+    """
+
+    limit: float = 0.1
+    threshold: int = 3
+    shortest: float = 0.5
+    longest: float = 30.0
+    probe_limit: float = 2.0
+
+
+class StoreGuard:
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+
+    def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._rule = rule
+        self._clock = clock
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store is left alone at the moment."""
+        return self._retry_at is not None
+
+    @property
+    def limit(self) -> float:
+        """Seconds that one answer may take."""
+        return self._rule.limit
+
+    @property
+    def patient_limit(self) -> float:
+        """Seconds that an answer may take for which no chat waits."""
+        return self._rule.probe_limit
+
+    async def ask(
+        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
+    ) -> _Answer | StoreTrouble:
+        """Ask the store one thing.
+
+        Args:
+            step: calls one method of it.
+            limit: in seconds, where it is not the rule's.
+        """
+        if self._retry_at is not None:
+            self._try_again(self._retry_at)
+            return StoreTrouble("open")
+        seconds = self._rule.limit if limit is None else limit
+        began = self._clock()
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
+        except TimeoutError:
+            if self._clock() - began > seconds + _LATE_SECONDS:
+                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
+            return self._failed("slow")
+        except StoreFullError:
+            self._failures = 0  # it answers, and what it has can be read
+            return StoreTrouble("full")
+        except StoreError:
+            return self._failed("down")
+        self._failures = 0
+        return answer
+
+    async def close(self) -> None:
+        """End a try that is under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+
+    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+        self._failures += 1
+        if self._failures >= self._rule.threshold and self._retry_at is None:
+            self._retry_at = self._clock() + self._backoff
+        return StoreTrouble(reason)
+
+    def _try_again(self, retry_at: float) -> None:
+        if self._probe is None and self._clock() >= retry_at:
+            self._probe = asyncio.create_task(self._probed())
+
+    async def _probed(self) -> None:
+        try:
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
+        except (TimeoutError, StoreError):
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+            self._retry_at = self._clock() + self._backoff
+        else:
+            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+        finally:
+            self._probe = None
+
+
+# --- ollama_pack.cache.entry ---
+# An answer as it is kept.
+
+ENTRY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete answer: its finish reason is `stop`, and it is not empty. Tool calls are never kept.
+
+    Attributes:
+        content: the text.
+        reasoning: what the model thought before it; may be empty.
+        model: the name that the engine gave itself.
+        usage: tokens, rates and durations as the engine told them; None where it told nothing.
+        sources: citations, in Open WebUI's form.
+        created: Unix time in seconds, on the clock of who generated it.
+        seconds: how long the generation took.
+    """
+
+    content: str
+    reasoning: str = ""
+    model: str = ""
+    usage: dict[str, Any] | None = None
+    sources: list[Any] = field(default_factory=list)
+    created: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens the model need not generate again."""
+        tokens = (self.usage or {}).get("completion_tokens")
+        return tokens if isinstance(tokens, int) and tokens > 0 else 0
+
+
+_TYPES = {
+    "content": str,
+    "reasoning": str,
+    "model": str,
+    "usage": dict | None,
+    "sources": list,
+    "created": float | int,
+    "seconds": float | int,
+}
+
+
+def seal_entry(entry: Entry, scope: str, slot: Slot, keyring: Keyring) -> bytes:
+    """The entry encrypted, for this scope and slot alone."""
+    plain = orjson.dumps({"version": ENTRY_VERSION, **asdict(entry)})
+    return keyring.seal_entry(scope, slot.name, plain)
+
+
+def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry:
+    """The entry again.
+
+    Raises:
+        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
+    """
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, slot.name, sealed))
+    except orjson.JSONDecodeError as error:
+        raise EntryUnreadableError("the entry is not JSON") from error
+    if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
+        raise EntryUnreadableError("the entry is of another version")
+    if fields.keys() != _TYPES.keys() or any(not isinstance(fields[name], _TYPES[name]) for name in _TYPES):
+        raise EntryUnreadableError("the entry has other fields than it should")
+    return Entry(**fields)
 
 
 # --- ollama_pack.cache.outcome ---
@@ -1568,129 +1691,6 @@ class CacheCounters:
     def give_back(self, new: dict[str, float]) -> None:
         """What was taken and could not be brought to the others."""
         self._new.update(new)
-
-
-# --- ollama_pack.cache.guard ---
-# A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-
-_Answer = TypeVar("_Answer")
-
-_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
-
-# `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
-StoreTroubleReason = Literal["slow", "down", "full", "open"]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreTrouble:
-    """The store did not do it, and the chat goes on without."""
-
-    reason: StoreTroubleReason
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRule:
-    """When the store is given up, in seconds.
-
-    Attributes:
-        limit: for one answer.
-        threshold: failures in a row after which it is not asked for a while.
-        shortest: that it is left alone the first time; each time after, twice as long,
-        longest: but not longer than this.
-        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
-            it connects, and nobody waits for it.
-    """
-
-    limit: float = 0.1
-    threshold: int = 3
-    shortest: float = 0.5
-    longest: float = 30.0
-    probe_limit: float = 2.0
-
-
-class StoreGuard:
-    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
-
-    def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
-        self._store = store
-        self._rule = rule
-        self._clock = clock
-        self._failures = 0
-        self._backoff = rule.shortest
-        self._retry_at: float | None = None
-        self._probe: asyncio.Task[None] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the store is left alone at the moment."""
-        return self._retry_at is not None
-
-    @property
-    def limit(self) -> float:
-        """Seconds that one answer may take."""
-        return self._rule.limit
-
-    @property
-    def patient_limit(self) -> float:
-        """Seconds that an answer may take for which no chat waits."""
-        return self._rule.probe_limit
-
-    async def ask(
-        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> _Answer | StoreTrouble:
-        """Ask the store one thing.
-
-        Args:
-            step: calls one method of it.
-            limit: in seconds, where it is not the rule's.
-        """
-        if self._retry_at is not None:
-            self._try_again(self._retry_at)
-            return StoreTrouble("open")
-        seconds = self._rule.limit if limit is None else limit
-        began = self._clock()
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await step(self._store)
-        except TimeoutError:
-            if self._clock() - began > seconds + _LATE_SECONDS:
-                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow")
-        except StoreFullError:
-            self._failures = 0  # it answers, and what it has can be read
-            return StoreTrouble("full")
-        except StoreError:
-            return self._failed("down")
-        self._failures = 0
-        return answer
-
-    async def close(self) -> None:
-        """End a try that is under way."""
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.gather(self._probe, return_exceptions=True)
-
-    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
-        self._failures += 1
-        if self._failures >= self._rule.threshold and self._retry_at is None:
-            self._retry_at = self._clock() + self._backoff
-        return StoreTrouble(reason)
-
-    def _try_again(self, retry_at: float) -> None:
-        if self._probe is None and self._clock() >= retry_at:
-            self._probe = asyncio.create_task(self._probed())
-
-    async def _probed(self) -> None:
-        try:
-            async with asyncio.timeout(self._rule.probe_limit):
-                await self._store.ping()
-        except (TimeoutError, StoreError):
-            self._backoff = min(2 * self._backoff, self._rule.longest)
-            self._retry_at = self._clock() + self._backoff
-        else:
-            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
-        finally:
-            self._probe = None
 
 
 # --- ollama_pack.cache.live ---
@@ -4202,6 +4202,7 @@ class CacheInUse:
         self.cache = cache
         self._answers = 0
         self._retired = False
+        self._noting: set[asyncio.Task[bool]] = set()
         self._closing: asyncio.Task[None] | None = None
 
     async def chunks(
@@ -4216,6 +4217,12 @@ class CacheInUse:
         finally:
             self._answers -= 1
             self._close_if_idle()
+
+    def note(self, question: Question, label: str) -> None:
+        """Make an answer known under one more label, while the chat goes on."""
+        task = asyncio.get_running_loop().create_task(self.cache.note(question, label))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
 
     def retire(self) -> None:
         """Another one is used from now on."""
@@ -4757,6 +4764,40 @@ async def live_function(app: Any, function_id: str) -> Any:
     return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
 
 
+# --- ollama_pack.webui.replay_row ---
+# The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+
+REPLAY = "response_cache_replay"
+
+
+async def share_replay() -> bool:
+    """Hide the model from the picker and share it with everybody; False: the function is not there, or off.
+
+    Only where it has no row yet: an admin decides on the one that is there.
+    """
+    state = await function_state(REPLAY)
+    if state.active:
+        await _make_row(state)
+    return state.active
+
+
+async def _make_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
+
+    if await Models.get_model_by_id(REPLAY) is not None:
+        return
+    form = ModelForm(
+        id=REPLAY,
+        name="Response cache",
+        base_model_id=None,
+        meta={"hidden": True, "description": "Gives the answers of the response cache."},
+        params={},
+        access_grants=grant_forms(EVERYBODY),
+        is_active=True,
+    )
+    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
+
+
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
@@ -5170,7 +5211,6 @@ async def refresh_models(app: Any) -> None:
 
 log_replay = logging.getLogger(__name__)
 
-REPLAY = "response_cache_replay"
 REPLAY_SECONDS = 2.0  # for so long a replay function that was deleted is still believed to be there
 REPLAY_MISSING_SECONDS = 30.0  # until the next look where something is missing
 
@@ -5208,11 +5248,9 @@ class ReplayModel:
         return await may_use(user, REPLAY, request) or self._tell(NO_ACCESS)
 
     async def _prepare(self, request: Any) -> bool:
-        """See that it is there; make its row where there is none, and have Open WebUI know of it."""
-        state = await function_state(REPLAY)
-        if not state.active:
+        """See that it is there and has a row, and have Open WebUI know of it."""
+        if not await share_replay():
             return False
-        await _make_row(state)
         if REPLAY not in request.app.state.MODELS:
             await refresh_models(request.app)
         return REPLAY in request.app.state.MODELS
@@ -5222,24 +5260,6 @@ class ReplayModel:
             self._said.add(what)
             log_replay.warning("%s", what)
         return False
-
-
-async def _make_row(state: FunctionState) -> None:
-    """Share the model and hide it, unless it has a row, on which an admin decides."""
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
-
-    if await Models.get_model_by_id(REPLAY) is not None:
-        return
-    form = ModelForm(
-        id=REPLAY,
-        name="Response cache",
-        base_model_id=None,
-        meta={"hidden": True, "description": "Gives the answers of the response cache."},
-        params={},
-        access_grants=grant_forms(EVERYBODY),
-        is_active=True,
-    )
-    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 # --- ollama_pack.webui.router_digest ---
@@ -5414,6 +5434,30 @@ class Filter:
         """The answer that a ticket stands for, once: for the replay function."""
         return self._pending.claim(ticket)
 
+    async def cache_report(self) -> dict[str, Any]:
+        """What the cache did, in this worker and in all of them, for the dashboard."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        shared = await cache.shared_counts()
+        fault = f"the store is {shared.reason}" if isinstance(shared, StoreTrouble) else ""
+        return {
+            "enabled": self.valves.enabled,
+            "store": "Redis" if self.valves.redis_url else "SQLite",
+            "fault": fault,
+            "scope": self.valves.scope,
+            "ttl_seconds": self.valves.ttl_seconds,
+            "worker": cache.counters.snapshot(),
+            "all": {} if fault else shared,
+        }
+
+    async def flush_cache(self) -> str:
+        """Make all answers unusable, in every worker; empty, or why it was not done."""
+        trouble = await (await self._keeper.cache(self._settings())).cache.flush()
+        return f"the store is {trouble.reason}" if trouble else ""
+
+    async def discard_answers(self, label: str) -> None:
+        """Discard what belongs to a chat, a user or a message, such as `chat:<id>`."""
+        await (await self._keeper.cache(self._settings())).cache.discard(label)
+
     async def _look_up(
         self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
     ) -> PendingAnswer | None:
@@ -5431,6 +5475,8 @@ class Filter:
             used.cache.bypass(question.reason)
             return None
         outcome = await used.cache.lookup(question)
+        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+            used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
 
     async def _asked(

@@ -11,7 +11,7 @@ from typing import Any
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.generation import CacheRules, Upstream
 from ollama_pack.cache.keyring import Keyring
-from ollama_pack.cache.outcome import CacheOutcome, Hit
+from ollama_pack.cache.outcome import CacheOutcome, Hit, Question
 from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.replay import completion_chunks, completion_from
 from ollama_pack.cache.store import CacheStore
@@ -68,6 +68,7 @@ class CacheInUse:
         self.cache = cache
         self._answers = 0
         self._retired = False
+        self._noting: set[asyncio.Task[bool]] = set()
         self._closing: asyncio.Task[None] | None = None
 
     async def chunks(
@@ -82,6 +83,12 @@ class CacheInUse:
         finally:
             self._answers -= 1
             self._close_if_idle()
+
+    def note(self, question: Question, label: str) -> None:
+        """Make an answer known under one more label, while the chat goes on."""
+        task = asyncio.get_running_loop().create_task(self.cache.note(question, label))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
 
     def retire(self) -> None:
         """Another one is used from now on."""

@@ -1,5 +1,7 @@
 """The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text."""
 
+from ollama_pack.webui.dashboard_cache import CACHE_PART
+
 NONCE = "%NONCE%"
 
 _STYLE = """
@@ -230,6 +232,7 @@ function leftAlone(told) {
   return [make("h2", {}, "Left alone"), make("div", {class: "card"}, make("ul", {}, rows))];
 }
 
+%CACHE%
 let last = null, fault = "";
 
 function draw() {
@@ -254,7 +257,7 @@ function draw() {
     parts.push(make("div", {class: "card wide"}, told.length ? decisions(told)
       : make("span", {class: "soft"}, "None yet. A chat with a model of the router shows here.")));
     parts.push(make("h2", {}, "Published models"), make("div", {class: "card wide"}, published(publishing)));
-    parts.push(...leftAlone(publishing));
+    parts.push(...leftAlone(publishing), ...cacheParts(last.data.cache));
   }
   main.replaceChildren(...parts);
   if (index >= 0) document.querySelectorAll("tr.opens button")[index]?.focus();
@@ -295,7 +298,7 @@ _PAGE = f"""<!doctype html>
 </head>
 <body>
 <main><noscript>The dashboard needs JavaScript.</noscript></main>
-<script nonce="{NONCE}">{_SCRIPT}</script>
+<script nonce="{NONCE}">{_SCRIPT.replace("%CACHE%", CACHE_PART)}</script>
 </body>
 </html>
 """

@@ -5,14 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ollama_pack.webui.audience import EVERYBODY, grant_forms
-from ollama_pack.webui.functions import FunctionState, function_state
 from ollama_pack.webui.models import may_use
+from ollama_pack.webui.replay_row import REPLAY, share_replay
 from ollama_pack.webui.rows import refresh_models
 
 log_replay = logging.getLogger(__name__)
 
-REPLAY = "response_cache_replay"
 REPLAY_SECONDS = 2.0  # for so long a replay function that was deleted is still believed to be there
 REPLAY_MISSING_SECONDS = 30.0  # until the next look where something is missing
 
@@ -50,11 +48,9 @@ class ReplayModel:
         return await may_use(user, REPLAY, request) or self._tell(NO_ACCESS)
 
     async def _prepare(self, request: Any) -> bool:
-        """See that it is there; make its row where there is none, and have Open WebUI know of it."""
-        state = await function_state(REPLAY)
-        if not state.active:
+        """See that it is there and has a row, and have Open WebUI know of it."""
+        if not await share_replay():
             return False
-        await _make_row(state)
         if REPLAY not in request.app.state.MODELS:
             await refresh_models(request.app)
         return REPLAY in request.app.state.MODELS
@@ -64,21 +60,3 @@ class ReplayModel:
             self._said.add(what)
             log_replay.warning("%s", what)
         return False
-
-
-async def _make_row(state: FunctionState) -> None:
-    """Share the model and hide it, unless it has a row, on which an admin decides."""
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
-
-    if await Models.get_model_by_id(REPLAY) is not None:
-        return
-    form = ModelForm(
-        id=REPLAY,
-        name="Response cache",
-        base_model_id=None,
-        meta={"hidden": True, "description": "Gives the answers of the response cache."},
-        params={},
-        access_grants=grant_forms(EVERYBODY),
-        is_active=True,
-    )
-    await Models.insert_new_model(form, state.owner)  # None: another worker was faster

@@ -112,7 +112,7 @@ class Pipe:
         return dashboard_report(await self._ready())
 
     async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others of their name: for the cache."""
+        """What tells the weights that may answer a chat from others so called, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         catalogue = (await self._ready()).catalogue()
         table = self.valves.table

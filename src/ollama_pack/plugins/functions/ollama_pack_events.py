@@ -14,14 +14,17 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
+from ollama_pack.plugins.forgetting import label_to_discard
 from ollama_pack.plugins.publishing import Publisher
 from ollama_pack.plugins.voice_routes import VoiceRoutes
 from ollama_pack.webui.audience import parse_audience
+from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import dashboard_html
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState
 from ollama_pack.webui.load import EMPTY_LOAD, system_load
+from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, html_page
 from ollama_pack.webui.service import EventService
 from ollama_pack.webui.shared import SharedAnswer
@@ -89,6 +92,7 @@ class Event:
                 return
             self._service = self._service or self._served(__app__, __id__)
             self._service.start(self._specs)
+            await self._forget(__event_name__, event)
             if __event_name__ != ON and __event_name__.startswith(TELLING):
                 self._service.wake()
         except Exception:
@@ -98,12 +102,15 @@ class Event:
         """What is kept up: made once the app is known."""
         self._router = RouterContact(app)
         self._publisher = Publisher(app, self._router)
+        self._cache = CacheContact(app)
         self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
+        self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load, remember=LET_IN_SECONDS),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
+            RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
         )
         return EventService(app, function_id, self, self._look)
@@ -116,6 +123,7 @@ class Event:
         """Look after everything: the valves may have been changed through another replica."""
         if self._service is not None:
             self._service.start(self._specs)
+        await share_replay()
         publish = self.valves.publish_aliases
         await self._publisher.reconcile(self.valves.audience, state.owner, publish=publish)
 
@@ -133,7 +141,16 @@ class Event:
 
     async def _data(self, _request: Any, _user: Any) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
-        return {**await self._details.get(), "publishing": self._publisher.last.as_dict() | valves}
+        publishing = self._publisher.last.as_dict() | valves
+        return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
+
+    async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
+        return {"fault": await self._cache.flush()}
+
+    async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
+        """Have the cache discard what was deleted, or liked by nobody."""
+        if label := await label_to_discard(event_name, event):
+            await self._cache.discard(label)
 
     async def _ask_load(self) -> Mapping[str, Any]:
         try:

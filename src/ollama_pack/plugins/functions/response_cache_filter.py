@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from ollama_pack.cache.errors import CacheConfigError
+from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Follow, Hit, Miss
@@ -25,7 +26,8 @@ from ollama_pack.webui.chats import is_regenerated
 from ollama_pack.webui.connections import prefixed_connections
 from ollama_pack.webui.models import group_ids_of
 from ollama_pack.webui.presets import AnsweringModel, answering_model
-from ollama_pack.webui.replay_model import REPLAY, ReplayModel
+from ollama_pack.webui.replay_model import ReplayModel
+from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_digest
 from ollama_pack.webui.server import data_folder, server_secret
 
@@ -152,6 +154,30 @@ class Filter:
         """The answer that a ticket stands for, once: for the replay function."""
         return self._pending.claim(ticket)
 
+    async def cache_report(self) -> dict[str, Any]:
+        """What the cache did, in this worker and in all of them, for the dashboard."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        shared = await cache.shared_counts()
+        fault = f"the store is {shared.reason}" if isinstance(shared, StoreTrouble) else ""
+        return {
+            "enabled": self.valves.enabled,
+            "store": "Redis" if self.valves.redis_url else "SQLite",
+            "fault": fault,
+            "scope": self.valves.scope,
+            "ttl_seconds": self.valves.ttl_seconds,
+            "worker": cache.counters.snapshot(),
+            "all": {} if fault else shared,
+        }
+
+    async def flush_cache(self) -> str:
+        """Make all answers unusable, in every worker; empty, or why it was not done."""
+        trouble = await (await self._keeper.cache(self._settings())).cache.flush()
+        return f"the store is {trouble.reason}" if trouble else ""
+
+    async def discard_answers(self, label: str) -> None:
+        """Discard what belongs to a chat, a user or a message, such as `chat:<id>`."""
+        await (await self._keeper.cache(self._settings())).cache.discard(label)
+
     async def _look_up(
         self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
     ) -> PendingAnswer | None:
@@ -169,6 +195,8 @@ class Filter:
             used.cache.bypass(question.reason)
             return None
         outcome = await used.cache.lookup(question)
+        if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
+            used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
 
     async def _asked(

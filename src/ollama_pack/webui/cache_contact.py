@@ -1,0 +1,46 @@
+"""The way from the events function to the running `response_cache_filter`, which may not be there."""
+
+import logging
+from typing import Any
+
+from ollama_pack.webui.functions import function_state, live_function
+
+log_cache_contact = logging.getLogger(__name__)
+
+CACHE_ID = "response_cache_filter"
+NO_CACHE = (
+    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
+    "what the cache does shows here"
+)
+
+
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return str(await self._ask("flush_cache"))
+
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
+
+    async def _ask(self, method: str, *values: str) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
+        try:
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
+        except Exception as error:
+            log_cache_contact.exception("%s could not be asked: %s", CACHE_ID, method)
+            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
