@@ -26,6 +26,7 @@ from local.processes import ServerStartError
 from local.simulation import LARGE, SMALL, SimulatedNodes, simulation
 from local.webui import open_webui
 from walk.aliases import show_aliases
+from walk.caching import show_cache
 from walk.models import Models, find_models
 from walk.routing import show_routing
 from walk.steps import DemoError, Walk
@@ -74,6 +75,7 @@ def _run(console: Console, stack: ExitStack) -> int:
     walk.step("Open WebUI", lambda: f"{webui.as_admin().version} answers at {webui.url}")
     show_aliases(walk, webui, student, _write_config(folder, models, nodes))
     show_routing(walk, webui, student, nodes)
+    show_cache(walk, webui, student, nodes)
     walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
     if os.environ.get("ONCE"):
         return 1 if walk.failed else 0
