@@ -22,8 +22,17 @@ from rich.markup import escape
 from deploy.client import OpenWebUI, Pipelines
 from deploy.config import Endpoint, PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
+from deploy.microphone import (
+    CONFIG_PATH,
+    KEY_VALVE,
+    MICROPHONE_PATH,
+    ROUTE_PATH,
+    is_ours,
+    transcription_fault,
+)
 from deploy.plan import Plan
 from deploy.rows import unanswered
+from deploy.voice import EVENTS, VOICE
 from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.fleet.gpus import LOAD_PATH, report_in
 from ollama_pack.ollama.names import find_model
@@ -106,6 +115,8 @@ def _deployment(config: PackConfig) -> Iterator[Finding]:
             yield from _broken(config, webui)
         yield from _differences(config, webui, pipelines)
         if webui:
+            if VOICE in webui.plugins("tools") and EVENTS in webui.plugins("functions"):
+                yield from _voice(webui)
             offered = webui.models(refresh=True)
             yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
             if ROUTER.rstrip(".") in webui.plugins("functions"):
@@ -120,6 +131,43 @@ def _broken(config: PackConfig, webui: OpenWebUI) -> Iterator[Finding]:
         except ServerError as error:
             remedy = "its log says why; are plugins switched off (ENABLE_PLUGINS, ENABLE_FUNCTIONS)?"
             yield Finding(plugin, "wrong", f"does not load in Open WebUI ({error.detail})", remedy)
+
+
+def _voice(webui: OpenWebUI) -> Iterator[Finding]:
+    """Whether recordings are transcribed, and whether Open WebUI's microphone gets there."""
+    valves = webui.valves("tools", VOICE)
+    if valves.get("engine") == "openai_http":
+        yield _speech_server(str(valves.get("base_url")), str(valves.get("api_key") or ""))
+    if fault := transcription_fault(webui, ROUTE_PATH):
+        yield Finding("voice", "wrong", fault, "see docs/voice.md, and Open WebUI's log")
+    else:
+        engine = valves.get("engine") or "faster_whisper"
+        yield Finding("voice", "ok", f"{engine} is there, with its model")
+    stt = webui.get(CONFIG_PATH)["stt"]
+    if not is_ours(stt):
+        return
+    if stt["OPENAI_API_KEY"] != webui.valves("functions", EVENTS).get(KEY_VALVE):
+        text = f"Open WebUI shows another key than the valve {KEY_VALVE} of {EVENTS}"
+        yield Finding("microphone", "wrong", text, "run upload.py with `voice: {microphone: true}`")
+    elif fault := transcription_fault(webui, MICROPHONE_PATH):
+        remedy = "is its address (Admin Panel → Settings → Audio) one under which Open WebUI reaches itself?"
+        yield Finding("microphone", "wrong", fault, remedy)
+    else:
+        yield Finding("microphone", "ok", "Open WebUI's microphone is transcribed by the pack")
+
+
+def _speech_server(base_url: str, key: str) -> Finding:
+    """Whether a transcription server answers, as seen from here."""
+    url = f"{base_url.rstrip('/').removesuffix('/audio/transcriptions').removesuffix('/v1')}/v1/models"
+    try:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        answer = requests.get(url, headers=headers, timeout=TIMEOUT_SECONDS)
+    except requests.RequestException as error:
+        remedy = "start it, correct `voice.base_url`, or look from a machine that reaches it"
+        return Finding("speech server", "wrong", f"no answer at {url} ({type(error).__name__})", remedy)
+    if answer.status_code in {401, 403}:
+        return Finding("speech server", "wrong", "does not accept the key", "correct `voice.api_key`")
+    return Finding("speech server", "ok", f"answers at {url}")
 
 
 def _version(webui: OpenWebUI) -> Finding:

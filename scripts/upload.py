@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,20 +17,19 @@ from deploy.client import OpenWebUI, Pipelines
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, UsageError
 from deploy.functions import plan_function
-from deploy.microphone import KEY_VALVE, microphone_key, plan_microphone, plan_no_microphone
 from deploy.pipelines import plan_pipeline
 from deploy.pipelines_folder import plan_folder, plan_reload
 from deploy.plan import Plan, Step
 from deploy.plugin import LocalPlugin, load_plugin
-from deploy.rows import Grants, audience_grants, plan_rows, unanswered
+from deploy.rows import plan_rows, unanswered
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
+from deploy.voice import Voicing
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
 SCREENFUL = 40  # lines of one diff on a terminal
-EVENTS, VOICE = "ollama_pack_events", "voice_transcription"
-SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": VOICE}
+SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": "voice_transcription"}
 # What may run as a function and on the Pipelines server at once: whichever comes first resolves the alias.
 ON_BOTH = {"model_alias_filter"}
 
@@ -79,6 +77,7 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
         else:
             _carry_out(console, plan)
             if webui:
+                plan.problems += Voicing(config.voice, webui, wanted).problems()
                 offered = webui.models(refresh=True)  # so that the rows are known at once
                 if config.says_aliases and not options.only and _is_routed(config):
                     plan.problems += unanswered(config, offered)
@@ -200,12 +199,13 @@ def make_plan(
     """
     plan = Plan()
     if webui:
-        key = _microphone_key(config, wanted, webui)
+        voicing = Voicing(config.voice, webui, wanted)
         for plugin in _load("functions", wanted - set(config.pipelines or ())):
-            plan_function(plan, webui, plugin, function_valves(plugin, config) | _key_valve(plugin, key))
+            valves = function_valves(plugin, config) | voicing.function_valves(plugin)
+            plan_function(plan, webui, plugin, valves)
         for plugin in _load("tools", wanted):
-            plan_tool(plan, webui, plugin, *_tool_wishes(config, webui))
-        _plan_microphone(plan, config, wanted, webui, key)
+            plan_tool(plan, webui, plugin, voicing.tool_valves, voicing.grants)
+        voicing.plan_microphone(plan)
         if wanted & {"model_alias_filter", "gpu_router"} and config.says_aliases:
             plan_rows(plan, webui, config, routed=_is_routed(config))
         plan.problems += _twice(config, wanted, webui)
@@ -252,36 +252,6 @@ def _twice(config: PackConfig, wanted: set[str], webui: OpenWebUI) -> Iterator[s
     for name in sorted(wanted & set(config.pipelines or ()) - ON_BOTH):
         if installed.get(name, {}).get("is_active"):
             yield f"{name} also runs as a function: switch it off in Open WebUI (Admin Panel → Functions)"
-
-
-def _tool_wishes(config: PackConfig, webui: OpenWebUI) -> tuple[dict[str, Any], Grants | None]:
-    """What pack.yaml says of the tool: valves, and who may use it."""
-    if config.voice is None:
-        return {}, None
-    said = {VOICE: config.voice.audience} if config.voice.says_audience else {}
-    return config.voice.valves, audience_grants(webui, said).get(VOICE)
-
-
-def _microphone_key(config: PackConfig, wanted: set[str], webui: OpenWebUI) -> str:
-    """The key for Open WebUI's microphone, where pack.yaml wants it to use the pack."""
-    if EVENTS not in wanted or config.voice is None or not config.voice.microphone:
-        return ""
-    installed = EVENTS in webui.plugins("functions")
-    return microphone_key(webui.valves("functions", EVENTS) if installed else {})
-
-
-def _key_valve(plugin: LocalPlugin, key: str) -> dict[str, Any]:
-    return {KEY_VALVE: key} if key and plugin.id == EVENTS else {}
-
-
-def _plan_microphone(plan: Plan, config: PackConfig, wanted: set[str], webui: OpenWebUI, key: str) -> None:
-    if config.voice is None or "microphone" not in config.voice.model_fields_set or EVENTS not in wanted:
-        return
-    if config.voice.microphone:
-        address = webui.url if config.voice.microphone is True else config.voice.microphone
-        plan_microphone(plan, webui, address, key)
-    else:
-        plan_no_microphone(plan, webui)
 
 
 def _is_routed(config: PackConfig) -> bool:

@@ -47,8 +47,8 @@ class HttpApi:
     def post(self, path: str, body: Json | None = None, **params: str) -> Any:
         return self._ask("POST", path, params=params, json=body)
 
-    def send_file(self, path: str, name: str, content: bytes) -> Any:
-        return self._ask("POST", path, files={"file": (name, content, "text/x-python")})
+    def send_file(self, path: str, name: str, content: bytes, media_type: str = "text/x-python") -> Any:
+        return self._ask("POST", path, files={"file": (name, content, media_type)})
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         url = f"{self.url}{path}"

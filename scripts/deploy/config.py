@@ -23,6 +23,7 @@ from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.fleet.errors import NodeTableError
 from ollama_pack.fleet.nodes import parse_nodes
+from ollama_pack.speech.language import parse_language
 
 PUBLIC = "public"
 ADMIN = "admin"
@@ -59,6 +60,11 @@ def _check_secret(value: str) -> str:
     return value
 
 
+def _check_language(value: str) -> str:
+    parse_language(value)  # a LanguageTagError is a ValueError
+    return value
+
+
 def _fits(pattern: str, wanted: str) -> AfterValidator:
     """What the alias table's notation cannot hold must not reach it: it would read something else."""
 
@@ -83,6 +89,7 @@ Audience = Annotated[
     list[Annotated[str, AfterValidator(_check_audience)]], BeforeValidator(_as_list), Field(min_length=1)
 ]
 Url = Annotated[str, AfterValidator(_check_url)]
+Language = Annotated[str, AfterValidator(_check_language)]
 
 
 class Section(BaseModel):
@@ -187,7 +194,7 @@ class Voice(Section):
     model_dir: str = ""
     base_url: str = ""
     api_key: str = ""
-    language: str = "auto"
+    language: Language = "auto"
     max_megabytes: int = Field(default=200, ge=1)
     max_minutes: int = Field(default=240, ge=1)
     allow_download: bool = False

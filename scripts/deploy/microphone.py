@@ -1,9 +1,12 @@
 """Open WebUI's speech-to-text settings: its microphone, and what is uploaded, go to the pack's route."""
 
+import io
+import wave
 from secrets import token_urlsafe
 from typing import Any
 
 from deploy.client import OpenWebUI
+from deploy.errors import DeployError
 from deploy.plan import Plan, valves_diff
 
 Json = dict[str, Any]
@@ -12,6 +15,8 @@ BASE_PATH = "/api/voice/v1"
 KEY_VALVE = "microphone_key"
 SECRET_SETTINGS = frozenset({"OPENAI_API_KEY"})
 CONFIG_PATH = "/api/v1/audio/config"
+MICROPHONE_PATH = "/api/v1/audio/transcriptions"  # what Open WebUI's page sends to
+ROUTE_PATH = f"{BASE_PATH}/audio/transcriptions"
 
 
 def microphone_key(stored: Json) -> str:
@@ -56,6 +61,30 @@ def plan_no_microphone(plan: Plan, server: OpenWebUI) -> None:
 def is_ours(stt: Json) -> bool:
     """Whether settings of speech-to-text point at the pack."""
     return stt["ENGINE"] == "openai" and str(stt["OPENAI_API_BASE_URL"]).endswith(BASE_PATH)
+
+
+def transcription_fault(server: OpenWebUI, path: str) -> str:
+    """Send a second of silence, which needs engine and model and gives no text; what went wrong, if anything.
+
+    Args:
+        server: the Open WebUI.
+        path: the pack's route, or that of Open WebUI's microphone.
+    """
+    try:
+        server.send_file(path, "silence.wav", _silence(), "audio/wav")
+    except DeployError as error:
+        return str(error)
+    return ""
+
+
+def _silence() -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16_000)
+        out.writeframes(bytes(2 * 16_000))
+    return file.getvalue()
 
 
 def _plan_settings(plan: Plan, server: OpenWebUI, audio: Json, wanted: Json, what: str) -> None:

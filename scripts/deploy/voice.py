@@ -1,0 +1,77 @@
+"""What pack.yaml says of voice, for the plugins that it is about."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from deploy.client import OpenWebUI
+from deploy.config import Voice
+from deploy.microphone import (
+    KEY_VALVE,
+    MICROPHONE_PATH,
+    microphone_key,
+    plan_microphone,
+    plan_no_microphone,
+    transcription_fault,
+)
+from deploy.plan import Plan
+from deploy.plugin import LocalPlugin
+from deploy.rows import Grants, audience_grants
+
+EVENTS, VOICE = "ollama_pack_events", "voice_transcription"
+
+
+@dataclass(frozen=True)
+class Voicing:
+    """The section `voice` for a server.
+
+    Attributes:
+        said: the section; None: pack.yaml has none.
+        server: the Open WebUI.
+        wanted: ids of the plugins that are installed in this run.
+    """
+
+    said: Voice | None
+    server: OpenWebUI
+    wanted: set[str]
+
+    @property
+    def tool_valves(self) -> dict[str, Any]:
+        """Of `voice_transcription`."""
+        return self.said.valves if self.said else {}
+
+    @property
+    def grants(self) -> Grants | None:
+        """Who may use the tool; None: the section does not say."""
+        if self.said is None or not self.said.says_audience:
+            return None
+        return audience_grants(self.server, {VOICE: self.said.audience})[VOICE]
+
+    def function_valves(self, plugin: LocalPlugin) -> dict[str, Any]:
+        """Of a function: the events function is told the microphone's key."""
+        return {KEY_VALVE: self._key} if self._uses_microphone and plugin.id == EVENTS else {}
+
+    def plan_microphone(self, plan: Plan) -> None:
+        """Add the step that sets Open WebUI's microphone as the section says, if it says so."""
+        if self.said is None or "microphone" not in self.said.model_fields_set or EVENTS not in self.wanted:
+            return
+        if self.said.microphone:
+            address = self.server.url if self.said.microphone is True else self.said.microphone
+            plan_microphone(plan, self.server, address, self._key)
+        else:
+            plan_no_microphone(plan, self.server)
+
+    def problems(self) -> list[str]:
+        """Why Open WebUI's microphone does not work, tried out once it has been set up."""
+        fault = transcription_fault(self.server, MICROPHONE_PATH) if self._uses_microphone else ""
+        remedy = "where Open WebUI reaches itself under another address, give that as `voice.microphone`"
+        return [f"microphone: {fault}: {remedy}"] if fault else []
+
+    @property
+    def _uses_microphone(self) -> bool:
+        return self.said is not None and bool(self.said.microphone) and EVENTS in self.wanted
+
+    @cached_property
+    def _key(self) -> str:
+        installed = EVENTS in self.server.plugins("functions")
+        return microphone_key(self.server.valves("functions", EVENTS) if installed else {})
