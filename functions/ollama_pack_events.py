@@ -4465,11 +4465,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None) -> Any:
         raise SpeechDependencyError("decoding", "av") from error
     if pcm is not None:
         name, settings = pcm_container(pcm)
-        return av_open(file, format=name, options=settings)
+        return av_open(file, "r", format=name, options=settings)
     try:
         # Only these formats: others, such as playlists, would make it open further files.
         allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-        return av_open(file, options=allowed, metadata_errors="ignore")
+        return av_open(file, "r", options=allowed, metadata_errors="ignore")
     except _decoder_errors() as error:
         if found := wav_by_pydub(file):
             return _opened(*found)
@@ -5729,7 +5729,7 @@ class VoiceRoutes:
         try:
             async with _recording(request) as (recording, settings):
                 form = parse_format(recording.value("format"))
-                found = await _unless_gone(request, _transcript(recording, settings))
+                found = await unless_gone(request, _transcript(recording, settings))
         except PackError as error:
             return _failure(error, user)
         return text_answer(render_transcript(found, form), MEDIA_TYPES[form])
@@ -5739,7 +5739,7 @@ class VoiceRoutes:
             async with _recording(request) as (recording, settings):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await _unless_gone(request, _transcript(recording, settings))
+                    found = await unless_gone(request, _transcript(recording, settings))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
@@ -5798,8 +5798,12 @@ def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
     return pcm
 
 
-async def _unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
-    """The result of work, which ends when whoever asked has left: others wait for their turn."""
+async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
+    """The result of work, which ends when whoever asked has left: others wait for their turn.
+
+    Raises:
+        UploadError: they have left; nobody reads it.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not task.done():

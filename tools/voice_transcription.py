@@ -2653,11 +2653,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None) -> Any:
         raise SpeechDependencyError("decoding", "av") from error
     if pcm is not None:
         name, settings = pcm_container(pcm)
-        return av_open(file, format=name, options=settings)
+        return av_open(file, "r", format=name, options=settings)
     try:
         # Only these formats: others, such as playlists, would make it open further files.
         allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-        return av_open(file, options=allowed, metadata_errors="ignore")
+        return av_open(file, "r", options=allowed, metadata_errors="ignore")
     except _decoder_errors() as error:
         if found := wav_by_pydub(file):
             return _opened(*found)
@@ -3808,7 +3808,7 @@ class VoiceJob:
         """
         parsed = parse_format(form)
         parse_language(language)
-        chosen = _chosen(wanted, attached)
+        chosen = chosen_recordings(wanted, attached)
         parts: list[str] = []
         failures: list[PackError] = []
         for file_id in chosen:
@@ -3816,7 +3816,7 @@ class VoiceJob:
                 recording = await readable_recording(file_id, self._user_id)
                 found = await self._transcript(recording, language)
                 file = await self._attach(recording, found, parsed)
-                parts.append(_for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
+                parts.append(for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
             except PackError as error:
                 if len(chosen) == 1:
                     raise
@@ -3866,8 +3866,16 @@ class VoiceJob:
             await self._emit({"type": "status", "data": {"description": text, "done": done}})
 
 
-def _chosen(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Ids of the files to transcribe, each once. A name that is not attached is taken for an id."""
+def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Ids of the files to transcribe, each once. A name that is not attached is taken for an id.
+
+    Args:
+        wanted: names or ids, with commas between them; empty: all recordings.
+        attached: files of the chat, as Open WebUI lists them.
+
+    Raises:
+        NoAttachmentError: none is named, and none of them is audio or video.
+    """
     files = {
         str(file["id"]): file for file in attached if file.get("type", "file") == "file" and file.get("id")
     }
@@ -3912,7 +3920,7 @@ def _clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
+def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
     """A transcript as the model gets it: with times where subtitles are wanted, cut where it is long."""
     text = render_transcript(found, form if form in {"srt", "vtt"} else "text").strip()
     lines = [

@@ -174,6 +174,13 @@ def test_sources(form: str, speech: Any, tmp_path: Path) -> None:
     assert not file.closed
 
 
+def test_a_file_that_was_written_a_moment_ago(speech: Any) -> None:
+    """Would catch an upload's temporary file, whose mode says `w`, taken for one to write to."""
+    with tempfile.SpooledTemporaryFile() as file:
+        file.write(encoded(speech, ENCODINGS["webm"]))
+        assert decoded(file)[1].seconds == pytest.approx(2.99, abs=0.05)  # type: ignore[arg-type] # all but the name
+
+
 def failure(source: AudioSource, options: SpeechOptions = PLAIN) -> SpeechError:
     with pytest.raises(SpeechError) as caught:
         asyncio.run(transcribe(source, options, CountingEngine()))

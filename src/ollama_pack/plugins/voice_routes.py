@@ -75,7 +75,7 @@ class VoiceRoutes:
         try:
             async with _recording(request) as (recording, settings):
                 form = parse_format(recording.value("format"))
-                found = await _unless_gone(request, _transcript(recording, settings))
+                found = await unless_gone(request, _transcript(recording, settings))
         except PackError as error:
             return _failure(error, user)
         return text_answer(render_transcript(found, form), MEDIA_TYPES[form])
@@ -85,7 +85,7 @@ class VoiceRoutes:
             async with _recording(request) as (recording, settings):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await _unless_gone(request, _transcript(recording, settings))
+                    found = await unless_gone(request, _transcript(recording, settings))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
@@ -144,8 +144,12 @@ def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
     return pcm
 
 
-async def _unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
-    """The result of work, which ends when whoever asked has left: others wait for their turn."""
+async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
+    """The result of work, which ends when whoever asked has left: others wait for their turn.
+
+    Raises:
+        UploadError: they have left; nobody reads it.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not task.done():

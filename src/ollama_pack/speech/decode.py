@@ -236,11 +236,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None) -> Any:
         raise SpeechDependencyError("decoding", "av") from error
     if pcm is not None:
         name, settings = pcm_container(pcm)
-        return av_open(file, format=name, options=settings)
+        return av_open(file, "r", format=name, options=settings)
     try:
         # Only these formats: others, such as playlists, would make it open further files.
         allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-        return av_open(file, options=allowed, metadata_errors="ignore")
+        return av_open(file, "r", options=allowed, metadata_errors="ignore")
     except _decoder_errors() as error:
         if found := wav_by_pydub(file):
             return _opened(*found)

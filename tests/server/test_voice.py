@@ -1,0 +1,426 @@
+"""Voice transcription on the real Open WebUI: both routes and the tool, with a scripted engine behind."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from harness.ollama_node import OllamaNode
+from harness.speech_recordings import ENCODINGS, encoded, librivox, silent_video
+from harness.voice_target import (
+    EVENTS,
+    MICROPHONE,
+    OPENAI,
+    PACK,
+    TRANSCRIBE,
+    VOICE,
+    VoiceTarget,
+    installed_voice,
+    said,
+    scripted_engine,
+    silence,
+)
+from local.webui import Account, RunningWebUI
+
+DOCTOR = Path(__file__).resolve().parents[2] / "scripts" / "doctor.py"
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def voice(
+    target_webui: RunningWebUI, target_node: OllamaNode, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VoiceTarget]:
+    """The session's server for uploads, with voice for as long as this file takes."""
+    folder = tmp_path_factory.mktemp("voice")
+    with (
+        scripted_engine() as engine,
+        installed_voice(target_webui, target_node, engine, folder) as target,
+    ):
+        yield target
+
+
+@pytest.fixture(autouse=True)
+def fresh(voice: VoiceTarget) -> None:
+    """The engine says what it says at first, and has been asked nothing."""
+    voice.says(said("Good morning."))
+
+
+@pytest.fixture(scope="module")
+def speech() -> bytes:
+    """Three seconds of somebody who reads."""
+    return librivox()[1].path.read_bytes()
+
+
+def unique(speech: bytes, number: int) -> bytes:
+    """The same with other bytes, so that it is not known from an earlier test."""
+    return speech + number.to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("path", [TRANSCRIBE, OPENAI])
+def test_strangers_are_not_let_in(voice: VoiceTarget, path: str, speech: bytes) -> None:
+    """Would catch a server that transcribes for the whole internet."""
+    for token in ("", "not-a-token", "sk-1234567890abcdef"):
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = voice.post(path, None, headers=headers, files={"file": speech})
+        assert answer.status_code == 401
+    assert voice.engine.calls == []
+
+
+@pytest.mark.parametrize("name", ["audio", "file"])
+def test_a_form(voice: VoiceTarget, pupil: Account, speech: bytes, name: str) -> None:
+    """Would catch a plain user turned away, a field's name not taken, or an answer not as promised."""
+    answer = voice.post(TRANSCRIBE, pupil, files={name: ("a.wav", unique(speech, 1), "audio/wav")})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["text"], found["language"]) == ("Good morning.", "en")
+    assert found["duration"] == pytest.approx(2.99, abs=0.01)
+    assert found["segments"][0]["words"][1]["word"] == "morning."
+
+
+def test_the_recording_as_the_body(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch the page of the article: it sends the recording itself; here also chunk by chunk."""
+    headers = {"Content-Type": "audio/webm;codecs=opus"}
+    webm = encoded(librivox()[1].samples, ENCODINGS["webm"])
+    answer = voice.post(f"{TRANSCRIBE}?language=de", pupil, headers=headers, data=webm)
+    assert answer.json()["language"] == "de"
+    assert voice.engine.calls[-1].field("language") == ["de"]
+    chunks = (unique(speech, 2)[at : at + 10_000] for at in range(0, len(speech) + 8, 10_000))
+    answer = voice.post(OPENAI, pupil, headers={"Content-Type": "audio/wav"}, data=chunks)
+    assert answer.json() == {"text": "Good morning."}
+
+
+def test_samples_without_a_header(voice: VoiceTarget, pupil: Account) -> None:
+    """Would catch `audio/L16` read at another rate, or one that nobody can mean."""
+    samples = (librivox()[1].samples * 32767).astype("<i2").tobytes()
+    answer = voice.post(TRANSCRIBE, pupil, headers={"Content-Type": "audio/L16; rate=16000"}, data=samples)
+    assert answer.json()["duration"] == pytest.approx(2.99, abs=0.01)
+    for wrong in ("rate=fast", "rate=0", "endianness=big-endian"):
+        answer = voice.post(TRANSCRIBE, pupil, headers={"Content-Type": f"audio/L16; {wrong}"}, data=samples)
+        assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(TRANSCRIBE, "format"), (OPENAI, "response_format")], ids=["own", "openai"]
+)
+def test_formats(voice: VoiceTarget, pupil: Account, speech: bytes, path: str, field: str) -> None:
+    """Would catch a format that is not what it says, or an unknown one taken for another."""
+
+    def ask(form: str) -> Any:
+        return voice.post(path, pupil, files={"file": unique(speech, 3)}, data={field: form})
+
+    assert ask("text").text == "Good morning.\n"
+    assert ask("srt").text == "1\n00:00:00,000 --> 00:00:02,000\nGood morning.\n"
+    assert ask("vtt").text.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nGood morning.")
+    assert ask("vtt").headers["Content-Type"].startswith("text/vtt")
+    verbose = ask("verbose_json").json()
+    assert (verbose["language"], verbose["segments"][0]["end"]) == ("english", 2.0)
+    refused = ask("docx")
+    assert refused.status_code == 400
+    assert "json, text, srt, vtt, verbose_json" in refused.json()["detail"]
+
+
+def test_openais_own_client(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a form or an error that the OpenAI client does not read."""
+    base = f"{voice.webui.url}{OPENAI.removesuffix('/audio/transcriptions')}"
+    with openai.OpenAI(base_url=base, api_key=pupil.token, max_retries=0) as client:
+        found = client.audio.transcriptions.create(
+            model="whisper-1",
+            file=("a.wav", unique(speech, 4)),
+            language="en",
+            prompt="Elinor",
+            response_format="verbose_json",
+            timestamp_granularities=["word"],
+        )
+        assert [word.word for word in found.words] == ["Good", "morning."]
+        assert found.segments is None
+        assert voice.engine.calls[-1].field("prompt") == ["Elinor"]
+        with pytest.raises(openai.UnprocessableEntityError, match="klingon"):
+            client.audio.transcriptions.create(model="whisper-1", file=("a.wav", speech), language="klingon")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, "empty_audio"),
+        (b"Good morning. " * 300, 400, "not_audio"),
+        (silence(0), 400, "zero_length"),
+        (silent_video(), 400, "no_audio_track"),
+        (silence(2), 400, "no_speech"),
+        (silence(70), 413, "audio_too_large"),
+        (encoded(librivox()[1].samples.repeat(25), ENCODINGS["mp3"]), 413, "audio_too_long"),
+    ],
+    ids=["empty", "text", "zero length", "no track", "silence", "too large", "too long"],
+)
+def test_bad_recordings(voice: VoiceTarget, pupil: Account, content: bytes, status: int, code: str) -> None:
+    """Would catch a 500, or an error that says neither limit nor actual value."""
+    answer = voice.post(TRANSCRIBE, pupil, files={"audio": content})
+    told = answer.json()
+    assert (answer.status_code, told["error"]["code"]) == (status, code)
+    assert told["detail"] == told["error"]["message"]
+    if status == 413:
+        assert re.search(
+            r"2\.\d MB, the limit is 2 MB|1\.\d minutes or more \(the limit is 1\)", told["detail"]
+        )
+    assert voice.engine.calls == []
+
+
+def test_too_large_however_it_comes(voice: VoiceTarget, pupil: Account) -> None:
+    """Would catch a limit that is only looked at when all has been read, or only where a length is told."""
+    content, headers = bytes(3 * MEGABYTE), {"Content-Type": "audio/wav"}
+    for body in (content, (content[at : at + MEGABYTE] for at in range(0, len(content), MEGABYTE))):
+        answer = voice.post(TRANSCRIBE, pupil, headers=headers, data=body)
+        assert answer.status_code == 413
+    answer = voice.post(OPENAI, pupil, files={"file": bytes(4 * MEGABYTE)})
+    assert answer.json()["error"]["code"] == "audio_too_large"
+
+
+def test_what_is_no_upload(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a 500 for a request that has no recording in it, or one that cannot be read."""
+    answers = [
+        voice.post(TRANSCRIBE, pupil),
+        voice.post(TRANSCRIBE, pupil, json={"audio": "…"}),
+        voice.post(TRANSCRIBE, pupil, files={"sound": speech}),
+        voice.post(TRANSCRIBE, pupil, data={"audio": "a"}, files={"other": b"b"}),
+        voice.post(TRANSCRIBE, pupil, headers={"Content-Type": "multipart/form-data"}, data=b"--a"),
+        voice.post(TRANSCRIBE, pupil, headers={"Content-Type": "multipart/form-data; boundary=a"}, data=b"x"),
+    ]
+    assert [answer.status_code for answer in answers] == [400] * 6
+    assert all("multipart/form-data" in answer.json()["detail"] for answer in answers)
+
+
+def test_a_truncated_recording_gives_what_there_is(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch half a recording refused, or taken for a whole one."""
+    found = voice.post(TRANSCRIBE, pupil, files={"audio": speech[: len(speech) * 2 // 3]}).json()
+    assert found["text"] == "Good morning."
+    assert [warning["kind"] for warning in found["warnings"]] == ["truncated"]
+
+
+def test_an_unknown_language_lists_the_known(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a language that is silently another one."""
+    answer = voice.post(TRANSCRIBE, pupil, files={"audio": speech}, data={"language": "tlh"})
+    assert answer.status_code == 422
+    assert "valid: auto, zh-CN, zh-TW" in answer.json()["detail"]
+
+
+def test_the_same_recording_is_not_listened_to_twice(
+    voice: VoiceTarget, pupil: Account, speech: bytes
+) -> None:
+    """Would catch work done again for the same bytes and options, and none done for other options."""
+    for _ in range(2):
+        voice.post(TRANSCRIBE, pupil, files={"audio": unique(speech, 5)})
+    assert len(voice.engine.calls) == 1
+    voice.post(TRANSCRIBE, pupil, files={"audio": unique(speech, 5)}, data={"language": "fr"})
+    assert len(voice.engine.calls) == 2
+
+
+def test_an_engine_that_is_down(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch an error without a remedy for the admin, or addresses of the server told to users."""
+    before = voice.set_valves(base_url="http://127.0.0.1:9/v1")
+    try:
+        told = voice.post(TRANSCRIBE, pupil, files={"audio": unique(speech, 6)})
+        assert told.status_code == 503
+        assert "127.0.0.1" not in told.text
+        told = voice.post(TRANSCRIBE, voice.webui.admin, files={"audio": unique(speech, 6)})
+        assert "http://127.0.0.1:9" in told.json()["detail"]
+        assert told.json()["error"]["code"] == "speech_server_unreachable"
+    finally:
+        voice.set_valves(**before)
+
+
+def test_the_microphone(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch Open WebUI's microphone not reaching the pack, or an error for who says nothing."""
+    sent = {"file": ("recording.wav", unique(speech, 7), "audio/wav")}
+    answer = voice.post(MICROPHONE, pupil, files=sent, data={"language": "en"})
+    assert (answer.status_code, answer.json()["text"]) == (200, "Good morning.")
+    answer = voice.post(MICROPHONE, pupil, files={"file": ("recording.wav", silence(1), "audio/wav")})
+    assert (answer.status_code, answer.json()["text"]) == (200, "")
+
+
+def test_the_microphones_key_opens_one_door(voice: VoiceTarget, speech: bytes) -> None:
+    """Would catch a key that lets its holder do more than transcribe, or one that is easily guessed."""
+    headers = {"Authorization": f"Bearer {voice.key}"}
+    files = {"file": speech}
+    assert len(voice.key) >= 40
+    assert voice.post(OPENAI, None, headers=headers, files=files).status_code == 200
+    assert voice.post(TRANSCRIBE, None, headers=headers, files=files).status_code == 401
+    assert voice.post("/api/chat/completions", None, headers=headers, json={}).status_code == 401
+    wrong = {"Authorization": f"Bearer {voice.key[:-1]}"}
+    assert voice.post(OPENAI, None, headers=wrong, files=files).status_code == 401
+
+
+def test_without_a_key_nobody_is_let_in_by_one(voice: VoiceTarget, speech: bytes) -> None:
+    """Would catch an empty key that equals an empty header."""
+    valves = voice.api.valves("functions", EVENTS)
+    path = f"/api/v1/functions/id/{EVENTS}/valves/update"
+    voice.api.post(path, valves | {"microphone_key": ""})
+    try:
+        for shown in ("Bearer ", "Bearer", ""):
+            answer = voice.post(OPENAI, None, headers={"Authorization": shown}, files={"file": speech})
+            assert answer.status_code == 401
+    finally:
+        voice.api.post(path, valves)
+
+
+def test_the_tool_transcribes_what_is_attached(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a file left out, a transcript that the model or the chat does not get, or no progress."""
+    voice.says(said("The first one."), said("The second one."))
+    files = [
+        voice.attach(pupil, "one.wav", unique(speech, 8)),
+        voice.attach(pupil, "notes.txt", b"not a recording", "text/plain"),
+        voice.attach(pupil, "two.mp3", encoded(librivox()[1].samples, ENCODINGS["mp3"]), "audio/mpeg"),
+    ]
+    message = voice.call(pupil, files)
+    assert voice.told == (
+        "Transcript of one.wav (en, 0:03), attached as one.txt:\nThe first one.\n\n"
+        "Transcript of two.mp3 (en, 0:03), attached as two.txt:\nThe second one."
+    )
+    stored = {file["name"]: voice.content(pupil, file["id"]) for file in message["files"]}
+    assert stored == {"one.txt": "The first one.\n", "two.txt": "The second one.\n"}
+    lines = [status["description"] for status in message["statusHistory"] if "description" in status]
+    assert lines[0] == "Transcribing one.wav"
+    assert "one.wav: 0:03 of 0:03 “The first one.”" in lines
+    assert lines[-1] == "Transcribed"
+
+
+def test_subtitles_of_one_of_several(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a name that does not choose, or subtitles without times."""
+    files = [voice.attach(pupil, f"{name}.wav", unique(speech, 9)) for name in ("a", "b")]
+    message = voice.call(pupil, files, recordings="B.wav", format="srt", language="zh-CN")
+    assert "00:00:00,000 --> 00:00:02,000" in voice.told
+    assert [file["name"] for file in message["files"]] == ["b.srt"]
+    assert voice.engine.calls[-1].field("language") == ["zh"]
+
+
+def test_another_users_file_is_not_found(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a recording read by whoever knows its id, or an answer that tells whether there is one."""
+    foreign = voice.attach(voice.webui.admin, "secret.wav", unique(speech, 10))
+    voice.call(pupil, [], recordings=foreign["id"])
+    told = voice.told
+    voice.call(pupil, [], recordings="no-such-id")
+    assert told.replace(foreign["id"], "ID") == voice.told.replace("no-such-id", "ID")
+    assert "was not found" in told
+    voice.call(pupil, [foreign])  # as if it were attached
+    assert "was not found" in voice.told
+    assert voice.engine.calls == []
+
+
+def test_nothing_attached(voice: VoiceTarget, pupil: Account) -> None:
+    """Would catch a model that is not told what is missing."""
+    message = voice.call(pupil, [voice.attach(pupil, "notes.txt", b"text", "text/plain")])
+    assert voice.told.startswith("Error: there is no recording to transcribe (attached: notes.txt)")
+    assert message["statusHistory"][-1]["done"]
+
+
+def test_one_of_several_is_bad(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch one bad file that takes the others' transcripts with it."""
+    files = [
+        voice.attach(pupil, "bad.mp3", b"no audio at all" * 100, "audio/mpeg"),
+        voice.attach(pupil, "good.wav", unique(speech, 11)),
+    ]
+    message = voice.call(pupil, files)
+    bad, good = voice.told.split("\n\n")
+    assert bad.startswith("bad.mp3: the file is no audio or video")
+    assert good.endswith("Good morning.")
+    assert message["statusHistory"][-1]["description"] == "Transcribed 1 of 2 recordings"
+
+
+def test_a_long_transcript_is_cut_for_the_model_alone(
+    voice: VoiceTarget, pupil: Account, speech: bytes
+) -> None:
+    """Would catch a transcript that fills the model's context, or a file that is cut as well."""
+    voice.says(said("word " * 5000))
+    message = voice.call(pupil, [voice.attach(pupil, "long.wav", unique(speech, 12))])
+    assert 16_000 < len(voice.told) < 16_300
+    assert "The first 16000 of 24999 characters" in voice.told
+    assert len(voice.content(pupil, message["files"][0]["id"])) == 25_000
+
+
+def test_users_choose_for_themselves(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a user's language and format without effect, or a bad one that is stored."""
+    path = f"/api/v1/tools/id/{VOICE}/valves/user/update"
+    assert voice.post(path, pupil, json={"language": "tlh"}).status_code >= 400
+    voice.post(path, pupil, json={"language": "zh-TW", "format": "vtt"}).raise_for_status()
+    try:
+        message = voice.call(pupil, [voice.attach(pupil, "a.wav", unique(speech, 13))])
+        assert [file["name"] for file in message["files"]] == ["a.vtt"]
+        assert "(zh-TW, 0:03)" in voice.told
+    finally:
+        voice.post(path, pupil, json={}).raise_for_status()
+
+
+def test_valves_that_cannot_work_are_refused(voice: VoiceTarget) -> None:
+    """Would catch settings that an admin can save and that then fail for everybody."""
+    for wrong in (
+        {"language": "tlh"},
+        {"base_url": "speaches:8000"},
+        {"engine": "speech_recognition", "model": "google"},
+        {"engine": "speech_recognition", "model": "telepathy"},
+    ):
+        with pytest.raises(Exception, match="400"):
+            voice.set_valves(**wrong)
+
+
+def test_uploading_again_changes_nothing_and_shows_no_secret(voice: VoiceTarget) -> None:
+    """Would catch a new key with each upload, or one on the screen."""
+    assert voice.upload() == "nothing to change\n"
+    pack = PACK.format(url=voice.engine.url, microphone="true").replace("voice:", "voice:\n  api_key: hush")
+    shown = voice.upload(pack, "--dry-run")
+    assert '+ api_key: "…"' in shown
+    assert "hush" not in shown
+    assert voice.key not in shown
+
+
+def test_who_may_use_it(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch an audience without effect, or an admin's own choice undone by the next upload."""
+    private = PACK.format(url=voice.engine.url, microphone="true") + "  audience: admin\n"
+    assert "set who may use tool" in voice.upload(private)
+    assert voice.upload() == "nothing to change\n"
+    voice.node.requests.clear()
+    voice.post(OPENAI, pupil, files={"file": speech}).raise_for_status()  # the routes are for all who sign in
+    assert voice.api.plugin("tools", VOICE)["access_grants"] == []
+    public = private.replace("audience: admin", "audience: public")
+    assert "set who may use tool" in voice.upload(public)
+
+
+def test_the_microphone_can_be_given_back(voice: VoiceTarget) -> None:
+    """Would catch settings that only a hand can undo, or a key that stays in them."""
+    shown = voice.upload("", "--dry-run", microphone="false")
+    assert '- ENGINE: "openai"\n    + ENGINE: ""' in shown
+    assert voice.key not in shown
+    other = PACK.format(url=voice.engine.url, microphone="http://localhost:8080")
+    assert '+ OPENAI_API_BASE_URL: "http://localhost:8080/api/voice/v1"' in voice.upload(other, "--dry-run")
+
+
+def test_the_doctor_looks_at_voice(voice: VoiceTarget) -> None:
+    """Would catch a doctor that says all is well where nobody is transcribed."""
+    done = examine(voice)
+    assert "✓ voice: openai_http is there" in done.stdout
+    assert "✓ microphone: Open WebUI's microphone is transcribed by the pack" in done.stdout
+    assert "✓ speech server: answers" in done.stdout
+    audio = voice.api.get("/api/v1/audio/config")
+    wrong = audio["stt"] | {"OPENAI_API_KEY": "an older one"}
+    voice.api.post("/api/v1/audio/config/update", {"tts": audio["tts"], "stt": wrong})
+    before = voice.set_valves(base_url="http://127.0.0.1:9/v1")
+    try:
+        done = examine(voice)
+        assert "✗ microphone: Open WebUI shows another key" in done.stdout
+        assert "✗ speech server: no answer at http://127.0.0.1:9/v1/models" in done.stdout
+        assert done.returncode == 1
+    finally:
+        voice.set_valves(**before)
+        voice.api.post("/api/v1/audio/config/update", {"tts": audio["tts"], "stt": audio["stt"]})
+
+
+def examine(voice: VoiceTarget) -> subprocess.CompletedProcess[str]:
+    """Run the doctor as an admin does."""
+    config = voice.folder / "pack.yaml"
+    config.write_text(PACK.format(url=voice.engine.url, microphone="true"))
+    servers = {"OPEN_WEBUI_URL": voice.webui.url, "OPEN_WEBUI_TOKEN": voice.webui.admin.token}
+    return subprocess.run(
+        [sys.executable, DOCTOR, str(config)], env=servers, capture_output=True, text=True, check=False
+    )
