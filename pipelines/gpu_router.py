@@ -7796,8 +7796,6 @@ CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "fle
 
 # How all of Open WebUI's templates for titles, tags and the like begin.
 _TASK_BEGINS = "### Task:"
-# Settings of a model's row that Open WebUI does not pass on to connections of the kind that this server is.
-_ROW_OPTIONS = frozenset({*OPTION_TYPES, "keep_alive", "think", "format"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -7845,18 +7843,7 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if metadata.get("task"):
         hints[URGENCY_FIELD] = BACKGROUND
-    if options := _row_options(metadata):
-        given = body.get("options")
-        hints["options"] = {**options, **(given if isinstance(given, Mapping) else {})}
     return {**body, **hints}
-
-
-def _row_options(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        params = metadata["model"]["info"]["params"]
-        return {name: value for name, value in params.items() if name in _ROW_OPTIONS and value is not None}
-    except (AttributeError, KeyError, TypeError):  # a model without a row
-        return {}
 
 
 def _is_task(body: Mapping[str, Any]) -> bool:

@@ -1,0 +1,112 @@
+"""`gpu_router` on the real Pipelines server behind a real Open WebUI."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.client import OpenWebUI
+from harness.fixtures_pipelines_router import JSON, chunks_of, said, until
+from harness.fixtures_pipelines_webui import PipedWebUI, piped
+from harness.ollama_node import Answer
+
+__all__ = ["piped"]  # a fixture of this module
+
+SLASHED = "gpu_router.hf.co--maker--model:Q4"
+
+
+@pytest.fixture(autouse=True)
+def fresh(piped: PipedWebUI) -> Iterator[None]:
+    """Nodes without answers lined up by another test."""
+    yield
+    for node in piped.nodes:
+        node._server.state.answers.clear()  # noqa: SLF001 - the node offers no way to take answers back
+
+
+@pytest.fixture(params=["admin", "student"])
+def user(request: pytest.FixtureRequest, piped: PipedWebUI) -> OpenWebUI:
+    """Both kinds of users, one after the other."""
+    api: OpenWebUI = getattr(piped, request.param)
+    return api
+
+
+def test_the_models_are_offered(piped: PipedWebUI) -> None:
+    """Would catch models that do not come through, and a router that is a function as well."""
+    offered = set(piped.admin.models(refresh=True))
+    assert {"gpt-4", "gpu_router.gpt-4", "gpu_router.llama3:8b", SLASHED} <= offered
+    assert "gpu_router" not in piped.admin.plugins("functions")
+
+
+def test_an_alias_is_streamed(piped: PipedWebUI, user: OpenWebUI) -> None:
+    """Would catch chunks out of form, a second finish reason, or an answer that does not say whose it is."""
+    chunks = chunks_of(piped.ask(user, "gpt-4"))
+    assert said(chunks) == "You said: hello"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
+    assert chunks[-1]["ollama_pack"]["node"] in {"gpu0", "gpu1"}
+
+
+def test_an_alias_is_answered_whole(piped: PipedWebUI, user: OpenWebUI) -> None:
+    """Would catch a stream where none was asked for."""
+    answer = piped.ask(user, "gpt-4", stream=False).json()
+    assert answer["choices"][0]["message"]["content"] == "You said: hello"
+    assert answer["ollama_pack"]["reason"]
+
+
+def test_a_name_with_a_slash_is_answered(piped: PipedWebUI) -> None:
+    """Would catch an id for which Open WebUI's own request to the model's inlet ends in "Not Found"."""
+    assert said(chunks_of(piped.ask(piped.admin, SLASHED))) == "You said: hello"
+
+
+def test_another_node_answers_for_one_that_is_gone(piped: PipedWebUI, user: OpenWebUI) -> None:
+    """Would catch an error that a user sees though another node could answer."""
+    first = chunks_of(piped.ask(user, "gpt-4"))[-1]["ollama_pack"]["node"]
+    home = piped.nodes[0 if first == "gpu0" else 1]
+    home.enqueue(Answer(hangs_up=True))
+    chunks = chunks_of(piped.ask(user, "gpt-4"))
+    assert said(chunks) == "You said: hello"
+    assert chunks[-1]["ollama_pack"]["node"] != first
+
+
+def test_a_refusal_has_its_sentence(piped: PipedWebUI, user: OpenWebUI) -> None:
+    """Would catch an error of the router that Open WebUI turns into one without a reason."""
+    for stream in (True, False):
+        answer = piped.ask(user, "gpt-4", stream=stream, temperature="hot")
+        assert "temperature must be a number, not 'hot'" in answer.text
+
+
+def test_a_client_who_leaves_ends_the_generation(piped: PipedWebUI, user: OpenWebUI) -> None:
+    """Would catch a node that goes on writing for somebody who is gone."""
+    for node in piped.nodes:
+        node.enqueue(Answer([f"word{number} " for number in range(3000)], pause=0.02))
+    before = {id(request) for request in piped.chats()}
+    answer = piped.ask(user, "gpt-4")
+    next(answer.iter_lines())
+    (asked,) = [request for request in piped.chats() if id(request) not in before]
+    answer.close()
+    until(lambda: bool(user.get("/api/version")) and asked.left.is_set())  # it sees so while it works
+
+
+def test_settings_of_a_models_row(piped: PipedWebUI) -> None:
+    """Would catch a context length that an admin has set for a model, and that no node is told."""
+    params = {"num_ctx": 8192, "keep_alive": "7m", "temperature": 0.25}
+    row: JSON = {
+        "id": "gpu_router.llama3:8b",
+        "name": "Llama",
+        "base_model_id": None,
+        "meta": {},
+        "params": params,
+        "access_grants": [],
+    }
+    rows = piped.admin.model_rows()
+    known = row["id"] in rows
+    piped.admin.post("/api/v1/models/model/update" if known else "/api/v1/models/create", row)
+    piped.admin.models(refresh=True)
+    try:
+        chunks_of(piped.ask(piped.admin, "gpu_router.llama3:8b", "settings?"))
+    finally:
+        if known:
+            piped.admin.post("/api/v1/models/model/update", rows["gpu_router.llama3:8b"])
+        else:
+            piped.admin.post("/api/v1/models/model/delete", {"id": row["id"]})
+    asked = piped.asked("settings?")
+    assert (asked["options"]["num_ctx"], asked["options"]["temperature"]) == (8192, 0.25)
+    assert asked["keep_alive"] == "7m"
