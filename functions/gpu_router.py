@@ -11,6 +11,7 @@ version: 0.1.0
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import math
@@ -44,12 +45,19 @@ from inspect import signature
 from itertools import chain
 from random import Random
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 
 # --- ollama_pack.aliases.facts ---
 # What an alias table may ask about a request, read off an OpenAI chat body.
@@ -2767,6 +2775,10 @@ class RemoteRequests:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._there
 
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
     def apply(self, worker: str, event: FleetEvent) -> None:
         """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
         match event:
@@ -3710,6 +3722,8 @@ class RouterSettings:
             waiting and loading there are predicted to take.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
+            goes.
     """
 
     strategy: str = "predicted_ttft"
@@ -3717,6 +3731,7 @@ class RouterSettings:
     first_token_seconds: float = 120.0
     max_queue: int = 64
     keep_alive: str = ""
+    several_workers: bool = False
 
 
 @dataclass(slots=True)
@@ -3729,6 +3744,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
     """
@@ -3738,6 +3754,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
 
@@ -4198,6 +4215,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
 
@@ -4208,6 +4226,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        key: as `prompt_blocks` takes it.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -4219,7 +4238,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         chat=chat,
         models=tuple(models),
         blocks=prompt_blocks(
-            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools")
+            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
         ),
         max_output=max(0, options.get("num_predict", 0)),
         context=max(0, options.get("num_ctx", 0)),
@@ -6236,6 +6255,399 @@ def _load(quote: Quote, binding: Binding) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.fleet.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "bound":
+            return _bound_event(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=tuple((str(name), value) for name, value in fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=tuple(
+            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
+        ),
+    )
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent = fields["spent"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        depth=int(fields["depth"]),
+        matched=int(fields["matched"]),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+# --- ollama_pack.fleet.share ---
+# Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#
+# They tell what happens to their requests, and each applies what it hears to its own picture of the nodes. A
+# picture may be a moment old, so a slot is claimed before it is used; whoever is refused has learnt something,
+# and its request waits again. No input, no output: `share_redis` carries it.
+
+BEAT_SECONDS = 2.0  # between two signs of life
+SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
+HOLD_SECONDS = 2.0  # for which a request that kept ours out is believed in, unless its worker tells of it
+RETRY_SECONDS = 0.25  # after a refusal that taught nothing
+MAX_OUTBOX = 4096
+_CHAIN_KEY = b"ollama-pack-fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """A slot of a runner that a request wants to take, or takes.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node.
+        blob: the weights.
+        slots: how many the runner is believed to have; 0: it is taken already.
+        loads: the weights are loaded first.
+        victims: weights that are unloaded for it.
+    """
+
+    request_id: str
+    node: str
+    blob: str
+    slots: int
+    loads: bool
+    victims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefusal:
+    """Why a claim was refused.
+
+    Attributes:
+        blob: the weights whose slots are taken; empty: the node loads something else.
+        holders: the requests that have them.
+    """
+
+    blob: str
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShareStep:
+    """One thing to be done at the shared place, at once there.
+
+    Attributes:
+        kind: `claim` a slot; `renew` a claim, which also takes it where it has been forgotten; `release` it;
+            its node has `loaded`; or `tell` all workers, which the others do as well.
+        claim: what it is about; None for `tell`.
+        payload: the message that all workers get; empty: none.
+    """
+
+    kind: Literal["claim", "renew", "release", "loaded", "tell"]
+    claim: SlotClaim | None = None
+    payload: bytes = b""
+
+
+def chain_key(secret: str) -> bytes:
+    """The key for `prompt_blocks`: only who knows the secret can test what was asked. Empty without one."""
+    return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
+
+
+class FleetShare:
+    """One worker among others. Everything here is done on the scheduler's thread.
+
+    Attributes:
+        outbox: steps to be done, in order. Nothing is put there while nobody is connected.
+        connected: whether somebody empties it.
+        wake: called when something was put there.
+    """
+
+    def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
+        """Listen to the scheduler.
+
+        Args:
+            scheduler: this worker's.
+            worker: its name, unique among all.
+            clock: the scheduler's.
+        """
+        self.outbox: deque[ShareStep] = deque(maxlen=MAX_OUTBOX)
+        self.connected = False
+        self.wake: Callable[[], None] = _nobody_to_wake
+        self._scheduler = scheduler
+        self._worker = worker
+        self._clock = clock
+        self._heard_at: dict[str, float] = {}
+        self._claims: dict[str, SlotClaim] = {}
+        scheduler.listener = self._told
+
+    @property
+    def peers(self) -> int:
+        """How many other workers there are."""
+        return len(self._heard_at)
+
+    # --- being there ---
+
+    def join(self) -> None:
+        """Connected, for the first time or again: what was heard before may be wrong by now."""
+        self.leave()
+        self.connected = True
+        self._claims = {event.request_id: _claim_of(event) for event in self._scheduler.running()}
+        self._renew()
+        self._send(HelloMessage(self._worker))
+        self._announce()
+
+    def leave(self) -> None:
+        """No longer connected: what others do shows in the probes alone."""
+        self.connected = False
+        self.outbox.clear()
+        self._heard_at.clear()
+        self._scheduler.remote.forget_all()
+
+    def say_bye(self) -> None:
+        """This worker ends; what it held is free."""
+        for claim in self._claims.values():
+            self._put(ShareStep("release", claim))
+        self._claims.clear()
+        self._send(ByeMessage(self._worker))
+
+    def beat(self) -> None:
+        """A sign of life, each `BEAT_SECONDS`. Who is silent for long is forgotten."""
+        now = self._clock()
+        for worker, heard in list(self._heard_at.items()):
+            if now - heard > SILENT_SECONDS:
+                self._lose(worker)
+        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._renew()
+
+    def _renew(self) -> None:
+        for claim in self._claims.values():
+            self._put(ShareStep("renew", claim))
+
+    def _announce(self) -> None:
+        for event in self._scheduler.running():
+            self._send(EventMessage(self._worker, event))
+
+    # --- claiming ---
+
+    def claim(self, binding: Binding) -> ShareStep:
+        """Ask for a slot before a request is sent; all are told when it is granted."""
+        quote = binding.placement.chosen.quote
+        claim = SlotClaim(
+            request_id=binding.request.id,
+            node=node_key(self._scheduler.nodes[binding.node].row),
+            blob=quote.blob,
+            slots=quote.rates.slots,
+            loads=binding.loads,
+            victims=quote.victims,
+        )
+        event = self._scheduler.bound_event(binding.request.id)
+        step = ShareStep("claim", claim, encode_message(EventMessage(self._worker, event)))
+        self._put(step)
+        return step
+
+    def assume(self, binding: Binding) -> None:
+        """Send a request without asking: nobody answers at the moment, and is told later."""
+        event = self._scheduler.bound_event(binding.request.id)
+        self._claims[event.request_id] = _claim_of(event)
+        self._send(EventMessage(self._worker, event))
+
+    def granted(self, claim: SlotClaim) -> None:
+        """The slot is ours. Where the request has ended meanwhile it is given back."""
+        if self._scheduler.is_running(claim.request_id):
+            self._claims[claim.request_id] = claim
+        else:
+            self._put(ShareStep("release", claim))
+
+    def refused(self, binding: Binding, refusal: ClaimRefusal) -> None:
+        """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
+        scheduler, now = self._scheduler, self._clock()
+        scheduler.give_back(binding.request.id)
+        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
+        learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
+        if not any(learnt):
+            node.pause(now + RETRY_SECONDS)
+
+    # --- telling and hearing ---
+
+    def _told(self, event: FleetEvent) -> None:
+        """The scheduler says what happens to a request of ours."""
+        claim = self._claims.get(event.request_id)
+        payload = encode_message(EventMessage(self._worker, event)) if self.connected else b""
+        if claim is None:
+            self._put(ShareStep("tell", None, payload))
+        elif isinstance(event, BegunEvent):
+            self._put(ShareStep("loaded", claim, payload))
+        else:
+            del self._claims[event.request_id]
+            self._put(ShareStep("release", claim, payload))
+
+    def hear(self, payload: bytes) -> bool:
+        """Take in a message of any worker. Returns whether to decide anew."""
+        message = decode_message(payload)
+        if message is None or message.worker == self._worker:
+            return False
+        if not isinstance(message, ByeMessage):
+            self._heard_at[message.worker] = self._clock()
+        match message:
+            case HelloMessage():
+                self._announce()
+            case AliveMessage(worker, requests):
+                self._scheduler.remote.forget(worker, requests)
+            case ByeMessage(worker):
+                self._lose(worker)
+            case EventMessage(worker, event):
+                self._scheduler.remote.apply(worker, event)
+        return not isinstance(message, HelloMessage)
+
+    def _lose(self, worker: str) -> None:
+        self._heard_at.pop(worker, None)
+        self._scheduler.remote.forget(worker)
+
+    def _send(self, message: FleetMessage) -> None:
+        self._put(ShareStep("tell", None, encode_message(message)))
+
+    def _put(self, step: ShareStep) -> None:
+        if self.connected:
+            self.outbox.append(step)
+            self.wake()
+
+
+def _claim_of(event: BoundEvent) -> SlotClaim:
+    loads = event.loads and event.ready > 0
+    return SlotClaim(event.request_id, event.node, event.blob, 0, loads, event.victims)
+
+
+def _nobody_to_wake() -> None:
+    pass
+
+
 # --- ollama_pack.ollama.engine_failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
@@ -7129,6 +7541,23 @@ ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then do
 DECISIONS_SHOWN = 64
 
 
+class Sharing(Protocol):
+    """What tells other workers, and hears them."""
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible."""
+
+    async def claim(self, binding: Binding) -> bool:
+        """Whether a request may be sent; if not, it waits in the scheduler again."""
+
+    async def close(self) -> None:
+        """Leave the others, without waiting long for it."""
+
+
+# Takes this worker's share and what is to be called when something was heard.
+Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
+
+
 async def _tell_nobody(line: str, *, done: bool) -> None:
     pass
 
@@ -7143,13 +7572,16 @@ def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
 class Router:
     """Gives chats to nodes. Lives on one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         rows: Iterable[NodeRow],
         session: aiohttp.ClientSession,
         settings: RouterSettings | None = None,
         dice: Random | None = None,
         policy: RoutingPolicy | None = None,
+        *,
+        connect: Connect | None = None,
+        secret: str = "",
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -7159,6 +7591,9 @@ class Router:
             settings: what an admin may set.
             dice: breaks ties.
             policy: weights and bounds of decisions; nobody has to set them.
+            connect: connects it with other workers on the same nodes; None: it is alone.
+            secret: the same for all of them, and known to nobody else: what they tell each other of prompts
+                are hashes with this key.
         """
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
@@ -7170,7 +7605,7 @@ class Router:
             self._loop.time,
             dice,
             max_queue=self.settings.max_queue,
-            policy=policy,
+            policy=policy or RoutingPolicy(unheard_peers=self.settings.several_workers),
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
@@ -7178,6 +7613,12 @@ class Router:
         self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._key = chain_key(secret)
+        self._sharing: Sharing | None = None
+        self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
+        if connect and self._share:
+            self._sharing = connect(self._share, self._decide)
+            self._sharing.start()
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
@@ -7208,11 +7649,12 @@ class Router:
         await self._lookout.ready()
 
     def in_flight(self, node: str) -> int:
-        """How many requests are at a node."""
-        return sum(attempt.binding.node == node for attempt in self._attempts.values())
+        """How many requests are at a node, those of other workers that are heard included."""
+        own = sum(attempt.binding.node == node for attempt in self._attempts.values())
+        return own + self.scheduler.remote.at(node)
 
     def queued(self, node: str) -> int:
-        """How many of the requests that wait this node could answer; other nodes may, too."""
+        """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
         waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
         return sum(watch.has_any(request.models) for request in waiting)
@@ -7222,9 +7664,16 @@ class Router:
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+        return self._share.peers if self._share else 0
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        if self._sharing:
+            await self._sharing.close()
         await self._lookout.close()
         if self._wake:
             self._wake.cancel()
@@ -7265,13 +7714,15 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background
+            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         if not request.context and (known := self.catalogue().find(models[0])):
             request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
+                if not await self._may_send(journey, binding):
+                    continue
                 try:
                     async with aclosing(self._ask(journey, binding)) as chunks:
                         async for chunk in chunks:
@@ -7316,8 +7767,10 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Binding:
         """Until the request has a node; meanwhile its place is told."""
+        told = -1
+        if journey.waits_since is None:
+            journey.waits_since = self._loop.time()
         self._decide()
-        began, told = self._loop.time(), -1
         while not journey.bound.done():
             place = self.scheduler.ahead(journey.request.id) or 0
             if place != told and not journey.request.background:
@@ -7325,8 +7778,16 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
-            self._refuse_hopeless(journey, self._loop.time() - began)
+            self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    async def _may_send(self, journey: Journey, binding: Binding) -> bool:
+        """Whether no other worker was faster. If one was, the request waits on, as before."""
+        if self._sharing is None or await self._sharing.claim(binding):
+            return True
+        self.decisions.remove(self._decided.pop(journey.request.id))
+        journey.bound = self._loop.create_future()
+        return False
 
     def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
         """Say so when nobody will answer, instead of waiting for ever."""
@@ -7349,6 +7810,7 @@ class Router:
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
+        journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts[identity] = attempt
         if not journey.request.background:
@@ -8035,18 +8497,37 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
 class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, connect: Callable[[], Connect | None] = lambda: None, secret: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Make no router yet.
+
+        Args:
+            connect: gives what connects a new router with other workers; None: it is alone.
+            secret: gives what only these workers know; see `Router`.
+        """
         preload_nvml()
         self.current: Router | None = None
-        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
+        self._connect, self._secret = connect, secret
+        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def router(self, rows: tuple[NodeRow, ...], settings: RouterSettings) -> Router:
-        """The router for these nodes and settings, ready; another one once they change."""
-        if self.current is None or self._made_of != (rows, settings):
+    async def router(
+        self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
+    ) -> Router:
+        """The router for these nodes and settings, ready; another one once they change.
+
+        Args:
+            rows: the nodes.
+            settings: what an admin may set.
+            shared_over: the address through which it is connected with others.
+        """
+        wanted = rows, settings, shared_over
+        if self.current is None or self._made_of != wanted:
             self._retire()
             session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-            self.current, self._made_of = Router(rows, session, settings), (rows, settings)
+            self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
+            self._made_of = wanted
         router = self.current
         await router.ready()
         return router
@@ -8105,11 +8586,6 @@ class RouterValves(BaseModel):
     max_queue: int = Field(
         default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
     )
-    redis_url: str = Field(
-        default="",
-        description="Has no effect yet: each worker of Open WebUI learns for itself.",
-        json_schema_extra={"input": {"type": "password"}},
-    )
     keep_alive: str = Field(
         default="",
         description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
@@ -8153,6 +8629,548 @@ class RouterValves(BaseModel):
             self.max_queue,
             self.keep_alive,
         )
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
+# --- ollama_pack.cache.redis_url ---
+# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
+RedisClient = Redis | RedisCluster
+
+
+class WatchedRedis(Redis):
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
+        """Close the connections to the master and to the Sentinels."""
+        await super().aclose(close_connection_pool)
+        if isinstance(self.connection_pool, SentinelConnectionPool):
+            for sentinel in self.connection_pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        CacheConfigError: the URL is none of the forms.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+            case "redis+sentinel" | "rediss+sentinel":
+                return _sentinel_client(url, tls=scheme.startswith("rediss"))
+            case "redis+cluster" | "rediss+cluster":
+                return _cluster_client(url, tls=scheme.startswith("rediss"))
+    except ValueError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
+    raise CacheConfigError(
+        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
+    )
+
+
+def _once_more() -> Retry:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _sentinel_client(url: str, *, tls: bool) -> Redis:
+    parts = urlsplit(url)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+    kwargs = {"password": password, "ssl": tls}
+    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    client: Redis = sentinel.master_for(
+        service,
+        redis_class=WatchedRedis,
+        db=int(db or 0),
+        ssl=tls,
+        protocol=2,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+    )
+    return client
+
+
+def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
+    parts = urlsplit(url)
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
+    return RedisCluster(
+        startup_nodes=nodes,
+        protocol=2,
+        ssl=tls,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+        **_NO_LIMIT,
+    )
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise ValueError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+def _login(username: str | None, password: str | None) -> dict[str, Any]:
+    return {
+        "username": unquote(username) if username else None,
+        "password": unquote(password) if password else None,
+    }
+
+
+# --- ollama_pack.fleet.share_scripts ---
+# What happens in one step inside of Redis, for workers that share a fleet.
+#
+# All keys have one hash tag, so a cluster keeps them on one node and one script may use them. Commands of Redis
+# 7 and Valkey 8 alone, no modules. Times are milliseconds of the server's clock.
+#
+# | key | type | holds |
+# |---|---|---|
+# | `events` | stream | what workers tell each other, field `m`; the last few hundred messages |
+# | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
+# | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
+#
+# Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+
+SHARE_PREFIX = "ollama_pack:{fleet}:1:"
+EVENTS_KEPT = 512
+EVENTS_MS = 3_600_000
+CLAIM_MS = 8_000
+
+_SHARE_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function holders(key)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  return redis.call('ZRANGE', key, 0, -1)
+end
+local function tell(key, payload, kept, milliseconds)
+  if payload ~= '' then
+    redis.call('XADD', key, 'MAXLEN', '~', kept, '*', 'm', payload)
+    redis.call('PEXPIRE', key, milliseconds)
+  end
+end
+local function take(slots, id, milliseconds)
+  redis.call('ZADD', slots, now + milliseconds, id)
+  redis.call('PEXPIRE', slots, milliseconds)
+end
+"""
+
+# KEYS: slots, load, events, slots of each victim.
+# ARGV: id, payload, kept, event time, slots, claim time, 1 when it loads, hash of the weights, of victims.
+# Answers {} when granted, else {hash of the weights whose slots are taken, or '', holder, …}.
+CLAIM_SLOT = (
+    _SHARE_NOW
+    + """
+local id, loads, blob = ARGV[1], ARGV[7] == '1', ARGV[8]
+local loading = redis.call('HMGET', KEYS[2], 'id', 'blob', 'victims')
+if loading[1] and loading[1] ~= id then
+  if loads or string.find(loading[3], blob, 1, true) then return {'', loading[1]} end
+end
+if loads then
+  for number = 4, #KEYS do
+    local there = holders(KEYS[number])
+    if #there > 0 then return {ARGV[number + 5], unpack(there)} end
+  end
+end
+local here = holders(KEYS[1])
+if #here >= tonumber(ARGV[5]) and not redis.call('ZSCORE', KEYS[1], id) then
+  return {blob, unpack(here)}
+end
+take(KEYS[1], id, tonumber(ARGV[6]))
+if loads then
+  redis.call('HSET', KEYS[2], 'id', id, 'blob', blob, 'victims', table.concat(ARGV, ' ', 9))
+  redis.call('PEXPIRE', KEYS[2], ARGV[6])
+end
+tell(KEYS[3], ARGV[2], ARGV[3], ARGV[4])
+return {}
+"""
+)
+
+# KEYS: slots, load, events. ARGV: id, payload, kept, event time, slots (unused), claim time
+RENEW_SLOT = (
+    _SHARE_NOW
+    + """
+take(KEYS[1], ARGV[1], tonumber(ARGV[6]))
+if redis.call('HGET', KEYS[2], 'id') == ARGV[1] then redis.call('PEXPIRE', KEYS[2], ARGV[6]) end
+"""
+)
+
+# KEYS: slots, load, events. ARGV: id, payload, kept, event time
+RELEASE_SLOT = (
+    _SHARE_NOW
+    + """
+redis.call('ZREM', KEYS[1], ARGV[1])
+if redis.call('HGET', KEYS[2], 'id') == ARGV[1] then redis.call('DEL', KEYS[2]) end
+tell(KEYS[3], ARGV[2], ARGV[3], ARGV[4])
+"""
+)
+
+# KEYS: slots, load, events. ARGV: id, payload, kept, event time
+LOADED_SLOT = (
+    _SHARE_NOW
+    + """
+if redis.call('HGET', KEYS[2], 'id') == ARGV[1] then redis.call('DEL', KEYS[2]) end
+tell(KEYS[3], ARGV[2], ARGV[3], ARGV[4])
+"""
+)
+
+# KEYS: events. ARGV: nothing, payload, kept, event time
+TELL_ALL = (
+    _SHARE_NOW
+    + """
+tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
+"""
+)
+
+SHARE_SCRIPTS = {
+    "claim": CLAIM_SLOT,
+    "renew": RENEW_SLOT,
+    "release": RELEASE_SLOT,
+    "loaded": LOADED_SLOT,
+    "tell": TELL_ALL,
+}
+
+
+# --- ollama_pack.fleet.share_redis ---
+# Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+
+share_log = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 0.1  # that a chat waits for an answer before it goes on without
+STEP_SECONDS = 1.0  # after which the connection is given up
+READ_MS = 2000
+READ_AT_ONCE = 256
+FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
+
+_SHAS = {
+    # SHA-1 is what Redis names scripts by
+    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    for kind, text in SHARE_SCRIPTS.items()
+}
+
+
+class RedisCommands(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+class RedisShare:
+    """Connects a `FleetShare` with the others. Lives on one event loop."""
+
+    def __init__(
+        self,
+        share: FleetShare,
+        client: RedisCommands,
+        waiting: RedisCommands,
+        decide: Callable[[], None],
+        prefix: str = SHARE_PREFIX,
+    ) -> None:
+        """Take what is needed; nothing is connected before `start`.
+
+        Args:
+            share: this worker's.
+            client: for what is answered at once. This closes both clients.
+            waiting: another one to the same place, for reads that wait.
+            decide: called when something was heard that may let a waiting request begin.
+            prefix: of all keys, with a hash tag in it.
+        """
+        self._share = share
+        self._client = client
+        self._waiting = waiting
+        self._decide = decide
+        self._prefix = prefix
+        self._answers: dict[str, asyncio.Future[ClaimRefusal | None]] = {}
+        self._wanted = asyncio.Event()
+        self._stalled = False
+        self._told = False  # that nobody answers
+        self._task: asyncio.Task[None] | None = None
+        share.wake = self._wanted.set
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="fleet share")
+
+    async def close(self) -> None:
+        """Tell the others that this worker goes, but do not wait long for it."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._share.connected:
+            self._share.say_bye()
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(STEP_SECONDS):
+                    await self._empty_outbox()
+            self._share.leave()
+        for client in (self._client, self._waiting):
+            with suppress(RedisError, OSError):
+                await client.aclose()
+
+    async def claim(self, binding: Binding) -> bool:
+        """Take the slot that a binding wants, before the request is sent.
+
+        Takes at most `CLAIM_SECONDS`: when nobody answers the request is sent without asking.
+
+        Returns:
+            False: another worker was faster. The request waits in the scheduler again; decide anew.
+        """
+        if not self._share.connected:
+            return True
+        if self._stalled:
+            self._share.assume(binding)
+            return True
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[binding.request.id] = answer
+        self._share.claim(binding)
+        try:
+            async with asyncio.timeout(CLAIM_SECONDS):
+                refusal = await answer
+        except TimeoutError:
+            self._stalled = True
+            return True
+        finally:
+            self._answers.pop(binding.request.id, None)
+        if refusal is None:
+            return True
+        self._share.refused(binding, refusal)
+        return False
+
+    # --- the connection ---
+
+    async def _run(self) -> None:
+        """Join, and join again, until it is cancelled."""
+        retry = FIRST_RETRY
+        while True:
+            try:
+                last = await self._last_event()
+                self._stalled = False
+                self._share.join()
+                self._told, retry = False, FIRST_RETRY
+                async with asyncio.TaskGroup() as tasks:
+                    for work in (self._read(last), self._write(), self._beat()):
+                        tasks.create_task(work)
+            except* (RedisError, OSError, TimeoutError) as group:
+                self._tell_once(group.exceptions[0])
+            except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+                share_log.exception("Something went wrong between workers that share the nodes")
+            self._share.leave()
+            self._answer_all()
+            self._decide()
+            await asyncio.sleep(retry)
+            retry = min(2 * retry, LAST_RETRY)
+
+    def _tell_once(self, fault: Exception) -> None:
+        """One line a time that it is down, not one a try."""
+        if not self._told:
+            self._told = True
+            share_log.warning(
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "goes on alone, and joins the others once it does",
+                type(fault).__name__,
+                fault,
+            )
+
+    def _answer_all(self) -> None:
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    async def _last_event(self) -> str:
+        key = f"{self._prefix}events"
+        async with asyncio.timeout(STEP_SECONDS):
+            found = await self._client.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1, keys=[key])
+        return found[0][0].decode() if found else "0-0"
+
+    async def _read(self, last: str) -> None:
+        key = f"{self._prefix}events"
+        while True:
+            async with asyncio.timeout(READ_MS / 1000 + STEP_SECONDS):
+                found = await self._waiting.execute_command(
+                    "XREAD", "COUNT", READ_AT_ONCE, "BLOCK", READ_MS, "STREAMS", key, last, keys=[key]
+                )
+            _heed_cancelling()
+            news = False
+            for name, fields in _share_records(found):
+                last = name
+                news |= self._share.hear(fields.get(b"m", b""))
+            if news:
+                self._decide()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self._empty_outbox()
+
+    async def _empty_outbox(self) -> None:
+        """One step after another, so that a slot is free before it is claimed anew."""
+        while self._share.outbox:
+            step = self._share.outbox.popleft()
+            async with asyncio.timeout(STEP_SECONDS):
+                answer = await self._do(step)
+            _heed_cancelling()
+            self._stalled = False
+            if step.kind == "claim" and step.claim:
+                self._claimed(step.claim, answer)
+
+    def _claimed(self, claim: SlotClaim, answer: list[bytes]) -> None:
+        waiting = self._answers.get(claim.request_id)
+        if not answer:
+            self._share.granted(claim)
+        if waiting and not waiting.done():
+            waiting.set_result(_refusal(claim, answer))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self._share.beat()
+            self._decide()  # somebody may have been forgotten
+
+    # --- one step ---
+
+    async def _do(self, step: ShareStep) -> Any:
+        keys, arguments = [f"{self._prefix}events"], ["", step.payload, EVENTS_KEPT, EVENTS_MS]
+        if claim := step.claim:
+            keys = [self._slots(claim, claim.blob), f"{self._prefix}load:{claim.node}", *keys]
+            keys += [self._slots(claim, victim) for victim in claim.victims] if step.kind == "claim" else []
+            arguments[0] = claim.request_id
+            arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
+            arguments += [_blob_key(victim) for victim in claim.victims]
+        try:
+            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
+        except NoScriptError:
+            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
+
+    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
+        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+
+    def _slots(self, claim: SlotClaim, blob: str) -> str:
+        return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
+
+
+def _heed_cancelling() -> None:
+    """End where this task is to end: Python 3.11 loses a cancel that comes just as a command is answered."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _blob_key(blob: str) -> str:
+    return hashlib.blake2b(blob.encode(), digest_size=8).hexdigest()
+
+
+def _refusal(claim: SlotClaim, answer: list[bytes]) -> ClaimRefusal | None:
+    """What a claim was answered, with the weights by their own names again."""
+    if not answer:
+        return None
+    hashed, *holders = (part.decode() for part in answer)
+    names = {_blob_key(blob): blob for blob in (claim.blob, *claim.victims)}
+    return ClaimRefusal(names.get(hashed, ""), tuple(holders))
+
+
+def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
+    """The entries of the one stream that was read: id and fields."""
+    streams = found.items() if isinstance(found, dict) else found or ()
+    return [(name.decode(), dict(fields)) for _, entries in streams for name, fields in entries]
+
+
+# --- ollama_pack.plugins.sharing ---
+# Workers that share what they know of the nodes over a Redis or Valkey.
+
+
+def redis_sharing(url: str) -> Connect | None:
+    """What connects a router with the others; None where there is no URL. Nothing is connected yet.
+
+    Args:
+        url: as `redis_client` takes it.
+    """
+    if not url:
+        return None
+    return lambda share, decide: RedisShare(share, redis_client(url), redis_client(url), decide)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+    """
+    if url:
+        redis_client(url)
+    return url
 
 
 # --- ollama_pack.webui.connections ---
@@ -8303,6 +9321,17 @@ async def add_system_prompt(
     await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
+# --- ollama_pack.webui.secret ---
+# Open WebUI's own secret. Imports `open_webui` when called, not before.
+
+
+def site_secret() -> str:
+    """What Open WebUI signs sessions with: the same in all workers and replicas of a site."""
+    from open_webui.env import WEBUI_SECRET_KEY  # noqa: PLC0415 - see the top of this module
+
+    return str(WEBUI_SECRET_KEY or "")
+
+
 # --- ollama_pack.webui.streams ---
 # Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
 
@@ -8345,13 +9374,38 @@ class Pipe:
     """A model for each model of the nodes, and for each routed alias."""
 
     class Valves(RouterValves):
+        redis_url: str = Field(
+            default="",
+            description=(
+                "redis://[:password@]host:6379/0, or a Valkey: workers and replicas of Open WebUI share what "
+                "they know of the nodes, and never use a slot twice. Empty: each for itself. Without an "
+                "answer from it chats go on."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        several_workers: bool = Field(
+            default=False,
+            description=(
+                "Several workers or replicas, and no redis_url: by hashing they agree on where a chat goes."
+            ),
+        )
         show_status: bool = Field(
             default=True, description="Show above the answer which node gave it, and the place in the queue."
         )
 
+        @field_validator("redis_url")
+        @classmethod
+        def _redis_usable(cls, url: str) -> str:
+            return check_redis_url(url)
+
+        @property
+        def settings(self) -> RouterSettings:
+            alone = super().settings
+            return replace(alone, several_workers=self.several_workers and not self.redis_url)
+
     def __init__(self) -> None:
         self.valves = self.Valves()
-        self._host = RouterHost()
+        self._host = RouterHost(lambda: redis_sharing(self.valves.redis_url), site_secret)
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0
 
@@ -8436,7 +9490,8 @@ class Pipe:
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        return await self._host.router(valves.rows or await self._connected(), valves.settings)
+        rows = valves.rows or await self._connected()
+        return await self._host.router(rows, valves.settings, valves.redis_url)
 
     async def _connected(self) -> tuple[NodeRow, ...]:
         """Open WebUI's own connections, looked up once in a while."""

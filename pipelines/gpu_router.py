@@ -1374,6 +1374,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
 
@@ -1384,6 +1385,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        key: as `prompt_blocks` takes it.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -1395,7 +1397,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         chat=chat,
         models=tuple(models),
         blocks=prompt_blocks(
-            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools")
+            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
         ),
         max_output=max(0, options.get("num_predict", 0)),
         context=max(0, options.get("num_ctx", 0)),
@@ -3523,6 +3525,10 @@ class RemoteRequests:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._there
 
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
     def apply(self, worker: str, event: FleetEvent) -> None:
         """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
         match event:
@@ -4444,6 +4450,8 @@ class RouterSettings:
             waiting and loading there are predicted to take.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
+            goes.
     """
 
     strategy: str = "predicted_ttft"
@@ -4451,6 +4459,7 @@ class RouterSettings:
     first_token_seconds: float = 120.0
     max_queue: int = 64
     keep_alive: str = ""
+    several_workers: bool = False
 
 
 @dataclass(slots=True)
@@ -4463,6 +4472,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
     """
@@ -4472,6 +4482,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
 
@@ -6246,6 +6257,399 @@ def _load(quote: Quote, binding: Binding) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
+# --- ollama_pack.fleet.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "bound":
+            return _bound_event(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=tuple((str(name), value) for name, value in fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=tuple(
+            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
+        ),
+    )
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent = fields["spent"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        depth=int(fields["depth"]),
+        matched=int(fields["matched"]),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+# --- ollama_pack.fleet.share ---
+# Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#
+# They tell what happens to their requests, and each applies what it hears to its own picture of the nodes. A
+# picture may be a moment old, so a slot is claimed before it is used; whoever is refused has learnt something,
+# and its request waits again. No input, no output: `share_redis` carries it.
+
+BEAT_SECONDS = 2.0  # between two signs of life
+SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
+HOLD_SECONDS = 2.0  # for which a request that kept ours out is believed in, unless its worker tells of it
+RETRY_SECONDS = 0.25  # after a refusal that taught nothing
+MAX_OUTBOX = 4096
+_CHAIN_KEY = b"ollama-pack-fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """A slot of a runner that a request wants to take, or takes.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node.
+        blob: the weights.
+        slots: how many the runner is believed to have; 0: it is taken already.
+        loads: the weights are loaded first.
+        victims: weights that are unloaded for it.
+    """
+
+    request_id: str
+    node: str
+    blob: str
+    slots: int
+    loads: bool
+    victims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefusal:
+    """Why a claim was refused.
+
+    Attributes:
+        blob: the weights whose slots are taken; empty: the node loads something else.
+        holders: the requests that have them.
+    """
+
+    blob: str
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShareStep:
+    """One thing to be done at the shared place, at once there.
+
+    Attributes:
+        kind: `claim` a slot; `renew` a claim, which also takes it where it has been forgotten; `release` it;
+            its node has `loaded`; or `tell` all workers, which the others do as well.
+        claim: what it is about; None for `tell`.
+        payload: the message that all workers get; empty: none.
+    """
+
+    kind: Literal["claim", "renew", "release", "loaded", "tell"]
+    claim: SlotClaim | None = None
+    payload: bytes = b""
+
+
+def chain_key(secret: str) -> bytes:
+    """The key for `prompt_blocks`: only who knows the secret can test what was asked. Empty without one."""
+    return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
+
+
+class FleetShare:
+    """One worker among others. Everything here is done on the scheduler's thread.
+
+    Attributes:
+        outbox: steps to be done, in order. Nothing is put there while nobody is connected.
+        connected: whether somebody empties it.
+        wake: called when something was put there.
+    """
+
+    def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
+        """Listen to the scheduler.
+
+        Args:
+            scheduler: this worker's.
+            worker: its name, unique among all.
+            clock: the scheduler's.
+        """
+        self.outbox: deque[ShareStep] = deque(maxlen=MAX_OUTBOX)
+        self.connected = False
+        self.wake: Callable[[], None] = _nobody_to_wake
+        self._scheduler = scheduler
+        self._worker = worker
+        self._clock = clock
+        self._heard_at: dict[str, float] = {}
+        self._claims: dict[str, SlotClaim] = {}
+        scheduler.listener = self._told
+
+    @property
+    def peers(self) -> int:
+        """How many other workers there are."""
+        return len(self._heard_at)
+
+    # --- being there ---
+
+    def join(self) -> None:
+        """Connected, for the first time or again: what was heard before may be wrong by now."""
+        self.leave()
+        self.connected = True
+        self._claims = {event.request_id: _claim_of(event) for event in self._scheduler.running()}
+        self._renew()
+        self._send(HelloMessage(self._worker))
+        self._announce()
+
+    def leave(self) -> None:
+        """No longer connected: what others do shows in the probes alone."""
+        self.connected = False
+        self.outbox.clear()
+        self._heard_at.clear()
+        self._scheduler.remote.forget_all()
+
+    def say_bye(self) -> None:
+        """This worker ends; what it held is free."""
+        for claim in self._claims.values():
+            self._put(ShareStep("release", claim))
+        self._claims.clear()
+        self._send(ByeMessage(self._worker))
+
+    def beat(self) -> None:
+        """A sign of life, each `BEAT_SECONDS`. Who is silent for long is forgotten."""
+        now = self._clock()
+        for worker, heard in list(self._heard_at.items()):
+            if now - heard > SILENT_SECONDS:
+                self._lose(worker)
+        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._renew()
+
+    def _renew(self) -> None:
+        for claim in self._claims.values():
+            self._put(ShareStep("renew", claim))
+
+    def _announce(self) -> None:
+        for event in self._scheduler.running():
+            self._send(EventMessage(self._worker, event))
+
+    # --- claiming ---
+
+    def claim(self, binding: Binding) -> ShareStep:
+        """Ask for a slot before a request is sent; all are told when it is granted."""
+        quote = binding.placement.chosen.quote
+        claim = SlotClaim(
+            request_id=binding.request.id,
+            node=node_key(self._scheduler.nodes[binding.node].row),
+            blob=quote.blob,
+            slots=quote.rates.slots,
+            loads=binding.loads,
+            victims=quote.victims,
+        )
+        event = self._scheduler.bound_event(binding.request.id)
+        step = ShareStep("claim", claim, encode_message(EventMessage(self._worker, event)))
+        self._put(step)
+        return step
+
+    def assume(self, binding: Binding) -> None:
+        """Send a request without asking: nobody answers at the moment, and is told later."""
+        event = self._scheduler.bound_event(binding.request.id)
+        self._claims[event.request_id] = _claim_of(event)
+        self._send(EventMessage(self._worker, event))
+
+    def granted(self, claim: SlotClaim) -> None:
+        """The slot is ours. Where the request has ended meanwhile it is given back."""
+        if self._scheduler.is_running(claim.request_id):
+            self._claims[claim.request_id] = claim
+        else:
+            self._put(ShareStep("release", claim))
+
+    def refused(self, binding: Binding, refusal: ClaimRefusal) -> None:
+        """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
+        scheduler, now = self._scheduler, self._clock()
+        scheduler.give_back(binding.request.id)
+        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
+        learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
+        if not any(learnt):
+            node.pause(now + RETRY_SECONDS)
+
+    # --- telling and hearing ---
+
+    def _told(self, event: FleetEvent) -> None:
+        """The scheduler says what happens to a request of ours."""
+        claim = self._claims.get(event.request_id)
+        payload = encode_message(EventMessage(self._worker, event)) if self.connected else b""
+        if claim is None:
+            self._put(ShareStep("tell", None, payload))
+        elif isinstance(event, BegunEvent):
+            self._put(ShareStep("loaded", claim, payload))
+        else:
+            del self._claims[event.request_id]
+            self._put(ShareStep("release", claim, payload))
+
+    def hear(self, payload: bytes) -> bool:
+        """Take in a message of any worker. Returns whether to decide anew."""
+        message = decode_message(payload)
+        if message is None or message.worker == self._worker:
+            return False
+        if not isinstance(message, ByeMessage):
+            self._heard_at[message.worker] = self._clock()
+        match message:
+            case HelloMessage():
+                self._announce()
+            case AliveMessage(worker, requests):
+                self._scheduler.remote.forget(worker, requests)
+            case ByeMessage(worker):
+                self._lose(worker)
+            case EventMessage(worker, event):
+                self._scheduler.remote.apply(worker, event)
+        return not isinstance(message, HelloMessage)
+
+    def _lose(self, worker: str) -> None:
+        self._heard_at.pop(worker, None)
+        self._scheduler.remote.forget(worker)
+
+    def _send(self, message: FleetMessage) -> None:
+        self._put(ShareStep("tell", None, encode_message(message)))
+
+    def _put(self, step: ShareStep) -> None:
+        if self.connected:
+            self.outbox.append(step)
+            self.wake()
+
+
+def _claim_of(event: BoundEvent) -> SlotClaim:
+    loads = event.loads and event.ready > 0
+    return SlotClaim(event.request_id, event.node, event.blob, 0, loads, event.victims)
+
+
+def _nobody_to_wake() -> None:
+    pass
+
+
 # --- ollama_pack.ollama.engine_failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
@@ -7139,6 +7543,23 @@ ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then do
 DECISIONS_SHOWN = 64
 
 
+class Sharing(Protocol):
+    """What tells other workers, and hears them."""
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible."""
+
+    async def claim(self, binding: Binding) -> bool:
+        """Whether a request may be sent; if not, it waits in the scheduler again."""
+
+    async def close(self) -> None:
+        """Leave the others, without waiting long for it."""
+
+
+# Takes this worker's share and what is to be called when something was heard.
+Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
+
+
 async def _tell_nobody(line: str, *, done: bool) -> None:
     pass
 
@@ -7153,13 +7574,16 @@ def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
 class Router:
     """Gives chats to nodes. Lives on one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         rows: Iterable[NodeRow],
         session: aiohttp.ClientSession,
         settings: RouterSettings | None = None,
         dice: Random | None = None,
         policy: RoutingPolicy | None = None,
+        *,
+        connect: Connect | None = None,
+        secret: str = "",
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -7169,6 +7593,9 @@ class Router:
             settings: what an admin may set.
             dice: breaks ties.
             policy: weights and bounds of decisions; nobody has to set them.
+            connect: connects it with other workers on the same nodes; None: it is alone.
+            secret: the same for all of them, and known to nobody else: what they tell each other of prompts
+                are hashes with this key.
         """
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
@@ -7180,7 +7607,7 @@ class Router:
             self._loop.time,
             dice,
             max_queue=self.settings.max_queue,
-            policy=policy,
+            policy=policy or RoutingPolicy(unheard_peers=self.settings.several_workers),
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
@@ -7188,6 +7615,12 @@ class Router:
         self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._key = chain_key(secret)
+        self._sharing: Sharing | None = None
+        self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
+        if connect and self._share:
+            self._sharing = connect(self._share, self._decide)
+            self._sharing.start()
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
@@ -7218,11 +7651,12 @@ class Router:
         await self._lookout.ready()
 
     def in_flight(self, node: str) -> int:
-        """How many requests are at a node."""
-        return sum(attempt.binding.node == node for attempt in self._attempts.values())
+        """How many requests are at a node, those of other workers that are heard included."""
+        own = sum(attempt.binding.node == node for attempt in self._attempts.values())
+        return own + self.scheduler.remote.at(node)
 
     def queued(self, node: str) -> int:
-        """How many of the requests that wait this node could answer; other nodes may, too."""
+        """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
         waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
         return sum(watch.has_any(request.models) for request in waiting)
@@ -7232,9 +7666,16 @@ class Router:
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+        return self._share.peers if self._share else 0
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        if self._sharing:
+            await self._sharing.close()
         await self._lookout.close()
         if self._wake:
             self._wake.cancel()
@@ -7275,13 +7716,15 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background
+            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         if not request.context and (known := self.catalogue().find(models[0])):
             request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
+                if not await self._may_send(journey, binding):
+                    continue
                 try:
                     async with aclosing(self._ask(journey, binding)) as chunks:
                         async for chunk in chunks:
@@ -7326,8 +7769,10 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Binding:
         """Until the request has a node; meanwhile its place is told."""
+        told = -1
+        if journey.waits_since is None:
+            journey.waits_since = self._loop.time()
         self._decide()
-        began, told = self._loop.time(), -1
         while not journey.bound.done():
             place = self.scheduler.ahead(journey.request.id) or 0
             if place != told and not journey.request.background:
@@ -7335,8 +7780,16 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
-            self._refuse_hopeless(journey, self._loop.time() - began)
+            self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    async def _may_send(self, journey: Journey, binding: Binding) -> bool:
+        """Whether no other worker was faster. If one was, the request waits on, as before."""
+        if self._sharing is None or await self._sharing.claim(binding):
+            return True
+        self.decisions.remove(self._decided.pop(journey.request.id))
+        journey.bound = self._loop.create_future()
+        return False
 
     def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
         """Say so when nobody will answer, instead of waiting for ever."""
@@ -7359,6 +7812,7 @@ class Router:
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
+        journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts[identity] = attempt
         if not journey.request.background:
@@ -8393,18 +8847,37 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
 class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, connect: Callable[[], Connect | None] = lambda: None, secret: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Make no router yet.
+
+        Args:
+            connect: gives what connects a new router with other workers; None: it is alone.
+            secret: gives what only these workers know; see `Router`.
+        """
         preload_nvml()
         self.current: Router | None = None
-        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
+        self._connect, self._secret = connect, secret
+        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def router(self, rows: tuple[NodeRow, ...], settings: RouterSettings) -> Router:
-        """The router for these nodes and settings, ready; another one once they change."""
-        if self.current is None or self._made_of != (rows, settings):
+    async def router(
+        self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
+    ) -> Router:
+        """The router for these nodes and settings, ready; another one once they change.
+
+        Args:
+            rows: the nodes.
+            settings: what an admin may set.
+            shared_over: the address through which it is connected with others.
+        """
+        wanted = rows, settings, shared_over
+        if self.current is None or self._made_of != wanted:
             self._retire()
             session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-            self.current, self._made_of = Router(rows, session, settings), (rows, settings)
+            self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
+            self._made_of = wanted
         router = self.current
         await router.ready()
         return router
@@ -8462,11 +8935,6 @@ class RouterValves(BaseModel):
     )
     max_queue: int = Field(
         default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
-    )
-    redis_url: str = Field(
-        default="",
-        description="Has no effect yet: each worker of Open WebUI learns for itself.",
-        json_schema_extra={"input": {"type": "password"}},
     )
     keep_alive: str = Field(
         default="",

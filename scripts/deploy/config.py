@@ -180,6 +180,8 @@ class Router(Section):
     strategy: Literal["predicted_ttft", "least_busy", "random"] = "predicted_ttft"
     probe_seconds: float = Field(default=5, ge=0.5)
     keep_alive: str = ""
+    redis_url: str = ""
+    several_workers: bool = False
 
 
 class Voice(Section):

@@ -3,6 +3,7 @@
 import sys
 import traceback
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bundle.rules import frontmatter_keys
 from deploy.errors import DeployError
-from deploy.plan import without_secrets
+from deploy.plan import HIDDEN, without_secrets
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {
@@ -84,16 +85,17 @@ class LocalPlugin:
         try:
             self.valves(**values)
         except ValidationError as error:
-            problems = "; ".join(map(_problem, error.errors()))
+            problems = "; ".join(_problem(one, self.secret_valves) for one in error.errors())
             raise DeployError(
                 f"{self.id}: valves that the plugin refuses: {problems}. Correct them in pack.yaml, "
                 "or where the server keeps them (in Open WebUI: Admin Panel → Functions)."
             ) from error
 
 
-def _problem(error: Any) -> str:
+def _problem(error: Any, secret: Collection[str]) -> str:
     """One of pydantic's errors as `valve = value: reason`: the value cut where it is long, no secret."""
-    valve, value = ".".join(map(str, error["loc"])), without_secrets(repr(error["input"]))
+    valve = ".".join(map(str, error["loc"]))
+    value = HIDDEN if valve in secret else without_secrets(repr(error["input"]))
     shown = value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
     return f"{valve} = {shown}: {error['msg'].removeprefix('Value error, ')}"
 

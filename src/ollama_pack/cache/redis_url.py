@@ -51,9 +51,9 @@ def redis_client(url: str) -> RedisClient:
             case "redis+cluster" | "rediss+cluster":
                 return _cluster_client(url, tls=scheme.startswith("rediss"))
     except ValueError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of the cache cannot be used: {error}") from error
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
     raise CacheConfigError(
-        f"the URL of the cache begins with {scheme!r}: use redis://, rediss://, unix://, "
+        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://"
     )
 

@@ -20,6 +20,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     user: str,
     chat: str = "",
     background: bool = False,
+    key: bytes = b"",
 ) -> FleetRequest:
     """Read an OpenAI chat body.
 
@@ -30,6 +31,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         user: whom fairness counts it for.
         chat: the conversation; empty: none.
         background: nobody looks at the answer as it is written.
+        key: as `prompt_blocks` takes it.
 
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -41,7 +43,7 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
         chat=chat,
         models=tuple(models),
         blocks=prompt_blocks(
-            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools")
+            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
         ),
         max_output=max(0, options.get("num_predict", 0)),
         context=max(0, options.get("num_ctx", 0)),

@@ -28,6 +28,8 @@ class RouterSettings:
             waiting and loading there are predicted to take.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
+            goes.
     """
 
     strategy: str = "predicted_ttft"
@@ -35,6 +37,7 @@ class RouterSettings:
     first_token_seconds: float = 120.0
     max_queue: int = 64
     keep_alive: str = ""
+    several_workers: bool = False
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
     """
@@ -56,5 +60,6 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False

@@ -100,12 +100,12 @@ def decode_message(payload: bytes) -> FleetMessage | None:
                 return AliveMessage(worker, _strings(written["r"]))
             case "bye":
                 return ByeMessage(worker)
-        return EventMessage(worker, _event(kind, written["e"]))
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
 
-def _event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
     request_id = str(fields["request_id"])
     match kind:
         case "bound":

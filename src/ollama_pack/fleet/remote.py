@@ -68,6 +68,10 @@ class RemoteRequests:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._there
 
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
     def apply(self, worker: str, event: FleetEvent) -> None:
         """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
         match event:

@@ -7,11 +7,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import aiohttp
@@ -28,6 +28,7 @@ from ollama_pack.fleet.patience import honest_silence
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prober import NodeLook
 from ollama_pack.fleet.scheduler import Binding, Scheduler
+from ollama_pack.fleet.share import FleetShare, chain_key
 from ollama_pack.fleet.watch import NodeWatch
 from ollama_pack.ollama.client import NodeClient, OllamaClient
 from ollama_pack.ollama.errors import (
@@ -47,6 +48,23 @@ ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then do
 DECISIONS_SHOWN = 64
 
 
+class Sharing(Protocol):
+    """What tells other workers, and hears them."""
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible."""
+
+    async def claim(self, binding: Binding) -> bool:
+        """Whether a request may be sent; if not, it waits in the scheduler again."""
+
+    async def close(self) -> None:
+        """Leave the others, without waiting long for it."""
+
+
+# Takes this worker's share and what is to be called when something was heard.
+Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
+
+
 async def _tell_nobody(line: str, *, done: bool) -> None:
     pass
 
@@ -61,13 +79,16 @@ def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
 class Router:
     """Gives chats to nodes. Lives on one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         rows: Iterable[NodeRow],
         session: aiohttp.ClientSession,
         settings: RouterSettings | None = None,
         dice: Random | None = None,
         policy: RoutingPolicy | None = None,
+        *,
+        connect: Connect | None = None,
+        secret: str = "",
     ) -> None:
         """Take what is needed; nodes are looked at from the first use on.
 
@@ -77,6 +98,9 @@ class Router:
             settings: what an admin may set.
             dice: breaks ties.
             policy: weights and bounds of decisions; nobody has to set them.
+            connect: connects it with other workers on the same nodes; None: it is alone.
+            secret: the same for all of them, and known to nobody else: what they tell each other of prompts
+                are hashes with this key.
         """
         self.settings = settings or RouterSettings()
         self._loop = asyncio.get_running_loop()
@@ -88,7 +112,7 @@ class Router:
             self._loop.time,
             dice,
             max_queue=self.settings.max_queue,
-            policy=policy,
+            policy=policy or RoutingPolicy(unheard_peers=self.settings.several_workers),
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
@@ -96,6 +120,12 @@ class Router:
         self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._key = chain_key(secret)
+        self._sharing: Sharing | None = None
+        self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
+        if connect and self._share:
+            self._sharing = connect(self._share, self._decide)
+            self._sharing.start()
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
@@ -126,11 +156,12 @@ class Router:
         await self._lookout.ready()
 
     def in_flight(self, node: str) -> int:
-        """How many requests are at a node."""
-        return sum(attempt.binding.node == node for attempt in self._attempts.values())
+        """How many requests are at a node, those of other workers that are heard included."""
+        own = sum(attempt.binding.node == node for attempt in self._attempts.values())
+        return own + self.scheduler.remote.at(node)
 
     def queued(self, node: str) -> int:
-        """How many of the requests that wait this node could answer; other nodes may, too."""
+        """How many of this worker's requests that wait this node could answer; other nodes may, too."""
         watch = self.nodes[node]
         waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
         return sum(watch.has_any(request.models) for request in waiting)
@@ -140,9 +171,16 @@ class Router:
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+        return self._share.peers if self._share else 0
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        if self._sharing:
+            await self._sharing.close()
         await self._lookout.close()
         if self._wake:
             self._wake.cancel()
@@ -183,13 +221,15 @@ class Router:
         await self.ready()
         identity = uuid4().hex
         request = fleet_request(
-            body, models, request_id=identity, user=user, chat=chat, background=background
+            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         if not request.context and (known := self.catalogue().find(models[0])):
             request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
+                if not await self._may_send(journey, binding):
+                    continue
                 try:
                     async with aclosing(self._ask(journey, binding)) as chunks:
                         async for chunk in chunks:
@@ -234,8 +274,10 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Binding:
         """Until the request has a node; meanwhile its place is told."""
+        told = -1
+        if journey.waits_since is None:
+            journey.waits_since = self._loop.time()
         self._decide()
-        began, told = self._loop.time(), -1
         while not journey.bound.done():
             place = self.scheduler.ahead(journey.request.id) or 0
             if place != told and not journey.request.background:
@@ -243,8 +285,16 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
-            self._refuse_hopeless(journey, self._loop.time() - began)
+            self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    async def _may_send(self, journey: Journey, binding: Binding) -> bool:
+        """Whether no other worker was faster. If one was, the request waits on, as before."""
+        if self._sharing is None or await self._sharing.claim(binding):
+            return True
+        self.decisions.remove(self._decided.pop(journey.request.id))
+        journey.bound = self._loop.create_future()
+        return False
 
     def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
         """Say so when nobody will answer, instead of waiting for ever."""
@@ -267,6 +317,7 @@ class Router:
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
+        journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts[identity] = attempt
         if not journey.request.background:

@@ -72,6 +72,7 @@ class RedisShare:
         self._answers: dict[str, asyncio.Future[ClaimRefusal | None]] = {}
         self._wanted = asyncio.Event()
         self._stalled = False
+        self._told = False  # that nobody answers
         self._task: asyncio.Task[None] | None = None
         share.wake = self._wanted.set
 
@@ -134,22 +135,30 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
-                retry = FIRST_RETRY
+                self._told, retry = False, FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
                         tasks.create_task(work)
             except* (RedisError, OSError, TimeoutError) as group:
-                share_log.warning(
-                    "The Redis that workers share the fleet by does not answer (%s): this worker goes on "
-                    "alone and tries again in %.1f s",
-                    group.exceptions[0],
-                    retry,
-                )
+                self._tell_once(group.exceptions[0])
+            except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+                share_log.exception("Something went wrong between workers that share the nodes")
             self._share.leave()
             self._answer_all()
             self._decide()
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
+
+    def _tell_once(self, fault: Exception) -> None:
+        """One line a time that it is down, not one a try."""
+        if not self._told:
+            self._told = True
+            share_log.warning(
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "goes on alone, and joins the others once it does",
+                type(fault).__name__,
+                fault,
+            )
 
     def _answer_all(self) -> None:
         for answer in self._answers.values():

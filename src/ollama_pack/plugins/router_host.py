@@ -1,30 +1,50 @@
 """The one router of a plugin, which changes with its valves and loses no chat for it."""
 
 import asyncio
+from collections.abc import Callable
 
 import aiohttp
 
 from ollama_pack.fleet.gpu_nvml import preload_nvml
 from ollama_pack.fleet.journey import RouterSettings
 from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.router import Router
+from ollama_pack.fleet.router import Connect, Router
 
 
 class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, connect: Callable[[], Connect | None] = lambda: None, secret: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Make no router yet.
+
+        Args:
+            connect: gives what connects a new router with other workers; None: it is alone.
+            secret: gives what only these workers know; see `Router`.
+        """
         preload_nvml()
         self.current: Router | None = None
-        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings] | None = None
+        self._connect, self._secret = connect, secret
+        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def router(self, rows: tuple[NodeRow, ...], settings: RouterSettings) -> Router:
-        """The router for these nodes and settings, ready; another one once they change."""
-        if self.current is None or self._made_of != (rows, settings):
+    async def router(
+        self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
+    ) -> Router:
+        """The router for these nodes and settings, ready; another one once they change.
+
+        Args:
+            rows: the nodes.
+            settings: what an admin may set.
+            shared_over: the address through which it is connected with others.
+        """
+        wanted = rows, settings, shared_over
+        if self.current is None or self._made_of != wanted:
             self._retire()
             session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-            self.current, self._made_of = Router(rows, session, settings), (rows, settings)
+            self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
+            self._made_of = wanted
         router = self.current
         await router.ready()
         return router

@@ -45,11 +45,6 @@ class RouterValves(BaseModel):
     max_queue: int = Field(
         default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
     )
-    redis_url: str = Field(
-        default="",
-        description="Has no effect yet: each worker of Open WebUI learns for itself.",
-        json_schema_extra={"input": {"type": "password"}},
-    )
     keep_alive: str = Field(
         default="",
         description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",

@@ -11,14 +11,15 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.errors import PackError
-from ollama_pack.fleet.journey import Tell
+from ollama_pack.fleet.journey import RouterSettings, Tell
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.report import dashboard_report, load_report
 from ollama_pack.fleet.router import Router
@@ -27,8 +28,10 @@ from ollama_pack.plugins.answers import answer_events, failure_body, whole_answe
 from ollama_pack.plugins.routed import models_for, routed_aliases
 from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import RouterValves
+from ollama_pack.plugins.sharing import check_redis_url, redis_sharing
 from ollama_pack.webui.connections import ollama_connections
 from ollama_pack.webui.models import ROUTER, group_names, remove_builtin_tools
+from ollama_pack.webui.secret import site_secret
 from ollama_pack.webui.streams import event_stream
 
 log = logging.getLogger(__name__)
@@ -43,13 +46,38 @@ class Pipe:
     """A model for each model of the nodes, and for each routed alias."""
 
     class Valves(RouterValves):
+        redis_url: str = Field(
+            default="",
+            description=(
+                "redis://[:password@]host:6379/0, or a Valkey: workers and replicas of Open WebUI share what "
+                "they know of the nodes, and never use a slot twice. Empty: each for itself. Without an "
+                "answer from it chats go on."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        several_workers: bool = Field(
+            default=False,
+            description=(
+                "Several workers or replicas, and no redis_url: by hashing they agree on where a chat goes."
+            ),
+        )
         show_status: bool = Field(
             default=True, description="Show above the answer which node gave it, and the place in the queue."
         )
 
+        @field_validator("redis_url")
+        @classmethod
+        def _redis_usable(cls, url: str) -> str:
+            return check_redis_url(url)
+
+        @property
+        def settings(self) -> RouterSettings:
+            alone = super().settings
+            return replace(alone, several_workers=self.several_workers and not self.redis_url)
+
     def __init__(self) -> None:
         self.valves = self.Valves()
-        self._host = RouterHost()
+        self._host = RouterHost(lambda: redis_sharing(self.valves.redis_url), site_secret)
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0
 
@@ -134,7 +162,8 @@ class Pipe:
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        return await self._host.router(valves.rows or await self._connected(), valves.settings)
+        rows = valves.rows or await self._connected()
+        return await self._host.router(rows, valves.settings, valves.redis_url)
 
     async def _connected(self) -> tuple[NodeRow, ...]:
         """Open WebUI's own connections, looked up once in a while."""
