@@ -1043,12 +1043,15 @@ class Question:
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
+            off the finish reason "stop" all the same; figures it does not invent.
     """
 
     slot: Slot
     scope: str
     labels: tuple[str, ...] = ()
     refresh: bool = False
+    needs_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -1426,6 +1429,7 @@ class CacheRequest:
         digest: of the model: see `AnswerBasis`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
+        needs_usage: see `Question`.
     """
 
     body: Mapping[str, Any]
@@ -1435,6 +1439,7 @@ class CacheRequest:
     digest: str | None = None
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
+    needs_usage: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -1463,7 +1468,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -1529,7 +1534,9 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_usage: bool = False) -> None:
+        """Know of nothing yet; `needs_usage`: see `Question`."""
+        self._needs_usage = needs_usage
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -1581,6 +1588,8 @@ class AnswerCollector:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
             return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+        if self._needs_usage and not self.usage:
+            return "no usage"
         if not self.content.strip():
             return "empty"
         return Entry(
@@ -1830,23 +1839,25 @@ class Generation:
         live: where this process listens.
     """
 
-    def __init__(self, tools: GenerationTools, scope: str, lease: Lease, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self, tools: GenerationTools, question: Question, lease: Lease, labels: tuple[str, ...]
+    ) -> None:
         """Take what is needed.
 
         Args:
             tools: of the process.
-            scope: that the answer is kept for.
+            question: that is answered.
             lease: of this generation.
             labels: tags under which it can be discarded later.
         """
         self.live = LiveAnswer()
         self._tools = tools
-        self._scope = scope
+        self._scope = question.scope
         self._lease = lease
         self._labels = labels
         self._labelled = not labels
-        self._collector = AnswerCollector()
-        self._cipher = tools.keyring.stream_cipher(scope, lease.slot.name, lease.token)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._cipher = tools.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
         self._records: list[bytes] = []  # sealed, and not yet in the store
         self._sent = 0  # records in the store
         self._last: tuple[int, bytes] | None = None
@@ -3043,7 +3054,7 @@ class ResponseCache:
 
     async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
         labels = tuple(map(self.keyring.label_tag, lead.question.labels))
-        generation = Generation(self._tools, lead.question.scope, lead.lease, labels)
+        generation = Generation(self._tools, lead.question, lead.lease, labels)
         live = generation.live
         self._hub.add(lead.lease.token, live)
         task = asyncio.create_task(generation.run(upstream))
@@ -5211,8 +5222,7 @@ async def refresh_models(app: Any) -> None:
 
 log_replay = logging.getLogger(__name__)
 
-REPLAY_SECONDS = 2.0  # for so long a replay function that was deleted is still believed to be there
-REPLAY_MISSING_SECONDS = 30.0  # until the next look where something is missing
+REPLAY_SECONDS = 2.0  # between two looks
 
 NO_REPLAY = (
     f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
@@ -5242,7 +5252,7 @@ class ReplayModel:
         """Whether it can answer this user; if not, the log says once why."""
         if self._clock() >= self._look_at:
             self._is_there = await self._prepare(request)
-            self._look_at = self._clock() + (REPLAY_SECONDS if self._is_there else REPLAY_MISSING_SECONDS)
+            self._look_at = self._clock() + REPLAY_SECONDS
         if not self._is_there:
             return self._tell(NO_REPLAY)
         return await may_use(user, REPLAY, request) or self._tell(NO_ACCESS)
@@ -5463,7 +5473,8 @@ class Filter:
     ) -> PendingAnswer | None:
         """What to answer with; None: the model answers, and the cache is not in it."""
         used = await self._keeper.cache(self._settings())
-        if reason := why_bypassed(body, metadata, self.valves.cache_when):
+        reason = "client's wish" if "no-store" in _wishes(request) else ""
+        if reason := reason or why_bypassed(body, metadata, self.valves.cache_when):
             used.cache.bypass(reason)
             return None
         if not await self._replay.serves(user, request):
@@ -5490,7 +5501,8 @@ class Filter:
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
             digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
-            refresh=await is_regenerated(metadata, str(body["model"])),
+            refresh="no-cache" in _wishes(request) or await is_regenerated(metadata, str(body["model"])),
+            needs_usage=answering.origin == "ollama",
         )
 
     async def _digest(
@@ -5519,6 +5531,11 @@ class Filter:
 
 def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
+
+
+def _wishes(request: Any) -> str:
+    """What a client says of caches, as HTTP has it (RFC 9111): `no-cache` for a new answer, `no-store`."""
+    return str(request.headers.get("cache-control") or "").lower()
 
 
 async def _tag_sites() -> list[TagSite]:

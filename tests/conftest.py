@@ -9,7 +9,12 @@ import pytest
 TIERS = ("unit", "loader", "server", "pipelines", "browser", "ollama")
 ROOT = Path(__file__).parent
 
-pytest_plugins = ("harness.fixtures_ollama", "harness.fixtures_webui", "harness.fixtures_routing")
+pytest_plugins = (
+    "harness.fixtures_ollama",
+    "harness.fixtures_webui",
+    "harness.fixtures_routing",
+    "harness.fixtures_cache",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -233,7 +233,7 @@ class ResponseCache:
 
     async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
         labels = tuple(map(self.keyring.label_tag, lead.question.labels))
-        generation = Generation(self._tools, lead.question.scope, lead.lease, labels)
+        generation = Generation(self._tools, lead.question, lead.lease, labels)
         live = generation.live
         self._hub.add(lead.lease.token, live)
         task = asyncio.create_task(generation.run(upstream))

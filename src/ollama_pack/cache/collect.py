@@ -23,7 +23,9 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_usage: bool = False) -> None:
+        """Know of nothing yet; `needs_usage`: see `Question`."""
+        self._needs_usage = needs_usage
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -75,6 +77,8 @@ class AnswerCollector:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
             return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+        if self._needs_usage and not self.usage:
+            return "no usage"
         if not self.content.strip():
             return "empty"
         return Entry(

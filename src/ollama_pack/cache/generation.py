@@ -14,6 +14,7 @@ from ollama_pack.cache.entry import Entry, seal_entry
 from ollama_pack.cache.guard import StoreGuard, StoreTrouble
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.live import LiveAnswer
+from ollama_pack.cache.outcome import Question
 from ollama_pack.cache.store import CacheStore, Lease, Quota
 
 # A record is a chunk's JSON, or one of these. Both are sealed like the chunks, so that nobody who can write
@@ -92,23 +93,25 @@ class Generation:
         live: where this process listens.
     """
 
-    def __init__(self, tools: GenerationTools, scope: str, lease: Lease, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self, tools: GenerationTools, question: Question, lease: Lease, labels: tuple[str, ...]
+    ) -> None:
         """Take what is needed.
 
         Args:
             tools: of the process.
-            scope: that the answer is kept for.
+            question: that is answered.
             lease: of this generation.
             labels: tags under which it can be discarded later.
         """
         self.live = LiveAnswer()
         self._tools = tools
-        self._scope = scope
+        self._scope = question.scope
         self._lease = lease
         self._labels = labels
         self._labelled = not labels
-        self._collector = AnswerCollector()
-        self._cipher = tools.keyring.stream_cipher(scope, lease.slot.name, lease.token)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._cipher = tools.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
         self._records: list[bytes] = []  # sealed, and not yet in the store
         self._sent = 0  # records in the store
         self._last: tuple[int, bytes] | None = None

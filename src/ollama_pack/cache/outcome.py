@@ -16,12 +16,15 @@ class Question:
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
+            off the finish reason "stop" all the same; figures it does not invent.
     """
 
     slot: Slot
     scope: str
     labels: tuple[str, ...] = ()
     refresh: bool = False
+    needs_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

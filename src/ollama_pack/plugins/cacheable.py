@@ -29,6 +29,7 @@ class CacheRequest:
         digest: of the model: see `AnswerBasis`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
+        needs_usage: see `Question`.
     """
 
     body: Mapping[str, Any]
@@ -38,6 +39,7 @@ class CacheRequest:
     digest: str | None = None
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
+    needs_usage: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -66,7 +68,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:

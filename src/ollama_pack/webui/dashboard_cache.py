@@ -44,8 +44,7 @@ function cacheParts(told) {
   const minutes = " · kept " + Math.round(told.ttl_seconds / 60) + " min";
   const about = told.store + " · scope " + told.scope + minutes + (told.enabled ? "" : " · switched off");
   return [make("h2", {}, "Response cache"), make("div", {class: "card", id: "cache"},
-    told.fault
-      ? notice(told.fault + ": chats go to their models. These figures are one worker's.", "bad") : null,
+    told.fault ? notice(told.fault + ": chats go to their models. Figures of one worker:", "bad") : null,
     make("div", {class: "figures"},
       figure(asked ? Math.round(100 * given / asked) + " %" : "—", "given from the cache"),
       figure(number(counts.hits), "kept answers"), figure(number(counts.follows), "shared while generated"),

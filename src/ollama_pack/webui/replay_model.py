@@ -11,8 +11,7 @@ from ollama_pack.webui.rows import refresh_models
 
 log_replay = logging.getLogger(__name__)
 
-REPLAY_SECONDS = 2.0  # for so long a replay function that was deleted is still believed to be there
-REPLAY_MISSING_SECONDS = 30.0  # until the next look where something is missing
+REPLAY_SECONDS = 2.0  # between two looks
 
 NO_REPLAY = (
     f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
@@ -42,7 +41,7 @@ class ReplayModel:
         """Whether it can answer this user; if not, the log says once why."""
         if self._clock() >= self._look_at:
             self._is_there = await self._prepare(request)
-            self._look_at = self._clock() + (REPLAY_SECONDS if self._is_there else REPLAY_MISSING_SECONDS)
+            self._look_at = self._clock() + REPLAY_SECONDS
         if not self._is_there:
             return self._tell(NO_REPLAY)
         return await may_use(user, REPLAY, request) or self._tell(NO_ACCESS)

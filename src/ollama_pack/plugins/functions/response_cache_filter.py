@@ -183,7 +183,8 @@ class Filter:
     ) -> PendingAnswer | None:
         """What to answer with; None: the model answers, and the cache is not in it."""
         used = await self._keeper.cache(self._settings())
-        if reason := why_bypassed(body, metadata, self.valves.cache_when):
+        reason = "client's wish" if "no-store" in _wishes(request) else ""
+        if reason := reason or why_bypassed(body, metadata, self.valves.cache_when):
             used.cache.bypass(reason)
             return None
         if not await self._replay.serves(user, request):
@@ -210,7 +211,8 @@ class Filter:
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
             digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
-            refresh=await is_regenerated(metadata, str(body["model"])),
+            refresh="no-cache" in _wishes(request) or await is_regenerated(metadata, str(body["model"])),
+            needs_usage=answering.origin == "ollama",
         )
 
     async def _digest(
@@ -239,6 +241,11 @@ class Filter:
 
 def _wants_cache(user: dict[str, Any]) -> bool:
     return bool(getattr(user.get("valves"), "use_cache", True))
+
+
+def _wishes(request: Any) -> str:
+    """What a client says of caches, as HTTP has it (RFC 9111): `no-cache` for a new answer, `no-store`."""
+    return str(request.headers.get("cache-control") or "").lower()
 
 
 async def _tag_sites() -> list[TagSite]:
