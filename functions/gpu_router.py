@@ -3331,11 +3331,20 @@ class Scheduler:
         self.nodes[name].room = max(self.nodes[name].room, room)
         self.nodes[name].changed()
 
-    def activity(self, name: str, running: int, waiting: int) -> None:
-        """A node's engine tells how many requests it answers and holds in its queue, over all clients."""
+    def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
+        """A node's engine tells how many requests it answers and holds in its queue, over all clients.
+
+        Args:
+            name: the node.
+            running: those that it answers.
+            waiting: those in its queue.
+            asked_at: when it was asked, which may have been before one of ours ended: then nobody knows
+                whether that one counts.
+        """
         node = self.nodes[name]
-        node.changed()
-        node.counts(running, waiting, self._clock())
+        if node.left_at < asked_at:
+            node.changed()
+            node.counts(running, waiting, self._clock())
 
     def gpu_busy(self, name: str, utilization: float) -> None:
         """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""
@@ -5924,788 +5933,6 @@ def _can_chat(model: NodeModel) -> bool:
     )
 
 
-# --- ollama_pack.fleet.watch ---
-# One node as the router holds it: its client, and what the last looks at it have shown.
-
-GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
-AGENT_SECONDS = 2.0
-MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedNode:
-    """What is known of a node, at one moment.
-
-    Attributes:
-        models: what it has, or had when it last answered.
-        seen_at: when it last answered, on the caller's clock; None: never.
-        fault: what was wrong the last time; empty: nothing.
-    """
-
-    models: tuple[NodeModel, ...] = ()
-    seen_at: float | None = None
-    fault: str = ""
-
-
-class NodeWatch:
-    """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it."""
-
-    def __init__(self, row: NodeRow, client: NodeClient, clock: Callable[[], float]) -> None:
-        """Take what is needed later; nothing is asked yet."""
-        self.row = row
-        self.client = client
-        self.known = WatchedNode()
-        self.gpus = GpuReport(reason="not looked at yet")
-        self.looked = asyncio.Event()  # at least once, with or without an answer
-        self.hurry = asyncio.Event()  # look again now
-        self._prober = Prober(client)
-        self._clock = clock
-        self._missed = 0
-
-    async def look(self) -> NodeLook | None:
-        """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
-        try:
-            look = await self._prober.look()
-        except NodeError as error:
-            self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
-            return None
-        finally:
-            self.looked.set()
-        self._missed = 0
-        self.known = WatchedNode(look.models, self._clock())
-        return look
-
-    async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
-        """Ask the node's agent, or the driver of this machine where the node runs on it."""
-        if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
-        elif self.is_here:
-            self.gpus = await here.read()
-        else:
-            self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the node runs on this machine."""
-        return urlsplit(self.row.url).hostname in {"localhost", "127.0.0.1", "::1", socket.gethostname()}
-
-    @property
-    def gpu_source(self) -> str:
-        """Who tells of the GPUs: nodes that have it in common have the GPUs in common."""
-        return self.row.agent or ("" if self.is_here else self.row.name)
-
-    @property
-    def is_gone(self) -> bool:
-        """Nothing is to be expected from it: no connection, or no answer several times."""
-        return self._missed >= MISSES or self.known.seen_at is None
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether its models are offered: it answers, or did a short while ago."""
-        seen = self.known.seen_at
-        return seen is not None and self._clock() - seen < GRACE_SECONDS
-
-    def has_any(self, models: Iterable[str]) -> bool:
-        """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
-        names = set(map(fold_name, models))
-        return any(fold_name(model.name) in names for model in self.known.models)
-
-    async def rest(self, seconds: float) -> None:
-        """Wait until it is time for the next look, or somebody is in a hurry."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.hurry.wait()
-        except TimeoutError:
-            pass
-        self.hurry.clear()
-
-
-# --- ollama_pack.fleet.attempt ---
-# One request at one node: what was sent, when it was last heard of, and what it took.
-
-TAG = "ollama_pack"  # key of what we add to an answer
-
-
-class Attempt:
-    """One request at one node. Lives on one event loop.
-
-    Attributes:
-        binding: why there.
-        heard_at: when the last chunk came, on the loop's clock; None: it has not begun to answer.
-    """
-
-    def __init__(
-        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
-    ) -> None:
-        """Nothing is sent before `chunks`."""
-        self.binding = binding
-        self.heard_at: float | None = None
-        self._journey = journey
-        self._watch = watch
-        self._settings = settings
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-        self._first_at = self._began
-        self._patience: asyncio.Timeout | None = None
-        self._suspicion: asyncio.TimerHandle | None = None
-        self._given_up: RetryableNodeError | None = None
-        self._figures: dict[str, Any] = {}
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it was sent."""
-        return self._loop.time() - self._began
-
-    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
-        """Send it, and hand on what comes. The chunk with the figures also says which node answered, and why.
-
-        Raises:
-            NodeError: as `NodeClient.complete`, or what `give_up` was told.
-        """
-        binding, watch, settings = self.binding, self._watch, self._settings
-        chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
-            self._journey.head,
-            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
-            thinking=_known_thinking(watch, binding.model),
-        )
-        async with aclosing(chunks):
-            chunk = await self._first(chunks)
-            self.heard_at = self._first_at = self._loop.time()
-            yield self._noted(chunk)
-            async for chunk in chunks:
-                self.heard_at = self._loop.time()
-                yield self._noted(chunk)
-
-    async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
-        """The first chunk, unless somebody gives it up."""
-        try:
-            async with asyncio.timeout(None) as self._patience:
-                return await anext(chunks)
-        except TimeoutError:
-            raise self._given_up or self._fault("has stopped answering") from None
-        except StopAsyncIteration:
-            raise self._fault("ended its answer before it began") from None
-        finally:
-            self._patience = None
-            if self._suspicion:
-                self._suspicion.cancel()
-
-    def _fault(self, reason: str) -> NodeFaultError:
-        return NodeFaultError(self._watch.client.name, reason)
-
-    def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        if "usage" in chunk:
-            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
-            self._figures = chunk
-        return chunk
-
-    def suspect_after(self, seconds: float, suspect: Callable[[str, "Attempt"], None], identity: str) -> None:
-        """Call `suspect` unless it has begun to answer by then."""
-        if seconds < math.inf:
-            self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
-
-    def is_gone(self) -> None:
-        """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(self._fault("has stopped answering"))
-
-    def hangs(self) -> None:
-        """Its node takes longer than it honestly can, though it answers otherwise."""
-        self._give_up(NodeTimeoutError(self._watch.client.name, "first byte", round(self.elapsed, 1)))
-
-    def _give_up(self, error: RetryableNodeError) -> None:
-        if self._patience:
-            self._given_up = error
-            self._patience.reschedule(self._loop.time())
-
-    def spent(self) -> Durations:
-        """How long it took the engine, once it is answered."""
-        elapsed = Elapsed(self._first_at - self._began, self.elapsed)
-        return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
-
-
-def is_down(error: NodeError) -> bool:
-    """Whether it is the node, not one model on it."""
-    return isinstance(error, NodeUnreachableError) or (
-        isinstance(error, NodeTimeoutError) and error.stage == "connect"
-    )
-
-
-def is_hang(error: NodeError) -> bool:
-    """Whether it said nothing at all for as long as it could."""
-    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
-
-
-def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
-
-
-# --- ollama_pack.fleet.lookout ---
-# Looking at all nodes again and again, for as long as anybody uses them.
-
-FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
-IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
-
-lookout_log = logging.getLogger(__name__)
-
-
-class Lookout:
-    """Looks at nodes, each in a task of its own."""
-
-    def __init__(
-        self,
-        nodes: Mapping[str, NodeWatch],
-        session: aiohttp.ClientSession,
-        seconds: float,
-        on_look: Callable[[NodeWatch, NodeLook | None], None],
-    ) -> None:
-        """Take what is needed; nothing is looked at before `ready`.
-
-        Args:
-            nodes: by name.
-            session: holds the connections to agents.
-            seconds: between two looks at a node.
-            on_look: told what a look has shown; None: the node does not answer.
-        """
-        self._nodes = nodes
-        self._session = session
-        self._seconds = seconds
-        self._on_look = on_look
-        self._loop = asyncio.get_running_loop()
-        self._gpus = GpuReader()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._used_at = self._loop.time()
-        self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
-
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
-        self._used_at = self._loop.time()
-        for name, watch in self._nodes.items():
-            if name not in self._tasks or self._tasks[name].done():
-                watch.looked.clear()  # what was seen long ago may not be so any more
-                self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
-        unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
-        if unseen:
-            looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
-            try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
-            finally:
-                for look in looks:
-                    look.cancel()
-
-    async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                self._on_look(watch, await watch.look())
-                await watch.look_at_gpus(self._gpus, self._session)
-            except Exception:  # noqa: BLE001 - logged, and looked at again
-                lookout_log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
-
-    def catalogue(self) -> Catalogue:
-        """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
-        if listed != self._made[0]:
-            self._made = listed, build_catalogue(dict(listed))
-        return self._made[1]
-
-    async def close(self) -> None:
-        """Leave the nodes alone."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._gpus.close()
-
-
-# --- ollama_pack.fleet.patience ---
-# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#
-# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
-# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
-# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
-# is taken to be as slow as anything that people run, so that no honest load is cut off.
-
-SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
-SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
-SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
-SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
-
-
-def honest_silence(binding: Binding) -> float:
-    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
-
-    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
-    """
-    quote = binding.placement.chosen.quote
-    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
-    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
-
-
-def _evaluation(quote: Quote, tokens: int) -> float:
-    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
-
-
-def _load(quote: Quote, binding: Binding) -> float:
-    if quote.rates.load_measured:
-        return SUSPICION_FACTOR * quote.rates.load
-    size = binding.placement.chosen.node.view.models[quote.model].size
-    if size:
-        return size / SLOWEST_LOAD
-    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
-
-
-# --- ollama_pack.fleet.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
-    )
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent = fields["spent"]
-    durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        depth=int(fields["depth"]),
-        matched=int(fields["matched"]),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
-
-
-# --- ollama_pack.fleet.share ---
-# Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#
-# They tell what happens to their requests, and each applies what it hears to its own picture of the nodes. A
-# picture may be a moment old, so a slot is claimed before it is used; whoever is refused has learnt something,
-# and its request waits again. No input, no output: `share_redis` carries it.
-
-BEAT_SECONDS = 2.0  # between two signs of life
-SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
-HOLD_SECONDS = 2.0  # for which a request that kept ours out is believed in, unless its worker tells of it
-RETRY_SECONDS = 0.25  # after a refusal that taught nothing
-MAX_OUTBOX = 4096
-_CHAIN_KEY = b"ollama-pack-fleet"
-
-
-@dataclass(frozen=True, slots=True)
-class SlotClaim:
-    """A slot of a runner that a request wants to take, or takes.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node.
-        blob: the weights.
-        slots: how many the runner is believed to have; 0: it is taken already.
-        loads: the weights are loaded first.
-        victims: weights that are unloaded for it.
-    """
-
-    request_id: str
-    node: str
-    blob: str
-    slots: int
-    loads: bool
-    victims: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRefusal:
-    """Why a claim was refused.
-
-    Attributes:
-        blob: the weights whose slots are taken; empty: the node loads something else.
-        holders: the requests that have them.
-    """
-
-    blob: str
-    holders: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ShareStep:
-    """One thing to be done at the shared place, at once there.
-
-    Attributes:
-        kind: `claim` a slot; `renew` a claim, which also takes it where it has been forgotten; `release` it;
-            its node has `loaded`; or `tell` all workers, which the others do as well.
-        claim: what it is about; None for `tell`.
-        payload: the message that all workers get; empty: none.
-    """
-
-    kind: Literal["claim", "renew", "release", "loaded", "tell"]
-    claim: SlotClaim | None = None
-    payload: bytes = b""
-
-
-def chain_key(secret: str) -> bytes:
-    """The key for `prompt_blocks`: only who knows the secret can test what was asked. Empty without one."""
-    return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
-
-
-class FleetShare:
-    """One worker among others. Everything here is done on the scheduler's thread.
-
-    Attributes:
-        outbox: steps to be done, in order. Nothing is put there while nobody is connected.
-        connected: whether somebody empties it.
-        wake: called when something was put there.
-    """
-
-    def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
-        """Listen to the scheduler.
-
-        Args:
-            scheduler: this worker's.
-            worker: its name, unique among all.
-            clock: the scheduler's.
-        """
-        self.outbox: deque[ShareStep] = deque(maxlen=MAX_OUTBOX)
-        self.connected = False
-        self.wake: Callable[[], None] = _nobody_to_wake
-        self._scheduler = scheduler
-        self._worker = worker
-        self._clock = clock
-        self._heard_at: dict[str, float] = {}
-        self._claims: dict[str, SlotClaim] = {}
-        scheduler.listener = self._told
-
-    @property
-    def peers(self) -> int:
-        """How many other workers there are."""
-        return len(self._heard_at)
-
-    # --- being there ---
-
-    def join(self) -> None:
-        """Connected, for the first time or again: what was heard before may be wrong by now."""
-        self.leave()
-        self.connected = True
-        self._claims = {event.request_id: _claim_of(event) for event in self._scheduler.running()}
-        self._renew()
-        self._send(HelloMessage(self._worker))
-        self._announce()
-
-    def leave(self) -> None:
-        """No longer connected: what others do shows in the probes alone."""
-        self.connected = False
-        self.outbox.clear()
-        self._heard_at.clear()
-        self._scheduler.remote.forget_all()
-
-    def say_bye(self) -> None:
-        """This worker ends; what it held is free."""
-        for claim in self._claims.values():
-            self._put(ShareStep("release", claim))
-        self._claims.clear()
-        self._send(ByeMessage(self._worker))
-
-    def beat(self) -> None:
-        """A sign of life, each `BEAT_SECONDS`. Who is silent for long is forgotten."""
-        now = self._clock()
-        for worker, heard in list(self._heard_at.items()):
-            if now - heard > SILENT_SECONDS:
-                self._lose(worker)
-        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
-        self._renew()
-
-    def _renew(self) -> None:
-        for claim in self._claims.values():
-            self._put(ShareStep("renew", claim))
-
-    def _announce(self) -> None:
-        for event in self._scheduler.running():
-            self._send(EventMessage(self._worker, event))
-
-    # --- claiming ---
-
-    def claim(self, binding: Binding) -> ShareStep:
-        """Ask for a slot before a request is sent; all are told when it is granted."""
-        quote = binding.placement.chosen.quote
-        claim = SlotClaim(
-            request_id=binding.request.id,
-            node=node_key(self._scheduler.nodes[binding.node].row),
-            blob=quote.blob,
-            slots=quote.rates.slots,
-            loads=binding.loads,
-            victims=quote.victims,
-        )
-        event = self._scheduler.bound_event(binding.request.id)
-        step = ShareStep("claim", claim, encode_message(EventMessage(self._worker, event)))
-        self._put(step)
-        return step
-
-    def assume(self, binding: Binding) -> None:
-        """Send a request without asking: nobody answers at the moment, and is told later."""
-        event = self._scheduler.bound_event(binding.request.id)
-        self._claims[event.request_id] = _claim_of(event)
-        self._send(EventMessage(self._worker, event))
-
-    def granted(self, claim: SlotClaim) -> None:
-        """The slot is ours. Where the request has ended meanwhile it is given back."""
-        if self._scheduler.is_running(claim.request_id):
-            self._claims[claim.request_id] = claim
-        else:
-            self._put(ShareStep("release", claim))
-
-    def refused(self, binding: Binding, refusal: ClaimRefusal) -> None:
-        """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
-        scheduler, now = self._scheduler, self._clock()
-        scheduler.give_back(binding.request.id)
-        node, remote = scheduler.nodes[binding.node], scheduler.remote
-        others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
-        learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
-        if not any(learnt):
-            node.pause(now + RETRY_SECONDS)
-
-    # --- telling and hearing ---
-
-    def _told(self, event: FleetEvent) -> None:
-        """The scheduler says what happens to a request of ours."""
-        claim = self._claims.get(event.request_id)
-        payload = encode_message(EventMessage(self._worker, event)) if self.connected else b""
-        if claim is None:
-            self._put(ShareStep("tell", None, payload))
-        elif isinstance(event, BegunEvent):
-            self._put(ShareStep("loaded", claim, payload))
-        else:
-            del self._claims[event.request_id]
-            self._put(ShareStep("release", claim, payload))
-
-    def hear(self, payload: bytes) -> bool:
-        """Take in a message of any worker. Returns whether to decide anew."""
-        message = decode_message(payload)
-        if message is None or message.worker == self._worker:
-            return False
-        if not isinstance(message, ByeMessage):
-            self._heard_at[message.worker] = self._clock()
-        match message:
-            case HelloMessage():
-                self._announce()
-            case AliveMessage(worker, requests):
-                self._scheduler.remote.forget(worker, requests)
-            case ByeMessage(worker):
-                self._lose(worker)
-            case EventMessage(worker, event):
-                self._scheduler.remote.apply(worker, event)
-        return not isinstance(message, HelloMessage)
-
-    def _lose(self, worker: str) -> None:
-        self._heard_at.pop(worker, None)
-        self._scheduler.remote.forget(worker)
-
-    def _send(self, message: FleetMessage) -> None:
-        self._put(ShareStep("tell", None, encode_message(message)))
-
-    def _put(self, step: ShareStep) -> None:
-        if self.connected:
-            self.outbox.append(step)
-            self.wake()
-
-
-def _claim_of(event: BoundEvent) -> SlotClaim:
-    loads = event.loads and event.ready > 0
-    return SlotClaim(event.request_id, event.node, event.blob, 0, loads, event.victims)
-
-
-def _nobody_to_wake() -> None:
-    pass
-
-
-# --- ollama_pack.ollama.engine_failures ---
-# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-
-SERVE_IT = "start the engine there with it, or name a model that it serves"
-
-# vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
-# loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
-_NO_MODEL = re.compile(
-    r"\W*(?:the )?model\b.*\b(?:not found|does not exist|not loaded)|.*\binvalid model name",
-    re.IGNORECASE | re.DOTALL,
-)
-# llama.cpp says with 500 that a model cannot see or hear.
-_CANNOT_TAKE = re.compile(r"\b(?:image|audio|video|multimodal)\b.*\bnot supported", re.IGNORECASE | re.DOTALL)
-_BAD_REQUEST, _NOT_FOUND, _SERVER_ERROR = 400, 404, 500
-_CLIENT_ERRORS = range(400, 500)
-
-
-def engine_status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
-    said = engine_said_in(answer)
-    if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
-        return ModelNotFoundError(node, model, said, SERVE_IT)
-    if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
-        return RequestRefusedError(node, status, said)
-    return status_error(node, status, json.dumps({"error": said}).encode(), model)
-
-
-def event_status(event: dict[str, Any]) -> int | None:
-    """The status that an error in a stream would have had before it, where it is the request's fault."""
-    error = event.get("error", event)
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and code in _CLIENT_ERRORS else None
-
-
-def engine_said_in(answer: bytes) -> str:
-    """The message in an answer: in `error` as OpenAI has it, in `message` or in FastAPI's `detail`."""
-    try:
-        value = json.loads(answer.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        return said_in(answer)
-    found = _message_in(value)
-    return shortened(found) if found else said_in(answer)
-
-
-def _message_in(value: object, depth: int = 0) -> str:
-    """The first text under one of the names that engines have for it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):  # FastAPI's list of what is wrong
-        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
-        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
-        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
-    if not isinstance(value, dict) or depth > 1:
-        return ""
-    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
-    return next((text for text in found if text), "")
-
-
 # --- ollama_pack.ollama.engine_metrics ---
 # How busy an engine is, by the Prometheus metrics that it serves.
 #
@@ -6793,6 +6020,64 @@ def _sample_value(text: str) -> float:
 
 def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
     return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.ollama.engine_failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+SERVE_IT = "start the engine there with it, or name a model that it serves"
+
+# vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
+# loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
+_NO_MODEL = re.compile(
+    r"\W*(?:the )?model\b.*\b(?:not found|does not exist|not loaded)|.*\binvalid model name",
+    re.IGNORECASE | re.DOTALL,
+)
+# llama.cpp says with 500 that a model cannot see or hear.
+_CANNOT_TAKE = re.compile(r"\b(?:image|audio|video|multimodal)\b.*\bnot supported", re.IGNORECASE | re.DOTALL)
+_BAD_REQUEST, _NOT_FOUND, _SERVER_ERROR = 400, 404, 500
+_CLIENT_ERRORS = range(400, 500)
+
+
+def engine_status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
+    said = engine_said_in(answer)
+    if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
+        return ModelNotFoundError(node, model, said, SERVE_IT)
+    if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
+        return RequestRefusedError(node, status, said)
+    return status_error(node, status, json.dumps({"error": said}).encode(), model)
+
+
+def event_status(event: dict[str, Any]) -> int | None:
+    """The status that an error in a stream would have had before it, where it is the request's fault."""
+    error = event.get("error", event)
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and code in _CLIENT_ERRORS else None
+
+
+def engine_said_in(answer: bytes) -> str:
+    """The message in an answer: in `error` as OpenAI has it, in `message` or in FastAPI's `detail`."""
+    try:
+        value = json.loads(answer.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return said_in(answer)
+    found = _message_in(value)
+    return shortened(found) if found else said_in(answer)
+
+
+def _message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
 
 
 # --- ollama_pack.ollama.engine_models ---
@@ -7528,6 +6813,768 @@ class OpenAIClient:
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
 
 
+# --- ollama_pack.fleet.watch ---
+# One node as the router holds it: its client, and what the last looks at it have shown.
+
+GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
+AGENT_SECONDS = 2.0
+METRICS_SECONDS = 2.0
+MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedNode:
+    """What is known of a node, at one moment.
+
+    Attributes:
+        models: what it has, or had when it last answered.
+        seen_at: when it last answered, on the caller's clock; None: never.
+        fault: what was wrong the last time; empty: nothing.
+    """
+
+    models: tuple[NodeModel, ...] = ()
+    seen_at: float | None = None
+    fault: str = ""
+
+
+class NodeWatch:
+    """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it."""
+
+    def __init__(self, row: NodeRow, client: NodeClient, clock: Callable[[], float]) -> None:
+        """Take what is needed later; nothing is asked yet."""
+        self.row = row
+        self.client = client
+        self.known = WatchedNode()
+        self.gpus = GpuReport(reason="not looked at yet")
+        self.looked = asyncio.Event()  # at least once, with or without an answer
+        self.hurry = asyncio.Event()  # look again now
+        self._prober = Prober(client)
+        self._clock = clock
+        self._missed = 0
+
+    async def look(self) -> NodeLook | None:
+        """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+        try:
+            look = await self._prober.look()
+        except NodeError as error:
+            self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
+            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            return None
+        finally:
+            self.looked.set()
+        self._missed = 0
+        self.known = WatchedNode(look.models, self._clock())
+        return look
+
+    async def activity(self) -> EngineActivity | None:
+        """What its engine does for all clients; None where it does not tell, or not in time."""
+        if not isinstance(self.client, OpenAIClient):
+            return None
+        try:
+            async with asyncio.timeout(METRICS_SECONDS):
+                return await self.client.activity()
+        except (NodeError, TimeoutError):
+            return None
+
+    async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
+        """Ask the node's agent, or the driver of this machine where the node runs on it."""
+        if self.row.agent:
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+        elif self.is_here:
+            self.gpus = await here.read()
+        else:
+            self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the node runs on this machine."""
+        return urlsplit(self.row.url).hostname in {"localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+    @property
+    def gpu_source(self) -> str:
+        """Who tells of the GPUs: nodes that have it in common have the GPUs in common."""
+        return self.row.agent or ("" if self.is_here else self.row.name)
+
+    @property
+    def utilization(self) -> float | None:
+        """Percent of its busiest GPU; None where nobody tells."""
+        return max((gpu.utilization for gpu in self.gpus.gpus if gpu.utilization is not None), default=None)
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing is to be expected from it: no connection, or no answer several times."""
+        return self._missed >= MISSES or self.known.seen_at is None
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether its models are offered: it answers, or did a short while ago."""
+        seen = self.known.seen_at
+        return seen is not None and self._clock() - seen < GRACE_SECONDS
+
+    def has_any(self, models: Iterable[str]) -> bool:
+        """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
+        names = set(map(fold_name, models))
+        return any(fold_name(model.name) in names for model in self.known.models)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait until it is time for the next look, or somebody is in a hurry."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.hurry.wait()
+        except TimeoutError:
+            pass
+        self.hurry.clear()
+
+
+# --- ollama_pack.fleet.attempt ---
+# One request at one node: what was sent, when it was last heard of, and what it took.
+
+TAG = "ollama_pack"  # key of what we add to an answer
+
+
+class Attempt:
+    """One request at one node. Lives on one event loop.
+
+    Attributes:
+        binding: why there.
+        heard_at: when the last chunk came, on the loop's clock; None: it has not begun to answer.
+    """
+
+    def __init__(
+        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
+    ) -> None:
+        """Nothing is sent before `chunks`."""
+        self.binding = binding
+        self.heard_at: float | None = None
+        self._journey = journey
+        self._watch = watch
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._first_at = self._began
+        self._patience: asyncio.Timeout | None = None
+        self._suspicion: asyncio.TimerHandle | None = None
+        self._given_up: RetryableNodeError | None = None
+        self._figures: dict[str, Any] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was sent."""
+        return self._loop.time() - self._began
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Send it, and hand on what comes. The chunk with the figures also says which node answered, and why.
+
+        Raises:
+            NodeError: as `NodeClient.complete`, or what `give_up` was told.
+        """
+        binding, watch, settings = self.binding, self._watch, self._settings
+        chunks = watch.client.complete(
+            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
+            self._journey.head,
+            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            thinking=_known_thinking(watch, binding.model),
+        )
+        async with aclosing(chunks):
+            chunk = await self._first(chunks)
+            self.heard_at = self._first_at = self._loop.time()
+            yield self._noted(chunk)
+            async for chunk in chunks:
+                self.heard_at = self._loop.time()
+                yield self._noted(chunk)
+
+    async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
+        """The first chunk, unless somebody gives it up."""
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await anext(chunks)
+        except TimeoutError:
+            raise self._given_up or self._fault("has stopped answering") from None
+        except StopAsyncIteration:
+            raise self._fault("ended its answer before it began") from None
+        finally:
+            self._patience = None
+            if self._suspicion:
+                self._suspicion.cancel()
+
+    def _fault(self, reason: str) -> NodeFaultError:
+        return NodeFaultError(self._watch.client.name, reason)
+
+    def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        if "usage" in chunk:
+            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            self._figures = chunk
+        return chunk
+
+    def suspect_after(self, seconds: float, suspect: Callable[[str, "Attempt"], None], identity: str) -> None:
+        """Call `suspect` unless it has begun to answer by then."""
+        if seconds < math.inf:
+            self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
+
+    def is_gone(self) -> None:
+        """Its node does not answer at all: an answer that has not begun is not waited for."""
+        self._give_up(self._fault("has stopped answering"))
+
+    def hangs(self) -> None:
+        """Its node takes longer than it honestly can, though it answers otherwise."""
+        self._give_up(NodeTimeoutError(self._watch.client.name, "first byte", round(self.elapsed, 1)))
+
+    def _give_up(self, error: RetryableNodeError) -> None:
+        if self._patience:
+            self._given_up = error
+            self._patience.reschedule(self._loop.time())
+
+    def spent(self) -> Durations:
+        """How long it took the engine, once it is answered."""
+        elapsed = Elapsed(self._first_at - self._began, self.elapsed)
+        return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+
+def is_down(error: NodeError) -> bool:
+    """Whether it is the node, not one model on it."""
+    return isinstance(error, NodeUnreachableError) or (
+        isinstance(error, NodeTimeoutError) and error.stage == "connect"
+    )
+
+
+def is_hang(error: NodeError) -> bool:
+    """Whether it said nothing at all for as long as it could."""
+    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+
+
+def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
+    return next((model.thinking for model in watch.known.models if model.name == name), None)
+
+
+# --- ollama_pack.fleet.lookout ---
+# Looking at all nodes again and again, for as long as anybody uses them.
+
+FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
+IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
+
+lookout_log = logging.getLogger(__name__)
+
+
+class Listens(Protocol):
+    """Whoever is told what a look at a node has shown."""
+
+    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        """What it has; None: it does not answer."""
+
+    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
+        """What its engine does for all clients, since which moment at the earliest."""
+
+    def gpus_read(self, watch: NodeWatch) -> None:
+        """What its GPUs do stands in `watch.gpus`."""
+
+
+class Lookout:
+    """Looks at nodes, each in a task of its own."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, NodeWatch],
+        session: aiohttp.ClientSession,
+        seconds: float,
+        listener: Listens,
+    ) -> None:
+        """Take what is needed; nothing is looked at before `ready`.
+
+        Args:
+            nodes: by name.
+            session: holds the connections to agents.
+            seconds: between two looks at a node.
+            listener: told what each look has shown.
+        """
+        self._nodes = nodes
+        self._session = session
+        self._seconds = seconds
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._gpus = GpuReader()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._used_at = self._loop.time()
+        self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
+
+    async def ready(self) -> None:
+        """Wait until every node has been looked at once, but not for long."""
+        self._used_at = self._loop.time()
+        for name, watch in self._nodes.items():
+            if name not in self._tasks or self._tasks[name].done():
+                watch.looked.clear()  # what was seen long ago may not be so any more
+                self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
+        unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
+        if unseen:
+            looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
+            try:
+                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+            finally:
+                for look in looks:
+                    look.cancel()
+
+    async def _watch(self, watch: NodeWatch) -> None:
+        while self._loop.time() - self._used_at < IDLE_SECONDS:
+            try:
+                await self._look(watch)
+            except Exception:  # noqa: BLE001 - logged, and looked at again
+                lookout_log.exception("Node %s could not be looked at", watch.row.name)
+            await watch.rest(self._seconds)
+
+    async def _look(self, watch: NodeWatch) -> None:
+        """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
+        look = await watch.look()
+        self._listener.looked(watch, look)
+        asked_at = self._loop.time()
+        if look is not None and (activity := await watch.activity()):
+            self._listener.counted(watch, activity, asked_at)
+        await watch.look_at_gpus(self._gpus, self._session)
+        self._listener.gpus_read(watch)
+
+    def catalogue(self) -> Catalogue:
+        """The models of all nodes that answer, or did a short while ago."""
+        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        if listed != self._made[0]:
+            self._made = listed, build_catalogue(dict(listed))
+        return self._made[1]
+
+    async def close(self) -> None:
+        """Leave the nodes alone."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._gpus.close()
+
+
+# --- ollama_pack.fleet.patience ---
+# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#
+# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
+# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
+# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
+# is taken to be as slow as anything that people run, so that no honest load is cut off.
+
+SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
+SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
+SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
+SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
+
+
+def honest_silence(binding: Binding) -> float:
+    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
+
+    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
+    """
+    quote = binding.placement.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
+    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+
+
+def _evaluation(quote: Quote, tokens: int) -> float:
+    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
+
+
+def _load(quote: Quote, binding: Binding) -> float:
+    if quote.rates.load_measured:
+        return SUSPICION_FACTOR * quote.rates.load
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if size:
+        return size / SLOWEST_LOAD
+    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
+
+
+# --- ollama_pack.fleet.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "bound":
+            return _bound_event(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=tuple((str(name), value) for name, value in fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=tuple(
+            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
+        ),
+    )
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent = fields["spent"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        depth=int(fields["depth"]),
+        matched=int(fields["matched"]),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+# --- ollama_pack.fleet.share ---
+# Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#
+# They tell what happens to their requests, and each applies what it hears to its own picture of the nodes. A
+# picture may be a moment old, so a slot is claimed before it is used; whoever is refused has learnt something,
+# and its request waits again. No input, no output: `share_redis` carries it.
+
+BEAT_SECONDS = 2.0  # between two signs of life
+SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
+HOLD_SECONDS = 2.0  # for which a request that kept ours out is believed in, unless its worker tells of it
+RETRY_SECONDS = 0.25  # after a refusal that taught nothing
+MAX_OUTBOX = 4096
+_CHAIN_KEY = b"ollama-pack-fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """A slot of a runner that a request wants to take, or takes.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node.
+        blob: the weights.
+        slots: how many the runner is believed to have; 0: it is taken already.
+        loads: the weights are loaded first.
+        victims: weights that are unloaded for it.
+    """
+
+    request_id: str
+    node: str
+    blob: str
+    slots: int
+    loads: bool
+    victims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefusal:
+    """Why a claim was refused.
+
+    Attributes:
+        blob: the weights whose slots are taken; empty: the node loads something else.
+        holders: the requests that have them.
+    """
+
+    blob: str
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShareStep:
+    """One thing to be done at the shared place, at once there.
+
+    Attributes:
+        kind: `claim` a slot; `renew` a claim, which also takes it where it has been forgotten; `release` it;
+            its node has `loaded`; or `tell` all workers, which the others do as well.
+        claim: what it is about; None for `tell`.
+        payload: the message that all workers get; empty: none.
+    """
+
+    kind: Literal["claim", "renew", "release", "loaded", "tell"]
+    claim: SlotClaim | None = None
+    payload: bytes = b""
+
+
+def chain_key(secret: str) -> bytes:
+    """The key for `prompt_blocks`: only who knows the secret can test what was asked. Empty without one."""
+    return blake2b(_CHAIN_KEY, key=secret.encode()[:64], digest_size=32).digest() if secret else b""
+
+
+class FleetShare:
+    """One worker among others. Everything here is done on the scheduler's thread.
+
+    Attributes:
+        outbox: steps to be done, in order. Nothing is put there while nobody is connected.
+        connected: whether somebody empties it.
+        wake: called when something was put there.
+    """
+
+    def __init__(self, scheduler: Scheduler, worker: str, clock: Callable[[], float]) -> None:
+        """Listen to the scheduler.
+
+        Args:
+            scheduler: this worker's.
+            worker: its name, unique among all.
+            clock: the scheduler's.
+        """
+        self.outbox: deque[ShareStep] = deque(maxlen=MAX_OUTBOX)
+        self.connected = False
+        self.wake: Callable[[], None] = _nobody_to_wake
+        self._scheduler = scheduler
+        self._worker = worker
+        self._clock = clock
+        self._heard_at: dict[str, float] = {}
+        self._claims: dict[str, SlotClaim] = {}
+        scheduler.listener = self._told
+
+    @property
+    def peers(self) -> int:
+        """How many other workers there are."""
+        return len(self._heard_at)
+
+    # --- being there ---
+
+    def join(self) -> None:
+        """Connected, for the first time or again: what was heard before may be wrong by now."""
+        self.leave()
+        self.connected = True
+        self._claims = {event.request_id: _claim_of(event) for event in self._scheduler.running()}
+        self._renew()
+        self._send(HelloMessage(self._worker))
+        self._announce()
+
+    def leave(self) -> None:
+        """No longer connected: what others do shows in the probes alone."""
+        self.connected = False
+        self.outbox.clear()
+        self._heard_at.clear()
+        self._scheduler.remote.forget_all()
+
+    def say_bye(self) -> None:
+        """This worker ends; what it held is free."""
+        for claim in self._claims.values():
+            self._put(ShareStep("release", claim))
+        self._claims.clear()
+        self._send(ByeMessage(self._worker))
+
+    def beat(self) -> None:
+        """A sign of life, each `BEAT_SECONDS`. Who is silent for long is forgotten."""
+        now = self._clock()
+        for worker, heard in list(self._heard_at.items()):
+            if now - heard > SILENT_SECONDS:
+                self._lose(worker)
+        self._send(AliveMessage(self._worker, tuple(event.request_id for event in self._scheduler.running())))
+        self._renew()
+
+    def _renew(self) -> None:
+        for claim in self._claims.values():
+            self._put(ShareStep("renew", claim))
+
+    def _announce(self) -> None:
+        for event in self._scheduler.running():
+            self._send(EventMessage(self._worker, event))
+
+    # --- claiming ---
+
+    def claim(self, binding: Binding) -> ShareStep:
+        """Ask for a slot before a request is sent; all are told when it is granted."""
+        quote = binding.placement.chosen.quote
+        claim = SlotClaim(
+            request_id=binding.request.id,
+            node=node_key(self._scheduler.nodes[binding.node].row),
+            blob=quote.blob,
+            slots=quote.rates.slots,
+            loads=binding.loads,
+            victims=quote.victims,
+        )
+        event = self._scheduler.bound_event(binding.request.id)
+        step = ShareStep("claim", claim, encode_message(EventMessage(self._worker, event)))
+        self._put(step)
+        return step
+
+    def assume(self, binding: Binding) -> None:
+        """Send a request without asking: nobody answers at the moment, and is told later."""
+        event = self._scheduler.bound_event(binding.request.id)
+        self._claims[event.request_id] = _claim_of(event)
+        self._send(EventMessage(self._worker, event))
+
+    def granted(self, claim: SlotClaim) -> None:
+        """The slot is ours. Where the request has ended meanwhile it is given back."""
+        if self._scheduler.is_running(claim.request_id):
+            self._claims[claim.request_id] = claim
+        else:
+            self._put(ShareStep("release", claim))
+
+    def refused(self, binding: Binding, refusal: ClaimRefusal) -> None:
+        """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
+        scheduler, now = self._scheduler, self._clock()
+        scheduler.give_back(binding.request.id)
+        node, remote = scheduler.nodes[binding.node], scheduler.remote
+        others = [holder for holder in refusal.holders if not scheduler.is_running(holder)]
+        learnt = [remote.hold(node, refusal.blob, holder, now + HOLD_SECONDS) for holder in others]
+        if not any(learnt):
+            node.pause(now + RETRY_SECONDS)
+
+    # --- telling and hearing ---
+
+    def _told(self, event: FleetEvent) -> None:
+        """The scheduler says what happens to a request of ours."""
+        claim = self._claims.get(event.request_id)
+        payload = encode_message(EventMessage(self._worker, event)) if self.connected else b""
+        if claim is None:
+            self._put(ShareStep("tell", None, payload))
+        elif isinstance(event, BegunEvent):
+            self._put(ShareStep("loaded", claim, payload))
+        else:
+            del self._claims[event.request_id]
+            self._put(ShareStep("release", claim, payload))
+
+    def hear(self, payload: bytes) -> bool:
+        """Take in a message of any worker. Returns whether to decide anew."""
+        message = decode_message(payload)
+        if message is None or message.worker == self._worker:
+            return False
+        if not isinstance(message, ByeMessage):
+            self._heard_at[message.worker] = self._clock()
+        match message:
+            case HelloMessage():
+                self._announce()
+            case AliveMessage(worker, requests):
+                self._scheduler.remote.forget(worker, requests)
+            case ByeMessage(worker):
+                self._lose(worker)
+            case EventMessage(worker, event):
+                self._scheduler.remote.apply(worker, event)
+        return not isinstance(message, HelloMessage)
+
+    def _lose(self, worker: str) -> None:
+        self._heard_at.pop(worker, None)
+        self._scheduler.remote.forget(worker)
+
+    def _send(self, message: FleetMessage) -> None:
+        self._put(ShareStep("tell", None, encode_message(message)))
+
+    def _put(self, step: ShareStep) -> None:
+        if self.connected:
+            self.outbox.append(step)
+            self.wake()
+
+
+def _claim_of(event: BoundEvent) -> SlotClaim:
+    loads = event.loads and event.ready > 0
+    return SlotClaim(event.request_id, event.node, event.blob, 0, loads, event.victims)
+
+
+def _nobody_to_wake() -> None:
+    pass
+
+
 # --- ollama_pack.fleet.router ---
 # The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
 #
@@ -7612,7 +7659,7 @@ class Router:
         self._journeys: dict[str, Journey] = {}
         self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
-        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
@@ -7625,7 +7672,8 @@ class Router:
 
     # --- the nodes ---
 
-    def _take_in(self, watch: NodeWatch, look: NodeLook | None) -> None:
+    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        """Told by the lookout, as are the two below."""
         name = watch.row.name
         if look is not None:
             self.scheduler.probed(name, look.installed, look.residents)
@@ -7633,6 +7681,18 @@ class Router:
             self.scheduler.unreachable(name)
             self._call_back_from(name)
         self._decide()
+
+    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
+        """Its engine tells what it does for all clients."""
+        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self._decide()
+
+    def gpus_read(self, watch: NodeWatch) -> None:
+        """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
+        sources = [other.gpu_source for other in self.nodes.values()]
+        if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
+            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self._decide()
 
     def _call_back_from(self, node: str) -> None:
         """A node is gone: what has not begun to answer there goes elsewhere."""
@@ -8693,6 +8753,10 @@ _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": N
 RedisClient = Redis | RedisCluster
 
 
+class _PartMissingError(ValueError):
+    """What is missing, in words that may be shown."""
+
+
 class WatchedRedis(Redis):
     """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
 
@@ -8719,8 +8783,13 @@ def redis_client(url: str) -> RedisClient:
                 return _sentinel_client(url, tls=scheme.startswith("rediss"))
             case "redis+cluster" | "rediss+cluster":
                 return _cluster_client(url, tls=scheme.startswith("rediss"))
-    except ValueError as error:
+    except _PartMissingError as error:
         raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
+    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        raise CacheConfigError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
+            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+        ) from None
     raise CacheConfigError(
         f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://"
@@ -8736,7 +8805,9 @@ def _sentinel_client(url: str, *, tls: bool) -> Redis:
     parts = urlsplit(url)
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
-        raise ValueError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _PartMissingError(
+            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
+        )
     password = parse_qs(parts.query).get("sentinel_password", [None])[0]
     hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
     kwargs = {"password": password, "ssl": tls}
@@ -8772,7 +8843,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise ValueError("it names no host")
+            raise _PartMissingError("it names no host")
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -9017,7 +9088,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
-                self._told, retry = False, FIRST_RETRY
+                retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
                         tasks.create_task(work)
@@ -9095,6 +9166,7 @@ class RedisShare:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
+            self._told = False  # it has answered for a while
             self._share.beat()
             self._decide()  # somebody may have been forgotten
 

@@ -78,6 +78,7 @@ def _serve(port: int) -> None:
     params.model_alias = {MODEL}
     params.hostnames, params.port = ["127.0.0.1"], port
     params.n_ctx, params.n_parallel = _CONTEXT, 1
+    params.endpoint_metrics = True  # the router reads from them what other clients do
     params.cpuparams.n_threads = max(1, (os.cpu_count() or 2) // 2)  # Open WebUI needs the others
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)

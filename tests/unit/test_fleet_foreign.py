@@ -40,6 +40,19 @@ def test_an_engine_that_counts_shows_what_others_do() -> None:
     assert len(world.decide()) == 2
 
 
+def test_a_count_from_before_one_of_ours_ended_says_nothing() -> None:
+    """Would catch a request of ours that is counted as another client's because the count came late."""
+    world = resting(slots=1)
+    world.ask(1)
+    world.decide()
+    asked_at, world.now = world.now, world.now + 0.5
+    world.first_token("r1")
+    world.finish("r1")
+    world.scheduler.activity("x", 1, 0, asked_at)
+    world.ask(2)
+    assert len(world.decide()) == 1
+
+
 def test_what_waits_in_an_engine_comes_before_ours() -> None:
     """Would catch a prediction that takes a slot to be free when the request before ours ends."""
     world = resting(slots=1)

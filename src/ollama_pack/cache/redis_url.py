@@ -24,6 +24,10 @@ _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": N
 RedisClient = Redis | RedisCluster
 
 
+class _PartMissingError(ValueError):
+    """What is missing, in words that may be shown."""
+
+
 class WatchedRedis(Redis):
     """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
 
@@ -50,8 +54,13 @@ def redis_client(url: str) -> RedisClient:
                 return _sentinel_client(url, tls=scheme.startswith("rediss"))
             case "redis+cluster" | "rediss+cluster":
                 return _cluster_client(url, tls=scheme.startswith("rediss"))
-    except ValueError as error:
+    except _PartMissingError as error:
         raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
+    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        raise CacheConfigError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
+            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+        ) from None
     raise CacheConfigError(
         f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
         "redis+sentinel:// or redis+cluster://"
@@ -67,7 +76,9 @@ def _sentinel_client(url: str, *, tls: bool) -> Redis:
     parts = urlsplit(url)
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
-        raise ValueError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _PartMissingError(
+            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
+        )
     password = parse_qs(parts.query).get("sentinel_password", [None])[0]
     hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
     kwargs = {"password": password, "ssl": tls}
@@ -103,7 +114,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise ValueError("it names no host")
+            raise _PartMissingError("it names no host")
         found.append((parts.hostname, parts.port or 0))
     return found
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -11,11 +11,25 @@ from ollama_pack.fleet.catalogue import Catalogue, build_catalogue
 from ollama_pack.fleet.gpu_nvml import GpuReader
 from ollama_pack.fleet.prober import NodeLook
 from ollama_pack.fleet.watch import NodeWatch
+from ollama_pack.ollama.engine_metrics import EngineActivity
 
 FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
 IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
 
 lookout_log = logging.getLogger(__name__)
+
+
+class Listens(Protocol):
+    """Whoever is told what a look at a node has shown."""
+
+    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        """What it has; None: it does not answer."""
+
+    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
+        """What its engine does for all clients, since which moment at the earliest."""
+
+    def gpus_read(self, watch: NodeWatch) -> None:
+        """What its GPUs do stands in `watch.gpus`."""
 
 
 class Lookout:
@@ -26,7 +40,7 @@ class Lookout:
         nodes: Mapping[str, NodeWatch],
         session: aiohttp.ClientSession,
         seconds: float,
-        on_look: Callable[[NodeWatch, NodeLook | None], None],
+        listener: Listens,
     ) -> None:
         """Take what is needed; nothing is looked at before `ready`.
 
@@ -34,12 +48,12 @@ class Lookout:
             nodes: by name.
             session: holds the connections to agents.
             seconds: between two looks at a node.
-            on_look: told what a look has shown; None: the node does not answer.
+            listener: told what each look has shown.
         """
         self._nodes = nodes
         self._session = session
         self._seconds = seconds
-        self._on_look = on_look
+        self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._gpus = GpuReader()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -65,11 +79,20 @@ class Lookout:
     async def _watch(self, watch: NodeWatch) -> None:
         while self._loop.time() - self._used_at < IDLE_SECONDS:
             try:
-                self._on_look(watch, await watch.look())
-                await watch.look_at_gpus(self._gpus, self._session)
+                await self._look(watch)
             except Exception:  # noqa: BLE001 - logged, and looked at again
                 lookout_log.exception("Node %s could not be looked at", watch.row.name)
             await watch.rest(self._seconds)
+
+    async def _look(self, watch: NodeWatch) -> None:
+        """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
+        look = await watch.look()
+        self._listener.looked(watch, look)
+        asked_at = self._loop.time()
+        if look is not None and (activity := await watch.activity()):
+            self._listener.counted(watch, activity, asked_at)
+        await watch.look_at_gpus(self._gpus, self._session)
+        self._listener.gpus_read(watch)
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""

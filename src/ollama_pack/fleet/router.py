@@ -31,6 +31,7 @@ from ollama_pack.fleet.scheduler import Binding, Scheduler
 from ollama_pack.fleet.share import FleetShare, chain_key
 from ollama_pack.fleet.watch import NodeWatch
 from ollama_pack.ollama.client import NodeClient, OllamaClient
+from ollama_pack.ollama.engine_metrics import EngineActivity
 from ollama_pack.ollama.errors import (
     ModelNotFoundError,
     NodeUnreachableError,
@@ -119,7 +120,7 @@ class Router:
         self._journeys: dict[str, Journey] = {}
         self._attempts: dict[str, Attempt] = {}
         self._decided: dict[str, Decision] = {}
-        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self._take_in)
+        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
@@ -132,7 +133,8 @@ class Router:
 
     # --- the nodes ---
 
-    def _take_in(self, watch: NodeWatch, look: NodeLook | None) -> None:
+    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        """Told by the lookout, as are the two below."""
         name = watch.row.name
         if look is not None:
             self.scheduler.probed(name, look.installed, look.residents)
@@ -140,6 +142,18 @@ class Router:
             self.scheduler.unreachable(name)
             self._call_back_from(name)
         self._decide()
+
+    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
+        """Its engine tells what it does for all clients."""
+        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self._decide()
+
+    def gpus_read(self, watch: NodeWatch) -> None:
+        """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
+        sources = [other.gpu_source for other in self.nodes.values()]
+        if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
+            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self._decide()
 
     def _call_back_from(self, node: str) -> None:
         """A node is gone: what has not begun to answer there goes elsewhere."""

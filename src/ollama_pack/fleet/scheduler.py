@@ -10,6 +10,7 @@ Call `decide` after every event, and at `wake_at`. All is bounded: by the queue'
 the models that the nodes have.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -407,11 +408,20 @@ class Scheduler:
         self.nodes[name].room = max(self.nodes[name].room, room)
         self.nodes[name].changed()
 
-    def activity(self, name: str, running: int, waiting: int) -> None:
-        """A node's engine tells how many requests it answers and holds in its queue, over all clients."""
+    def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
+        """A node's engine tells how many requests it answers and holds in its queue, over all clients.
+
+        Args:
+            name: the node.
+            running: those that it answers.
+            waiting: those in its queue.
+            asked_at: when it was asked, which may have been before one of ours ended: then nobody knows
+                whether that one counts.
+        """
         node = self.nodes[name]
-        node.changed()
-        node.counts(running, waiting, self._clock())
+        if node.left_at < asked_at:
+            node.changed()
+            node.counts(running, waiting, self._clock())
 
     def gpu_busy(self, name: str, utilization: float) -> None:
         """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""

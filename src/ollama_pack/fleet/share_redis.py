@@ -135,7 +135,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
-                self._told, retry = False, FIRST_RETRY
+                retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
                         tasks.create_task(work)
@@ -213,6 +213,7 @@ class RedisShare:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
+            self._told = False  # it has answered for a while
             self._share.beat()
             self._decide()  # somebody may have been forgotten
 

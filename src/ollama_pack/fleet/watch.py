@@ -15,10 +15,13 @@ from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.prober import NodeLook, Prober
 from ollama_pack.ollama.client import NodeClient
+from ollama_pack.ollama.engine_metrics import EngineActivity
 from ollama_pack.ollama.errors import NodeError, NodeUnreachableError
+from ollama_pack.ollama.openai_client import OpenAIClient
 
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
+METRICS_SECONDS = 2.0
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
@@ -66,6 +69,16 @@ class NodeWatch:
         self.known = WatchedNode(look.models, self._clock())
         return look
 
+    async def activity(self) -> EngineActivity | None:
+        """What its engine does for all clients; None where it does not tell, or not in time."""
+        if not isinstance(self.client, OpenAIClient):
+            return None
+        try:
+            async with asyncio.timeout(METRICS_SECONDS):
+                return await self.client.activity()
+        except (NodeError, TimeoutError):
+            return None
+
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
@@ -84,6 +97,11 @@ class NodeWatch:
     def gpu_source(self) -> str:
         """Who tells of the GPUs: nodes that have it in common have the GPUs in common."""
         return self.row.agent or ("" if self.is_here else self.row.name)
+
+    @property
+    def utilization(self) -> float | None:
+        """Percent of its busiest GPU; None where nobody tells."""
+        return max((gpu.utilization for gpu in self.gpus.gpus if gpu.utilization is not None), default=None)
 
     @property
     def is_gone(self) -> bool:

@@ -1,0 +1,47 @@
+"""The URL by which workers share the nodes, as an admin writes it."""
+
+import asyncio
+import traceback
+
+import pytest
+
+from ollama_pack.cache.errors import CacheConfigError
+from ollama_pack.plugins.sharing import check_redis_url, redis_sharing
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis://localhost:6379/0",
+        "rediss://:hush@redis.example.org",
+        "redis+sentinel://:hush@a:26379,b/pack",
+        "unix:///run/redis.sock",
+    ],
+)
+def test_what_can_be_used_is_taken(url: str) -> None:
+    """Would catch a valve that refuses what the documentation promises."""
+
+    async def check() -> str:
+        return check_redis_url(url)
+
+    assert asyncio.run(check()) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://:hush@redis", "redis://:hush/hush@redis:6379/0", "redis+sentinel://:hush@a:26379", "hush"],
+)
+def test_what_cannot_be_used_is_refused_without_its_password(url: str) -> None:
+    """Would catch a password, or a piece of one, in what an admin is shown and what is logged."""
+    with pytest.raises(CacheConfigError) as error:
+        check_redis_url(url)
+    told = "".join(traceback.format_exception(error.value))
+    assert "URL of Redis" in str(error.value)
+    if url != "hush":  # which is no password
+        assert "hush" not in told.replace(repr(url), "")
+
+
+def test_no_url_connects_nobody() -> None:
+    """Would catch a worker that looks for a Redis which nobody has."""
+    assert redis_sharing("") is None
