@@ -8550,6 +8550,12 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
+def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
+    """What tells the weights that may answer for a name from others of that name: for the response cache."""
+    found = [catalogue.models[model] for model in models if model in catalogue.models]
+    return " ".join("+".join((model.name, *model.digests)) for model in found)
+
+
 # --- ollama_pack.plugins.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
@@ -9545,12 +9551,7 @@ class Pipe:
         catalogue = (await self._ready()).catalogue()
         table = self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        found = [
-            catalogue.models[model]
-            for model in models_for(table, facts, catalogue)
-            if model in catalogue.models
-        ]
-        return " ".join("+".join((model.name, *model.digests)) for model in found)
+        return weights_behind(models_for(table, facts, catalogue), catalogue)
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

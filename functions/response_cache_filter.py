@@ -1113,6 +1113,120 @@ class Miss:
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
+# --- ollama_pack.ollama.digests ---
+# Which weights a model's name stands for on some Ollama nodes.
+
+LOOK_LIMIT_SECONDS = 2.0  # for all nodes together
+
+
+@dataclass(frozen=True, slots=True)
+class TagSite:
+    """A node whose models are asked for.
+
+    Attributes:
+        url: its address.
+        key: that it wants; empty: none.
+        prefix: that its models' names have where they are offered; empty: none.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DigestTimes:
+    """How old an answer may be, in seconds.
+
+    Attributes:
+        fresh: and be used as it is.
+        usable: and be used where the nodes do not answer at once.
+        patience: that one who asks waits for a look.
+    """
+
+    fresh: float = 5.0
+    usable: float = 60.0
+    patience: float = 0.1
+
+
+class ModelDigests:
+    """Digests by `GET /api/tags` of all nodes. One event loop at a time.
+
+    One who asks while what is known is older than `fresh` waits for a look, but never longer than `patience`.
+    """
+
+    def __init__(
+        self,
+        sites: Callable[[], Awaitable[Sequence[TagSite]]],
+        times: DigestTimes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            sites: tells the nodes as they are now.
+            times: when left out, the defaults.
+            clock: monotonic seconds.
+        """
+        self._sites = sites
+        self._times = times or DigestTimes()
+        self._clock = clock
+        self._digests: Mapping[str, str] = {}
+        self._looked_at = float("-inf")
+        self._look: asyncio.Task[None] | None = None
+
+    async def digest_of(self, name: str) -> str | None:
+        """The digests that a name has on the nodes that answer; None: it is not known, or too old."""
+        if self._age > self._times.fresh:
+            self._look = self._look or asyncio.get_running_loop().create_task(self._renew())
+            await asyncio.wait({self._look}, timeout=self._times.patience)
+        return self._digests.get(name) if self._age <= self._times.usable else None
+
+    @property
+    def _age(self) -> float:
+        return self._clock() - self._looked_at
+
+    async def _renew(self) -> None:
+        try:
+            began = self._clock()
+            answers = await _ask_all(await self._sites())
+            if any(answer is not None for answer in answers):
+                self._digests = _put_together(answer for answer in answers if answer)
+                self._looked_at = began
+        finally:
+            self._look = None
+
+
+async def _ask_all(sites: Sequence[TagSite]) -> list[dict[str, str] | None]:
+    timeout = aiohttp.ClientTimeout(total=LOOK_LIMIT_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        return list(await asyncio.gather(*(_site_digests(session, site) for site in sites)))
+
+
+def _put_together(answers: Any) -> dict[str, str]:
+    """Name → its digests, in order: the same name may stand for several."""
+    found: dict[str, set[str]] = {}
+    for answer in answers:
+        for name, digest in answer.items():
+            found.setdefault(name, set()).add(digest)
+    return {name: "+".join(sorted(digests)) for name, digests in found.items()}
+
+
+async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[str, str] | None:
+    """Offered name → digest on one node; None when it does not answer as Ollama does."""
+    headers = {"Authorization": f"Bearer {site.key}"} if site.key else {}
+    url = f"{site.url.rstrip('/')}/api/tags"
+    try:
+        async with session.get(url, headers=headers, raise_for_status=True) as response:
+            listed: list[dict[str, Any]] = (await response.json())["models"]
+            named = ((str(model["model"]), str(model["digest"])) for model in listed)
+            return {f"{site.prefix}.{name}" if site.prefix else name: digest for name, digest in named}
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
+        return None
+
+
 # --- ollama_pack.cache.redis_url ---
 # A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
 #
@@ -1229,118 +1343,69 @@ def _login(username: str | None, password: str | None) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.ollama.digests ---
-# Which weights a model's name stands for on some Ollama nodes.
-
-LOOK_LIMIT_SECONDS = 2.0  # for all nodes together
+# --- ollama_pack.plugins.cache_valves ---
+# The valves of the response cache, wherever it runs.
 
 
-@dataclass(frozen=True, slots=True)
-class TagSite:
-    """A node whose models are asked for.
+class CacheValves(BaseModel):
+    """What an admin sets."""
 
-    Attributes:
-        url: its address.
-        key: that it wants; empty: none.
-        prefix: that its models' names have where they are offered; empty: none.
-    """
+    priority: int = Field(
+        default=100,
+        description=(
+            "Filters run from the lowest number to the highest. This one comes last: what another filter "
+            "changes after it would be changed for the model, and not for the cache."
+        ),
+    )
+    enabled: bool = Field(default=True, description="Off: every request goes to its model.")
+    redis_url: str = Field(
+        default="",
+        description=(
+            "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
+            "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
+            "the workers of one machine."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+    ttl_seconds: int = Field(
+        default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
+    )
+    scope: Literal["user", "group", "global"] = Field(
+        default="user",
+        description=(
+            "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
+            "What draws on files, knowledge, memory or tools stays with the user."
+        ),
+    )
+    cache_when: Literal["always", "deterministic"] = Field(
+        default="always",
+        description="deterministic: only requests with temperature 0 or a seed.",
+    )
+    max_entry_kb: int = Field(
+        default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
+    )
+    secret: str = Field(
+        default="",
+        description=(
+            "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
+            "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
 
-    url: str
-    key: str = field(default="", repr=False)
-    prefix: str = ""
+    @field_validator("redis_url")
+    @classmethod
+    def _usable_url(cls, url: str) -> str:
+        if url:
+            redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
+        return url
 
-
-@dataclass(frozen=True, slots=True)
-class DigestTimes:
-    """How old an answer may be, in seconds.
-
-    Attributes:
-        fresh: and be used as it is.
-        usable: and be used where the nodes do not answer at once.
-        patience: that one who asks waits for a look.
-    """
-
-    fresh: float = 5.0
-    usable: float = 60.0
-    patience: float = 0.1
-
-
-class ModelDigests:
-    """Digests by `GET /api/tags` of all nodes. One event loop at a time.
-
-    One who asks while what is known is older than `fresh` waits for a look, but never longer than `patience`.
-    """
-
-    def __init__(
-        self,
-        sites: Callable[[], Awaitable[Sequence[TagSite]]],
-        times: DigestTimes | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            sites: tells the nodes as they are now.
-            times: when left out, the defaults.
-            clock: monotonic seconds.
-        """
-        self._sites = sites
-        self._times = times or DigestTimes()
-        self._clock = clock
-        self._digests: Mapping[str, str] = {}
-        self._looked_at = float("-inf")
-        self._look: asyncio.Task[None] | None = None
-
-    async def digest_of(self, name: str) -> str | None:
-        """The digests that a name has on the nodes that answer; None: it is not known, or too old."""
-        if self._age > self._times.fresh:
-            self._look = self._look or asyncio.get_running_loop().create_task(self._renew())
-            await asyncio.wait({self._look}, timeout=self._times.patience)
-        return self._digests.get(name) if self._age <= self._times.usable else None
-
-    @property
-    def _age(self) -> float:
-        return self._clock() - self._looked_at
-
-    async def _renew(self) -> None:
-        try:
-            began = self._clock()
-            answers = await _ask_all(await self._sites())
-            if any(answer is not None for answer in answers):
-                self._digests = _put_together(answer for answer in answers if answer)
-                self._looked_at = began
-        finally:
-            self._look = None
-
-
-async def _ask_all(sites: Sequence[TagSite]) -> list[dict[str, str] | None]:
-    timeout = aiohttp.ClientTimeout(total=LOOK_LIMIT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        return list(await asyncio.gather(*(_site_digests(session, site) for site in sites)))
-
-
-def _put_together(answers: Any) -> dict[str, str]:
-    """Name → its digests, in order: the same name may stand for several."""
-    found: dict[str, set[str]] = {}
-    for answer in answers:
-        for name, digest in answer.items():
-            found.setdefault(name, set()).add(digest)
-    return {name: "+".join(sorted(digests)) for name, digests in found.items()}
-
-
-async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[str, str] | None:
-    """Offered name → digest on one node; None when it does not answer as Ollama does."""
-    headers = {"Authorization": f"Bearer {site.key}"} if site.key else {}
-    url = f"{site.url.rstrip('/')}/api/tags"
-    try:
-        async with session.get(url, headers=headers, raise_for_status=True) as response:
-            listed: list[dict[str, Any]] = (await response.json())["models"]
-            named = ((str(model["model"]), str(model["digest"])) for model in listed)
-            return {f"{site.prefix}.{name}" if site.prefix else name: digest for name, digest in named}
-    except (aiohttp.ClientError, TimeoutError):
-        return None
-    except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
-        return None
+    @field_validator("secret")
+    @classmethod
+    def _long_enough(cls, secret: str) -> str:
+        if secret:
+            Keyring(secret)
+        return secret
 
 
 # --- ollama_pack.cache.scope ---
@@ -5344,66 +5409,10 @@ Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 class Filter:
     """Looks a request up just before its model gets it, and sends it to `response_cache_replay` instead."""
 
-    class Valves(BaseModel):
-        priority: int = Field(
-            default=100,
-            description=(
-                "Filters run from the lowest number to the highest. This one comes last: what another filter "
-                "changes after it would be changed for the model, and not for the cache."
-            ),
-        )
-        enabled: bool = Field(default=True, description="Off: every request goes to its model.")
-        redis_url: str = Field(
-            default="",
-            description=(
-                "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
-                "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
-                "the workers of one machine."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-        ttl_seconds: int = Field(
-            default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
-        )
-        scope: Literal["user", "group", "global"] = Field(
-            default="user",
-            description=(
-                "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
-                "What draws on files, knowledge, memory or tools stays with the user."
-            ),
-        )
-        cache_when: Literal["always", "deterministic"] = Field(
-            default="always",
-            description="deterministic: only requests with temperature 0 or a seed.",
-        )
-        max_entry_kb: int = Field(
-            default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
-        )
-        secret: str = Field(
-            default="",
-            description=(
-                "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-                "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
+    class Valves(CacheValves):
         show_status: bool = Field(
             default=True, description="Show above an answer that it is not new, and how old it is."
         )
-
-        @field_validator("redis_url")
-        @classmethod
-        def _usable_url(cls, url: str) -> str:
-            if url:
-                redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
-            return url
-
-        @field_validator("secret")
-        @classmethod
-        def _long_enough(cls, secret: str) -> str:
-            if secret:
-                Keyring(secret)
-            return secret
 
     class UserValves(BaseModel):
         use_cache: bool = Field(

@@ -3,6 +3,7 @@ title: GPU router
 author: Open WebUI Ollama Pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
+requirements: orjson
 version: 0.1.0
 """
 
@@ -17,6 +18,7 @@ import math
 import os
 import re
 import socket
+import sys
 import threading
 import time
 from bisect import bisect_left, bisect_right, insort
@@ -8305,8 +8307,17 @@ def _client_has_left() -> bool:
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+# What the response cache has to know travels in a field of ours.
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD = "ollama_pack"
+ROUTED = "gpu_router."  # begins the ids of the models that the router answers
+
+# What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
+_NOTED = (
+    *("assistant_message_id", "automation_id", "chat_id", "direct", "features", "files", "folder_id"),
+    *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
+)
 
 # How all of Open WebUI's templates for titles, tags and the like begin.
 _TASK_BEGINS = "### Task:"
@@ -8321,17 +8332,19 @@ class Asking:
         chat: the conversation; empty: unknown.
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
+        note: as `noted` has made it; None where no filter has seen the request.
     """
 
     user: str = ""
     chat: str = ""
     background: bool = False
     from_webui: bool = False
+    note: Mapping[str, Any] | None = None
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
     """Read a request. What is not of the expected form counts as absent."""
-    user, chat = body.get("user"), body.get(CHAT_FIELD)
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
     from_webui = isinstance(user, Mapping)
     name = user.get("id") if isinstance(user, Mapping) else user
     return Asking(
@@ -8339,12 +8352,14 @@ def asking(body: Mapping[str, Any]) -> Asking:
         chat if isinstance(chat, str) else "",
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
         from_webui,
+        note if isinstance(note, Mapping) else None,
     )
 
 
 def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body without what is nobody's business further on."""
-    return {name: value for name, value in body.items() if name not in {"user", CHAT_FIELD, URGENCY_FIELD}}
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    return {name: value for name, value in body.items() if name not in ours}
 
 
 def with_hints(body: dict[str, Any]) -> dict[str, Any]:
@@ -8360,6 +8375,31 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, **hints}
 
 
+def goes_to_router(body: Mapping[str, Any]) -> bool:
+    """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
+    model = str(body.get("model") or "")
+    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
+    return model.startswith(ROUTED) or base.startswith(ROUTED)
+
+
+def noted(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
+    metadata = body.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    note = {name: value for name in _NOTED if (value := metadata.get(name))}
+    note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
+    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    if about.get("knowledge"):
+        note["model"] = {"info": {"meta": {"knowledge": True}}}
+    return {**with_hints(body), NOTE_FIELD: note}
+
+
+def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
 def _is_task(body: Mapping[str, Any]) -> bool:
     """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
     messages = body.get("messages")
@@ -8368,6 +8408,18 @@ def _is_task(body: Mapping[str, Any]) -> bool:
     last = messages[-1]
     content = last.get("content") if isinstance(last, Mapping) else None
     return isinstance(content, str) and content.startswith(_TASK_BEGINS)
+
+
+# --- ollama_pack.plugins.pipeline_siblings ---
+# Other pipelines of the same server: they work together there, in one process.
+
+SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
+
+
+def sibling(name: str) -> Any:
+    """A pipeline as it is loaded now; None where there is none of this name."""
+    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
+    return loaded.get(name)
 
 
 # --- ollama_pack.plugins.pipeline_valves ---
@@ -8900,6 +8952,12 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
+def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
+    """What tells the weights that may answer for a name from others of that name: for the response cache."""
+    found = [catalogue.models[model] for model in models if model in catalogue.models]
+    return " ".join("+".join((model.name, *model.digests)) for model in found)
+
+
 # --- ollama_pack.plugins.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
@@ -9045,6 +9103,7 @@ class RouterValves(BaseModel):
 
 log = logging.getLogger(__name__)
 
+CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
 USE_SECONDS = 1.0  # between two times that the nodes are told to be of interest
 SLASH = "--"  # in ids: the server finds no model with a slash in its id when Open WebUI asks for its inlet
@@ -9083,7 +9142,8 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._host = RouterHost()
-        self._bridge = Bridge(self._host.close)
+        self._bridge = Bridge(self._close)
+        self._cache: Any = None
         self._names: dict[str, str] = {}
         self._offered: tuple[Catalogue | None, str, list[dict[str, str]]] = (None, "", [])
         self._used_at = 0.0
@@ -9148,6 +9208,7 @@ class Pipeline:
             return UnloggedAnswer(whole_answer([chunk async for chunk in chunks]))
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        """The answer: of the response cache, where that is on this server and has it, else of a node."""
         who = asking(body)
         router, table = await self._router(), self.valves.table
         catalogue = router.catalogue()
@@ -9155,20 +9216,24 @@ class Pipeline:
         asked = without_asking(body)
         known = catalogue.models.get(models[0])
         if who.from_webui and known is not None and not known.can("tools"):
-            asked.pop(
-                "tools", None
-            )  # Open WebUI offers its own to every model, and does not say which they are
-        answer = router.answer(
-            asked,
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
-            user=who.user,
-            chat=who.chat,
-            background=who.background,
-        )
+            asked.pop("tools", None)  # Open WebUI offers its own to every model, unmarked
+        head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"]))
+
+        def generated() -> AsyncGenerator[Body, None]:
+            return router.answer(asked, models, head, user=who.user, chat=who.chat, background=who.background)
+
+        self._cache = sibling(CACHE)
+        weights = weights_behind(models, catalogue)
+        answer = self._cache.chunks(asked, who, weights, head, generated) if self._cache else generated()
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _close(self) -> None:
+        """Nobody uses it any more."""
+        await self._host.close()
+        if self._cache:
+            await self._cache.close()
 
     async def _router(self) -> Router:
         valves = self.valves

@@ -20,6 +20,8 @@ _FIND = (
 )
 # What the pack's pipelines would take from the user's own environment, and a scratch server must not.
 _ENVIRONMENT = {"MODEL_ALIASES": "", "OLLAMA_BASE_URLS": "", "PYTHONUNBUFFERED": "1"}
+_OURS = ("GPU_ROUTER_", "RESPONSE_CACHE_")
+_WITHOUT_PIP = Path(__file__).with_name("without_pip")
 
 
 class PipelinesMissingError(RuntimeError):
@@ -65,6 +67,12 @@ def server_folder(python: Path = Path(sys.executable)) -> Path:
     return Path(found.stdout.strip())
 
 
+def _pip_for(python: Path) -> dict[str, str]:
+    """The server asks pip for what a pipeline requires; environments made by uv have none."""
+    there = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)
+    return {} if there.returncode == 0 else {"PYTHONPATH": str(_WITHOUT_PIP)}
+
+
 @contextmanager
 def pipelines_server(
     folder: Path,
@@ -92,7 +100,8 @@ def pipelines_server(
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     own = {"PIPELINES_DIR": str(pipelines), "PIPELINES_API_KEY": key}
-    env = os.environ | _ENVIRONMENT | own | dict(environment or {})
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    env = kept | _ENVIRONMENT | _pip_for(python) | own | dict(environment or {})
     program: list[str | Path] = [python, "-m", "uvicorn", "main:app", "--app-dir", server_folder(python)]
     argv = [*program, "--host", "127.0.0.1", "--port", str(port)]
     with running(argv, env=env, cwd=folder, log=log) as process:

@@ -24,3 +24,9 @@ def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
+
+
+def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
+    """What tells the weights that may answer for a name from others of that name: for the response cache."""
+    found = [catalogue.models[model] for model in models if model in catalogue.models]
+    return " ".join("+".join((model.name, *model.digests)) for model in found)

@@ -25,7 +25,7 @@ from ollama_pack.fleet.report import dashboard_report, load_report
 from ollama_pack.fleet.router import Router
 from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.plugins.answers import answer_events, failure_body, whole_answer
-from ollama_pack.plugins.routed import models_for, routed_aliases
+from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
 from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import RouterValves
 from ollama_pack.plugins.sharing import check_redis_url, redis_sharing
@@ -145,12 +145,7 @@ class Pipe:
         catalogue = (await self._ready()).catalogue()
         table = self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        found = [
-            catalogue.models[model]
-            for model in models_for(table, facts, catalogue)
-            if model in catalogue.models
-        ]
-        return " ".join("+".join((model.name, *model.digests)) for model in found)
+        return weights_behind(models_for(table, facts, catalogue), catalogue)
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

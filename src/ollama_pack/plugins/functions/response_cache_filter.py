@@ -9,17 +9,16 @@ version: {version}
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
-from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Follow, Hit, Miss
-from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.ollama.digests import ModelDigests, TagSite
+from ollama_pack.plugins.cache_valves import CacheValves
 from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.webui.chats import is_regenerated
@@ -43,66 +42,10 @@ Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 class Filter:
     """Looks a request up just before its model gets it, and sends it to `response_cache_replay` instead."""
 
-    class Valves(BaseModel):
-        priority: int = Field(
-            default=100,
-            description=(
-                "Filters run from the lowest number to the highest. This one comes last: what another filter "
-                "changes after it would be changed for the model, and not for the cache."
-            ),
-        )
-        enabled: bool = Field(default=True, description="Off: every request goes to its model.")
-        redis_url: str = Field(
-            default="",
-            description=(
-                "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
-                "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
-                "the workers of one machine."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
-        ttl_seconds: int = Field(
-            default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
-        )
-        scope: Literal["user", "group", "global"] = Field(
-            default="user",
-            description=(
-                "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
-                "What draws on files, knowledge, memory or tools stays with the user."
-            ),
-        )
-        cache_when: Literal["always", "deterministic"] = Field(
-            default="always",
-            description="deterministic: only requests with temperature 0 or a seed.",
-        )
-        max_entry_kb: int = Field(
-            default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
-        )
-        secret: str = Field(
-            default="",
-            description=(
-                "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
-                "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
-            ),
-            json_schema_extra={"input": {"type": "password"}},
-        )
+    class Valves(CacheValves):
         show_status: bool = Field(
             default=True, description="Show above an answer that it is not new, and how old it is."
         )
-
-        @field_validator("redis_url")
-        @classmethod
-        def _usable_url(cls, url: str) -> str:
-            if url:
-                redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
-            return url
-
-        @field_validator("secret")
-        @classmethod
-        def _long_enough(cls, secret: str) -> str:
-            if secret:
-                Keyring(secret)
-            return secret
 
     class UserValves(BaseModel):
         use_cache: bool = Field(

@@ -3,6 +3,7 @@ title: GPU router
 author: Open WebUI Ollama Pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
+requirements: orjson
 version: {version}
 """
 
@@ -25,6 +26,7 @@ from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.plugins.answers import answer_events, failure_status, whole_answer
 from ollama_pack.plugins.bridge import Bridge, LineStream, ThreadPool
 from ollama_pack.plugins.pipeline_requests import asking, with_hints, without_asking
+from ollama_pack.plugins.pipeline_siblings import sibling
 from ollama_pack.plugins.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
@@ -32,12 +34,13 @@ from ollama_pack.plugins.pipeline_valves import (
     one_a_line,
     starting_valves,
 )
-from ollama_pack.plugins.routed import models_for, routed_aliases
+from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
 from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import NODES_NOTE, RouterValves
 
 log = logging.getLogger(__name__)
 
+CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
 USE_SECONDS = 1.0  # between two times that the nodes are told to be of interest
 SLASH = "--"  # in ids: the server finds no model with a slash in its id when Open WebUI asks for its inlet
@@ -76,7 +79,8 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._host = RouterHost()
-        self._bridge = Bridge(self._host.close)
+        self._bridge = Bridge(self._close)
+        self._cache: Any = None
         self._names: dict[str, str] = {}
         self._offered: tuple[Catalogue | None, str, list[dict[str, str]]] = (None, "", [])
         self._used_at = 0.0
@@ -141,6 +145,7 @@ class Pipeline:
             return UnloggedAnswer(whole_answer([chunk async for chunk in chunks]))
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        """The answer: of the response cache, where that is on this server and has it, else of a node."""
         who = asking(body)
         router, table = await self._router(), self.valves.table
         catalogue = router.catalogue()
@@ -148,20 +153,24 @@ class Pipeline:
         asked = without_asking(body)
         known = catalogue.models.get(models[0])
         if who.from_webui and known is not None and not known.can("tools"):
-            asked.pop(
-                "tools", None
-            )  # Open WebUI offers its own to every model, and does not say which they are
-        answer = router.answer(
-            asked,
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
-            user=who.user,
-            chat=who.chat,
-            background=who.background,
-        )
+            asked.pop("tools", None)  # Open WebUI offers its own to every model, unmarked
+        head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"]))
+
+        def generated() -> AsyncGenerator[Body, None]:
+            return router.answer(asked, models, head, user=who.user, chat=who.chat, background=who.background)
+
+        self._cache = sibling(CACHE)
+        weights = weights_behind(models, catalogue)
+        answer = self._cache.chunks(asked, who, weights, head, generated) if self._cache else generated()
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _close(self) -> None:
+        """Nobody uses it any more."""
+        await self._host.close()
+        if self._cache:
+            await self._cache.close()
 
     async def _router(self) -> Router:
         valves = self.valves

@@ -1,0 +1,4424 @@
+"""
+title: Response cache
+author: Open WebUI Ollama Pack
+description: Notes on each chat for gpu_router what decides on whether its answer is kept, and for whom.
+license: MIT
+requirements: redis, orjson, cryptography
+version: 0.1.0
+"""
+
+# GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import math
+import os
+import random
+import sqlite3
+import time
+from bisect import bisect_left
+from collections import Counter, OrderedDict
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from math import isfinite
+from os import urandom
+from pathlib import Path
+from secrets import token_hex, token_urlsafe
+from typing import Any, Generic, Literal, Protocol, TypeVar
+from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+
+# --- ollama_pack.errors ---
+# Every error that the pack raises on purpose, and the base of them all.
+#
+# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
+#
+# PackError
+# ├── AliasTableError             a row of an alias table cannot be used
+# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
+# ├── CacheConfigError            the cache cannot be used as it is configured
+# ├── StoreError                  a store of the cache did not do what it was asked
+# │   ├── StoreDownError              it cannot be reached, or failed
+# │   └── StoreFullError              it takes no more, and still answers
+# ├── EntryUnreadableError        what a store of the cache holds was changed
+# ├── LeaderLostError             a generation that was shared was lost half-way
+# ├── AudienceError               an audience cannot be read
+# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
+# ├── NodeTableError              a row of the `nodes` valve cannot be used
+# ├── RouterUnavailableError      gpu_router cannot be asked
+# ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── StoredFileError             no such file, or none that this user may read
+# ├── UploadError                 a request has no file in it that can be taken
+# │   └── UploadTooLargeError         too many bytes
+# ├── RoutingError                a request cannot be given to a node
+# │   ├── NoNodeError                 none has the model
+# │   ├── NodesDownError              those that have it do not answer
+# │   ├── QueueFullError              too many wait already
+# │   ├── WaitedTooLongError          none became free in time
+# │   ├── NoAnswerError               all that were tried failed before the first token
+# │   └── AnswerBrokenError           one failed after it
+# ├── SpeechError                 a recording was not transcribed
+# │   ├── AudioError                  the recording is at fault
+# │   │   ├── EmptyAudioError             no byte in it
+# │   │   ├── NotAudioError               neither audio nor video
+# │   │   ├── NoAudioTrackError           a video without sound
+# │   │   ├── ZeroLengthError             a track without a sample
+# │   │   ├── NoSpeechError               nobody says anything
+# │   │   ├── AudioTooLargeError          too many bytes
+# │   │   └── AudioTooLongError           it lasts too long
+# │   ├── LanguageTagError            no language that can be used
+# │   ├── NoAttachmentError           nothing to transcribe
+# │   ├── TranscriptFormatError       no format of transcripts
+# │   ├── SpeechQueueFullError        too many recordings wait already
+# │   └── SpeechEngineError           the engine does not do its work
+# │       ├── SpeechDependencyError       a package is missing
+# │       ├── SpeechModelMissingError     the model is nowhere
+# │       ├── SpeechModelUnusableError    the model cannot be loaded
+# │       ├── SpeechLanguageError         the engine does not know the language
+# │       ├── CloudNotAllowedError        recordings would leave this machine
+# │       ├── SpeechEngineFaultError      it failed while it worked
+# │       └── SpeechServerError           a transcription server
+# │           ├── SpeechServerUnreachableError  no connection
+# │           ├── SpeechServerTimeoutError      a limit ran out
+# │           ├── SpeechServerBusyError         it asks for patience
+# │           ├── SpeechServerKeyError          it wants another key
+# │           ├── SpeechServerTooLargeError     a piece is too large for it
+# │           ├── SpeechServerRefusedError      it will not take the request
+# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
+# └── NodeError                   a node did not do what it was asked
+#     ├── RetryableNodeError          another node may do it
+#     │   ├── NodeUnreachableError        no connection
+#     │   ├── NodeTimeoutError            a limit ran out
+#     │   ├── NodeBusyError               its queue is full
+#     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   └── ModelNotFoundError          it does not have the model
+#     └── RequestRefusedError         it will not take this request, and no other node would
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
+# --- ollama_pack.cache.keyring ---
+# Everything that is derived from the admin's secret: names in the store, and ciphers.
+
+SEAL_VERSION = 1
+SECRET_CHARACTERS = 16  # the fewest that a secret may have
+_SALT = b"open-webui-ollama-pack cache"
+_KEY_BYTES, _TAG_BYTES, _NONCE_BYTES, _KEY_ID_BYTES = 32, 16, 12, 4
+_SCOPES_KEPT = 4096  # ciphers of scopes that are kept ready
+
+
+class StreamCipher:
+    """Seals the records of one generation. Its key is used for nothing else, so the place is the nonce.
+
+    A record that was moved, left out in between, or taken out of another stream does not open.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    def seal_record(self, place: int, plain: bytes) -> bytes:
+        return self._cipher.encrypt(place.to_bytes(_NONCE_BYTES, "big"), plain, None)
+
+    def open_record(self, place: int, sealed: bytes) -> bytes:
+        """Decrypt the record at a place, counted from 1.
+
+        Raises:
+            EntryUnreadableError: it was changed, or stood elsewhere.
+        """
+        try:
+            return self._cipher.decrypt(place.to_bytes(_NONCE_BYTES, "big"), sealed, None)
+        except InvalidTag as error:
+            raise EntryUnreadableError("a record of the live stream was changed") from error
+
+
+class Keyring:
+    """Keys for macs and ciphers, by HKDF-SHA256 (RFC 5869) of one secret.
+
+    A name that was made with one secret cannot be found with another, so a new secret makes a new, empty
+    cache. Nothing of what is hashed or encrypted can be told of what the store holds but its length.
+    """
+
+    def __init__(self, secret: str) -> None:
+        """Derive the keys.
+
+        Args:
+            secret: of the admin; the same in every process that shares the store.
+
+        Raises:
+            CacheConfigError: it is too short.
+        """
+        if len(secret) < SECRET_CHARACTERS:
+            raise CacheConfigError(
+                f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+                "`openssl rand -hex 32` makes one"
+            )
+        self._secret = secret.encode("utf-8", "surrogatepass")
+        self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
+        self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]
+        self._ciphers: OrderedDict[str, AESGCM] = OrderedDict()
+
+    def slot_name(self, version: int, fields: bytes) -> str:
+        """HMAC-SHA256 of a request's fields, in hex, after the version of their format."""
+        return f"{version:02x}{hmac.digest(self._slot_key, bytes((version,)) + fields, 'sha256').hex()}"
+
+    def scope_tag(self, scope: str) -> str:
+        """What a scope is called in the store."""
+        return self._short(self._scope_key, scope)
+
+    def label_tag(self, label: str) -> str:
+        """What a label, such as `chat:<id>`, is called in the store."""
+        return self._short(self._label_key, label)
+
+    def seal_entry(self, scope: str, slot: str, plain: bytes) -> bytes:
+        """Encrypt an entry: version, id of the key, nonce, and AES-256-GCM of the text."""
+        nonce = urandom(_NONCE_BYTES)
+        head = bytes((SEAL_VERSION,)) + self._key_id
+        return head + nonce + self._scope_cipher(scope).encrypt(nonce, plain, _bound(head, scope, slot))
+
+    def open_entry(self, scope: str, slot: str, sealed: bytes) -> bytes:
+        """Decrypt an entry.
+
+        Raises:
+            EntryUnreadableError: it was changed, or is not this scope's, this slot's or this secret's.
+        """
+        head_size = 1 + _KEY_ID_BYTES
+        head, nonce = sealed[:head_size], sealed[head_size : head_size + _NONCE_BYTES]
+        if head != bytes((SEAL_VERSION,)) + self._key_id or len(nonce) != _NONCE_BYTES:
+            raise EntryUnreadableError("the entry is of another version or secret, or cut off")
+        try:
+            rest = sealed[head_size + _NONCE_BYTES :]
+            return self._scope_cipher(scope).decrypt(nonce, rest, _bound(head, scope, slot))
+        except InvalidTag as error:
+            raise EntryUnreadableError("the entry was changed, or belongs elsewhere") from error
+
+    def stream_cipher(self, scope: str, slot: str, token: str) -> StreamCipher:
+        """The cipher of one generation's live stream."""
+        return StreamCipher(self._derive(b"stream", scope, slot, token))
+
+    def _scope_cipher(self, scope: str) -> AESGCM:
+        found = self._ciphers.get(scope)
+        if found is None:
+            found = self._ciphers[scope] = AESGCM(self._derive(b"entry", scope))
+            if len(self._ciphers) > _SCOPES_KEPT:
+                self._ciphers.popitem(last=False)
+        return found
+
+    def _derive(self, use: bytes, *names: str) -> bytes:
+        info = use + _joined_names(names)
+        return HKDF(SHA256(), _KEY_BYTES, salt=_SALT, info=info).derive(self._secret)
+
+    def _short(self, key: bytes, name: str) -> str:
+        return hmac.digest(key, name.encode("utf-8", "surrogatepass"), "sha256")[:_TAG_BYTES].hex()
+
+
+def digest_of(content: bytes) -> str:
+    """The name of a content, such as an image: its SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _bound(head: bytes, scope: str, slot: str) -> bytes:
+    return head + _joined_names((scope, slot))
+
+
+def _joined_names(names: tuple[str, ...]) -> bytes:
+    """Names one after another, each after its length, so that no two lists give the same bytes."""
+    encoded = (name.encode("utf-8", "surrogatepass") for name in names)
+    return b"".join(len(name).to_bytes(4, "big") + name for name in encoded)
+
+
+# --- ollama_pack.cache.redis_url ---
+# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
+RedisClient = Redis | RedisCluster
+
+
+class _PartMissingError(ValueError):
+    """What is missing, in words that may be shown."""
+
+
+class WatchedRedis(Redis):
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
+        """Close the connections to the master and to the Sentinels."""
+        await super().aclose(close_connection_pool)
+        if isinstance(self.connection_pool, SentinelConnectionPool):
+            for sentinel in self.connection_pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        CacheConfigError: the URL is none of the forms.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+            case "redis+sentinel" | "rediss+sentinel":
+                return _sentinel_client(url, tls=scheme.startswith("rediss"))
+            case "redis+cluster" | "rediss+cluster":
+                return _cluster_client(url, tls=scheme.startswith("rediss"))
+    except _PartMissingError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
+    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        raise CacheConfigError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
+            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+        ) from None
+    raise CacheConfigError(
+        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
+    )
+
+
+def _once_more() -> Retry:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _sentinel_client(url: str, *, tls: bool) -> Redis:
+    parts = urlsplit(url)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise _PartMissingError(
+            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
+        )
+    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+    kwargs = {"password": password, "ssl": tls}
+    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    client: Redis = sentinel.master_for(
+        service,
+        redis_class=WatchedRedis,
+        db=int(db or 0),
+        ssl=tls,
+        protocol=2,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+    )
+    return client
+
+
+def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
+    parts = urlsplit(url)
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
+    return RedisCluster(
+        startup_nodes=nodes,
+        protocol=2,
+        ssl=tls,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+        **_NO_LIMIT,
+    )
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _PartMissingError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+def _login(username: str | None, password: str | None) -> dict[str, Any]:
+    return {
+        "username": unquote(username) if username else None,
+        "password": unquote(password) if password else None,
+    }
+
+
+# --- ollama_pack.plugins.cache_valves ---
+# The valves of the response cache, wherever it runs.
+
+
+class CacheValves(BaseModel):
+    """What an admin sets."""
+
+    priority: int = Field(
+        default=100,
+        description=(
+            "Filters run from the lowest number to the highest. This one comes last: what another filter "
+            "changes after it would be changed for the model, and not for the cache."
+        ),
+    )
+    enabled: bool = Field(default=True, description="Off: every request goes to its model.")
+    redis_url: str = Field(
+        default="",
+        description=(
+            "Where all workers and replicas keep answers: redis://…, rediss://…, unix://…, "
+            "redis+sentinel://… or redis+cluster://…. Empty: a SQLite file beside Open WebUI's data, for "
+            "the workers of one machine."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+    ttl_seconds: int = Field(
+        default=3600, ge=1, le=30 * 24 * 3600, description="How long an answer is kept, used or not."
+    )
+    scope: Literal["user", "group", "global"] = Field(
+        default="user",
+        description=(
+            "Who shares answers: user (nobody), group (members of the same groups), global (everybody). "
+            "What draws on files, knowledge, memory or tools stays with the user."
+        ),
+    )
+    cache_when: Literal["always", "deterministic"] = Field(
+        default="always",
+        description="deterministic: only requests with temperature 0 or a seed.",
+    )
+    max_entry_kb: int = Field(
+        default=256, ge=1, le=16_384, description="A longer answer is not kept, in KiB."
+    )
+    secret: str = Field(
+        default="",
+        description=(
+            "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
+            "replicas. Empty: made of Open WebUI's own WEBUI_SECRET_KEY. A new one empties the cache."
+        ),
+        json_schema_extra={"input": {"type": "password"}},
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _usable_url(cls, url: str) -> str:
+        if url:
+            redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _long_enough(cls, secret: str) -> str:
+        if secret:
+            Keyring(secret)
+        return secret
+
+
+# --- ollama_pack.cache.canonical ---
+# JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#
+# Each value is a letter for its type, for what has a length that length, and the content:
+#
+# | value | bytes | why |
+# |---|---|---|
+# | object | `d<n>:` and each name and value, ordered by name | order and spaces of JSON mean nothing |
+# | list | `l<n>:` and the values | order means something |
+# | text | `s<bytes>:` and UTF-8 | "é" in one and in two code points are different tokens |
+# | number | `n<bytes>:` and its shortest form | JSON knows one kind of number: 1, 1.0 and 1e0 are the same |
+# | true, false, null | `t`, `f`, `z` | true is not 1, and null is not absent |
+# | a stand-in | `x<bytes>:` and its text | for what is named by its content or its order, such as an image |
+
+_Put = Callable[[bytes], None]
+
+DEEPEST = 64  # levels of objects and lists; what is deeper is refused
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """A value that is known by something other than its own text."""
+
+    text: str
+
+
+class NotCoveredError(ValueError):
+    """A value cannot be put into a key. Used inside the package: callers get a `NotCacheable`.
+
+    Attributes:
+        reason: a few words, without any text of the conversation.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def canonical_bytes(value: Any) -> bytes:
+    """The bytes of a JSON value, in which `StandIn` may stand for any part.
+
+    Raises:
+        NotCoveredError: a number that is not finite, a type that JSON does not have, or too many levels.
+    """
+    out: list[bytes] = []
+    _put_value(out.append, value, DEEPEST)
+    return b"".join(out)
+
+
+def _put_value(put: _Put, value: Any, levels: int) -> None:
+    # by exact type first: this runs for every value of every request, and isinstance with ABCs is slow
+    kind = type(value)
+    if kind is str:
+        content = value.encode("utf-8", "surrogatepass")
+        put(b"s%d:" % len(content))
+        put(content)
+    elif kind is dict:
+        _put_object(put, value, _less(levels))
+    elif kind is list or kind is tuple:
+        deeper = _less(levels)
+        put(b"l%d:" % len(value))
+        for item in value:
+            _put_value(put, item, deeper)
+    elif kind is bool or value is None:
+        put(b"z" if value is None else b"t" if value else b"f")
+    elif kind is int or kind is float:
+        put(_sized_text("n", _shortest(value)))
+    elif kind is StandIn:
+        put(_sized_text("x", value.text))
+    else:
+        raise NotCoveredError(f"a value of type {kind.__name__}")
+
+
+def _put_object(put: _Put, value: dict[Any, Any], levels: int) -> None:
+    put(b"d%d:" % len(value))
+    try:
+        names = sorted(value)
+    except TypeError:
+        raise NotCoveredError("names of different types") from None
+    for name in names:
+        if type(name) is not str:
+            raise NotCoveredError("a name that is not text")
+        put(_sized_text("s", name))
+        _put_value(put, value[name], levels)
+
+
+@lru_cache(maxsize=4096)
+def _sized_text(kind: str, text: str) -> bytes:
+    """A short text; names of fields come again and again."""
+    content = text.encode("utf-8", "surrogatepass")
+    return b"%b%d:%b" % (kind.encode(), len(content), content)
+
+
+def _shortest(number: float) -> str:
+    if isinstance(number, int):
+        return str(number)
+    if not isfinite(number):
+        raise NotCoveredError("a number that is not finite")
+    whole = int(number)
+    return str(whole) if whole == number else repr(number)  # repr is the shortest that reads back the same
+
+
+def _less(levels: int) -> int:
+    if not levels:
+        raise NotCoveredError(f"more than {DEEPEST} levels")
+    return levels - 1
+
+
+# --- ollama_pack.cache.key ---
+# What makes two requests the same: the key of a cached answer.
+#
+# Everything in the final chat body is part of the key unless it is on one of the short lists below, so that a
+# field that nobody has thought of leads to a miss and never to another request's answer.
+
+KEY_VERSION = 1  # to be raised with any change of what follows; the golden vectors hold it
+
+# Who asks, in which chat, and how the answer is to be sent: none of it reaches the model.
+IGNORED_FIELDS = frozenset(
+    {
+        "stream",
+        "stream_options",
+        "keep_alive",  # for how long the model stays loaded afterwards
+        "metadata",  # Open WebUI's own state, and in OpenAI's API the client's own tags
+        "user",
+        "id",
+        "chat_id",
+        "session_id",
+        "message_id",
+        "message_ids",
+        "parent_id",
+        "user_message_id",
+        "assistant_message_id",
+        "regeneration_message_id",
+        "background_tasks",  # which of title, tags and follow-ups to make afterwards
+    }
+)
+IGNORED_IN_OPTIONS = frozenset({"keep_alive"})  # Open WebUI puts a row's parameter there
+IGNORED_IN_MESSAGES = frozenset({"id"})
+
+_MEDIA = ("image_url", "video_url", "audio_url")  # parts of a message whose content is behind a URL
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where an answer is kept.
+
+    Attributes:
+        scope: the tag of the scope; all of one scope is on one node of a cluster.
+        name: version and HMAC of the request, in hex.
+    """
+
+    scope: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotCacheable:
+    """A request whose answer must not be kept, or could not be told from another's.
+
+    Attributes:
+        reason: a few words for a counter or a status line; no text of the conversation.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBasis:
+    """All that an answer depends on.
+
+    Attributes:
+        scope: as `scope_for` gives it.
+        body: the final OpenAI chat body, after every filter.
+        digest: of the model's manifest, so that a re-pulled model has other keys; empty for an engine that
+            has no digests, None where it should have one that is not known.
+        preset: what is applied to the body after this: parameters and system prompt of the model's row, and
+            the model under it.
+        knowledge: ids and versions of what was looked up for it, if that is not in the body.
+        contents: SHA-256 by reference, for images and files that the body only refers to.
+    """
+
+    scope: str
+    body: Mapping[str, Any]
+    digest: str | None
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    knowledge: tuple[str, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+
+def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
+    """The slot of a request's answer. Pure, and nothing of the request can be read from it.
+
+    A body with megabytes of images takes milliseconds for each: call it in a thread then.
+    """
+    try:
+        fields = canonical_bytes(_fields_of(basis))
+    except NotCoveredError as error:
+        return NotCacheable(error.reason)
+    return Slot(keyring.scope_tag(basis.scope), keyring.slot_name(KEY_VERSION, fields))
+
+
+def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
+    if reason := _why_not(basis):
+        raise NotCoveredError(reason)
+    body = {name: value for name, value in basis.body.items() if name not in IGNORED_FIELDS}
+    body["messages"] = _messages_of(basis)
+    if isinstance(options := body.get("options"), Mapping):
+        body["options"] = {name: value for name, value in options.items() if name not in IGNORED_IN_OPTIONS}
+    return {
+        "scope": basis.scope,
+        "digest": basis.digest,
+        "preset": basis.preset,
+        "knowledge": basis.knowledge,
+        "body": body,
+    }
+
+
+def _why_not(basis: AnswerBasis) -> str:
+    """Why an answer must not be kept, whatever else the body holds; empty when nothing speaks against it."""
+    body = basis.body
+    checks = {
+        "no scope": not basis.scope,
+        "model digest unknown": basis.digest is None,
+        "no model": not isinstance(body.get("model"), str) or not body["model"],
+        "no messages": not isinstance(body.get("messages"), list) or not body["messages"],
+        "several choices": body.get("n") not in (None, 1),
+        "log probabilities": bool(body.get("logprobs") or body.get("top_logprobs")),
+        "an answer that is not text": bool(
+            body.get("audio") or set(_texts(body.get("modalities"))) - {"text"}
+        ),
+        "a conversation kept by the engine": bool(
+            body.get("previous_response_id") or body.get("conversation")
+        ),
+        "a search of the engine": "web_search_options" in body or any(_engine_tools(body.get("tools"))),
+    }
+    return next((reason for reason, holds in checks.items() if holds), "")
+
+
+def _engine_tools(tools: object) -> Iterator[bool]:
+    """For each tool, whether the engine itself runs it, with results that nobody here knows."""
+    for tool in tools if isinstance(tools, list) else ():
+        yield not isinstance(tool, Mapping) or tool.get("type", "function") != "function"
+
+
+def _texts(values: object) -> Iterator[str]:
+    yield from (str(value) for value in (values if isinstance(values, list) else ()))
+
+
+def _messages_of(basis: AnswerBasis) -> list[dict[str, Any]]:
+    calls: dict[str, StandIn] = {}
+    return [_message_of(message, calls, basis.contents) for message in basis.body["messages"]]
+
+
+def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[str, str]) -> dict[str, Any]:
+    """A message without ids of its own; ids of tool calls become their number, images their content."""
+    if not isinstance(message, Mapping):
+        raise NotCoveredError("a message that is not an object")
+    found = {name: value for name, value in message.items() if name not in IGNORED_IN_MESSAGES}
+    if isinstance(called := found.get("tool_calls"), list):
+        found["tool_calls"] = [_call_of(call, calls) for call in called]
+    if isinstance(answered := found.get("tool_call_id"), str):
+        found["tool_call_id"] = _call_number(answered, calls)
+    if isinstance(parts := found.get("content"), list):
+        found["content"] = [_part_of(part, contents) for part in parts]
+    if isinstance(images := found.get("images"), list):  # Ollama's form
+        found["images"] = [_image_of(image, contents) for image in images]
+    return found
+
+
+def _call_of(call: object, calls: dict[str, StandIn]) -> object:
+    if not isinstance(call, Mapping) or not isinstance(name := call.get("id"), str):
+        return call
+    return {**call, "id": _call_number(name, calls)}
+
+
+def _call_number(name: str, calls: dict[str, StandIn]) -> StandIn:
+    """A call's place among the calls: engines draw ids at random, and only what belongs together matters."""
+    return calls.setdefault(name, StandIn(f"call {len(calls)}"))
+
+
+def _part_of(part: object, contents: Mapping[str, str]) -> object:
+    if not isinstance(part, Mapping):
+        return part
+    found = dict(part)
+    for name in _MEDIA:
+        if name in found:
+            found[name] = _media_of(found[name], contents)
+    if isinstance(file := found.get("file"), Mapping) and "file_id" in file:
+        found["file"] = {**file, "file_id": _referred(file["file_id"], contents)}
+    return found
+
+
+def _media_of(media: object, contents: Mapping[str, str]) -> dict[str, Any]:
+    """`{"url": …}` or the URL alone: the same."""
+    given = media if isinstance(media, Mapping) else {"url": media}
+    url = given.get("url")
+    inline = isinstance(url, str) and url[:5].lower() == "data:"
+    return {**given, "url": _content_of_data_url(str(url)) if inline else _referred(url, contents)}
+
+
+def _image_of(image: object, contents: Mapping[str, str]) -> StandIn:
+    if not isinstance(image, str):
+        raise NotCoveredError("an image that cannot be read")
+    if image in contents or "://" in image:
+        return _referred(image, contents)
+    return StandIn(digest_of(_from_base64(image.encode("utf-8", "surrogatepass"))))
+
+
+def _content_of_data_url(url: str) -> StandIn:
+    """What a `data:` URL (RFC 2397) holds. Its media type is left out: engines look at the content."""
+    head, comma, payload = url.partition(",")
+    if not comma:
+        raise NotCoveredError("an image that cannot be read")
+    content = unquote_to_bytes(payload)
+    return StandIn(digest_of(_from_base64(content) if head.lower().endswith(";base64") else content))
+
+
+def _from_base64(coded: bytes) -> bytes:
+    try:  # spaces and line ends mean nothing; anything else that is strange, engines may read differently
+        return base64.b64decode(b"".join(coded.split()), validate=True)
+    except binascii.Error:
+        raise NotCoveredError("an image that cannot be read") from None
+
+
+def _referred(reference: object, contents: Mapping[str, str]) -> StandIn:
+    """What is behind a reference may change; only who has read it can say what it was."""
+    if not isinstance(reference, str) or reference not in contents:
+        raise NotCoveredError("an image or file that is only referred to")
+    return StandIn(contents[reference])
+
+
+# --- ollama_pack.cache.entry ---
+# An answer as it is kept.
+
+ENTRY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete answer: its finish reason is `stop`, and it is not empty. Tool calls are never kept.
+
+    Attributes:
+        content: the text.
+        reasoning: what the model thought before it; may be empty.
+        model: the name that the engine gave itself.
+        usage: tokens, rates and durations as the engine told them; None where it told nothing.
+        sources: citations, in Open WebUI's form.
+        created: Unix time in seconds, on the clock of who generated it.
+        seconds: how long the generation took.
+    """
+
+    content: str
+    reasoning: str = ""
+    model: str = ""
+    usage: dict[str, Any] | None = None
+    sources: list[Any] = field(default_factory=list)
+    created: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens the model need not generate again."""
+        tokens = (self.usage or {}).get("completion_tokens")
+        return tokens if isinstance(tokens, int) and tokens > 0 else 0
+
+
+_TYPES = {
+    "content": str,
+    "reasoning": str,
+    "model": str,
+    "usage": dict | None,
+    "sources": list,
+    "created": float | int,
+    "seconds": float | int,
+}
+
+
+def seal_entry(entry: Entry, scope: str, slot: Slot, keyring: Keyring) -> bytes:
+    """The entry encrypted, for this scope and slot alone."""
+    plain = orjson.dumps({"version": ENTRY_VERSION, **asdict(entry)})
+    return keyring.seal_entry(scope, slot.name, plain)
+
+
+def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry:
+    """The entry again.
+
+    Raises:
+        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
+    """
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, slot.name, sealed))
+    except orjson.JSONDecodeError as error:
+        raise EntryUnreadableError("the entry is not JSON") from error
+    if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
+        raise EntryUnreadableError("the entry is of another version")
+    if fields.keys() != _TYPES.keys() or any(not isinstance(fields[name], _TYPES[name]) for name in _TYPES):
+        raise EntryUnreadableError("the entry has other fields than it should")
+    return Entry(**fields)
+
+
+# --- ollama_pack.cache.collect ---
+# From the chunks of a generation to what may be kept of it.
+
+# Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
+# and so it is not kept.
+_CHUNK_FIELDS = {
+    *("id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
+    *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
+}
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal"}
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+
+
+class AnswerCollector:
+    """Takes the chunks of one generation as they pass, and says in the end what they were.
+
+    Attributes:
+        usage: the last figures that came; None before.
+        finish_reason: why the model stopped; empty while it has not.
+    """
+
+    def __init__(self, *, needs_usage: bool = False) -> None:
+        """Know of nothing yet; `needs_usage`: see `Question`."""
+        self._needs_usage = needs_usage
+        self.usage: dict[str, Any] | None = None
+        self.finish_reason = ""
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._sources: list[Any] = []
+        self._calls: list[Any] = []
+        self._model = ""
+        self._against = ""  # the first thing that speaks against keeping it
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def sources(self) -> list[Any]:
+        return list(self._sources)
+
+    @property
+    def tool_calls(self) -> list[Any]:
+        """The calls as they came: of a streamed answer, pieces."""
+        return list(self._calls)
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
+        if chunk.get("error"):
+            self._refuse("error")
+        if chunk.keys() - _CHUNK_FIELDS - {"error"}:
+            self._refuse("unknown field")
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.usage = usage
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._model = model
+        if isinstance(sources := chunk.get("sources"), list):
+            self._sources += sources
+        self._add_choices(chunk.get("choices"))
+
+    def verdict(self, *, created: float, seconds: float) -> Entry | str:
+        """What may be kept, or the reason why it may not.
+
+        Args:
+            created: Unix time in seconds.
+            seconds: how long the generation took.
+        """
+        if self._against or self._calls:
+            return self._against or "tool calls"
+        if self.finish_reason != "stop":
+            return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+        if self._needs_usage and not self.usage:
+            return "no usage"
+        if not self.content.strip():
+            return "empty"
+        return Entry(
+            content=self.content,
+            reasoning=self.reasoning,
+            model=self._model,
+            usage=self.usage,
+            sources=self.sources,
+            created=created,
+            seconds=seconds,
+        )
+
+    def _add_choices(self, choices: object) -> None:
+        given = choices if isinstance(choices, list) else []
+        for choice in given:
+            if not isinstance(choice, Mapping) or choice.get("index") not in (None, 0):
+                self._refuse("several choices")
+                continue
+            if choice.get("logprobs"):
+                self._refuse("log probabilities")
+            if isinstance(reason := choice.get("finish_reason"), str) and reason:
+                self.finish_reason = reason
+            delta = choice.get("delta") or choice.get("message")
+            self._add_delta(delta if isinstance(delta, Mapping) else {})
+
+    def _add_delta(self, delta: Mapping[str, Any]) -> None:
+        if isinstance(content := delta.get("content"), str):
+            self._content.append(content)
+        elif content is not None:
+            self._refuse("an answer that is not text")
+        self._reasoning += reasoning_in(delta)
+        if isinstance(calls := delta.get("tool_calls"), list):
+            self._calls += calls
+        if delta.get("refusal"):
+            self._refuse("refusal")
+        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS - set(_REASONING)):
+            self._refuse("unknown field")
+
+    def _refuse(self, reason: str) -> None:
+        self._against = self._against or reason
+
+
+def says_something(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk shows anything of the answer, or ends it; others, such as the role, do not."""
+    if chunk.get("error"):
+        return True
+    choices = chunk.get("choices")
+    return any(_choice_says(choice) for choice in (choices if isinstance(choices, list) else ()))
+
+
+def _choice_says(choice: object) -> bool:
+    if not isinstance(choice, Mapping):
+        return False
+    delta = choice.get("delta")
+    said = delta if isinstance(delta, Mapping) else {}
+    return bool(choice.get("finish_reason")) or any(said[name] for name in said.keys() - {"role"})
+
+
+def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
+    """What a delta has of the model's thoughts, under the first of the names that is there."""
+    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    if text := next(found, ""):
+        yield text
+
+
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+class CacheCounters:
+    """Figures by name.
+
+    | name | what |
+    |---|---|
+    | `hits`, `follows` | answers that nobody had to generate again |
+    | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
+    | `stored`, `not_stored/<reason>` | what became of generations |
+    | `unreadable` | entries and streams that had been changed |
+    | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
+    | `seconds_saved`, `tokens_saved` | of generation |
+    | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    """
+
+    def __init__(self) -> None:
+        self._all: Counter[str] = Counter()
+        self._new: Counter[str] = Counter()
+
+    def add(self, name: str, value: float = 1) -> None:
+        self._all[name] += value  # type: ignore[assignment] # Counter adds up floats as well
+        self._new[name] += value  # type: ignore[assignment] # as above
+
+    def looked_up(self, seconds: float) -> None:
+        place = bisect_left(LOOKUP_BOUNDS, seconds * 1000)
+        self.add(f"lookups_ms/{LOOKUP_BOUNDS[place]:g}" if place < len(LOOKUP_BOUNDS) else "lookups_ms/more")
+
+    def snapshot(self) -> dict[str, float]:
+        """The figures of this process since it began."""
+        return dict(self._all)
+
+    def take_new(self) -> dict[str, float]:
+        """What was added since the last time."""
+        new, self._new = self._new, Counter()
+        return dict(new)
+
+    def give_back(self, new: dict[str, float]) -> None:
+        """What was taken and could not be brought to the others."""
+        self._new.update(new)
+
+
+# --- ollama_pack.cache.store ---
+# What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#
+# A store raises `StoreError` alone, waits without a limit of its own (its caller sets one), and is used from
+# one event loop. The same tests run on every store.
+
+# `read`: the entry, else the lease, else follow. `refresh`: a generation of one's own, whatever there is.
+AcquireMode = Literal["read", "refresh"]
+# `stored`; `fenced`: somebody else leads now, or has stored something newer; `flushed`: since it was leased.
+CommitResult = Literal["stored", "fenced", "flushed"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTimes:
+    """How long things stay, in milliseconds of the store's clock.
+
+    Attributes:
+        lease: without a sign of life from its leader.
+        follower: without a sign of life from it.
+        stream: of a generation, after its last record.
+        scope: what is known of a scope that nobody uses; longer than any entry.
+    """
+
+    lease: int = 3_000
+    follower: int = 3_000
+    stream: int = 60_000
+    scope: int = 7 * 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How much a scope may keep; beyond it the oldest entries go first.
+
+    Attributes:
+        entries: their number.
+        octets: their bytes, as they are kept.
+    """
+
+    entries: int = 10_000
+    octets: int = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to generate an answer.
+
+    Attributes:
+        slot: of the answer.
+        token: drawn by the leader; names its stream.
+        fence: grows with each lease of the scope.
+        epoch: of the scope when it was taken.
+        shared: others may follow; False for a refresh.
+    """
+
+    slot: Slot
+    token: str
+    fence: int
+    epoch: int
+    shared: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry was found.
+
+    Attributes:
+        sealed: as it was committed.
+        fence: of the lease that it was committed under.
+        age: in seconds, not negative.
+    """
+
+    sealed: bytes
+    fence: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Somebody generates the answer at this moment.
+
+    Attributes:
+        slot: of the answer.
+        token: of the leader.
+    """
+
+    slot: Slot
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A look at a live stream.
+
+    Attributes:
+        records: those that came next, in order, none left out.
+        alive: the leader was there when the look began. When it was not and there are no records, none
+            will come.
+    """
+
+    records: tuple[bytes, ...]
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeUse:
+    """How much a scope keeps."""
+
+    entries: int
+    octets: int
+
+
+class CacheStore(Protocol):
+    """The operations. Each may be repeated after a lost answer, with the same outcome."""
+
+    async def ping(self) -> None:
+        """Connect, and see that it answers."""
+
+    async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
+        """Find the entry, or be its leader or a follower, in one step.
+
+        Args:
+            slot: of the answer.
+            token: drawn at random for this request; that of the leader if it becomes one.
+            mode: whether an entry or a running generation is wanted at all.
+        """
+
+    async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
+        """Add to the live stream and prolong the lease; False when it is lost.
+
+        Args:
+            lease: of the stream.
+            first: place of the first record, counted from 1.
+            records: at least one.
+        """
+
+    async def renew(self, lease: Lease) -> int | None:
+        """Prolong the lease; how many processes follow, or None when the lease is lost."""
+
+    async def leave(self, lease: Lease) -> int:
+        """Give the lease back unless somebody follows, in one step; how many processes do."""
+
+    async def commit(
+        self, lease: Lease, sealed: bytes, ttl: int, quota: Quota, last: tuple[int, bytes]
+    ) -> CommitResult:
+        """Keep an answer, end its live stream and give the lease back, in one step.
+
+        Args:
+            lease: under which it was generated.
+            sealed: the entry.
+            ttl: milliseconds that it stays.
+            quota: of the scope.
+            last: place and content of the stream's last record.
+        """
+
+    async def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
+        """End the live stream and give the lease back, with nothing kept."""
+
+    async def tail(self, running: Running, follower: str, after: int, wait: int) -> Tail:
+        """The records after a place; when there are none, wait for some.
+
+        Args:
+            running: the stream.
+            follower: name of who asks, who counts as following for a while.
+            after: place of the last record that is known, 0 for none.
+            wait: milliseconds to wait at most.
+        """
+
+    async def discard(self, slot: Slot, fence: int | None = None) -> bool:
+        """Remove an entry; whether there was one.
+
+        Args:
+            slot: of the entry.
+            fence: only the entry of this fence. None: any, and what is generated now shall not be kept.
+        """
+
+    async def flush(self, scope: str | None = None) -> None:
+        """Make all that was kept or leased before unusable: in a scope, by its tag, or everywhere."""
+
+    async def label(self, label: str, slot: Slot, ttl: int) -> None:
+        """Remember for `ttl` milliseconds that a label's tag leads to a slot."""
+
+    async def discard_labelled(self, label: str) -> int:
+        """Discard what a label's tag leads to; how many entries there were."""
+
+    async def use_of(self, scope: str) -> ScopeUse:
+        """How much a scope keeps, by its tag."""
+
+    async def add_counts(self, counts: Mapping[str, float]) -> None:
+        """Add to the figures that all processes share."""
+
+    async def counts(self) -> dict[str, float]:
+        """The figures of all processes."""
+
+    async def close(self) -> None:
+        """Give connections back. It is not used any more after."""
+
+
+# --- ollama_pack.cache.guard ---
+# A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+
+_Answer = TypeVar("_Answer")
+
+_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
+
+# `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
+StoreTroubleReason = Literal["slow", "down", "full", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTrouble:
+    """The store did not do it, and the chat goes on without."""
+
+    reason: StoreTroubleReason
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRule:
+    """When the store is given up, in seconds.
+
+    Attributes:
+        limit: for one answer.
+        threshold: failures in a row after which it is not asked for a while.
+        shortest: that it is left alone the first time; each time after, twice as long,
+        longest: but not longer than this.
+        probe_limit: for the try that decides whether it is asked again. It is longer than `limit`, because
+            it connects, and nobody waits for it.
+    """
+
+    limit: float = 0.1
+    threshold: int = 3
+    shortest: float = 0.5
+    longest: float = 30.0
+    probe_limit: float = 2.0
+
+
+class StoreGuard:
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+
+    def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._rule = rule
+        self._clock = clock
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store is left alone at the moment."""
+        return self._retry_at is not None
+
+    @property
+    def limit(self) -> float:
+        """Seconds that one answer may take."""
+        return self._rule.limit
+
+    @property
+    def patient_limit(self) -> float:
+        """Seconds that an answer may take for which no chat waits."""
+        return self._rule.probe_limit
+
+    async def ask(
+        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
+    ) -> _Answer | StoreTrouble:
+        """Ask the store one thing.
+
+        Args:
+            step: calls one method of it.
+            limit: in seconds, where it is not the rule's.
+        """
+        if self._retry_at is not None:
+            self._try_again(self._retry_at)
+            return StoreTrouble("open")
+        seconds = self._rule.limit if limit is None else limit
+        began = self._clock()
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
+        except TimeoutError:
+            if self._clock() - began > seconds + _LATE_SECONDS:
+                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
+            return self._failed("slow")
+        except StoreFullError:
+            self._failures = 0  # it answers, and what it has can be read
+            return StoreTrouble("full")
+        except StoreError:
+            return self._failed("down")
+        self._failures = 0
+        return answer
+
+    async def close(self) -> None:
+        """End a try that is under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+
+    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+        self._failures += 1
+        if self._failures >= self._rule.threshold and self._retry_at is None:
+            self._retry_at = self._clock() + self._backoff
+        return StoreTrouble(reason)
+
+    def _try_again(self, retry_at: float) -> None:
+        if self._probe is None and self._clock() >= retry_at:
+            self._probe = asyncio.create_task(self._probed())
+
+    async def _probed(self) -> None:
+        try:
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
+        except (TimeoutError, StoreError):
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+            self._retry_at = self._clock() + self._backoff
+        else:
+            self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+        finally:
+            self._probe = None
+
+
+# --- ollama_pack.cache.live ---
+# An answer while it is being generated: any number of listeners get it from the start.
+
+# `complete`: its end has come. `lost`: it will not.
+LiveEnd = Literal["complete", "lost"]
+
+
+class LiveAnswer:
+    """The chunks so far, and whoever waits for more. Used from one event loop.
+
+    Attributes:
+        end: how it ended; None while it has not.
+        error: why the generation failed, where it runs in this process.
+        listeners: how many listen.
+        alone: set while nobody listens any more.
+    """
+
+    def __init__(self) -> None:
+        self.end: LiveEnd | None = None
+        self.error: Exception | None = None
+        self.listeners = 0
+        self.alone = asyncio.Event()
+        self._chunks: list[dict[str, Any]] = []
+        self._changed = asyncio.Event()
+
+    def push(self, chunk: dict[str, Any]) -> None:
+        self._chunks.append(chunk)
+        self._wake()
+
+    def close(self, end: LiveEnd, error: Exception | None = None) -> None:
+        """End it; the first end counts."""
+        if self.end is None:
+            self.end, self.error = end, error
+            self._wake()
+
+    async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks, from the first. When it is over, `end` says how it ended."""
+        self.listeners += 1
+        self.alone.clear()
+        place = 0
+        try:
+            while True:
+                while place < len(self._chunks):
+                    place += 1
+                    yield self._chunks[place - 1]
+                if self.end is not None:
+                    return
+                await self._changed.wait()
+        finally:
+            self.listeners -= 1
+            if not self.listeners:
+                self.alone.set()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+# --- ollama_pack.cache.outcome ---
+# What a request asks of the cache, and what the cache makes of it.
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request whose answer may be kept.
+
+    Attributes:
+        slot: as `slot_of` gives it.
+        scope: as `scope_for` gives it, and as it went into the slot.
+        labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
+        refresh: generate anew and overwrite, as for the button "regenerate".
+        needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
+            off the finish reason "stop" all the same; figures it does not invent.
+    """
+
+    slot: Slot
+    scope: str
+    labels: tuple[str, ...] = ()
+    refresh: bool = False
+    needs_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The answer is here.
+
+    Attributes:
+        question: that was asked.
+        entry: the answer.
+        age_seconds: since it was kept, on the store's clock.
+    """
+
+    question: Question
+    entry: Entry
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """This request is to generate the answer, and others may follow.
+
+    Attributes:
+        question: that was asked.
+        lease: the right to keep the answer.
+        reason: why it was not there.
+    """
+
+    question: Question
+    lease: Lease
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Another request generates the answer at this moment.
+
+    Attributes:
+        question: that was asked.
+        running: the generation.
+    """
+
+    question: Question
+    running: Running
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """The cache cannot help: generate, and nothing is kept.
+
+    Attributes:
+        question: that was asked.
+        reason: such as `store slow`.
+    """
+
+    question: Question
+    reason: str
+
+
+CacheOutcome = Hit | Lead | Follow | Miss
+
+
+# --- ollama_pack.cache.generation ---
+# One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+
+# A record is a chunk's JSON, or one of these. Both are sealed like the chunks, so that nobody who can write
+# into the store can make half an answer look like a whole one.
+END_RECORD, LOST_RECORD = b"null", b"false"
+
+_RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
+
+_Told = TypeVar("_Told")
+
+Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRules:
+    """How the cache behaves.
+
+    Attributes:
+        ttl_seconds: that an answer is kept; a hit does not prolong it.
+        jitter: by which part of it this varies, so that not all of a morning's answers end at once.
+        max_entry_octets: bytes of an entry; a longer answer is not kept.
+        quota: of a scope.
+        heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
+        first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
+            notice that the store is gone, while it could still generate by itself.
+        tail_seconds: that it waits in one call for more.
+        patience_seconds: that it waits for a store in trouble, once it has shown a part; and a leader, with
+            the end of what it shares.
+        max_detached: generations of a process that may go on when their own client has left.
+        detached_seconds: for how long each.
+        publish_seconds: between two times that the figures are added to those of all processes.
+    """
+
+    ttl_seconds: float = 3600.0
+    jitter: float = 0.1
+    max_entry_octets: int = 512 * 1024
+    quota: Quota = field(default_factory=Quota)
+    heartbeat_seconds: float = 1.0
+    first_tail_seconds: float = 0.2
+    tail_seconds: float = 1.0
+    patience_seconds: float = 3.0
+    max_detached: int = 16
+    detached_seconds: float = 600.0
+    publish_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTools:
+    """What all generations of a process share.
+
+    Attributes:
+        guard: the way to the store.
+        keyring: seals what goes there.
+        rules: how the cache behaves.
+        counters: of the process.
+        clock: seconds that nobody sets.
+        wall: Unix time in seconds.
+        lasting: draws the milliseconds that an entry stays.
+        detached: those that go on for others alone.
+    """
+
+    guard: StoreGuard
+    keyring: Keyring
+    rules: CacheRules
+    counters: CacheCounters
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    lasting: Callable[[], int]
+    detached: set[object]
+
+
+class Generation:
+    """Pulls the chunks of an answer, shows them to all who listen, here and elsewhere, and keeps it.
+
+    Attributes:
+        live: where this process listens.
+    """
+
+    def __init__(
+        self, tools: GenerationTools, question: Question, lease: Lease, labels: tuple[str, ...]
+    ) -> None:
+        """Take what is needed.
+
+        Args:
+            tools: of the process.
+            question: that is answered.
+            lease: of this generation.
+            labels: tags under which it can be discarded later.
+        """
+        self.live = LiveAnswer()
+        self._tools = tools
+        self._scope = question.scope
+        self._lease = lease
+        self._labels = labels
+        self._labelled = not labels
+        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._cipher = tools.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
+        self._records: list[bytes] = []  # sealed, and not yet in the store
+        self._sent = 0  # records in the store
+        self._last: tuple[int, bytes] | None = None
+        self._more = asyncio.Event()
+        self._closing = False
+        self._until = float("inf")  # when what is left to write is given up
+        self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+
+    async def run(self, upstream: Upstream) -> None:
+        """Generate to the end. Cancelled: stop, and let a follower take over."""
+        task = asyncio.current_task()
+        helpers = [asyncio.create_task(self._write()), asyncio.create_task(self._beat(task))]
+        began = self._tools.clock()
+        try:
+            async with aclosing(upstream()) as chunks:
+                async for chunk in chunks:
+                    self._take(chunk)
+            await self._close(self._tools.clock() - began, helpers[0])
+        except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
+            await self._give_up()
+            self.live.close("lost", error)
+        except asyncio.CancelledError:
+            await self._give_up()
+            raise
+        finally:
+            self._tools.detached.discard(self)
+            self.live.close("lost")
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    def _take(self, chunk: dict[str, Any]) -> None:
+        self._collector.add(chunk)
+        self.live.push(chunk)
+        if self._broken:
+            return
+        try:
+            record = orjson.dumps(chunk)
+        except orjson.JSONEncodeError:
+            self._broken = True  # followers will miss a record, and take over or give up
+        else:
+            self._records.append(self._cipher.seal_record(self._place, record))
+            self._more.set()
+
+    @property
+    def _place(self) -> int:
+        """Of the next record."""
+        return self._sent + len(self._records) + 1
+
+    def _ending(self, record: bytes) -> tuple[int, bytes]:
+        """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
+        if self._last is None:
+            self._last = (self._place, self._cipher.seal_record(self._place, record))
+        return self._last
+
+    async def _write(self) -> None:
+        """Bring records into the store, as many at once as there are, until the end."""
+        while not self._broken:
+            await self._more.wait()
+            self._more.clear()
+            while self._records and not self._broken:
+                await self._write_once()
+            if self._closing:
+                return
+
+    async def _write_once(self) -> None:
+        batch = tuple(self._records)
+        done = await self._tools.guard.ask(lambda store: store.append(self._lease, self._sent + 1, batch))
+        if done is True:
+            self._sent += len(batch)
+            del self._records[: len(batch)]
+        elif done is False or self._tools.clock() >= self._until:
+            self._broken = True  # the lease is lost, or the store has been in trouble for too long
+        else:
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _beat(self, task: asyncio.Task[Any] | None) -> None:
+        """Keep the lease, and stop the generation when nobody wants it any more."""
+        await self._label()
+        left_at: float | None = None
+        while True:
+            await self._pause(left=left_at is not None or self._closing)
+            await self._renew()
+            if self.live.listeners or self._closing:
+                left_at = None
+                self._tools.detached.discard(self)
+                continue
+            left_at = self._tools.clock() if left_at is None else left_at
+            late = self._tools.clock() - left_at >= self._tools.rules.detached_seconds
+            if late or not await self._is_followed() or not self._may_detach():
+                if task is not None and not self._closing:
+                    task.cancel()
+                return
+
+    async def _pause(self, *, left: bool) -> None:
+        """Until the next sign of life is due, or the last listener leaves."""
+        try:
+            async with asyncio.timeout(self._tools.rules.heartbeat_seconds):
+                await (asyncio.Event() if left else self.live.alone).wait()
+        except TimeoutError:
+            return
+
+    async def _renew(self) -> None:
+        if not self._broken and await self._tools.guard.ask(lambda store: store.renew(self._lease)) is None:
+            self._broken = True
+
+    async def _is_followed(self) -> bool:
+        """Whether anybody elsewhere follows. If not, from now on nobody can."""
+        if self._broken:
+            return False
+        followers = await self._tools.guard.ask(lambda store: store.leave(self._lease))
+        return isinstance(followers, int) and followers > 0
+
+    def _may_detach(self) -> bool:
+        if self not in self._tools.detached:
+            if len(self._tools.detached) >= self._tools.rules.max_detached:
+                return False
+            self._tools.detached.add(self)
+            self._tools.counters.add("detached")
+        return True
+
+    async def _label(self) -> None:
+        """Make what will be kept known under its labels, before it is."""
+        ttl = round(self._tools.rules.ttl_seconds * (1 + self._tools.rules.jitter) * 1000)
+        for label in () if self._labelled else self._labels:
+            if isinstance(await self._label_once(label, ttl), StoreTrouble):
+                return
+        self._labelled = True
+
+    async def _label_once(self, label: str, ttl: int) -> StoreTrouble | None:
+        return await self._tools.guard.ask(lambda store: store.label(label, self._lease.slot, ttl))
+
+    async def _close(self, seconds: float, writer: asyncio.Task[None]) -> None:
+        """Keep the answer if it may be kept, and tell all that it is complete.
+
+        Those who listen here have all of it, and wait for the store no longer than its limit. Those elsewhere
+        get the rest even where that takes longer.
+        """
+        self._closing = True
+        self._until = self._tools.clock() + self._tools.rules.patience_seconds
+        self._more.set()
+        late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
+        try:
+            await writer
+            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
+            self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
+            if reason:
+                await self._release(LOST_RECORD if self._broken else END_RECORD)
+        finally:
+            late.cancel()
+        self.live.close("complete")
+
+    async def _keep(self, entry: Entry) -> str:
+        """Commit an entry; empty, or the reason why it is not kept."""
+        tools, lease = self._tools, self._lease
+        if lease.shared and self._broken:
+            return "lease lost"
+        try:
+            sealed = seal_entry(entry, self._scope, lease.slot, tools.keyring)
+        except orjson.JSONEncodeError:
+            return "not JSON"
+        if len(sealed) > tools.rules.max_entry_octets:
+            return "too large"
+        await self._label()
+        if not self._labelled:
+            return "no labels"  # it could not be found when it is to be discarded
+        last, ttl = self._ending(END_RECORD), tools.lasting()
+        result = await self._insist(lambda store: store.commit(lease, sealed, ttl, tools.rules.quota, last))
+        if isinstance(result, StoreTrouble):
+            return f"store {result.reason}"
+        return "" if result == "stored" else result
+
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> _Told | StoreTrouble:
+        """Ask again while the store is in trouble that may pass, as long as there is time."""
+        while True:
+            done = await self._tools.guard.ask(step)
+            passing = isinstance(done, StoreTrouble) and done.reason != "full"
+            if not passing or self._tools.clock() >= self._until:
+                return done
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _give_up(self) -> None:
+        self._until = 0.0  # nobody waits for it
+        self._tools.counters.add("not_stored/not finished")
+        await self._release(LOST_RECORD)
+
+    async def _release(self, record: bytes) -> None:
+        if self._lease.shared:
+            last = self._ending(record)
+            await self._insist(lambda store: store.release(self._lease, last))
+
+
+# --- ollama_pack.cache.follow ---
+# One generation for many: the followers' side, in every process but the leader's.
+
+_RETRY_TAIL_SECONDS = 0.05
+_ANSWER_SECONDS = 0.5  # that a read may take beyond the time it waits; no chat is held up by it
+
+
+class LiveHub:
+    """The generations that this process knows of: its own, and those of others that it follows.
+
+    However many of its requests follow one generation, it is read from the store once.
+    """
+
+    def __init__(self, tools: GenerationTools) -> None:
+        self._tools = tools
+        self._follower = token_hex(8)
+        self._lives: dict[str, LiveAnswer] = {}
+        self._tails: dict[LiveAnswer, asyncio.Task[None]] = {}
+
+    def add(self, token: str, live: LiveAnswer) -> None:
+        """Let others of this process listen to a generation of its own."""
+        self._lives[token] = live
+
+    def remove(self, token: str) -> None:
+        """It is over: who comes now reads what is kept, or the stream."""
+        self._lives.pop(token, None)
+
+    def live_of(self, scope: str, running: Running) -> LiveAnswer:
+        """Where to listen to a running generation."""
+        live = self._lives.get(running.token)
+        if live is None:
+            live = self._lives[running.token] = LiveAnswer()
+            task = asyncio.create_task(self._read(scope, running, live))
+            self._tails[live] = task
+            task.add_done_callback(lambda _: self._over(running.token, live))
+        return live
+
+    def left(self, running: Running, live: LiveAnswer) -> None:
+        """A listener left: without any, the stream need not be read further."""
+        task = self._tails.get(live)
+        if task is not None and not live.listeners:
+            self._over(running.token, live)
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        tasks = list(self._tails.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _over(self, token: str, live: LiveAnswer) -> None:
+        live.close("lost")  # unless its end has come
+        self._tails.pop(live, None)
+        if self._lives.get(token) is live:  # a follower may have come before its leader had begun
+            del self._lives[token]
+
+    async def _read(self, scope: str, running: Running, live: LiveAnswer) -> None:
+        cipher = self._tools.keyring.stream_cipher(scope, running.slot.name, running.token)
+        place, heard_at = 0, self._tools.clock()
+        while live.end is None:
+            found = await self._next(running, place)
+            if isinstance(found, StoreTrouble):
+                if not place or self._tools.clock() - heard_at >= self._tools.rules.patience_seconds:
+                    return  # it may be tried elsewhere, or there is no hope
+                await asyncio.sleep(_RETRY_TAIL_SECONDS)
+                continue
+            heard_at = self._tools.clock()
+            if not found.records and not found.alive:
+                return
+            for record in found.records:
+                place += 1
+                if not self._hear(live, cipher, place, record):
+                    return
+
+    async def _next(self, running: Running, after: int) -> Tail | StoreTrouble:
+        rules = self._tools.rules
+        seconds = rules.tail_seconds if after else rules.first_tail_seconds
+        return await self._tools.guard.ask(
+            lambda store: store.tail(running, self._follower, after, round(seconds * 1000)),
+            seconds + _ANSWER_SECONDS,
+        )
+
+    def _hear(self, live: LiveAnswer, cipher: StreamCipher, place: int, record: bytes) -> bool:
+        """Take a record; False when none is to come after it."""
+        try:
+            plain = cipher.open_record(place, record)
+        except EntryUnreadableError:
+            self._tools.counters.add("unreadable")
+            return False
+        value = orjson.loads(plain)
+        if isinstance(value, dict):
+            live.push(value)
+            return True
+        live.close("complete" if plain == END_RECORD else "lost")
+        return False
+
+
+# --- ollama_pack.cache.joining ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
+
+# --- ollama_pack.ollama.errors ---
+# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is no answer, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.ollama.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.ollama.to_openai ---
+# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#
+# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
+
+NANOSECONDS = 1_000_000_000
+_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
+_DURATIONS = ("total_duration", "load_duration")
+_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What all parts of one answer have in common.
+
+    Attributes:
+        id: of the answer, such as chatcmpl-….
+        created: Unix time, in seconds.
+        model: the name that the client knows the model by.
+    """
+
+    id: str
+    created: int
+    model: str
+
+    def tagged(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
+    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
+    message = openai_message(answer, head)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **message},
+        "logprobs": openai_logprobs(answer),
+        "finish_reason": finish_reason(answer, called="tool_calls" in message),
+    }
+    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
+
+
+def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
+    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
+
+    Args:
+        line: a line of `/api/chat`.
+        head: of the answer, for the ids of tool calls that have none.
+        calls_before: number of tool calls in earlier lines.
+    """
+    message = line.get("message")
+    if not isinstance(message, Mapping):
+        return {}
+    said: dict[str, Any] = {}
+    if content := _text_or_none(message.get("content")):
+        said["content"] = content
+    if thinking := _text_or_none(message.get("thinking")):
+        said["reasoning_content"] = thinking
+    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
+        said["tool_calls"] = calls
+    return said
+
+
+def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
+    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
+    if not isinstance(calls, list):
+        return []
+    given = (call for call in calls if isinstance(call, Mapping))
+    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
+
+
+def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
+    function = call.get("function")
+    given = function if isinstance(function, Mapping) else {}
+    arguments = given.get("arguments") or {}
+    compact = (",", ":")
+    text = (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, ensure_ascii=False, separators=compact)
+    )
+    return {
+        "index": number,
+        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
+        "type": "function",
+        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
+    }
+
+
+def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
+    tokens = line.get("logprobs")
+    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
+
+
+def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
+    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
+    reason = line.get("done_reason")
+    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
+
+
+def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
+    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
+    seconds = _figure(line, "total_duration") // NANOSECONDS
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "input_tokens": prompt,
+        "output_tokens": answer,
+        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
+        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
+        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
+        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
+        "completion_tokens_details": dict.fromkeys(
+            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
+        ),
+    }
+
+
+def openai_error(error: PackError) -> dict[str, Any]:
+    """An error as the body of a refusal, or as the chunk that ends a stream."""
+    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
+    match error:
+        case ChatBodyError():
+            details |= {"type": "invalid_request_error", "param": error.field}
+        case RequestRefusedError():
+            details |= {"type": "invalid_request_error"}
+        case ModelNotFoundError():
+            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
+        case NodeBusyError():
+            details |= {"code": "server_busy"}
+    return {"error": details}
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _figure(line: Mapping[str, Any], name: str) -> int:
+    value = line.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _rate(tokens: int, nanoseconds: int) -> float | str:
+    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
+    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
+
+
+# --- ollama_pack.ollama.stream ---
+# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+
+# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
+UsagePlace = Literal["apart", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What of the lines before matters for the next.
+
+    Attributes:
+        started: a chunk was sent, so the role is known.
+        calls: number of tool calls so far.
+    """
+
+    started: bool = False
+    calls: int = 0
+
+
+def usage_place(body: Mapping[str, Any]) -> UsagePlace:
+    """Where the client that sent this OpenAI chat body wants the figures.
+
+    Raises:
+        ChatBodyError: `stream_options` is not of its form.
+    """
+    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
+    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
+
+
+def line_to_chunks(
+    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
+) -> tuple[StreamState, list[dict[str, Any]]]:
+    """One line of `/api/chat` as chunks, and the state for the next line.
+
+    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
+    that has the finish reason.
+    """
+    delta = openai_message(line, head, state.calls)
+    done = line.get("done") is True
+    if not delta and not done:
+        return state, []
+    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
+    if not state.started:
+        delta = {"role": "assistant", **delta}
+    if not state.started or calls != state.calls:
+        state = StreamState(started=True, calls=calls)
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "logprobs": openai_logprobs(line),
+        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
+    }
+    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
+    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
+
+
+def _usage_chunks(
+    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
+) -> list[dict[str, Any]]:
+    usage = {"usage": openai_usage(line)}
+    if place == "last":
+        last |= usage
+        return []
+    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
+
+
+def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
+    taken = list(chunks)
+    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
+    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": choices[-1]["finish_reason"],
+    }
+    head = {name: taken[0][name] for name in ("id", "created", "model")}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
+
+
+def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {}
+    for delta in deltas:
+        for name in ("content", "reasoning_content"):
+            if name in delta:
+                message[name] = message.get(name, "") + delta[name]
+        if "tool_calls" in delta:
+            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
+    return message
+
+
+async def stream_to_openai(
+    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
+    state = StreamState()
+    async with aclosing(lines):
+        async for line in lines:
+            state, chunks = line_to_chunks(line, head, state, place)
+            for chunk in chunks:
+                yield chunk
+
+
+# --- ollama_pack.cache.replay ---
+# A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+
+MARKER = "ollama_pack"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMark:
+    """What a client is told of where its answer came from.
+
+    Attributes:
+        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else.
+        age_seconds: since it was kept; 0 for `follow`. Never negative.
+    """
+
+    cache: Literal["hit", "follow"]
+    age_seconds: float = 0.0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {MARKER: {"cache": self.cache, "age_seconds": max(0, round(self.age_seconds))}}
+
+
+def entry_chunks(
+    entry: Entry, head: ReplyHead, mark: CacheMark, place: UsagePlace = "last"
+) -> Iterator[dict[str, Any]]:
+    """A kept answer as a stream: its sources, its thoughts, its text, its end."""
+    if entry.sources:
+        yield {**_chunk_head(head), "choices": [], "sources": entry.sources}
+    role = {"role": "assistant"}
+    if entry.reasoning:
+        yield _chunk(head, {**role, "reasoning_content": entry.reasoning})
+        role = {}
+    yield _chunk(head, {**role, "content": entry.content})
+    yield from end_chunks(head, _chunk(head, {}, "stop"), entry.usage, mark, place)
+
+
+def entry_completion(entry: Entry, head: ReplyHead, mark: CacheMark) -> dict[str, Any]:
+    """A kept answer as one body."""
+    reasoning = {"reasoning_content": entry.reasoning} if entry.reasoning else {}
+    message = {"role": "assistant", "content": entry.content, **reasoning}
+    return _completion(head, message, "stop", entry.usage, entry.sources) | mark.fields
+
+
+def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
+    head: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
+    head["object"] = "chat.completion.chunk"
+    extra = {name: value for name, value in body.items() if name not in {*head, "choices"}}
+    choices = [choice for choice in body.get("choices") or () if isinstance(choice, Mapping)]
+    ends = []
+    for choice in choices:
+        common = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
+        said = {"delta": _delta_of(choice.get("message") or {}), "logprobs": choice.get("logprobs")}
+        yield {**head, "choices": [{**common, **said, "finish_reason": None}]}
+        ends.append({**common, "delta": {}, "logprobs": None})
+    yield {**head, "choices": ends, **extra}
+
+
+def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as a delta: its tool calls get the number that tells pieces of a stream apart."""
+    calls = message.get("tool_calls")
+    numbered = [{"index": place, **call} for place, call in enumerate(calls)] if calls else calls
+    return {**message, **({"tool_calls": numbered} if calls else {})}
+
+
+async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyHead) -> dict[str, Any]:
+    """One body from a stream, for a client that wants none. An error in the stream becomes the body."""
+    collector = AnswerCollector()
+    mark: dict[str, Any] = {}
+    async for chunk in chunks:
+        if chunk.get("error"):
+            return {"error": chunk["error"]}
+        collector.add(chunk)
+        mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
+    reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
+    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
+    message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
+    return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
+
+
+async def shared_chunks(
+    chunks: AsyncGenerator[dict[str, Any], None], head: ReplyHead, mark: CacheMark, place: UsagePlace = "last"
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Another request's chunks as this one's own: its id, its name of the model, its place for the figures.
+
+    The chunk with the finish reason is held back until the end, so that the mark is in the last one.
+    """
+    end: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    async for chunk in chunks:
+        usage = chunk.get("usage") or usage
+        choices = chunk.get("choices") or []
+        own = {**chunk, **_chunk_head(head)} if "choices" in chunk else dict(chunk)
+        own.pop("usage", None)
+        own.pop(MARKER, None)
+        if choices and choices[0].get("finish_reason"):
+            end = own
+        elif choices or chunk.keys() - {"usage", *_chunk_head(head), "choices", MARKER}:
+            yield own
+    for last in end_chunks(head, end or _chunk(head, {}), usage, mark, place):
+        yield last
+
+
+def end_chunks(
+    head: ReplyHead, end: dict[str, Any], usage: dict[str, Any] | None, mark: CacheMark, place: UsagePlace
+) -> Iterator[dict[str, Any]]:
+    """The last chunk, or the last two where the client wants the figures apart."""
+    if usage is None or place == "last":
+        yield end | ({"usage": usage} if usage is not None else {}) | mark.fields
+        return
+    yield end
+    yield {**_chunk_head(head), "choices": [], "usage": usage} | mark.fields
+
+
+def _chunk_head(head: ReplyHead) -> dict[str, Any]:
+    return head.tagged("chat.completion.chunk")
+
+
+def _chunk(head: ReplyHead, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return {**_chunk_head(head), "choices": [choice]}
+
+
+def _completion(
+    head: ReplyHead,
+    message: dict[str, Any],
+    finish_reason: str,
+    usage: dict[str, Any] | None,
+    sources: list[Any],
+) -> dict[str, Any]:
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
+    cited = {"sources": sources} if sources else {}
+    return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
+
+
+def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
+    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
+    calls: dict[Any, dict[str, Any]] = {}
+    for piece in pieces:
+        function = piece.get("function") or {}
+        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+        call["id"] = call.get("id") or piece.get("id")
+    return list(calls.values())
+
+
+# --- ollama_pack.cache.cache ---
+# The response cache: look an answer up, follow one that is being generated, or lead.
+
+_FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
+_ROUNDS = 2  # that a request follows in vain before it generates by itself
+
+
+class ResponseCache:
+    """The cache of one process. Used from one event loop.
+
+    Nothing that the store does or fails to do raises here, or takes longer than its limit.
+
+    Attributes:
+        counters: what it did.
+        keyring: of the admin's secret, which the slots of questions are made with.
+    """
+
+    def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
+        self,
+        store: CacheStore,
+        keyring: Keyring,
+        rules: CacheRules | None = None,
+        *,
+        guard_rule: GuardRule | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        dice: random.Random | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            store: where answers are kept.
+            keyring: of the admin's secret.
+            rules: when left out, the defaults.
+            guard_rule: when the store is given up; when left out, the defaults.
+            clock: seconds that nobody sets.
+            wall: Unix time in seconds, for what is shown alone.
+            dice: for the jitter.
+        """
+        self.counters = CacheCounters()
+        self._store = store
+        self.keyring = keyring
+        self._rules = rules or CacheRules()
+        self._clock = clock
+        self._dice = dice or random.Random()  # noqa: S311 - spreads the ends of entries, no secret
+        self._guard = StoreGuard(store, guard_rule or GuardRule(), clock)
+        self._tools = GenerationTools(
+            guard=self._guard,
+            keyring=keyring,
+            rules=self._rules,
+            counters=self.counters,
+            clock=clock,
+            wall=wall,
+            lasting=self._lasting,
+            detached=set(),
+        )
+        self._hub = LiveHub(self._tools)
+        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._published = clock()
+
+    async def lookup(self, question: Question) -> CacheOutcome:
+        """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
+        began = self._clock()
+        outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
+        self.counters.looked_up(self._clock() - began)
+        self._publish_sometimes()
+        return outcome
+
+    def bypass(self, reason: str) -> None:
+        """Count a request that is not for the cache; a few words, without any text of the conversation."""
+        self.counters.add(f"bypasses/{reason}")
+
+    async def chunks(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
+
+        Whoever stops before the end closes the iterator (`contextlib.aclosing`). A generation that others
+        follow goes on then, and one that nobody follows is stopped.
+
+        Args:
+            outcome: of `lookup`. Each can be used once.
+            head: id, time and model of this answer, for one that comes from the cache.
+            upstream: begins the generation; it is called when it is needed, at most once.
+            place: where the client wants the figures.
+
+        Raises:
+            LeaderLostError: another process led, and was lost half-way.
+            Exception: what the upstream raises.
+        """
+        answer: AsyncGenerator[dict[str, Any], None]
+        for _ in range(_ROUNDS):
+            if not isinstance(outcome, Follow):
+                break
+            try:
+                answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
+                async with aclosing(answer):
+                    async for chunk in answer:
+                        yield chunk
+            except _NothingShownError:
+                self.counters.add("takeovers")
+                outcome = await self._look_up(outcome.question, "leader lost")
+            else:
+                return
+        async with aclosing(self._own(outcome, head, upstream, place)) as answer:
+            async for chunk in answer:
+                yield chunk
+
+    async def note(self, question: Question, label: str) -> bool:
+        """Make an answer known under one more label, such as the message that shows it; whether it is."""
+        ttl = round(self._rules.ttl_seconds * (1 + self._rules.jitter) * 1000)
+        tag = self.keyring.label_tag(label)
+        done = await self._ask_patiently(lambda store: store.label(tag, question.slot, ttl))
+        return not isinstance(done, StoreTrouble)
+
+    async def discard(self, label: str) -> int | StoreTrouble:
+        """Discard what is known under a label, also what is being generated; how many answers it was."""
+        tag = self.keyring.label_tag(label)
+        done: int | StoreTrouble = await self._ask_patiently(lambda store: store.discard_labelled(tag))
+        return done
+
+    async def flush(self, scope: str | None = None) -> StoreTrouble | None:
+        """Make all answers of a scope, or all there are, unusable, in every process, at once."""
+        tag = None if scope is None else self.keyring.scope_tag(scope)
+        return await self._guard.ask(lambda store: store.flush(tag), _FLUSH_SECONDS)
+
+    async def shared_counts(self) -> dict[str, float] | StoreTrouble:
+        """The figures of all processes, with this one's newest."""
+        await self._publish()
+        found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
+        return found
+
+    async def warm(self) -> bool:
+        """Connect before the first chat does; whether the store answers."""
+        return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
+
+    async def close(self) -> None:
+        """Stop what is being generated or followed, and give the store back."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._hub.close()
+        await self._publish()
+        await self._guard.close()
+        await self._store.close()
+
+    async def _look_up(self, question: Question, reason: str) -> CacheOutcome:
+        for why in (reason, "unreadable"):
+            match await self._acquire(question):
+                case Kept() as kept:
+                    if entry := await self._opened(question, kept):
+                        return self._hit(question, entry, kept.age)
+                case Lease() as lease:
+                    self.counters.add(f"misses/{why}")
+                    return Lead(question, lease, why)
+                case Running() as running:
+                    self.counters.add("follows")
+                    return Follow(question, running)
+                case StoreTrouble() as trouble:
+                    return self._miss(question, f"store {trouble.reason}")
+        return self._miss(question, "unreadable")
+
+    async def _acquire(self, question: Question) -> Kept | Lease | Running | StoreTrouble:
+        """Ask the store, once for all requests of this process that ask the same at the same time."""
+        slot, token = question.slot, token_hex(16)
+        if question.refresh:
+            return await self._guard.ask(lambda store: store.acquire(slot, token, "refresh"))
+        found, own = await self._joined.call(
+            slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
+        )
+        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
+
+    def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
+        self.counters.add("hits")
+        self.counters.add("seconds_saved", entry.seconds)
+        self.counters.add("tokens_saved", entry.completion_tokens)
+        return Hit(question, entry, age)
+
+    def _miss(self, question: Question, reason: str) -> Miss:
+        self.counters.add(f"misses/{reason}")
+        return Miss(question, reason)
+
+    async def _opened(self, question: Question, kept: Kept) -> Entry | None:
+        """The entry; None when it cannot be read, and then it is there no more."""
+        try:
+            return open_entry(kept.sealed, question.scope, question.slot, self.keyring)
+        except EntryUnreadableError:
+            self.counters.add("unreadable")
+            await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
+            return None
+
+    async def _own(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer to a request that does not follow, or has followed in vain."""
+        match outcome:
+            case Hit():
+                for chunk in entry_chunks(outcome.entry, head, CacheMark("hit", outcome.age_seconds), place):
+                    yield chunk
+                return
+            case Lead():
+                answer = self._led(outcome, upstream)
+            case _:
+                answer = upstream()
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
+
+    async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
+        labels = tuple(map(self.keyring.label_tag, lead.question.labels))
+        generation = Generation(self._tools, lead.question, lead.lease, labels)
+        live = generation.live
+        self._hub.add(lead.lease.token, live)
+        task = asyncio.create_task(generation.run(upstream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
+        shown = 0
+        async with aclosing(live.listen()) as chunks:
+            async for chunk in chunks:
+                shown += 1
+                yield chunk
+        if live.error is not None:
+            raise live.error
+        if live.end == "lost":
+            raise LeaderLostError(shown)
+
+    async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of another request's generation, from its first that says something."""
+        live = self._hub.live_of(follow.question.scope, follow.running)
+        held: list[dict[str, Any]] = []
+        shown = 0
+        try:
+            async with aclosing(live.listen()) as chunks:
+                async for chunk in chunks:
+                    if not shown and (chunk.get("error") or not says_something(chunk)):
+                        held.append(chunk)
+                        continue
+                    for earlier in held:
+                        yield earlier
+                    held.clear()
+                    shown += 1
+                    yield chunk
+        finally:
+            self._hub.left(follow.running, live)
+        if not shown:
+            raise _NothingShownError
+        if live.end == "lost":
+            raise LeaderLostError(shown)
+
+    def _lasting(self) -> int:
+        spread = self._rules.jitter * (2 * self._dice.random() - 1)
+        return max(1, round(self._rules.ttl_seconds * (1 + spread) * 1000))
+
+    async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
+        return await self._guard.ask(step, self._guard.patient_limit)
+
+    def _publish_sometimes(self) -> None:
+        if self._clock() - self._published >= self._rules.publish_seconds:
+            self._published = self._clock()
+            task = asyncio.create_task(self._publish())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self) -> None:
+        if new := self.counters.take_new():
+            done = await self._ask_patiently(lambda store: store.add_counts(new))
+            if isinstance(done, StoreTrouble):
+                self.counters.give_back(new)
+
+
+class _NothingShownError(Exception):
+    """A leader was lost, or failed, before its follower had shown anything."""
+
+
+# --- ollama_pack.cache.redis_scripts ---
+# What happens in one step inside of Redis: the scripts, and the names of the keys.
+#
+# All keys of a scope have its tag in braces, so they are on one node of a cluster and one script may use them.
+# Commands of Redis 7 and Valkey 8 alone, no modules. Times are milliseconds of the server's clock. A server at
+# its `maxmemory` takes no leases and no entries, but streams that have begun go on to their end.
+#
+# | key | type | holds |
+# |---|---|---|
+# | `{scope}:m` | hash | `epoch`; `fence`, the last one given out |
+# | `{scope}:e:<slot>` | hash | an entry: `epoch`, `fence`, `made`, `sealed` |
+# | `{scope}:l:<slot>` | hash | the lease, which allows to commit: `epoch`, `fence`, `token` |
+# | `{scope}:g:<token>` | string | a generation is alive; it may outlive its lease, after a flush |
+# | `{scope}:f:<token>` | sorted set | who follows it, by when they are forgotten |
+# | `{scope}:s:<token>` | stream | its records, `0-1`, `0-2`, … |
+# | `{scope}:a`, `:x`, `:b` | sorted sets, hash | of each slot: made at, ends at; bytes, and `*` for the sum |
+# | `{label}:k` | sorted set | `<scope>/<slot>` by when they end |
+# | `scopes` | sorted set | the tags of all scopes, by when they were new |
+# | `counts` | hash | figures of all processes |
+
+REDIS_PREFIX = "ollama_pack:cache:"
+
+
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """A script, and the name that the server knows it by once it has seen it."""
+
+    text: str
+    sha: str
+
+
+def _lua(text: str) -> LuaScript:
+    # SHA-1 is what Redis names scripts by
+    return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function whole(number) return string.format('%.0f', number) end
+"""
+
+_FORGET = """
+local function forget(slot, ages, ends, sizes)
+  local size = redis.call('HGET', sizes, slot)
+  if size then
+    redis.call('HDEL', sizes, slot)
+    redis.call('HINCRBY', sizes, '*', -size)
+  end
+  redis.call('ZREM', ages, slot)
+  redis.call('ZREM', ends, slot)
+end
+"""
+
+# KEYS: l, g. ARGV: token, lease time
+_PROLONG = """
+local function prolong()
+  if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then return false end
+  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  return true
+end
+"""
+
+# KEYS: m, e, l, g of this token. ARGV: token, mode, lease, follower, scope times, '1' to begin the scope,
+# prefix of followers
+ACQUIRE = _lua(
+    _NOW
+    + """
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then
+  if ARGV[6] ~= '1' then return {'new scope'} end
+  -- from the clock, so that a scope that was forgotten never counts from an earlier number again
+  epoch = whole(now)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'fence', epoch)
+end
+if ARGV[2] == 'read' then
+  local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
+  if entry[1] == epoch then return {'kept', entry[4], entry[3], now - entry[2]} end
+  local lease = redis.call('HMGET', KEYS[3], 'epoch', 'token', 'fence')
+  if lease[1] == epoch then
+    if lease[2] == ARGV[1] then return {'lease', lease[3], epoch} end
+    -- not among KEYS, because only the server knows who leads; it has the tag of the scope
+    local followers = ARGV[7] .. lease[2]
+    redis.call('ZADD', followers, now + ARGV[4], ARGV[1])
+    redis.call('PEXPIRE', followers, ARGV[4])
+    return {'running', lease[2]}
+  end
+end
+local fence = whole(redis.call('HINCRBY', KEYS[1], 'fence', 1))
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+if ARGV[2] == 'read' then
+  redis.call('DEL', KEYS[3])
+  redis.call('HSET', KEYS[3], 'epoch', epoch, 'fence', fence, 'token', ARGV[1])
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  redis.call('SET', KEYS[4], fence, 'PX', ARGV[3])
+end
+return {'lease', fence, epoch}
+"""
+)
+
+# KEYS: l, g, s. ARGV: token, lease, stream times, place of the first record, records
+APPEND = _lua(
+    _PROLONG
+    + """
+if not prolong() then return 0 end
+local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+local known = last and tonumber(string.sub(last[1], 3)) or 0
+for i = 5, #ARGV do
+  local place = ARGV[4] + i - 5
+  if place > known then redis.call('XADD', KEYS[3], string.format('0-%d', place), 'r', ARGV[i]) end
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
+return 1
+"""
+)
+
+# KEYS: l, g, f. ARGV: token, lease time
+RENEW = _lua(
+    _NOW
+    + _PROLONG
+    + """
+if not prolong() then return -1 end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+return redis.call('ZCARD', KEYS[3])
+"""
+)
+
+# KEYS: l, g, f. ARGV: token
+LEAVE = _lua(
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+local followers = redis.call('ZCARD', KEYS[3])
+if followers == 0 then
+  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+  redis.call('DEL', KEYS[2])
+end
+return followers
+"""
+)
+
+# KEYS: l, g, s. ARGV: token, stream time, place, record
+_END = """
+local function finish(token, keep, place, record)
+  if redis.call('HGET', KEYS[1], 'token') == token then redis.call('DEL', KEYS[1]) end
+  if redis.call('DEL', KEYS[2]) == 0 then return 0 end
+  redis.call('XADD', KEYS[3], '0-' .. place, 'r', record)
+  return redis.call('PEXPIRE', KEYS[3], keep)
+end
+"""
+
+RELEASE = _lua(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
+
+# KEYS: l, g, s, a, x, b, m, e. ARGV: token, fence, epoch, shared, sealed, ttl, most entries, most bytes,
+# slot, prefix of entries, place, record, stream time, scope time
+COMMIT = _lua(
+    _NOW
+    + _FORGET
+    + _END
+    + """
+local entry = redis.call('HMGET', KEYS[8], 'epoch', 'fence')
+local newer = entry[1] == ARGV[3] and tonumber(entry[2]) - tonumber(ARGV[2]) or -1
+if newer == 0 then return 'stored' end  -- the answer to the first attempt was lost
+local leads = ARGV[4] ~= '1' or redis.call('HGET', KEYS[1], 'token') == ARGV[1]
+local result = 'stored'
+if redis.call('HGET', KEYS[7], 'epoch') ~= ARGV[3] then
+  result = 'flushed'
+elseif newer > 0 or not leads then
+  result = 'fenced'
+else
+  -- the first write of all: a full server refuses the whole script here, and nothing after its first write
+  redis.call('HSET', KEYS[8], 'epoch', ARGV[3], 'fence', ARGV[2], 'made', whole(now), 'sealed', ARGV[5])
+  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now)) do
+    forget(slot, KEYS[4], KEYS[5], KEYS[6])
+  end
+  forget(ARGV[9], KEYS[4], KEYS[5], KEYS[6])
+  redis.call('PEXPIRE', KEYS[8], ARGV[6])
+  redis.call('ZADD', KEYS[4], now, ARGV[9])
+  redis.call('ZADD', KEYS[5], now + ARGV[6], ARGV[9])
+  redis.call('HSET', KEYS[6], ARGV[9], #ARGV[5])
+  redis.call('HINCRBY', KEYS[6], '*', #ARGV[5])
+  while redis.call('ZCARD', KEYS[4]) > tonumber(ARGV[7])
+    or tonumber(redis.call('HGET', KEYS[6], '*')) > tonumber(ARGV[8]) do
+    local oldest = redis.call('ZRANGE', KEYS[4], 0, 0)[1]
+    if not oldest then break end
+    -- not among KEYS, because only the server knows which it is; it has the tag of the scope
+    redis.call('UNLINK', ARGV[10] .. oldest)
+    forget(oldest, KEYS[4], KEYS[5], KEYS[6])
+  end
+  for i = 4, 7 do redis.call('PEXPIRE', KEYS[i], ARGV[14]) end
+end
+finish(ARGV[1], ARGV[13], ARGV[11], ARGV[12])
+return result
+"""
+)
+
+# KEYS: g, f. ARGV: follower, follower time
+FOLLOW = _lua(
+    _NOW
+    + """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return 1
+"""
+)
+
+# Without a lease a generation goes on for its followers and cannot commit. KEYS: a, x, b, e, l. ARGV: slot,
+# fence or ''
+DISCARD = _lua(
+    _FORGET
+    + """
+if ARGV[2] == '' then redis.call('DEL', KEYS[5])
+elseif redis.call('HGET', KEYS[4], 'fence') ~= ARGV[2] then return 0 end
+forget(ARGV[1], KEYS[1], KEYS[2], KEYS[3])
+return redis.call('DEL', KEYS[4])
+"""
+)
+
+# KEYS: m. ARGV: scope time
+FLUSH = _lua(
+    _NOW
+    + """
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', whole(math.max(now, epoch + 1)))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+)
+
+# After a flush, in pieces, so that the server is never held up for long. KEYS: a, x, b, m. ARGV: most, prefix
+SWEEP = _lua(
+    _FORGET
+    + """
+local epoch = redis.call('HGET', KEYS[4], 'epoch')
+local done = 0
+for _, slot in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)) do
+  if redis.call('HGET', ARGV[2] .. slot, 'epoch') == epoch then break end
+  redis.call('UNLINK', ARGV[2] .. slot)
+  forget(slot, KEYS[1], KEYS[2], KEYS[3])
+  done = done + 1
+end
+return done
+"""
+)
+
+# KEYS: k. ARGV: member, ttl
+LABEL = _lua(
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], 'GT', now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[2])))
+return 1
+"""
+)
+
+# Forget a scope of which nothing is left, unless it was new again just now. KEYS: scopes. ARGV: tag, age
+DROP_SCOPE = _lua(
+    _NOW
+    + """
+local new = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if new and tonumber(new) + ARGV[2] < now then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 0
+"""
+)
+
+# KEYS: scopes. ARGV: tag
+REGISTER = _lua(
+    _NOW
+    + """
+return redis.call('ZADD', KEYS[1], now, ARGV[1])
+"""
+)
+
+ALL_SCRIPTS = (
+    *(ACQUIRE, APPEND, RENEW, LEAVE, RELEASE, COMMIT, FOLLOW),
+    *(DISCARD, FLUSH, SWEEP, LABEL, DROP_SCOPE, REGISTER),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisNames:
+    """The keys of a scope."""
+
+    scope: str
+
+    @property
+    def meta(self) -> str:
+        return self._of("m")
+
+    @property
+    def index(self) -> tuple[str, str, str]:
+        """Ages, ends and sizes."""
+        return self._of("a"), self._of("x"), self._of("b")
+
+    @property
+    def entries(self) -> str:
+        """What all names of entries begin with."""
+        return self._of("e:")
+
+    def entry(self, slot: str) -> str:
+        return self._of(f"e:{slot}")
+
+    def lease(self, slot: str) -> str:
+        return self._of(f"l:{slot}")
+
+    @property
+    def followers_of(self) -> str:
+        """What all names of followers begin with."""
+        return self._of("f:")
+
+    def followers(self, token: str) -> str:
+        return self._of(f"f:{token}")
+
+    def generation(self, token: str) -> str:
+        return self._of(f"g:{token}")
+
+    def stream(self, token: str) -> str:
+        return self._of(f"s:{token}")
+
+    def _of(self, rest: str) -> str:
+        return f"{REDIS_PREFIX}{{{self.scope}}}:{rest}"
+
+
+# --- ollama_pack.cache.store_redis ---
+# The cache in Redis or Valkey, for any number of processes and hosts.
+
+_SCOPES, _COUNTS = f"{REDIS_PREFIX}scopes", f"{REDIS_PREFIX}counts"
+_SWEPT_AT_ONCE = 200
+_AT_ONCE = 64
+_RECORDS_AT_ONCE = 1000
+_DAY = 24 * 3_600_000
+# What is asked at once of the server: more would wait for each other there, and a burst of new connections
+# takes longer than a chat waits.
+_CONNECTIONS, _WARM_CONNECTIONS = 8, 4
+
+_Value = TypeVar("_Value")
+
+
+class RedisStore:
+    """See `CacheStore`. Two clients, because a follower's waiting read keeps its connection."""
+
+    def __init__(self, client: RedisClient, waiting: RedisClient, times: StoreTimes | None = None) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            client: for what is answered at once, as `redis_client` makes it. It answers with bytes.
+            waiting: another one to the same place, for reads that wait.
+            times: when left out, the defaults.
+        """
+        self._client = client
+        self._waiting = waiting
+        self._times = times or StoreTimes()
+        self._free = asyncio.Semaphore(_CONNECTIONS)
+
+    async def ping(self) -> None:
+        """Connect more than once, and leave the scripts there, so that the first chats find both."""
+        pings = (self._told(lambda: self._client.execute_command("PING")) for _ in range(_WARM_CONNECTIONS))
+        await asyncio.gather(*pings)
+        for script in ALL_SCRIPTS:
+            await self._told(self._loading(script))
+
+    async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
+        found = await self._acquire(slot, token, mode, begin=False)
+        if found[0] == b"new scope":
+            # Known before it is begun, so that no flush of everything can miss it.
+            await self._run(REGISTER, [_SCOPES], slot.scope)
+            found = await self._acquire(slot, token, mode, begin=True)
+        match found:
+            case [b"kept", bytes(sealed), fence, age]:
+                return Kept(sealed, int(fence), max(0, int(age)) / 1000)
+            case [b"running", bytes(leader)]:
+                return Running(slot, leader.decode())
+            case [b"lease", fence, epoch]:
+                return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
+        raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+
+    async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
+        keys = [*_lease_keys(lease), _stream(lease)]
+        times = (self._times.lease, self._times.stream)
+        return bool(await self._run(APPEND, keys, lease.token, *times, first, *records))
+
+    async def renew(self, lease: Lease) -> int | None:
+        keys = [*_lease_keys(lease), RedisNames(lease.slot.scope).followers(lease.token)]
+        followers = await self._run(RENEW, keys, lease.token, self._times.lease)
+        return None if followers < 0 else int(followers)
+
+    async def leave(self, lease: Lease) -> int:
+        keys = [*_lease_keys(lease), RedisNames(lease.slot.scope).followers(lease.token)]
+        return int(await self._run(LEAVE, keys, lease.token))
+
+    async def commit(
+        self, lease: Lease, sealed: bytes, ttl: int, quota: Quota, last: tuple[int, bytes]
+    ) -> CommitResult:
+        names = RedisNames(lease.slot.scope)
+        keys = [*_lease_keys(lease), _stream(lease), *names.index, names.meta, names.entry(lease.slot.name)]
+        result = await self._run(
+            COMMIT,
+            keys,
+            *(lease.token, lease.fence, lease.epoch, int(lease.shared), sealed, ttl),
+            *(quota.entries, quota.octets, lease.slot.name, names.entries),
+            *(*last, self._times.stream, max(self._times.scope, ttl)),
+        )
+        found: dict[bytes, CommitResult] = {b"stored": "stored", b"fenced": "fenced", b"flushed": "flushed"}
+        return found[result]
+
+    async def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
+        keys = [*_lease_keys(lease), _stream(lease)]
+        await self._run(RELEASE, keys, lease.token, self._times.stream, *last)
+
+    async def tail(self, running: Running, follower: str, after: int, wait: int) -> Tail:
+        names = RedisNames(running.slot.scope)
+        keys = [names.generation(running.token), names.followers(running.token)]
+        alive = bool(await self._run(FOLLOW, keys, follower, self._times.follower))
+        place = (names.stream(running.token), f"0-{after}")
+        block = ("BLOCK", max(1, wait)) if alive and wait else ()
+        # the answer's order is as asked, and the count of what a slow reader gets at once is bounded
+        with _in_own_terms():
+            found = await self._waiting.execute_command(
+                "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place, keys=[place[0]]
+            )
+        return Tail(tuple(_records(found, after)), alive)
+
+    async def discard(self, slot: Slot, fence: int | None = None) -> bool:
+        names = RedisNames(slot.scope)
+        keys = [*names.index, names.entry(slot.name), names.lease(slot.name)]
+        return bool(await self._run(DISCARD, keys, slot.name, "" if fence is None else fence))
+
+    async def flush(self, scope: str | None = None) -> None:
+        if scope is not None:
+            await self._flush(scope)
+            return
+        for tags in await self._members(_SCOPES):
+            await asyncio.gather(*map(self._flush_or_drop, tags))
+
+    async def label(self, label: str, slot: Slot, ttl: int) -> None:
+        await self._run(LABEL, [_label_key(label)], f"{slot.scope}/{slot.name}", ttl)
+
+    async def discard_labelled(self, label: str) -> int:
+        key, count = _label_key(label), 0
+        for members in await self._members(key):
+            slots = (Slot(scope, name) for scope, _, name in (each.partition("/") for each in members))
+            count += sum(await asyncio.gather(*map(self.discard, slots)))
+            await self._told(self._removing(key, members))  # those alone: another may have come since
+        return count
+
+    async def use_of(self, scope: str) -> ScopeUse:
+        ages, _, sizes = RedisNames(scope).index
+        entries = await self._told(lambda: self._client.execute_command("ZCARD", ages))
+        octets = await self._told(lambda: self._client.execute_command("HGET", sizes, "*"))
+        return ScopeUse(int(entries), int(octets or 0))
+
+    async def add_counts(self, counts: Mapping[str, float]) -> None:
+        for name, value in counts.items():
+            await self._told(self._counting(name, value))
+
+    async def counts(self) -> dict[str, float]:
+        found: dict[bytes, bytes] = await self._told(lambda: self._client.execute_command("HGETALL", _COUNTS))
+        return {name.decode(): float(value) for name, value in found.items()}
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self._waiting.aclose()
+
+    def _loading(self, script: LuaScript) -> Callable[[], Awaitable[Any]]:
+        return lambda: self._client.script_load(script.text)
+
+    def _counting(self, name: str, value: float) -> Callable[[], Awaitable[Any]]:
+        return lambda: self._client.execute_command("HINCRBYFLOAT", _COUNTS, name, value)
+
+    async def _acquire(self, slot: Slot, token: str, mode: AcquireMode, *, begin: bool) -> Any:
+        names = RedisNames(slot.scope)
+        keys = [names.meta, names.entry(slot.name), names.lease(slot.name), names.generation(token)]
+        times = (self._times.lease, self._times.follower, self._times.scope)
+        return await self._run(ACQUIRE, keys, token, mode, *times, int(begin), names.followers_of)
+
+    def _removing(self, key: str, members: Sequence[str]) -> Callable[[], Awaitable[Any]]:
+        return lambda: self._client.execute_command("ZREM", key, *members)
+
+    async def _members(self, key: str) -> list[list[str]]:
+        """Of a sorted set, in lists that are worked on at once."""
+        found: list[bytes] = await self._told(lambda: self._client.execute_command("ZRANGE", key, 0, -1))
+        names = [member.decode() for member in found]
+        return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
+
+    async def _flush_or_drop(self, scope: str) -> None:
+        if not await self._flush(scope):
+            await self._run(DROP_SCOPE, [_SCOPES], scope, _DAY)
+
+    async def _flush(self, scope: str) -> bool:
+        """Flush a scope; False when there is nothing of it."""
+        names = RedisNames(scope)
+        if not await self._run(FLUSH, [names.meta], self._times.scope):
+            return False
+        while await self._run(SWEEP, [*names.index, names.meta], _SWEPT_AT_ONCE, names.entries):
+            pass
+        return True
+
+    async def _run(self, script: LuaScript, keys: Sequence[str], *values: Any) -> Any:
+        """Run a script by its name, and by its text where the server has not seen it, or has restarted."""
+        try:
+            return await self._told(
+                lambda: self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *values)
+            )
+        except NoScriptError:
+            return await self._told(
+                lambda: self._client.execute_command("EVAL", script.text, len(keys), *keys, *values)
+            )
+
+    async def _told(self, ask: Callable[[], Awaitable[_Value]]) -> _Value:
+        async with self._free:
+            with _in_own_terms():
+                return await ask()
+
+
+@contextmanager
+def _in_own_terms() -> Iterator[None]:
+    """What goes wrong, as the store says it."""
+    try:
+        yield
+    except NoScriptError:
+        raise
+    except OutOfMemoryError as error:
+        raise StoreFullError("Redis is at its maxmemory") from error
+    except (RedisError, OSError, EOFError) as error:
+        raise StoreDownError(f"Redis failed: {type(error).__name__}") from error
+
+
+def _lease_keys(lease: Lease) -> list[str]:
+    names = RedisNames(lease.slot.scope)
+    return [names.lease(lease.slot.name), names.generation(lease.token)]
+
+
+def _stream(lease: Lease) -> str:
+    return RedisNames(lease.slot.scope).stream(lease.token)
+
+
+def _label_key(label: str) -> str:
+    return f"{REDIS_PREFIX}{{{label}}}:k"
+
+
+def _records(found: Any, after: int) -> Iterable[bytes]:
+    """The records in an answer to XREAD, as long as none is left out."""
+    streams = list(found.values()) if isinstance(found, dict) else [rest for _, rest in found or ()]
+    for name, fields in streams[0] if streams else ():
+        after += 1
+        if int(name.partition(b"-")[2]) != after:
+            return
+        yield fields[b"r"]
+
+
+# --- ollama_pack.cache.sqlite_cache ---
+# The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+
+SQLITE_FORMAT = 1  # of the tables; another one starts anew, it is a cache
+# For the lock of another process. Whoever calls asks again as long as it has time: other steps, for which no
+# lock is needed, do not wait that long for the thread.
+_BUSY_MILLISECONDS = 20
+
+_TABLES = """
+CREATE TABLE meta (scope TEXT PRIMARY KEY, epoch INTEGER, fence INTEGER) WITHOUT ROWID;
+CREATE TABLE entries (
+  scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, made INTEGER, ends INTEGER, octets INTEGER,
+  sealed BLOB, PRIMARY KEY (scope, slot)
+);
+CREATE INDEX entries_made ON entries (scope, made);
+CREATE INDEX entries_ends ON entries (ends);
+CREATE TABLE leases (
+  scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, token TEXT, ends INTEGER, PRIMARY KEY (scope, slot)
+) WITHOUT ROWID;
+CREATE TABLE generations (token TEXT PRIMARY KEY, ends INTEGER) WITHOUT ROWID;
+CREATE TABLE followers (token TEXT, follower TEXT, ends INTEGER, PRIMARY KEY (token, follower)) WITHOUT ROWID;
+CREATE TABLE streams (token TEXT PRIMARY KEY, ends INTEGER) WITHOUT ROWID;
+CREATE TABLE records (token TEXT, place INTEGER, record BLOB, PRIMARY KEY (token, place)) WITHOUT ROWID;
+CREATE TABLE labels (
+  label TEXT, scope TEXT, slot TEXT, ends INTEGER, PRIMARY KEY (label, scope, slot)
+) WITHOUT ROWID;
+CREATE TABLE counts (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID;
+CREATE TABLE origin (format INTEGER, clock TEXT);
+"""
+
+
+class SqliteCache:
+    """See `CacheStore` for what each method does. Used from one thread."""
+
+    def __init__(self, path: Path, times: StoreTimes, clock: Callable[[], int], clock_name: str) -> None:
+        """Open the file, or make it; one of another format or clock is emptied.
+
+        Args:
+            path: in a folder that exists.
+            times: how long things stay.
+            clock: milliseconds, the same in all processes that use the file, and never set back.
+            clock_name: tells one run of the clock from another, such as the id of the boot.
+
+        Raises:
+            sqlite3.Error: the file cannot be used.
+        """
+        self._times = times
+        self._clock = clock
+        self._link = sqlite3.connect(path, timeout=_BUSY_MILLISECONDS / 1000, isolation_level=None)
+        try:
+            self._begin(clock_name)
+            path.chmod(0o600)
+        except BaseException:
+            self._link.close()
+            raise
+
+    def close(self) -> None:
+        self._link.close()
+
+    def changes(self) -> tuple[int, int]:
+        """Numbers of which one changes when somebody has written, another connection or this one."""
+        return int(self._one("PRAGMA data_version")[0]), self._link.total_changes
+
+    def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
+        if mode == "read" and (found := self._kept(slot)):
+            return found
+        with self._writing() as now:
+            if mode == "read":
+                if found := self._kept(slot):
+                    return found
+                if running := self._running(slot, token, now):
+                    return running
+            return self._lease(slot, token, now, shared=mode == "read")
+
+    def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
+        with self._writing() as now:
+            if not self._prolong(lease, now):
+                return False
+            rows = ((lease.token, place, record) for place, record in enumerate(records, first))
+            self._link.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
+            self._keep_stream(lease.token, now)
+            return True
+
+    def renew(self, lease: Lease) -> int | None:
+        with self._writing() as now:
+            if not self._prolong(lease, now):
+                return None
+            return self._followers(lease.token, now)
+
+    def leave(self, lease: Lease) -> int:
+        with self._writing() as now:
+            followers = self._followers(lease.token, now)
+            if not followers:
+                self._give_back(lease)
+                self._link.execute("DELETE FROM generations WHERE token = ?", (lease.token,))
+            return followers
+
+    def commit(
+        self, lease: Lease, sealed: bytes, ttl: int, quota: Quota, last: tuple[int, bytes]
+    ) -> CommitResult:
+        with self._writing() as now:
+            result = self._may_commit(lease, now)
+            if result == "stored" and self._fence_of(lease.slot) != lease.fence:
+                self._tidy(now)
+                row = (*_columns(lease.slot), lease.epoch, lease.fence, now, now + ttl, len(sealed), sealed)
+                self._link.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                self._evict(lease.slot.scope, quota)
+            self._finish(lease, now, last)
+            return result
+
+    def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
+        with self._writing() as now:
+            self._finish(lease, now, last)
+
+    def records_after(self, token: str, after: int) -> tuple[bytes, ...]:
+        rows = self._all(
+            "SELECT place, record FROM records WHERE token = ? AND place > ? ORDER BY place", token, after
+        )
+        # as long as none is left out
+        return tuple(record for place, (found, record) in enumerate(rows, after + 1) if place == found)
+
+    def follow(self, token: str, follower: str) -> bool:
+        """Count as a follower; whether the leader is alive."""
+        with self._writing() as now:
+            if not self._one("SELECT count(*) FROM generations WHERE token = ? AND ends > ?", token, now)[0]:
+                return False
+            self._add_follower(token, follower, now)
+            return True
+
+    def discard(self, slot: Slot, fence: int | None) -> bool:
+        with self._writing():
+            if fence is None:
+                self._link.execute("DELETE FROM leases WHERE scope = ? AND slot = ?", _columns(slot))
+            return self._delete_entry(slot, fence)
+
+    def flush(self, scope: str | None) -> None:
+        where, which = ("", ()) if scope is None else (" WHERE scope = ?", (scope,))
+        with self._writing():
+            self._link.execute(f"UPDATE meta SET epoch = epoch + 1{where}", which)  # noqa: S608 - a literal
+            self._link.execute(f"DELETE FROM entries{where}", which)  # noqa: S608 - a literal
+
+    def label(self, label: str, slot: Slot, ttl: int) -> None:
+        with self._writing() as now:
+            self._link.execute(
+                "INSERT INTO labels VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET ends = max(ends, excluded.ends)",
+                (label, *_columns(slot), now + ttl),
+            )
+
+    def discard_labelled(self, label: str) -> int:
+        with self._writing():
+            rows = self._all("DELETE FROM labels WHERE label = ? RETURNING scope, slot", label)
+            for place in rows:
+                self._link.execute("DELETE FROM leases WHERE scope = ? AND slot = ?", place)
+            return sum(self._delete_entry(Slot(*place), None) for place in rows)
+
+    def use_of(self, scope: str) -> ScopeUse:
+        return ScopeUse(
+            *self._one("SELECT count(*), coalesce(sum(octets), 0) FROM entries WHERE scope = ?", scope)
+        )
+
+    def add_counts(self, counts: Mapping[str, float]) -> None:
+        with self._writing():
+            self._link.executemany(
+                "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                counts.items(),
+            )
+
+    def counts(self) -> dict[str, float]:
+        return {str(name): float(value) for name, value in self._all("SELECT name, value FROM counts")}
+
+    def _begin(self, clock_name: str) -> None:
+        self._link.execute("PRAGMA journal_mode = WAL")
+        self._link.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose entries, no more
+        with self._writing():
+            names = [name for (name,) in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            if "origin" in names and self._is_ours(clock_name):
+                return
+            for name in names:
+                self._link.execute(f'DROP TABLE "{name}"')
+            for statement in _TABLES.split(";\n"):
+                self._link.execute(statement)
+            self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
+
+    def _is_ours(self, clock_name: str) -> bool:
+        """Whether the times in the file are on this run of the clock, and the tables of this format."""
+        if self._one("SELECT * FROM origin") != (SQLITE_FORMAT, clock_name):
+            return False
+        latest = self._one("SELECT max(made) FROM entries")[0]
+        return latest is None or latest <= self._clock()
+
+    @contextmanager
+    def _writing(self) -> Iterator[int]:
+        """A transaction that no other process writes in; gives the time."""
+        self._link.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._clock()
+        except BaseException:
+            self._link.execute("ROLLBACK")
+            raise
+        self._link.execute("COMMIT")
+
+    def _kept(self, slot: Slot) -> Kept | None:
+        now = self._clock()
+        row = self._one(
+            "SELECT sealed, entries.fence, made FROM entries JOIN meta USING (scope, epoch)"
+            " WHERE scope = ? AND slot = ? AND ends > ?",
+            *_columns(slot),
+            now,
+        )
+        return Kept(row[0], row[1], max(0, now - row[2]) / 1000) if row else None
+
+    def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
+        row = self._one(
+            "SELECT token, leases.fence, epoch FROM leases JOIN meta USING (scope, epoch)"
+            " WHERE scope = ? AND slot = ? AND ends > ?",
+            *_columns(slot),
+            now,
+        )
+        if not row:
+            return None
+        if row[0] == token:
+            return Lease(slot, token, row[1], row[2])
+        self._add_follower(row[0], token, now)
+        return Running(slot, row[0])
+
+    def _lease(self, slot: Slot, token: str, now: int, *, shared: bool) -> Lease:
+        self._link.execute("INSERT OR IGNORE INTO meta VALUES (?, 1, 0)", (slot.scope,))
+        fence, epoch = self._one(
+            "UPDATE meta SET fence = fence + 1 WHERE scope = ? RETURNING fence, epoch", slot.scope
+        )
+        if shared:
+            ends = now + self._times.lease
+            row = (*_columns(slot), epoch, fence, token, ends)
+            self._link.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._link.execute("INSERT OR REPLACE INTO generations VALUES (?, ?)", (token, ends))
+        return Lease(slot, token, fence, epoch, shared)
+
+    def _prolong(self, lease: Lease, now: int) -> bool:
+        ends = now + self._times.lease
+        alive = self._link.execute(
+            "UPDATE generations SET ends = ? WHERE token = ? AND ends > ?", (ends, lease.token, now)
+        )
+        self._link.execute(
+            "UPDATE leases SET ends = ? WHERE scope = ? AND slot = ? AND token = ? AND ends > ?",
+            (ends, *_columns(lease.slot), lease.token, now),
+        )
+        return alive.rowcount > 0
+
+    def _may_commit(self, lease: Lease, now: int) -> CommitResult:
+        entry = self._fence_of(lease.slot)
+        if entry == lease.fence:
+            return "stored"  # the answer to the first attempt was lost
+        if self._one("SELECT epoch FROM meta WHERE scope = ?", lease.slot.scope) != (lease.epoch,):
+            return "flushed"
+        leads = self._one(
+            "SELECT count(*) FROM leases WHERE scope = ? AND slot = ? AND token = ? AND ends > ?",
+            *_columns(lease.slot),
+            lease.token,
+            now,
+        )[0]
+        return "fenced" if entry > lease.fence or (lease.shared and not leads) else "stored"
+
+    def _fence_of(self, slot: Slot) -> int:
+        """Of the entry that is there, in the scope's epoch; -1 where there is none."""
+        row = self._one(
+            "SELECT entries.fence FROM entries JOIN meta USING (scope, epoch) WHERE scope = ? AND slot = ?",
+            *_columns(slot),
+        )
+        return int(row[0]) if row else -1
+
+    def _followers(self, token: str, now: int) -> int:
+        return int(self._one("SELECT count(*) FROM followers WHERE token = ? AND ends > ?", token, now)[0])
+
+    def _give_back(self, lease: Lease) -> None:
+        which = "DELETE FROM leases WHERE scope = ? AND slot = ? AND token = ?"
+        self._link.execute(which, (*_columns(lease.slot), lease.token))
+
+    def _finish(self, lease: Lease, now: int, last: tuple[int, bytes]) -> None:
+        self._give_back(lease)
+        ended = self._link.execute("DELETE FROM generations WHERE token = ? AND ends > ?", (lease.token, now))
+        if ended.rowcount:
+            self._link.execute("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", (lease.token, *last))
+            self._keep_stream(lease.token, now)
+
+    def _keep_stream(self, token: str, now: int) -> None:
+        self._link.execute("INSERT OR REPLACE INTO streams VALUES (?, ?)", (token, now + self._times.stream))
+
+    def _add_follower(self, token: str, follower: str, now: int) -> None:
+        row = (token, follower, now + self._times.follower)
+        self._link.execute("INSERT OR REPLACE INTO followers VALUES (?, ?, ?)", row)
+
+    def _delete_entry(self, slot: Slot, fence: int | None) -> bool:
+        which = "DELETE FROM entries WHERE scope = ? AND slot = ? AND fence = coalesce(?, fence)"
+        return self._link.execute(which, (*_columns(slot), fence)).rowcount > 0
+
+    def _evict(self, scope: str, quota: Quota) -> None:
+        use = self.use_of(scope)
+        entries, octets = use.entries, use.octets
+        oldest = self._all("SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence", scope)
+        for slot, size in oldest:
+            if entries <= quota.entries and octets <= quota.octets:
+                return
+            self._delete_entry(Slot(scope, slot), None)
+            entries, octets = entries - 1, octets - size
+
+    def _tidy(self, now: int) -> None:
+        """Remove what has ended, in every scope: SQLite has no clock of its own."""
+        for table in ("entries", "leases", "generations", "followers", "labels"):
+            self._link.execute(f"DELETE FROM {table} WHERE ends <= ?", (now,))  # noqa: S608 - a literal
+        for (token,) in self._all("DELETE FROM streams WHERE ends <= ? RETURNING token", now):
+            self._link.execute("DELETE FROM records WHERE token = ?", (token,))
+
+    def _one(self, statement: str, *values: object) -> tuple[Any, ...]:
+        """The first row, or an empty one."""
+        with closing(self._link.execute(statement, values)) as rows:
+            return rows.fetchone() or ()
+
+    def _all(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with closing(self._link.execute(statement, values)) as rows:
+            return rows.fetchall()
+
+
+def _columns(slot: Slot) -> tuple[str, str]:
+    return slot.scope, slot.name
+
+
+# --- ollama_pack.cache.store_sqlite ---
+# The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+
+_POLL_SECONDS = 0.01  # between two looks for records of another process
+_BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_Result = TypeVar("_Result")
+
+
+def host_milliseconds() -> int:
+    """Time that all processes of this host share, that nobody sets, and that goes on while it sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)  # of Linux
+    return (time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)) // 1_000_000
+
+
+def boot_name() -> str:
+    """Which run of that clock this is: it begins anew when the host does."""
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return "unknown"
+
+
+class SqliteStore:
+    """See `CacheStore`. One connection, in one thread, made with the first call."""
+
+    def __init__(
+        self,
+        path: Path,
+        times: StoreTimes | None = None,
+        *,
+        clock: Callable[[], int] = host_milliseconds,
+        clock_name: Callable[[], str] = boot_name,
+    ) -> None:
+        """Take what is needed later; nothing is opened.
+
+        Args:
+            path: of the file, in a folder that exists.
+            times: when left out, the defaults.
+            clock: milliseconds; not the time of day, which may be set back.
+            clock_name: which run of the clock this is.
+        """
+        self._path = path
+        self._times = times or StoreTimes()
+        self._clock = clock
+        self._clock_name = clock_name
+        self._cache: SqliteCache | None = None
+        self._thread = ThreadPoolExecutor(1, "ollama-pack-cache")
+
+    async def ping(self) -> None:
+        await self._do(SqliteCache.changes)
+
+    async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
+        return await self._do(lambda cache: cache.acquire(slot, token, mode))
+
+    async def append(self, lease: Lease, first: int, records: Sequence[bytes]) -> bool:
+        return await self._do(lambda cache: cache.append(lease, first, records))
+
+    async def renew(self, lease: Lease) -> int | None:
+        return await self._do(lambda cache: cache.renew(lease))
+
+    async def leave(self, lease: Lease) -> int:
+        return await self._do(lambda cache: cache.leave(lease))
+
+    async def commit(
+        self, lease: Lease, sealed: bytes, ttl: int, quota: Quota, last: tuple[int, bytes]
+    ) -> CommitResult:
+        return await self._do(lambda cache: cache.commit(lease, sealed, ttl, quota, last))
+
+    async def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
+        await self._do(lambda cache: cache.release(lease, last))
+
+    async def tail(self, running: Running, follower: str, after: int, wait: int) -> Tail:
+        alive = await self._do(lambda cache: cache.follow(running.token, follower))
+        until = time.monotonic() + (wait / 1000 if alive else 0)
+        seen: tuple[int, int] | None = None
+        while True:
+            changed, records = await self._do(partial(_news, token=running.token, after=after, seen=seen))
+            if records or time.monotonic() >= until:
+                return Tail(records, alive)
+            seen = changed
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def discard(self, slot: Slot, fence: int | None = None) -> bool:
+        return await self._do(lambda cache: cache.discard(slot, fence))
+
+    async def flush(self, scope: str | None = None) -> None:
+        await self._do(lambda cache: cache.flush(scope))
+
+    async def label(self, label: str, slot: Slot, ttl: int) -> None:
+        await self._do(lambda cache: cache.label(label, slot, ttl))
+
+    async def discard_labelled(self, label: str) -> int:
+        return await self._do(lambda cache: cache.discard_labelled(label))
+
+    async def use_of(self, scope: str) -> ScopeUse:
+        return await self._do(lambda cache: cache.use_of(scope))
+
+    async def add_counts(self, counts: Mapping[str, float]) -> None:
+        await self._do(lambda cache: cache.add_counts(counts))
+
+    async def counts(self) -> dict[str, float]:
+        return await self._do(SqliteCache.counts)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+        """One step in the thread; as often as another process has the file's lock, until it has been free.
+
+        A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
+        any limit that could be set here. The caller has one.
+        """
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
+            except _LockedError:
+                await asyncio.sleep(_BUSY_SECONDS)
+
+    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+        """In the thread: one step, or what went wrong in the store's own terms."""
+        try:
+            if self._cache is None:
+                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
+            return step(self._cache)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
+                raise _LockedError from error
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StoreFullError("the disk of the cache's SQLite file is full") from error
+            raise StoreDownError(f"SQLite failed: {error}") from error
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self._start_anew()  # it is a cache: an empty one next time
+            raise StoreDownError(f"SQLite failed: {error}") from error
+        except OSError as error:
+            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+
+    def _start_anew(self) -> None:
+        self._close()
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()
+
+    def _close(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+
+class _LockedError(Exception):
+    """Another process writes."""
+
+
+def _news(
+    cache: SqliteCache, token: str, after: int, seen: tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[bytes, ...]]:
+    """The numbers of changes, and the records after a place if they are others than were seen."""
+    changed = cache.changes()
+    return changed, (() if changed == seen else cache.records_after(token, after))
+
+
+# --- ollama_pack.plugins.caching ---
+# The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+
+CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
+_CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
+
+Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """What a cache is made of.
+
+    Attributes:
+        url: of Redis; empty: the file at `path`.
+        path: of SQLite's file.
+        secret: from which the keys are derived.
+        ttl_seconds: that an answer is kept.
+        max_entry_octets: bytes of an entry.
+    """
+
+    url: str = field(repr=False)
+    path: Path
+    secret: str = field(repr=False)
+    ttl_seconds: int
+    max_entry_octets: int
+
+
+def make_cache(settings: CacheSettings) -> ResponseCache:
+    """The cache; nothing is connected yet.
+
+    Raises:
+        CacheConfigError: the URL or the secret cannot be used.
+    """
+    rules = CacheRules(ttl_seconds=settings.ttl_seconds, max_entry_octets=settings.max_entry_octets)
+    return ResponseCache(_store_of(settings), Keyring(settings.secret), rules)
+
+
+def _store_of(settings: CacheSettings) -> CacheStore:
+    if settings.url:
+        return RedisStore(redis_client(settings.url), redis_client(settings.url))
+    return SqliteStore(settings.path)
+
+
+class CacheInUse:
+    """A cache with the answers that are being taken from it. Retired, it is closed when the last ends."""
+
+    def __init__(self, cache: ResponseCache) -> None:
+        self.cache = cache
+        self._answers = 0
+        self._retired = False
+        self._noting: set[asyncio.Task[bool]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def chunks(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """See `ResponseCache.chunks`."""
+        self._answers += 1
+        try:
+            async with aclosing(self.cache.chunks(outcome, head, upstream, place)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._answers -= 1
+            self._close_if_idle()
+
+    def note(self, question: Question, label: str) -> None:
+        """Make an answer known under one more label, while the chat goes on."""
+        task = asyncio.get_running_loop().create_task(self.cache.note(question, label))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    def retire(self) -> None:
+        """Another one is used from now on."""
+        self._retired = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and not self._answers and self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self.cache.close())
+
+
+class CacheKeeper:
+    """Has the cache that the valves ask for."""
+
+    def __init__(self, make: Callable[[CacheSettings], ResponseCache] = make_cache) -> None:
+        """Make nothing yet.
+
+        Args:
+            make: makes a cache.
+        """
+        self._make = make
+        self._used: CacheInUse | None = None
+        self._made_of: CacheSettings | None = None
+        self._warming: asyncio.Task[bool] | None = None
+
+    async def cache(self, settings: CacheSettings) -> CacheInUse:
+        """The cache for these settings, connected if that takes no time.
+
+        Raises:
+            CacheConfigError: there is none for them.
+        """
+        if self._used is None or self._made_of != settings:
+            used = CacheInUse(self._make(settings))
+            self.retire()
+            self._used, self._made_of = used, settings
+            self._warming = asyncio.get_running_loop().create_task(used.cache.warm())
+        used = self._used
+        if self._warming is not None:
+            await asyncio.wait({self._warming}, timeout=_CONNECT_SECONDS)
+            self._warming = None
+        return used
+
+    @property
+    def current(self) -> ResponseCache | None:
+        """The cache that was used last; None: none was yet."""
+        return self._used.cache if self._used else None
+
+    def retire(self) -> None:
+        """Give the cache back once the answers under way have ended."""
+        if self._used is not None:
+            self._used.retire()
+        self._used, self._made_of = None, None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAnswer:
+    """An answer that is looked up, and not yet given.
+
+    Attributes:
+        used: the cache.
+        outcome: of the lookup; it can be used once.
+        body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
+            books the tokens under it, and uses it in further rounds of tools.
+        model: that the request is for.
+    """
+
+    used: CacheInUse
+    outcome: CacheOutcome
+    body: dict[str, Any]
+    model: str
+
+    @property
+    def named(self) -> str:
+        """The model's name in the answer: of a kept one, what it was then."""
+        return (isinstance(self.outcome, Hit) and self.outcome.entry.model) or self.model
+
+    def chunks(
+        self, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as a stream; whole bodies that the upstream gives are taken apart."""
+        return self.used.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
+
+    async def completion(self, head: ReplyHead, ask: Ask) -> dict[str, Any]:
+        """The answer as one body: the model's own where it was asked for this request."""
+        made: list[dict[str, Any]] = []
+
+        async def upstream() -> AsyncGenerator[dict[str, Any], None]:
+            made.append(await ask())
+            yield made[0]
+
+        async with aclosing(self.chunks(head, upstream, "last")) as chunks:
+            put_together = await completion_from(chunks, head)
+        return made[0] if made else put_together
+
+
+async def _in_chunks(answer: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[dict[str, Any], None]:
+    async with aclosing(answer):
+        async for part in answer:
+            for chunk in completion_chunks(part) if _is_whole(part) else (part,):
+                yield chunk
+
+
+def _is_whole(part: dict[str, Any]) -> bool:
+    return any("message" in choice for choice in part.get("choices") or ())
+
+
+class PendingAnswers:
+    """Answers by their tickets, for who comes for them within seconds."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, PendingAnswer] = {}
+
+    def hold(self, answer: PendingAnswer) -> str:
+        """Keep an answer; its ticket."""
+        ticket = token_urlsafe(16)
+        self._pending[ticket] = answer
+        asyncio.get_running_loop().call_later(CLAIM_SECONDS, self._pending.pop, ticket, None)
+        return ticket
+
+    def claim(self, ticket: str) -> PendingAnswer | None:
+        """The answer, once."""
+        answer = self._pending.pop(ticket, None)
+        if answer is not None:
+            answer.body["model"] = answer.model
+        return answer
+
+
+# --- ollama_pack.plugins.pipeline_requests ---
+# What a pipeline can know of a request, and how it tells the next one.
+#
+# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
+# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
+# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+# What the response cache has to know travels in a field of ours.
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD = "ollama_pack"
+ROUTED = "gpu_router."  # begins the ids of the models that the router answers
+
+# What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
+_NOTED = (
+    *("assistant_message_id", "automation_id", "chat_id", "direct", "features", "files", "folder_id"),
+    *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
+)
+
+# How all of Open WebUI's templates for titles, tags and the like begin.
+_TASK_BEGINS = "### Task:"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, and what for.
+
+    Attributes:
+        user: whom fairness counts it for; empty: unknown.
+        chat: the conversation; empty: unknown.
+        background: nobody looks at the answer as it is written.
+        from_webui: Open WebUI sent it, and put its own tools into it.
+        note: as `noted` has made it; None where no filter has seen the request.
+    """
+
+    user: str = ""
+    chat: str = ""
+    background: bool = False
+    from_webui: bool = False
+    note: Mapping[str, Any] | None = None
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
+        from_webui,
+        note if isinstance(note, Mapping) else None,
+    )
+
+
+def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what is nobody's business further on."""
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    return {name: value for name, value in body.items() if name not in ours}
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if metadata.get("task"):
+        hints[URGENCY_FIELD] = BACKGROUND
+    return {**body, **hints}
+
+
+def goes_to_router(body: Mapping[str, Any]) -> bool:
+    """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
+    model = str(body.get("model") or "")
+    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
+    return model.startswith(ROUTED) or base.startswith(ROUTED)
+
+
+def noted(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
+    metadata = body.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    note = {name: value for name in _NOTED if (value := metadata.get(name))}
+    note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
+    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    if about.get("knowledge"):
+        note["model"] = {"info": {"meta": {"knowledge": True}}}
+    return {**with_hints(body), NOTE_FIELD: note}
+
+
+def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_task(body: Mapping[str, Any]) -> bool:
+    """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_TASK_BEGINS)
+
+
+# --- ollama_pack.plugins.pipeline_valves ---
+# Valves on the Pipelines server: what all of our pipelines have in common there.
+
+DIGEST_LENGTH = 16
+CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+
+valves_log = logging.getLogger(__name__)
+
+
+def _own_digest() -> str:
+    """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
+    path = globals().get("__file__")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGEST_LENGTH] if path else ""
+
+
+CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
+
+
+class PipelineValves(BaseModel):
+    """Valves that the server's page can save, and that tell which code they belong to.
+
+    A subclass has a field `code_digest` with the default `CODE_DIGEST`.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
+        return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+
+    @field_validator("code_digest", check_fields=False)
+    @classmethod
+    def _of_this_code(cls, _: str) -> str:
+        """What valves.json says is about the code that ran when it was saved."""
+        return CODE_DIGEST
+
+
+_V = TypeVar("_V", bound=BaseModel)
+
+
+def one_a_line(text: str) -> str:
+    """Rows with `;` between them, each on a line of its own.
+
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    """
+    return text if "\n" in text else text.replace(";", "\n")
+
+
+def starting_valves(
+    kind: type[_V], variables: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> _V:
+    """Valves as the environment has them, until some are saved.
+
+    A value that the valve refuses is logged and left out: an error here would make the server move the
+    file out of its folder.
+
+    Args:
+        kind: the valves.
+        variables: name of a valve → name of the variable that it begins with.
+        given: value of a valve that another variable stands for, where its own says nothing.
+    """
+    values = {
+        **(given or {}),
+        **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
+    }
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        for valve, reason in refused.items():
+            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
+        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+
+
+# --- ollama_pack.plugins.pipelines.response_cache_filter ---
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "RESPONSE_CACHE_"  # begins the names of the variables that the valves start from
+SECRET_VALVES = ("redis_url", "secret")  # valves are shown to whoever asks: from a variable, they become none
+DATABASE = "ollama_pack_cache.sqlite3"
+SECRET_FILE = "secret"  # noqa: S105 - its name
+
+Body = dict[str, Any]
+
+
+class Pipeline:
+    """What `response_cache_replay` goes by: the valves, and a note on each chat that `gpu_router` answers.
+
+    Here a filter sees a chat before knowledge, memory, web search, tools and the system prompt of its row are
+    added. So nothing is looked up here. `gpu_router` gets the chat when all of it is in, and asks the cache
+    then. What a filter alone is told goes along: that somebody wants another answer, that a chat is
+    temporary, that files or knowledge are in play, so that the answer stays with its user.
+    """
+
+    class Valves(PipelineValves, CacheValves):
+        pipelines: list[str] = Field(
+            default=["*"],
+            description="Models that the filter is for; * for all that gpu_router answers.",
+        )
+        redis_url: str = Field(
+            default="",
+            description=(
+                "Where all servers keep answers: redis://…, rediss://…, unix://…, redis+sentinel://… or "
+                "redis+cluster://…. Empty: what RESPONSE_CACHE_REDIS_URL says, else a SQLite file in the "
+                "folder of the pipelines."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        scope: Literal["user", "global"] = Field(
+            default="user",
+            description=(
+                "Who shares answers: user (nobody), global (everybody). What draws on files, knowledge, "
+                "memory or tools stays with the user."
+            ),
+        )
+        secret: str = Field(
+            default="",
+            description=(
+                "Answers are encrypted with keys made of it: 16 characters or more, the same on all "
+                "servers. Empty: what RESPONSE_CACHE_SECRET says, else one that is made once and kept in "
+                "the folder of the pipelines. A new one empties the cache."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+
+    def __init__(self) -> None:
+        self.type = "filter"
+        self.name = "Response cache"
+        own = [valve for valve in self.Valves.model_fields if valve not in (*SECRET_VALVES, "pipelines")]
+        self.valves = starting_valves(self.Valves, {valve: f"{VARIABLE}{valve.upper()}" for valve in own})
+
+    async def on_startup(self) -> None:
+        """Nothing is held here."""
+
+    async def on_shutdown(self) -> None:
+        """Nothing is held here."""
+
+    async def on_valves_updated(self) -> None:
+        """They are looked at when a chat comes."""
+
+    async def inlet(self, body: Body, user: Body | None = None) -> Body:  # noqa: ARG002 - the server passes it
+        """Make the note. Anything unexpected is logged, and the chat goes on without."""
+        try:
+            return noted(body) if self.valves.enabled and goes_to_router(body) else body
+        except Exception:
+            log.exception("A chat got no note for the response cache, and goes on without it")
+            return body
+
+    def settings(self) -> CacheSettings:
+        """What the cache is to be made of.
+
+        Raises:
+            OSError: the folder of the pipelines cannot be written to.
+        """
+        valves, folder = self.valves, Path(str(globals().get("__file__") or "cache.py")).with_suffix("")
+        folder.mkdir(exist_ok=True)
+        return CacheSettings(
+            url=valves.redis_url or os.getenv(f"{VARIABLE}REDIS_URL", ""),
+            path=folder / DATABASE,
+            secret=valves.secret or os.getenv(f"{VARIABLE}SECRET", "") or _kept_secret(folder / SECRET_FILE),
+            ttl_seconds=valves.ttl_seconds,
+            max_entry_octets=valves.max_entry_kb * 1024,
+        )
+
+
+def _kept_secret(file: Path) -> str:
+    """A secret of this server's own, made when it is first wanted."""
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        file.touch(mode=0o600)
+        file.write_text(token_urlsafe(32))
+        return file.read_text()

@@ -1,0 +1,155 @@
+"""
+title: Response cache replay
+author: Open WebUI Ollama Pack
+description: Gives the answers of gpu_router that were given before again. It is no model to chat with.
+license: MIT
+requirements: redis, orjson, cryptography
+version: {version}
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from ollama_pack.cache.cache import ResponseCache
+from ollama_pack.cache.errors import CacheConfigError
+from ollama_pack.cache.generation import Upstream
+from ollama_pack.cache.key import NotCacheable
+from ollama_pack.cache.outcome import CacheOutcome
+from ollama_pack.ollama.stream import usage_place
+from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
+from ollama_pack.plugins.caching import CacheInUse, CacheKeeper
+from ollama_pack.plugins.pipeline_requests import Asking
+from ollama_pack.plugins.pipeline_siblings import sibling
+
+log = logging.getLogger(__name__)
+
+FILTER = "response_cache_filter"
+CLIENT = (
+    "client:"  # begins the names of users whom a client names itself, so that they are none of Open WebUI's
+)
+FIGURES_SECONDS = 60.0  # between two lines of figures in the log
+
+Body = dict[str, Any]
+
+
+class Pipeline:
+    """Has the cache, which `gpu_router` asks for every chat when nothing is added to it any more.
+
+    The cache lives on the router's event loop.
+    """
+
+    def __init__(self) -> None:
+        self.name = "Response cache"
+        self._keeper = CacheKeeper()
+        self._said: set[str] = set()
+        self._telling: asyncio.TimerHandle | None = None
+
+    async def on_startup(self) -> None:
+        """Nothing is held before the first chat."""
+
+    async def on_shutdown(self) -> None:
+        """The router gives the cache back, after the last of its chats."""
+
+    def pipe(self, user_message: str, model_id: str, messages: list[Body], body: Body) -> str:  # noqa: ARG002
+        """Refuse, and tell the figures."""
+        cache = self._keeper.current
+        figures = _figures(cache.counters.snapshot()) if cache else "nothing yet"
+        return (
+            "response_cache_replay is no model to chat with: gpu_router asks it for answers that were given "
+            f"before. Choose another model. So far: {figures}."
+        )
+
+    async def chunks(
+        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream
+    ) -> AsyncGenerator[Body, None]:
+        """The answer to a chat, kept or generated. Closing the iterator ends what nobody else waits for.
+
+        Args:
+            body: the final one.
+            who: who asks.
+            digest: tells the weights that may answer from others.
+            head: of an answer from the cache.
+            upstream: begins the generation.
+        """
+        found = await self._found(body, who, digest)
+        if found is None:
+            answer = upstream()
+        else:
+            used, outcome = found
+            answer = used.chunks(outcome, head, upstream, usage_place(body))
+        async with aclosing(answer) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def close(self) -> None:
+        """Give the cache back, on the loop that it was used on."""
+        if self._telling:
+            self._telling.cancel()
+        if cache := self._keeper.current:
+            await cache.close()
+        self._keeper = CacheKeeper()
+
+    async def _found(self, body: Body, who: Asking, digest: str) -> tuple[CacheInUse, CacheOutcome] | None:
+        """What the cache has; None where the model is to answer, whatever the reason."""
+        try:
+            rules = sibling(FILTER)
+            if rules is None:
+                self._tell_once(f"The response cache does nothing: {FILTER} is not installed here")
+                return None
+            if not rules.valves.enabled:
+                return None
+            used = await self._keeper.cache(rules.settings())
+            self._tell_figures(used.cache)
+            return await self._looked_up(used, rules.valves, body, who, digest)
+        except (CacheConfigError, OSError) as error:
+            self._tell_once(f"The response cache does nothing: {error}")
+            return None
+        except Exception:
+            log.exception("A request was not looked up in the response cache, and its model answers")
+            return None
+
+    async def _looked_up(
+        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str
+    ) -> tuple[CacheInUse, CacheOutcome] | None:
+        note = who.note or {}
+        reason = why_bypassed(body, note, valves.cache_when)
+        if who.from_webui and who.note is None:
+            reason = "not seen by the filter"
+        asked = CacheRequest(
+            body=body,
+            metadata=note,
+            user_id=who.user if who.from_webui or not who.user else CLIENT + who.user,
+            digest=digest,
+            refresh=bool(note.get("regeneration_message_id")),
+        )
+        question = (
+            NotCacheable(reason) if reason else await question_of(asked, valves.scope, used.cache.keyring)
+        )
+        if isinstance(question, NotCacheable):
+            used.cache.bypass(question.reason)
+            return None
+        return used, await used.cache.lookup(question)
+
+    def _tell_once(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("%s", what)
+
+    def _tell_figures(self, cache: ResponseCache) -> None:
+        """Log them a while after they have changed: an admin has no other place to look at."""
+        if self._telling is None or self._telling.when() < asyncio.get_running_loop().time():
+            self._telling = asyncio.get_running_loop().call_later(FIGURES_SECONDS, _log_figures, cache)
+
+
+def _log_figures(cache: ResponseCache) -> None:
+    log.info("The response cache so far: %s", _figures(cache.counters.snapshot()))
+
+
+def _figures(counts: dict[str, float]) -> str:
+    """The counters but those of times: `hits 3, bypasses/background task 2`."""
+    shown = {name: value for name, value in sorted(counts.items()) if not name.startswith("lookups_ms")}
+    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or "nothing yet"
