@@ -11,7 +11,7 @@ help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: ## a real Open WebUI with the pack, real answers; ONCE=1 ends after the walk, PORT=… for another port
-	@scripts/prepare .venv webui test engine
+	@scripts/prepare .venv webui test engine speech
 	@$(PYTHON) scripts/demo.py
 
 test: ## all tests that this machine can run, on the newest and the oldest Open WebUI

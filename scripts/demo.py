@@ -30,6 +30,7 @@ from walk.caching import show_cache
 from walk.models import Models, find_models
 from walk.routing import show_routing
 from walk.steps import DemoError, Walk
+from walk.voice import show_voice
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
@@ -76,6 +77,7 @@ def _run(console: Console, stack: ExitStack) -> int:
     show_aliases(walk, webui, student, _write_config(folder, models, nodes))
     show_routing(walk, webui, student, nodes)
     show_cache(walk, webui, student, nodes)
+    show_voice(walk, webui, student)
     walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
     if os.environ.get("ONCE"):
         return 1 if walk.failed else 0

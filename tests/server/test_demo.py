@@ -46,7 +46,7 @@ def test_walk_and_end() -> None:
         lines += demo.stdout.readlines()
     printed = "".join(lines)
     assert demo.returncode == 0, printed
-    assert printed.count("✓") == 14, printed
+    assert printed.count("✓") == 16, printed
     assert "✗" not in printed
     assert page.ok
     assert folders() == before

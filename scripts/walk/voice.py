@@ -1,0 +1,49 @@
+"""Voice transcription: a recording as the body of a request, and through OpenAI's client.
+
+The recording is a sentence of "Sense and Sensibility" from LibriVox, in the public domain.
+"""
+
+import time
+from pathlib import Path
+
+import openai
+import requests
+
+from local.webui import Account, RunningWebUI
+from walk.steps import DemoError, Walk
+
+RECORDING = Path(__file__).with_name("sense_and_sensibility.ogg")
+SPOKEN = "young man"  # "He was not an ill-disposed young man"
+SECONDS = 120  # the first one waits for Whisper to be loaded
+
+
+def show_voice(walk: Walk, webui: RunningWebUI, student: Account) -> None:
+    """The same recording both ways, as a plain user."""
+    walk.step("POST /api/voice/transcribe", lambda: _as_body(webui, student))
+    walk.step("OpenAI's client, /api/voice/v1", lambda: _by_client(webui, student))
+
+
+def _as_body(webui: RunningWebUI, account: Account) -> str:
+    headers = {"Authorization": f"Bearer {account.token}", "Content-Type": "audio/ogg"}
+    started = time.monotonic()
+    address = f"{webui.url}/api/voice/transcribe"
+    answer = requests.post(address, data=RECORDING.read_bytes(), headers=headers, timeout=SECONDS)
+    if not answer.ok:
+        raise DemoError(f"answers {answer.status_code}: {answer.text}")
+    told = answer.json()
+    return (
+        f"{_heard(told['text'])!r} ({told['language']}, {told['duration']:.1f} s of speech in "
+        f"{time.monotonic() - started:.1f} s, Whisper's loading included)"
+    )
+
+
+def _by_client(webui: RunningWebUI, account: Account) -> str:
+    base = f"{webui.url}/api/voice/v1"
+    with openai.OpenAI(base_url=base, api_key=account.token, max_retries=0, timeout=SECONDS) as client:
+        return repr(_heard(client.audio.transcriptions.create(model="base", file=RECORDING).text))
+
+
+def _heard(text: str) -> str:
+    if SPOKEN not in text:
+        raise DemoError(f"{SPOKEN!r} was said, and heard was {text!r}")
+    return text.strip()
