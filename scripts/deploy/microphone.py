@@ -6,7 +6,7 @@ from secrets import token_urlsafe
 from typing import Any
 
 from deploy.client import OpenWebUI
-from deploy.errors import DeployError
+from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, valves_diff
 
 Json = dict[str, Any]
@@ -94,6 +94,11 @@ def _plan_settings(plan: Plan, server: OpenWebUI, audio: Json, wanted: Json, wha
 
     def write() -> None:
         now = server.get(CONFIG_PATH)  # as it is by now, so that no admin's change is undone
-        server.post(f"{CONFIG_PATH}/update", {"tts": now["tts"], "stt": now["stt"] | wanted})
+        try:
+            server.post(f"{CONFIG_PATH}/update", {"tts": now["tts"], "stt": now["stt"] | wanted})
+        except ServerError:  # also where Open WebUI has stored them and cannot load its own Whisper
+            stored = server.get(CONFIG_PATH)["stt"]
+            if any(stored.get(name) != value for name, value in wanted.items()):
+                raise
 
     plan.add(what, valves_diff(old, wanted, SECRET_SETTINGS), write)

@@ -388,10 +388,19 @@ def test_who_may_use_it(voice: VoiceTarget, pupil: Account, speech: bytes) -> No
 
 
 def test_the_microphone_can_be_given_back(voice: VoiceTarget) -> None:
-    """Would catch settings that only a hand can undo, or a key that stays in them."""
+    """Would catch settings that only a hand can undo, or a failure where Open WebUI has no Whisper itself."""
     shown = voice.upload("", "--dry-run", microphone="false")
     assert '- ENGINE: "openai"\n    + ENGINE: ""' in shown
     assert voice.key not in shown
+    voice.upload(microphone="false")
+    stt = voice.api.get("/api/v1/audio/config")["stt"]
+    assert (stt["ENGINE"], stt["OPENAI_API_KEY"]) == ("", "")
+    assert voice.upload(microphone="false") == "nothing to change\n"
+    voice.upload()
+
+
+def test_an_address_of_its_own(voice: VoiceTarget) -> None:
+    """Would catch a container that cannot reach itself under the address that the admin's browser uses."""
     other = PACK.format(url=voice.engine.url, microphone="http://localhost:8080")
     assert '+ OPENAI_API_BASE_URL: "http://localhost:8080/api/voice/v1"' in voice.upload(other, "--dry-run")
 

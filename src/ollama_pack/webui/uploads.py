@@ -66,6 +66,7 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
             file = files.enter_context(tempfile.SpooledTemporaryFile(MEMORY_BYTES))
             async for piece in _bounded(request, max_bytes, max_bytes):
                 file.write(piece)
+            file.seek(0)
             told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
