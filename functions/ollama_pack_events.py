@@ -5620,10 +5620,7 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
     with ExitStack() as files:
         media = kind.get_content_type() if kind["Content-Type"] else ""
         if media == _FORM:
-            form = await _form(request, max_bytes)
-            for _, value in form.multi_items():
-                if not isinstance(value, str):
-                    files.callback(value.file.close)
+            form = await _form(request, max_bytes, files)
             fields = said | {name: _texts(form, name) for name in form if _texts(form, name)}
             yield ReceivedRecording(_recording_in(form), fields)
         elif media.startswith(("audio/", "video/")) or media == "application/octet-stream":
@@ -5637,7 +5634,7 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
             raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
 
 
-async def _form(request: Any, max_bytes: int) -> Any:
+async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
     from starlette.formparsers import MultiPartException, MultiPartParser  # noqa: PLC0415 - see the module
 
     parser = MultiPartParser(
@@ -5651,6 +5648,9 @@ async def _form(request: Any, max_bytes: int) -> Any:
         return await parser.parse()
     except MultiPartException as error:
         raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
+    finally:  # one that came only in part is not among the form's items
+        for file in getattr(parser, "_files_to_close_on_error", ()):
+            files.callback(file.close)
 
 
 async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[bytes, None]:
