@@ -61,7 +61,7 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     config = load_config(options.config)
     wanted = wanted_plugins(config, options.only)
     for section in ignored_sections(config):
-        console.print(f"note: `{section}` has no effect: this version has no {SECTIONS[section]} yet")
+        console.print(f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
         if config.pipelines is None:
@@ -117,11 +117,10 @@ def available_plugins() -> dict[str, set[str]]:
 
 
 def ignored_sections(config: PackConfig) -> list[str]:
-    """Sections of pack.yaml whose plugin is not in this version."""
-    known = set().union(*available_plugins().values())
-    return [
-        name for name, plugin in SECTIONS.items() if name in config.model_fields_set and plugin not in known
-    ]
+    """Sections of pack.yaml whose plugin it leaves out."""
+    wanted = wanted_plugins(config, [])
+    said = config.model_fields_set
+    return [name for name, plugin in SECTIONS.items() if name in said and plugin not in wanted]
 
 
 def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:

@@ -157,8 +157,9 @@ def test_table_says_what_the_file_says(entry: dict[str, Any]) -> None:
 
 def test_sections_without_a_plugin_are_named() -> None:
     """Would catch settings that are silently without effect."""
-    config = PackConfig.model_validate({"cache": {"ttl": 60}, "voice": {"model": "base"}, "models": []})
-    assert ignored_sections(config) == ["voice"]
+    said = {"cache": {"ttl": 60}, "voice": {"model": "base"}, "plugins": ["response_cache_filter"]}
+    assert ignored_sections(PackConfig.model_validate(said)) == ["voice"]
+    assert ignored_sections(PackConfig.model_validate({"voice": {}})) == []
     assert ignored_sections(PackConfig()) == []
 
 
