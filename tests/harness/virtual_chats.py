@@ -72,6 +72,16 @@ class Call:
 Done = Callable[[Spent], None]
 
 
+PIECE = 100  # tokens of a long message's blocks, as `prompt_blocks` makes them
+
+
+def pieces(chain: int, before: tuple[PromptBlock, ...], tokens: int) -> tuple[PromptBlock, ...]:
+    """A prompt with one message more, whose chains follow from its number."""
+    begins = before[-1].upto if before else 0
+    ends = [*range(PIECE, tokens - PIECE // 2, PIECE), tokens]
+    return (*before, *(PromptBlock(1000 * chain + at, begins + end) for at, end in enumerate(ends)))
+
+
 class Router(Protocol):
     """Brings a call to a node, and says when its first token and its end come."""
 
@@ -101,13 +111,13 @@ class Driver:
 
     def play(self, chats: Sequence[Chat]) -> None:
         for chat in chats:
-            start = PromptBlock(-1 - int(chat.model[1:]), SYSTEM)
-            self._clock.at(chat.begins, lambda chat=chat, start=start: self._say(chat, 0, (start,)))  # type: ignore[misc] # mypy cannot see a lambda's defaults
+            start = pieces(-1 - int(chat.model[1:]), (), SYSTEM)
+            self._clock.at(chat.begins, lambda chat=chat, start=start: self._say(chat, 0, start))  # type: ignore[misc] # mypy cannot see a lambda's defaults
 
     def _say(self, chat: Chat, number: int, before: tuple[PromptBlock, ...]) -> None:
         turn = chat.turns[number]
         chain = chat.number * 100 + 2 * number
-        blocks = (*before, PromptBlock(chain, before[-1].upto + turn.said))
+        blocks = pieces(chain, before, turn.said)
         answer = PromptBlock(chain + 1, blocks[-1].upto + turn.answer, answer=True)
         work = Work(f"{chat.number}.{number}", chat.model, blocks, turn.answer, answer)
 
@@ -120,8 +130,9 @@ class Driver:
         self._send(Call(work, chat.user, str(chat.number), background=False), then)
 
     def _ask_title(self, chat: Chat, tokens: int) -> None:
-        block = PromptBlock(chat.number * 100 + 99, TITLE_PROMPT + tokens - SYSTEM)
-        work = Work(f"{chat.number}.title", chat.model, (block,), TITLE)
+        template = pieces(-100, (), TITLE_PROMPT)
+        blocks = pieces(chat.number * 100 + 99, template, tokens - SYSTEM)
+        work = Work(f"{chat.number}.title", chat.model, blocks, TITLE)
         self._send(Call(work, chat.user, str(chat.number), background=True), lambda: None)
 
     def _send(self, call: Call, then: Callable[[], None]) -> None:

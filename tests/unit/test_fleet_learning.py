@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 
 from ollama_pack.fleet.demand import MAX_BLOBS, DemandMeter
 from ollama_pack.fleet.prefix import (
+    IMAGE_TOKENS,
     MAX_BLOCKS,
     MAX_KEPT,
+    PIECE_BYTES,
+    PIECE_SHARE,
+    WHOLE_BYTES,
     KeepsLearner,
     PrefixMirror,
     prefix_hit,
@@ -75,6 +79,45 @@ def test_long_conversations_have_bounded_blocks() -> None:
     blocks = say(*("word" for _ in range(3 * MAX_BLOCKS)))
     assert len(blocks) == MAX_BLOCKS
     assert blocks[-1].upto > 2 * MAX_BLOCKS
+
+
+words = st.text("abc ", min_size=1, max_size=4000)
+
+
+@given(words, words, words)
+def test_a_beginning_that_messages_share_is_a_hit(begin: str, one: str, other: str) -> None:
+    """Would catch title calls whose common instructions count as unknown: the GPU would seem to be faster."""
+    first, second = f"{begin}x{one}", f"{begin}y{other}"
+    mirror = PrefixMirror()
+    mirror.started(say(first), 0.0)
+    hit, shared = prefix_hit(mirror.kept(1)[0], say(second)), len(begin) / 4
+    assert hit <= shared + 10  # the role and the quotes around the text
+    short = min(len(one), len(other)) < WHOLE_BYTES and shared < WHOLE_BYTES / 2
+    assert short or hit > shared - max(PIECE_BYTES, len(begin) * PIECE_SHARE, WHOLE_BYTES) / 4
+
+
+def test_a_long_message_has_few_blocks() -> None:
+    """Would catch a book in one message that makes each decision about it take a millisecond."""
+    assert len(say("word " * 200_000)) < 100
+    assert len(say("word " * 20, "word " * 200_000)) == 2  # an answer is held as a whole
+    both = say("a" * 5000), say("a" * 5000, "answer", "go on")
+    assert both[1][: len(both[0])] == both[0]  # the next turn begins with the same blocks
+    assert both[1][len(both[0])].answer
+
+
+def test_an_image_counts_as_one_however_large() -> None:
+    """Would catch a photo that counts as a million tokens, and a node that is said to take an hour for it."""
+    small, large = "data:image/png;base64,aaaa", "data:image/png;base64," + "a" * 4_000_000
+
+    def shown(url: str) -> tuple[PromptBlock, ...]:
+        part = {"type": "image_url", "image_url": {"url": url}}
+        return prompt_blocks([{"role": "user", "content": [{"type": "text", "text": "what is it?"}, part]}])
+
+    assert shown(small)[-1].upto == shown(large)[-1].upto < 2 * IMAGE_TOKENS
+    assert shown(small)[-1].chain != shown(large)[-1].chain
+    assert (
+        prompt_blocks([{"role": "user", "content": "x", "images": ["a" * 10**6]}])[-1].upto < 2 * IMAGE_TOKENS
+    )
 
 
 def test_tools_and_images_tell_prompts_apart() -> None:

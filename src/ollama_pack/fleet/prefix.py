@@ -1,14 +1,17 @@
 """Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
 
 A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
-tells whether two prompts begin alike. A runner keeps one prefix or several; how many is learned from the
-prompt evaluation times that it reports.
+tells whether two prompts begin alike. A long message is several blocks: Open WebUI's prompts for titles and
+tags, and for questions about documents, are one message each whose beginning never changes. Were that one
+block, no hit would be expected, and what it saves would be taken for a faster GPU. What the model itself has
+written is one block: it comes back whole or not at all. A runner keeps one prefix or several; how many is
+learned from the prompt evaluation times that it reports.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from ollama_pack.fleet.view import KeptPrefix, PromptBlock
 
@@ -16,6 +19,10 @@ MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the lookin
 MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
 MISSES_TO_FORGET = 3
 MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
+WHOLE_BYTES = 600  # of a message; a longer one is several blocks
+PIECE_BYTES = 400  # of each of its first blocks, and
+PIECE_SHARE = 1 / 8  # of what is before it in the message, where that is more: a book is a hundred blocks
+IMAGE_TOKENS = 768  # roughly what an image is to a model, however many bytes it has
 _CHAIN_BYTES = 8
 
 
@@ -34,28 +41,71 @@ def prompt_blocks(
         key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
             from the hashes whether a guessed prompt was asked.
     """
-    parts = [("tools", json.dumps(list(tools), sort_keys=True, default=str))] if tools else []
-    parts += [(str(message.get("role", "")), _said(message)) for message in messages]
+    parts: list[_Part] = []
+    if tools:
+        parts += _pieces("tools", json.dumps(list(tools), sort_keys=True, default=str))
+    for message in messages:
+        text, images = _said(message)
+        parts += _pieces(str(message.get("role", "")), text, images)
     if len(parts) > MAX_BLOCKS:
-        rest = "\0".join(text for _, text in parts[MAX_BLOCKS - 1 :])
-        parts[MAX_BLOCKS - 1 :] = [("rest", rest)]
+        rest = parts[MAX_BLOCKS - 1 :]
+        written = b"\0".join(part.written for part in rest)
+        parts[MAX_BLOCKS - 1 :] = [_Part(written, sum(part.images for part in rest))]
     return tuple(_chained(parts, bytes_per_token, key))
 
 
-def _said(message: Mapping[str, Any]) -> str:
+class _Part(NamedTuple):
+    """What becomes a block: the bytes, how many images are in it, whether the model wrote it."""
+
+    written: bytes
+    images: int = 0
+    answer: bool = False
+
+
+def _pieces(role: str, text: str, images: int = 0) -> Iterator[_Part]:
+    """A message in pieces. Where they end depends on nothing behind them, so equal beginnings stay equal."""
+    written = f"{role}\0{text}".encode(errors="replace")
+    if role == "assistant" or len(written) <= WHOLE_BYTES:
+        yield _Part(written, images, role == "assistant")
+        return
+    begins = 0
+    while len(written) - begins > WHOLE_BYTES:
+        ends = begins + max(PIECE_BYTES, int(begins * PIECE_SHARE))
+        yield _Part(written[begins:ends])
+        begins = ends
+    yield _Part(written[begins:], images)
+
+
+def _said(message: Mapping[str, Any]) -> tuple[str, int]:
+    """A message as text, with hashes in place of its images; and how many these are."""
     kept = {
         key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
     }
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str)
+    images = 0
+
+    def hashed(value: Any) -> str:
+        nonlocal images
+        images += 1
+        return blake2b(repr(value).encode(errors="replace"), digest_size=_CHAIN_BYTES).hexdigest()
+
+    if isinstance(kept.get("images"), list):
+        kept["images"] = list(map(hashed, kept["images"]))
+    if isinstance(kept.get("content"), list):
+        kept["content"] = [
+            {**part, "image_url": hashed(part["image_url"])}
+            if isinstance(part, dict) and "image_url" in part
+            else part
+            for part in kept["content"]
+        ]
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str), images
 
 
-def _chained(parts: Iterable[tuple[str, str]], bytes_per_token: float, key: bytes) -> Iterable[PromptBlock]:
-    chain, length = b"", 0
-    for role, text in parts:
-        written = f"{role}\0{text}".encode(errors="replace")
-        chain = blake2b(chain + written, digest_size=_CHAIN_BYTES, key=key).digest()
-        length += len(written)
-        yield PromptBlock(int.from_bytes(chain), round(length / bytes_per_token), role == "assistant")
+def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iterator[PromptBlock]:
+    chain, tokens = b"", 0.0
+    for part in parts:
+        chain = blake2b(chain + part.written, digest_size=_CHAIN_BYTES, key=key).digest()
+        tokens += len(part.written) / bytes_per_token + IMAGE_TOKENS * part.images
+        yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
 
 
 def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
