@@ -68,7 +68,7 @@ def test_plugin_that_does_not_load(tmp_path: Path, case: str) -> None:
 def test_file_without_a_plugin(tmp_path: Path) -> None:
     """Would catch a helper file that is sent to a server, which takes it for broken."""
     file = write(tmp_path, "class Filters: ...\n")
-    with pytest.raises(DeployError, match="none of the classes Pipe, Filter, .*, Tools, Pipeline: is it a"):
+    with pytest.raises(DeployError, match=r"none of the classes Pipe, Filter, .*, Tools, Pipeline: is it a"):
         load_plugin(file)
 
 
