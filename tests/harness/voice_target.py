@@ -214,7 +214,8 @@ def installed_voice(
     audio, tasks = api.get("/api/v1/audio/config"), api.get("/api/v1/tasks/config")
     api.post("/api/v1/tasks/config/update", tasks | {"ENABLE_RETRIEVAL_QUERY_GENERATION": False})
     row: Json = {"id": MODEL, "name": MODEL, "base_model_id": None, "meta": {}, "params": {}}
-    api.post("/api/v1/models/create", row | {"access_grants": PUBLIC})
+    if is_new := MODEL not in api.model_rows():
+        api.post("/api/v1/models/create", row | {"access_grants": PUBLIC})
     target.says(said("Good morning."))
     target.upload()
     try:
@@ -224,7 +225,8 @@ def installed_voice(
             "/api/v1/audio/config/update", {"tts": audio["tts"], "stt": audio["stt"] | {"ENGINE": "openai"}}
         )
         api.post("/api/v1/tasks/config/update", tasks)
-        api.post("/api/v1/models/model/delete", {"id": MODEL})
+        if is_new:
+            api.post("/api/v1/models/model/delete", {"id": MODEL})
         for kind, plugin in (("tools", VOICE), ("functions", EVENTS)):
             headers = {"Authorization": f"Bearer {api.key}"}
             url = f"{webui.url}/api/v1/{kind}/id/{plugin}/delete"
