@@ -60,6 +60,10 @@ def _check_secret(value: str) -> str:
     return value
 
 
+def _check_microphone(value: bool | str) -> bool | str:  # noqa: FBT001 - what stands in the file
+    return value if isinstance(value, bool) else _check_url(value)
+
+
 def _check_language(value: str) -> str:
     parse_language(value)  # a LanguageTagError is a ValueError
     return value
@@ -202,7 +206,7 @@ class Voice(Section):
     allow_download: bool = False
     allow_cloud: bool = False
     audience: Audience = [PUBLIC]
-    microphone: bool | Url = False
+    microphone: Annotated[bool | str, AfterValidator(_check_microphone)] = False
 
     @property
     def valves(self) -> dict[str, Any]:

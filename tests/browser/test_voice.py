@@ -53,3 +53,14 @@ def test_the_microphone_button(voice: VoiceTarget, listening: Browser, student_a
         page.get_by_role("button", name="Confirm recording").click()
         expect(page.locator("#chat-input")).to_contain_text("A word from the microphone.", timeout=SLOW)
     assert voice.engine.calls  # there was speech in it
+
+
+def test_the_transcript_in_the_chat(voice: VoiceTarget, listening: Browser, student_account: Account) -> None:
+    """Would catch a transcript attached in a form that the page does not show, or cannot open."""
+    voice.says(said("All that was said."))
+    recording = voice.attach(student_account, "talk.wav", librivox()[1].path.read_bytes())
+    voice.call(student_account, [recording])
+    with pages_of(listening, voice.webui.url) as open_as:
+        page = open_as(student_account, f"/c/{voice.chat}")
+        page.get_by_text("talk.txt").first.click(timeout=SLOW)
+        expect(page.get_by_text("All that was said.").last).to_be_visible(timeout=SLOW)

@@ -93,7 +93,10 @@ class VoiceTarget:
         node: the scripted Ollama behind it.
         engine: what transcribes.
         folder: where pack.yaml is written.
+        chat: id of the last chat.
     """
+
+    chat = ""
 
     def __init__(
         self, webui: RunningWebUI, node: OllamaNode, engine: ScriptedSpeechServer, folder: Path
@@ -162,7 +165,7 @@ class VoiceTarget:
             answer: {"id": answer, "parentId": asked, "childrenIds": [], "role": "assistant", "content": ""},
         }
         chat = {"models": [MODEL], "history": {"messages": history, "currentId": answer}, "files": files}
-        chat_id = self.post("/api/v1/chats/new", who, json={"chat": chat}).json()["id"]
+        chat_id = self.chat = self.post("/api/v1/chats/new", who, json={"chat": chat}).json()["id"]
         body = {
             "model": MODEL,
             "stream": True,

@@ -198,3 +198,19 @@ def test_the_example_is_valid() -> None:
     config = load_config(Path(__file__).parents[2] / "pack.example.yaml")
     assert config.audience("gpt-4") == {"public"}
     assert {alias.name for alias in config.aliases} == {"gpt-3.5-turbo", "gpt-4", "gpt-4o", "gpt-*"}
+
+
+def test_voice_becomes_valves(tmp_path: Path) -> None:
+    """Would catch a setting that does not reach the tool, or one that is not said and resets a valve."""
+    file = tmp_path / "pack.yaml"
+    file.write_text(
+        "voice: {language: zh-CN, allow_download: true, microphone: 'http://a:1', audience: admin}\n"
+    )
+    voice = load_config(file).voice
+    assert voice
+    assert voice.valves == {"language": "zh-CN", "allow_download": True}
+    assert (voice.microphone, voice.audience, voice.says_audience) == ("http://a:1", ["admin"], True)
+    file.write_text("voice: {}\n")
+    voice = load_config(file).voice
+    assert voice
+    assert (voice.valves, voice.says_audience) == ({}, False)

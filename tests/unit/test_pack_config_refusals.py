@@ -38,6 +38,8 @@ REFUSALS: dict[str, tuple[str, int, str, str]] = {
     "unknown key of the cache": ("cache:\n  tll: 5", 2, "cache.tll", "is not a known key"),
     "unknown key of the router": ("router:\n  queue: 5", 2, "router.queue", "is not a known key"),
     "unknown key of the voice": ("voice:\n  lang: en", 2, "voice.lang", "is not a known key"),
+    "unknown language": ("voice:\n  language: tlh", 2, "voice.language", "is not known; valid: auto, zh-CN"),
+    "microphone nowhere": ("voice:\n  microphone: here", 2, "voice.microphone", "it starts with http"),
     "key that is missing": ("models:\n- name: a", 2, "models.0.local_name", "is missing: add it"),
     "key twice": ("voice: {}\ncache: {}\nvoice: {}", 3, "voice", "stands in line 1 already: keep one"),
     "key twice, deeper": (
