@@ -4452,7 +4452,9 @@ async def is_regenerated(metadata: Mapping[str, Any], model: str) -> bool:
     if metadata.get("regeneration_message_id"):
         return True
     chat, parent = str(metadata.get("chat_id") or ""), metadata.get("user_message_id")
-    if not chat or chat.startswith(_UNSAVED) or not parent:
+    children = (metadata.get("user_message") or {}).get("childrenIds")
+    is_first = isinstance(children, list) and set(children) <= {metadata.get("message_id")}
+    if not chat or chat.startswith(_UNSAVED) or not parent or is_first:
         return False
 
     from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module

@@ -1,0 +1,219 @@
+"""The response cache in saved chats, what admins do to it, and what happens when its Redis fails."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+
+from deploy.client import OpenWebUI
+from harness.fixtures_cache import DIRECT, FILTER, CachedWebUI
+from harness.ollama_node import Answer
+from harness.valkey import Valkey
+
+Json = dict[str, Any]
+
+
+class Chat:
+    """A saved chat of one question, asked as the page asks.
+
+    Attributes:
+        id: of the chat.
+        question: id of the message of the user.
+    """
+
+    def __init__(self, cached: CachedWebUI, api: OpenWebUI, text: str) -> None:
+        self._cached = cached
+        self._api = api
+        self.text = text
+        self.question = str(uuid4())
+        known = {chat["id"] for chat in api.get("/api/v1/chats/")}
+        self.answers = [str(uuid4())]
+        self.first = self._ask(parent_id=None)
+        (self.id,) = {chat["id"] for chat in api.get("/api/v1/chats/")} - known
+
+    def regenerate(self) -> str:
+        """Press the button; the new answer."""
+        self.answers.append(str(uuid4()))
+        return self._ask(chat_id=self.id, parent_id=None)
+
+    def _ask(self, **more: Any) -> str:
+        message = {"id": self.question, "parentId": None, "role": "user", "content": self.text}
+        body = {
+            "model": DIRECT,
+            "messages": [{"role": "user", "content": self.text}],
+            "id": self.answers[-1],
+            "user_message": {**message, "childrenIds": self.answers, "timestamp": 1, "models": [DIRECT]},
+            **more,
+        }
+        answer: Json = self._api.post("/api/chat/completions", body)
+        content: str = answer["choices"][0]["message"]["content"]
+        return content
+
+
+def test_same_question_in_a_new_chat_is_answered_from_the_cache(cached: CachedWebUI) -> None:
+    """Would catch a key that holds something of the chat it was asked in."""
+    assert Chat(cached, cached.student, "hello").first == "You said: hello"
+    assert Chat(cached, cached.student, "hello").first == "You said: hello"
+    assert len(cached.generations()) == 1
+
+
+def test_regenerate_gives_a_new_answer_and_keeps_it(cached: CachedWebUI) -> None:
+    """Would catch a button that gives the same answer for an hour, or a new answer that is lost at once."""
+    chat = Chat(cached, cached.student, "hello")
+    for number in range(2):
+        cached.node.enqueue(Answer([f"new {number}"]))
+        assert chat.regenerate() == f"new {number}"
+    assert Chat(cached, cached.student, "hello").first == "new 1"
+    assert len(cached.generations()) == 3
+
+
+@pytest.mark.parametrize("gone", ["chat", "all chats", "thumbs down"])
+def test_what_is_deleted_or_disliked_is_asked_again(cached: CachedWebUI, gone: str) -> None:
+    """Would catch answers that outlive their chat, or a bad one that is given again and again."""
+    chat = Chat(cached, cached.student, "hello")
+    later = Chat(cached, cached.student, "hello")
+    assert len(cached.generations()) == 1
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {cached.student.key}"
+    if gone == "thumbs down":  # on the answer that came from the cache
+        rating = {"rating": -1, "model_id": DIRECT}
+        form = {
+            "type": "rating",
+            "data": rating,
+            "meta": {"message_id": later.answers[0], "chat_id": later.id},
+        }
+        cached.student.post("/api/v1/evaluations/feedback", form)
+    else:
+        path = f"/api/v1/chats/{chat.id}" if gone == "chat" else "/api/v1/chats/"
+        session.delete(cached.webui.url + path, timeout=30).raise_for_status()
+    Chat(cached, cached.student, "hello")
+    assert len(cached.generations()) == 2
+
+
+def test_thumbs_up_keeps_the_answer(cached_file: CachedWebUI) -> None:
+    """Would catch a cache that forgets what people like."""
+    chat = Chat(cached_file, cached_file.student, "hello")
+    meta = {"message_id": chat.answers[0], "chat_id": chat.id}
+    form = {"type": "rating", "data": {"rating": 1, "model_id": DIRECT}, "meta": meta}
+    cached_file.student.post("/api/v1/evaluations/feedback", form)
+    Chat(cached_file, cached_file.student, "hello")
+    assert len(cached_file.generations()) == 1
+
+
+def ask(api: OpenWebUI, model: str = DIRECT) -> Json:
+    messages = [{"role": "user", "content": "hello"}]
+    answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages})
+    return answer
+
+
+def is_cached(answer: Json) -> bool:
+    return "cache" in answer.get("ollama_pack", {})
+
+
+def test_admin_flushes_the_cache(cached: CachedWebUI) -> None:
+    """Would catch a flush that leaves answers, or one that anybody may do."""
+    ask(cached.student)
+    with pytest.raises(Exception, match="401"):
+        cached.student.post("/ollama-pack/cache/flush")
+    assert is_cached(ask(cached.student))
+    assert cached.admin.post("/ollama-pack/cache/flush") == {"fault": ""}
+    assert not is_cached(ask(cached.student))
+
+
+def test_figures_are_told(cached: CachedWebUI) -> None:
+    """Would catch counters that count nothing, or not for all workers together."""
+    for _ in range(3):
+        ask(cached.student)
+    told = cached.admin.get("/ollama-pack/data")["cache"]
+    assert told["worker"]["misses/absent"] == 1
+    assert told["worker"]["hits"] == 2
+    assert told["worker"]["tokens_saved"] == 6
+    assert sum(value for name, value in told["worker"].items() if name.startswith("lookups_ms/")) == 3
+    assert told["all"]["hits"] >= 2
+
+
+@pytest.mark.parametrize("model", [DIRECT, "gpt-4"], ids=["connection", "router"])
+def test_pulled_model_answers_anew(cached: CachedWebUI, model: str) -> None:
+    """Would catch answers of the old weights under the new model's name."""
+    installed = cached.node.models
+    name = "llama3:8b" if model == "gpt-4" else DIRECT
+    (key,) = [key for key, one in installed.items() if one.short_name == name]
+    before = installed[key]
+    ask(cached.student, model)
+    installed[key] = replace(before, digest=uuid4().hex * 2, blob="")
+    try:
+        assert until_new(cached, model)
+    finally:
+        installed[key] = before
+        assert until_cached(cached, model)
+
+
+def until_new(cached: CachedWebUI, model: str) -> bool:
+    """Ask until the model answers itself, as it must within seconds."""
+    return any(not is_cached(ask(cached.student, model)) for _ in range(400))
+
+
+def until_cached(cached: CachedWebUI, model: str) -> bool:
+    return any(is_cached(ask(cached.student, model)) for _ in range(400))
+
+
+def test_system_prompt_of_the_row_is_given_once_and_is_in_the_key(cached: CachedWebUI) -> None:
+    """Would catch a prompt that is put before the chat twice, or not at all, or does not count."""
+    row = {"id": "pirate", "name": "pirate", "base_model_id": DIRECT, "meta": {}}
+    share = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
+    form = {**row, "params": {"system": "Talk like a pirate, {{USER_NAME}}."}, "access_grants": share}
+    cached.admin.post("/api/v1/models/create", form)
+    cached.admin.models(refresh=True)
+    try:
+        assert not is_cached(ask(cached.student, "pirate"))
+        (sent,) = cached.generations()
+        assert [message["role"] for message in sent["messages"]] == ["system", "user"]
+        assert sent["messages"][0]["content"] == "Talk like a pirate, student."
+        assert is_cached(ask(cached.student, "pirate"))
+        update = {**form, "params": {"system": "Talk like a judge."}}
+        cached.admin.post("/api/v1/models/model/update", update, id="pirate")
+        assert not is_cached(ask(cached.student, "pirate"))
+    finally:
+        cached.admin.post("/api/v1/models/model/delete", {"id": "pirate"})
+
+
+def test_chats_go_on_when_redis_dies(cached_webui: CachedWebUI, tmp_path: Any) -> None:
+    """Would catch a cache without which nobody can chat, or one that never comes back."""
+    with Valkey(tmp_path) as valkey:
+        cached_webui.set_valves(secret="r" * 32, redis_url=valkey.url)
+        ask(cached_webui.student)
+        assert is_cached(ask(cached_webui.student))
+        valkey.kill()
+        assert [is_cached(ask(cached_webui.student)) for _ in range(5)] == [False] * 5
+        valkey.start()
+        assert until_cached(cached_webui, DIRECT)
+
+
+def test_slow_redis_costs_a_chat_little(cached_webui: CachedWebUI, tmp_path: Any) -> None:
+    """Would catch chats that hang because Redis does; the breaker soon asks it no more."""
+    with Valkey(tmp_path) as valkey:
+        cached_webui.set_valves(secret="s" * 32, redis_url=valkey.url)
+        ask(cached_webui.student)
+        valkey.pause()
+        assert [is_cached(ask(cached_webui.student)) for _ in range(6)] == [False] * 6
+        counts = cached_webui.counts()
+        assert counts["misses/store slow"] >= 1
+        assert counts["misses/store open"] >= 1
+        valkey.resume()
+        assert until_cached(cached_webui, DIRECT)
+
+
+def test_wrong_settings_are_refused_when_they_are_saved(cached_file: CachedWebUI) -> None:
+    """Would catch a mistyped URL, or a short secret, that is found out in a chat."""
+    for wrong in ({"redis_url": "http://x"}, {"secret": "short"}, {"ttl_seconds": 0}):
+        with pytest.raises(Exception, match="400"):
+            cached_file.set_valves(**wrong)
+    assert cached_file.admin.valves("functions", FILTER).get("redis_url") in (None, "")
+
+
+def test_model_that_is_not_there_is_told_as_without_the_cache(cached_file: CachedWebUI) -> None:
+    """Would catch an error of the cache where the model's own is to be seen."""
+    with pytest.raises(Exception, match="Model not found"):
+        ask(cached_file.student, "no-such-model")
