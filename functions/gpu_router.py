@@ -1099,7 +1099,7 @@ class FairQueue:
         self._by_id[entry.request.id] = entry
         user = entry.request.user
         self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
-        insort(self._list_of(entry), entry, key=_place)
+        insort(self._list_of(entry), entry, key=_fair_place)
 
     def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
         return self._background if entry.request.background else self._people
@@ -1111,7 +1111,7 @@ class FairQueue:
         if not ripe:
             return self._people + self._background
         behind = [entry for entry in self._background if entry.came > since]
-        return sorted(self._people + ripe, key=_place) + behind
+        return sorted(self._people + ripe, key=_fair_place) + behind
 
     def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
         """Whether it is a person's, or has waited behind people for long enough."""
@@ -1125,7 +1125,7 @@ class FairQueue:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""
         entry = self._by_id[request_id]
         if self.is_ripe(entry, now):
-            for other in self._people[: bisect_left(self._people, entry.place, key=_place)]:
+            for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
         self._virtual = max(self._virtual, entry.start)
         self._remove(entry)
@@ -1152,7 +1152,7 @@ class FairQueue:
             self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
 
 
-def _place(entry: WaitingRequest) -> tuple[float, int]:
+def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
     return entry.place
 
 
@@ -1811,1219 +1811,8 @@ def plan_bindings(
     return BindingPass(view, policy, dice, is_ripe).bind(waiting)
 
 
-# --- ollama_pack.fleet.demand ---
-# How often each set of weights is asked for, over the last minutes.
-
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
-MAX_BLOBS = 1024
-
-
-class DemandMeter:
-    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
-        self._began: float | None = None
-
-    def add(self, blob: str, now: float, share: float = 1.0) -> None:
-        """A request asks for it, or, with this likelihood, for it among others of the same name."""
-        if self._began is None:
-            self._began = now
-        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
-            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
-        self._counts[blob] = (self._faded(blob, now) + share, now)
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
-        ran = now - self._began if self._began is not None else 0.0
-        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
-        return {blob: self._faded(blob, now) / span for blob in self._counts}
-
-    def _faded(self, blob: str, now: float) -> float:
-        count, then = self._counts.get(blob, (0.0, now))
-        return count * math.exp(-(now - then) / DEMAND_SECONDS)
-
-
-# --- ollama_pack.fleet.rates ---
-# How fast a node runs a model, learned from the durations that the engine reports.
-
-SAMPLES_TO_TRUST = 5
-SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
-MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
-HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
-MAX_SLOTS = 64
-MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
-WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """What an engine reports at the end of a request, in seconds and tokens.
-
-    Attributes:
-        total: from its arrival at the node to its end.
-        load: loading the model.
-        prompt: evaluating the prompt.
-        prompt_count: tokens of the prompt, those reused included.
-        decode: generating.
-        decode_count: tokens generated.
-        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
-    """
-
-    total: float
-    load: float = 0.0
-    prompt: float = 0.0
-    prompt_count: int = 0
-    decode: float = 0.0
-    decode_count: int = 0
-    hit: int | None = None
-
-    @property
-    def wait(self) -> float:
-        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
-        return max(0.0, self.total - self.load - self.prompt - self.decode)
-
-
-class Average:
-    """An exponentially weighted mean; its first samples are averaged plainly."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-        self.count = 0
-
-    def add(self, sample: float) -> None:
-        self.count += 1
-        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
-
-    def or_else(self, prior: float) -> float:
-        return self.value if self.count else prior
-
-
-class PairLearner:
-    """The rates of one (node, weights)."""
-
-    def __init__(self) -> None:
-        self.load = Average()
-        self.prompt = Average()
-        self.token = Average()
-        self.output = Average()
-        self.background_output = Average()
-        self.service = Average()
-        self._fast = 0
-
-    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
-        """Learn from one finished request.
-
-        Args:
-            spent: what the engine reports.
-            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
-            background: whether it was a background call, whose answers are shorter.
-            loaded: whether it made the node load the model.
-        """
-        if loaded and spent.load > 0:
-            self.load.add(spent.load)
-        if spent.decode > 0 and spent.decode_count > 1:
-            self.token.add(spent.decode / spent.decode_count)
-        if spent.decode_count:
-            (self.background_output if background else self.output).add(spent.decode_count)
-        if not background:
-            self.service.add(spent.prompt + spent.decode)
-        known = spent.hit if spent.hit is not None else hit
-        if known is not None:
-            self._observe_prompt(spent, known)
-
-    def _observe_prompt(self, spent: Durations, hit: int) -> None:
-        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
-        evaluated = spent.prompt_count - hit
-        if (
-            spent.prompt <= 0
-            or evaluated < MIN_PROMPT
-            or (spent.hit is None and 4 * hit > spent.prompt_count)
-        ):
-            return
-        rate = evaluated / spent.prompt
-        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
-        if self._fast == 0:
-            self.prompt.add(rate)
-        elif self._fast >= SAMPLES_TO_TRUST:
-            self.prompt.value, self._fast = rate, 0
-
-    def hit(self, spent: Durations) -> float:
-        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
-        if spent.hit is not None:
-            return spent.hit
-        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
-
-    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
-        """What is known, filled up with what is usual."""
-        return PairRates(
-            slots=slots,
-            keeps=keeps,
-            load=self.load.or_else(priors.load),
-            prompt=self.prompt.or_else(priors.prompt),
-            token=self.token.or_else(priors.token),
-            output=self.output.or_else(priors.output),
-            background_output=self.background_output.or_else(priors.background_output),
-            service=self.service.or_else(priors.service),
-            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
-            load_measured=self.load.count > 0,
-        )
-
-
-class SlotLearner:
-    """How many requests a runner answers at once: what its row says, else learned, from one upwards.
-
-    While requests wait, one more than is known to work is tried now and then. If it is answered without
-    waiting in the engine's queue the runner has that slot; if not, the next try is twice as far away.
-    """
-
-    def __init__(self, declared: int | None, probe_requests: int) -> None:
-        self.slots = declared or 1
-        self._declared = declared is not None
-        self._every = probe_requests
-        self._until_try = 0
-        self._waited = 0
-        self._held_back = 0
-
-    @property
-    def offered(self) -> int:
-        """The slots to count on now, the one that is tried included."""
-        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
-        return self.slots + tries
-
-    def counted(self, running: int, waiting: int) -> None:
-        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
-        if self._declared:
-            return
-        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
-        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
-            self.slots, self._held_back = min(running, MAX_COUNTED), 0
-
-    def observe(self, beside: int, wait: float) -> None:
-        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
-        self._until_try -= 1
-        if self._declared:
-            return
-        self._waited = self._waited + 1 if 0 < beside < self.slots and wait >= WAIT_NOISE else 0
-        if self._waited >= SAMPLES_TO_TRUST:  # it has fewer than it had
-            self.slots, self._waited = beside, 0
-        elif beside >= self.slots and wait < WAIT_NOISE:
-            self.slots = min(MAX_SLOTS, beside + 1)
-        elif beside >= self.slots and self._until_try <= 0:
-            self._until_try = self._every
-            self._every = min(2 * self._every, 4096)
-
-
-# --- ollama_pack.fleet.pairs ---
-# What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What one answered request teaches.
-
-    Attributes:
-        spent: what the engine reports.
-        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
-        matched: the tokens of that match.
-        beside: requests that ran there when it was sent.
-        background: it was a background call.
-        loaded: it made the node load the model.
-    """
-
-    spent: Durations
-    depth: int
-    matched: int
-    beside: int
-    background: bool
-    loaded: bool
-
-
-class PairState:
-    """What was learned of one node with one set of weights."""
-
-    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
-        self.rates = PairLearner()
-        self.slots = SlotLearner(declared_slots, policy.probe_requests)
-        self.keeps = KeepsLearner()
-
-    def known(self, priors: PairRates) -> PairRates:
-        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
-
-    def learn(self, lesson: Lesson) -> None:
-        """Take in one answered request."""
-        known = self.rates.prompt.count > 0
-        if known:
-            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
-        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
-        self.rates.observe(
-            lesson.spent,
-            None if unsure else lesson.matched,
-            background=lesson.background,
-            loaded=lesson.loaded,
-        )
-        if not lesson.loaded:
-            self.slots.observe(lesson.beside, lesson.spent.wait)
-
-
-# --- ollama_pack.fleet.events ---
-# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-
-
-@dataclass(frozen=True, slots=True)
-class BoundEvent:
-    """A request goes to a node, or is still there.
-
-    Attributes:
-        request_id: the request.
-        node: key of the node, see `node_key`.
-        model: as the node lists it.
-        blob: the weights.
-        loads: it makes the node load them.
-        victims: weights that are unloaded first.
-        context: tokens that the runner is loaded for; 0: unknown.
-        options: what else it is loaded with.
-        ready: when it is loaded.
-        left: when the request is predicted to end.
-        blocks: its prompt.
-    """
-
-    request_id: str
-    node: str
-    model: str
-    blob: str
-    loads: bool
-    victims: tuple[str, ...]
-    context: int
-    options: RunnerOptions
-    ready: float
-    left: float
-    blocks: tuple[PromptBlock, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BegunEvent:
-    """Its first token came; `left` is when it is predicted to end."""
-
-    request_id: str
-    left: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedEvent:
-    """It was answered, and this is what it teaches of the node with these weights."""
-
-    request_id: str
-    node: str
-    blob: str
-    lesson: Lesson
-
-
-@dataclass(frozen=True, slots=True)
-class EndedEvent:
-    """It ended and tells nothing: cancelled, refused, or never sent."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class FailedEvent:
-    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
-
-    request_id: str
-    node_down: bool
-    hung: bool = False
-
-
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
-Listener = Callable[[FleetEvent], None]
-
-
-def tell_nobody(event: FleetEvent) -> None:
-    """For a worker that is alone."""
-
-
-# --- ollama_pack.fleet.nodes ---
-# The `nodes` valve: a row a line, read once.
-#
-# For example::
-#
-#     gpu0  http://gpu0:11434                       # an Ollama
-#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
-#     old   http://old:11434   tier=1               # only when the others are slow to answer
-#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
-
-NodeKind = Literal["ollama", "openai"]
-
-MAX_NODES = 64
-MAX_TIER = 9
-MAX_WEIGHT = 100.0
-MAX_DECLARED_SLOTS = 1024
-
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
-_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_KEY = re.compile(r"(\bkey=)\S+")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """One node, as the admin describes it.
-
-    Attributes:
-        name: what status lines and logs call it.
-        url: its address, without a slash at the end.
-        kind: what it speaks.
-        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
-        tier: nodes of a higher tier answer when those of lower ones are slow to.
-        slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
-        key: sent as a bearer token; empty: none. In no message.
-        line: its number in the text, from 1.
-    """
-
-    name: str
-    url: str
-    kind: NodeKind = "ollama"
-    weight: float = 1.0
-    tier: int = 0
-    slots: int | None = None
-    agent: str = ""
-    key: str = field(default="", repr=False)
-    line: int = field(default=0, compare=False)
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_nodes(text: str) -> tuple[NodeRow, ...]:
-    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
-
-    Raises:
-        NodeTableError: naming the row and what is wrong with it.
-    """
-    rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
-    return tuple(rows)
-
-
-def _parse_node(line: int, written: str) -> NodeRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
-    if not rest or "://" not in rest[0]:
-        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
-    if not _NODE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
-        )
-    url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
-
-
-def _settings(written: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for setting in written:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in _READERS:
-            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
-        if name in found:
-            raise ValueError(f"{name}= is set twice")
-        found[name] = _READERS[name](value)
-    return found
-
-
-def _address(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not value.isprintable():
-        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
-    return value.rstrip("/")
-
-
-def _kind(value: str) -> NodeKind:
-    for kind in get_args(NodeKind):
-        if value == kind:
-            return kind  # type: ignore[no-any-return] # get_args tells no types
-    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
-
-
-def _weight(value: str) -> float:
-    try:
-        weight = float(value)
-    except ValueError:
-        weight = math.nan
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
-    return weight
-
-
-def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
-            return int(value)
-        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
-
-    return read
-
-
-def _secret(value: str) -> str:
-    if not value:
-        raise ValueError("key= is empty: leave it out, or write the token after it")
-    return value
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "kind": _kind,
-    "weight": _weight,
-    "tier": _whole_number("tier", 0, MAX_TIER),
-    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
-    "agent": _address,
-    "key": _secret,
-}
-
-
-def _refuse_repeated(rows: list[NodeRow]) -> None:
-    *before, row = rows
-    for other in before:
-        if row.name == other.name:
-            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
-        if row.url == other.url:
-            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
-    if len(rows) > MAX_NODES:
-        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
-
-
-# --- ollama_pack.fleet.breaker ---
-# A breaker: after failures nothing is sent for a while, then one request tries.
-
-BreakerState = Literal["closed", "open", "half-open"]
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerRule:
-    """When a breaker opens, and for how long.
-
-    Attributes:
-        threshold: failures in a row that open it.
-        shortest: seconds that it stays open the first time; each time after, twice as long,
-        longest: but not longer than this.
-    """
-
-    threshold: int = 1
-    shortest: float = 5.0
-    longest: float = 120.0
-
-
-class Breaker:
-    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
-
-    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
-    a failure nor a success.
-    """
-
-    def __init__(self, rule: BreakerRule) -> None:
-        self._rule = rule
-        self._failures = 0
-        self._backoff = rule.shortest
-        self._retry_at: float | None = None
-        self._trying = False
-
-    def state(self, now: float) -> BreakerState:
-        if self._retry_at is None:
-            return "closed"
-        return "half-open" if now >= self._retry_at else "open"
-
-    def allows(self, now: float) -> bool:
-        """Whether a request may pass now. One that does is to be reported with `passed`."""
-        state = self.state(now)
-        return state == "closed" or (state == "half-open" and not self._trying)
-
-    @property
-    def retry_at(self) -> float | None:
-        """When it lets one try; None while it is closed or one is trying."""
-        return None if self._trying else self._retry_at
-
-    def passed(self) -> None:
-        """A request was let through."""
-        self._trying = self._retry_at is not None
-
-    def succeeded(self) -> None:
-        """A request was answered: all is well."""
-        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
-
-    def gave_up(self) -> None:
-        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
-        self._trying = False
-
-    def failed(self, now: float, *, at_once: bool = False) -> None:
-        """A request failed. Those that were on their way when it opened tell nothing new.
-
-        Args:
-            now: the moment.
-            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
-        """
-        if self.state(now) == "open" and not self._trying:
-            return
-        was_open = self._retry_at is not None
-        self._trying = False
-        self._failures += 1
-        if was_open:
-            self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
-
-
-# --- ollama_pack.fleet.foreign ---
-# Requests of clients that do not come through us, at one runner or on one node's GPU.
-#
-# They are not seen, only their traces: a runner that is busy without us, an engine's own count, a GPU at work.
-# Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
-# themselves for long enough, one of ours is sent to stand in the engine's own line.
-
-FOREIGN_PATIENCE = 2.0  # usual services that others may have a runner to themselves while ours wait
-STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
-MAX_FOREIGN = 1024
-
-
-@dataclass(slots=True)
-class ForeignLoad:
-    """What others do at one place. Times are seconds on the caller's clock.
-
-    Attributes:
-        count: requests of others.
-        ends_at: when they are predicted to end.
-        since: when they were first seen without one of ours there; None: they are not.
-        yields_at: when one of ours goes to stand behind them.
-        stale_at: when what was seen is forgotten.
-        sure: the engine itself has told; if not, it counts for nothing after `yields_at`.
-    """
-
-    count: int = 0
-    ends_at: float = 0.0
-    since: float | None = None
-    yields_at: float = 0.0
-    stale_at: float = 0.0
-    sure: bool = True
-
-    def seen(self, count: int, now: float, service: float) -> None:
-        """So many requests are there now, each of which usually takes so many seconds."""
-        self.count = min(count, MAX_FOREIGN)
-        if not self.count:
-            self.since = None
-            return
-        if self.since is None:
-            self.since = now
-        self.yields_at = self.since + FOREIGN_PATIENCE * service
-        self.stale_at = now + STALE_SERVICES * service
-        self.ends_at = now + service
-
-    def ours_ended(self, now: float) -> None:
-        """One of ours was there: now it is the others' turn again."""
-        if self.since is not None:
-            self.yields_at += now - self.since
-            self.since = now
-
-    def ends(self, now: float, slots: int) -> tuple[float, ...]:
-        """When each slot that others hold is free; later for those that wait for one."""
-        if not self.count or now >= self.stale_at:
-            return ()
-        held = self.count
-        if now >= self.yields_at:
-            held = min(held, slots - 1) if self.sure else 0
-        later = max(0, min(held - slots, slots))
-        service = max(0.0, self.ends_at - now)
-        return (self.ends_at,) * (min(held, slots) - later) + (self.ends_at + service,) * later
-
-    def changes_at(self) -> tuple[float, ...]:
-        """When `ends` changes though nothing is told."""
-        return (self.yields_at, self.stale_at) if self.count else ()
-
-
-# --- ollama_pack.fleet.runners ---
-# What is known of one node between two decisions: its models, its runners, what was learned of it.
-
-MODEL_RULE = BreakerRule(threshold=2)
-NODE_RULE = BreakerRule(threshold=1)
-GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
-
-
-@dataclass(frozen=True, slots=True)
-class ResidentModel:
-    """A line of a node's `/api/ps`.
-
-    Attributes:
-        model: the name by which it was loaded.
-        size: bytes in memory.
-        context: tokens that it was loaded for; 0: not told.
-        expires_at: when it is to be unloaded, on any clock that stays the same.
-        busy: that moment has passed, and still it is listed: it answers somebody.
-    """
-
-    model: str
-    size: int = 0
-    context: int = 0
-    expires_at: float = 0.0
-    busy: bool = False
-
-
-@dataclass(slots=True)
-class RunnerState:
-    """A runner as it is believed to be.
-
-    Attributes:
-        ends: id of a request of ours → when it is predicted to end.
-        loading: nothing has shown yet that it is loaded.
-        touched: by us since the last probe: then it does not matter that `expires_at` moves.
-        foreign: what other clients do with it.
-        counted: the engine itself counts its requests, and tells.
-    """
-
-    blob: str
-    model: str
-    size: int
-    context: int
-    options: RunnerOptions | None
-    ready_at: float
-    loading: bool
-    ends: dict[str, float] = field(default_factory=dict)
-    mirror: PrefixMirror = field(default_factory=PrefixMirror)
-    expires_at: float = 0.0
-    touched: bool = True
-    foreign: ForeignLoad = field(default_factory=ForeignLoad)
-    counted: bool = False
-
-
-class NodeState:
-    """One node. Its memory is bounded by the models that it has."""
-
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
-        self.row = row
-        self.models: dict[str, InstalledModel] = {}  # by the names that it lists
-        self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
-        self.runners: dict[str, RunnerState] = {}
-        self.loading_until = 0.0
-        self.room = 0
-        self.draining = False
-        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
-        self.paused_until = 0.0
-        self.left_at = -math.inf  # when the last request of ours ended
-        self._seen: NodeView | None = None
-        self._seen_until = 0.0
-        self.breaker = Breaker(NODE_RULE)
-        self._policy = policy
-        self._priors = priors
-        self._pairs: dict[str, PairState] = {}
-        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
-        self._breakers: dict[str, Breaker] = {}
-
-    def pair(self, blob: str) -> PairState:
-        if blob not in self._pairs:
-            self._pairs[blob] = PairState(self.row.slots, self._policy)
-        return self._pairs[blob]
-
-    def known(self, blob: str) -> PairRates:
-        """The rates of one set of weights."""
-        return self._rates.get(blob) or self.pair(blob).known(self._priors)
-
-    def learned(self, blob: str) -> None:
-        """The pair of these weights was told something."""
-        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
-        self.changed()
-
-    # --- its breakers: one of the node, and one of each model that has failed ---
-
-    def _on_the_way(self, model: str) -> Iterable[Breaker]:
-        own = self._breakers.get(model)
-        return (self.breaker, own) if own else (self.breaker,)
-
-    def lets_pass(self, model: str, now: float) -> bool:
-        """Whether a request may be sent to it now."""
-        return all(breaker.allows(now) for breaker in self._on_the_way(model))
-
-    def passed(self, model: str) -> None:
-        """A request is sent to it."""
-        for breaker in self._on_the_way(model):
-            breaker.passed()
-
-    def succeeded(self, model: str) -> None:
-        """A request was answered."""
-        self.breaker.succeeded()
-        self._breakers.pop(model, None)
-
-    def gave_up(self, model: str) -> None:
-        """A request ended and tells nothing."""
-        for breaker in self._on_the_way(model):
-            breaker.gave_up()
-
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
-        if node_down:
-            self.breaker.failed(now)
-        else:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
-            self.breaker.gave_up()
-
-    def retry_at(self) -> Iterable[float]:
-        """When each of its open breakers lets one request try."""
-        if not self._breakers and self.breaker.retry_at is None:
-            return ()
-        breakers = (self.breaker, *self._breakers.values())
-        return [breaker.retry_at for breaker in breakers if breaker.retry_at is not None]
-
-    # --- what it tells ---
-
-    def probed(
-        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
-    ) -> None:
-        """Take in what `/api/tags` and `/api/ps` say."""
-        if models != self.models:
-            self.models = dict(models)
-            named = {name: replace(model, name=name) for name, model in models.items()}
-            self.listed = named | {fold_name(name): model for name, model in named.items()}
-        blobs = {model.blob for model in models.values()}
-        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
-        self._rates = {blob: self.known(blob) for blob in blobs}
-        self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
-        listed = {self._blob(resident): resident for resident in residents}
-        for blob, runner in list(self.runners.items()):
-            if blob not in listed and not runner.loading and not runner.ends:
-                del self.runners[blob]
-        for blob, resident in listed.items():
-            self._meet(blob, resident, now)
-        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
-        self.room = max(self.room, loaded)
-
-    def _blob(self, resident: ResidentModel) -> str:
-        model = self.listed.get(fold_name(resident.model))
-        return model.blob if model else resident.model
-
-    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
-        """Compare a runner with what is known of it. What moved without us was moved by another client."""
-        runner = self.runners.get(blob)
-        if runner is None:
-            size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
-            self.runners[blob] = runner
-        elif runner.loading:
-            return
-        elif resident.context and runner.context and resident.context != runner.context:
-            runner.mirror.clear()
-            runner.options = None
-        elif not runner.touched and resident.expires_at != runner.expires_at:
-            runner.mirror.clear()
-        runner.context = resident.context or runner.context
-        runner.expires_at = resident.expires_at
-        runner.touched = bool(runner.ends)
-        if not runner.counted:
-            foreign = resident.busy and not runner.ends
-            runner.foreign.seen(int(foreign), now, self.known(blob).service)
-            if foreign:
-                runner.mirror.clear()
-
-    def counts(self, running: int, waiting: int, now: float) -> None:
-        """Take in an engine's own numbers of requests, over all clients."""
-        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
-        for runner in self.runners.values():
-            runner.counted = True
-            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
-            self.pair(runner.blob).slots.counted(running, waiting)
-            self.learned(runner.blob)
-
-    def gpu_busy(self, utilization: float, now: float) -> None:
-        """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
-        ours = any(runner.ends or runner.loading for runner in self.runners.values())
-        busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
-        services = [self.known(blob).service for blob in self.runners]
-        self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
-
-    def left(self, runner: RunnerState, request_id: str, now: float) -> None:
-        """A request of ours is no longer there."""
-        runner.ends.pop(request_id, None)
-        runner.touched = True
-        runner.foreign.ours_ended(now)
-        self.left_at = now
-
-    def _size(self, blob: str) -> int:
-        return next((model.size for model in self.models.values() if model.blob == blob), 0)
-
-    # --- what is done with it ---
-
-    def meet(self, model: str, context: int, now: float) -> RunnerState:
-        """Another worker knows that a model of this name is in memory."""
-        installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
-        self.runners[installed.blob] = runner
-        return runner
-
-    def load(
-        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
-    ) -> RunnerState:
-        """A request makes it load a model of this name; those that should make room are forgotten."""
-        installed = self.models[model]
-        for blob in victims:
-            self.runners.pop(blob, None)
-        self.loading_until = now + self.known(installed.blob).load
-        runner = RunnerState(
-            blob=installed.blob,
-            model=model,
-            size=installed.size,
-            context=context,
-            options=options,
-            ready_at=self.loading_until,
-            loading=True,
-        )
-        self.runners[installed.blob] = runner
-        return runner
-
-    def take_back(
-        self, runner: RunnerState, evicted: Mapping[str, RunnerState], loading_until: float
-    ) -> None:
-        """The load never began: those that should have made room are still there."""
-        if self.runners.get(runner.blob) is runner:
-            del self.runners[runner.blob]
-        self.runners = {**evicted, **self.runners}
-        self.loading_until = loading_until
-
-    def pause(self, until: float) -> None:
-        """Give it nothing new for a moment: somebody else was faster."""
-        self.paused_until = until
-        self.changed()
-
-    def loaded(self, runner: RunnerState, now: float) -> None:
-        """The first token came: the model is there."""
-        runner.loading = False
-        runner.ready_at = min(runner.ready_at, now)
-        self.loading_until = min(self.loading_until, now)
-
-    # --- what a decision sees ---
-
-    def view(self, now: float) -> NodeView:
-        """What a decision may know of it. The same one until something is told, or a time is up."""
-        if self._seen is None or now >= self._seen_until:
-            self._seen = self._view(now)
-            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
-        return self._seen
-
-    def changes_at(self) -> Iterable[float]:
-        """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
-        due = [self.paused_until, *self.retry_at()]
-        if self.gpu.count:
-            due += self.gpu.changes_at()
-        for runner in self.runners.values():
-            if runner.foreign.count:
-                due += runner.foreign.changes_at()
-        return due
-
-    def changed(self) -> None:
-        """Something is told of it: to be called after whatever changes it from outside."""
-        self._seen = None
-
-    def _view(self, now: float) -> NodeView:
-        rates = self._rates
-        return NodeView(
-            name=self.row.name,
-            tier=self.row.tier,
-            weight=self.row.weight,
-            models=self._allowed(now),
-            runners=tuple(
-                [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
-            ),
-            loading_until=self.loading_until,
-            room=self.room,
-            rates=rates,
-        )
-
-    def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
-        """The models that it may be asked for, by the names that requests are compared with."""
-        if self.draining or now < self.paused_until or not self.breaker.allows(now):
-            return {}
-        shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
-        if not shut:
-            return self.listed
-        return {name: model for name, model in self.listed.items() if model.name not in shut}
-
-    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
-        foreign = runner.foreign if runner.foreign.count else self.gpu
-        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
-        return RunnerView(
-            blob=runner.blob,
-            model=runner.model,
-            size=runner.size,
-            context=runner.context,
-            options=runner.options,
-            slots=rates.slots,
-            keeps=rates.keeps,
-            ready_at=runner.ready_at,
-            ends=ends,
-            prefixes=runner.mirror.kept(rates.keeps),
-        )
-
-
-# --- ollama_pack.fleet.remote ---
-# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-
-MAX_REMOTE = 4096
-UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
-
-
-def node_key(row: NodeRow) -> str:
-    """What workers call a node among themselves: the same whatever its name, and not its address."""
-    return blake2b(row.url.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(slots=True)
-class RemoteRequest:
-    """A request of another worker.
-
-    Attributes:
-        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
-    """
-
-    worker: str
-    node: NodeState
-    runner: RunnerState
-    model: str
-    loads: bool
-    blocks: tuple[PromptBlock, ...] = ()
-    answering: bool = False
-    forgotten_at: float | None = None
-
-
-class RemoteRequests:
-    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
-
-    def __init__(
-        self, nodes: Mapping[str, NodeState], clock: Callable[[], float], demand: DemandMeter
-    ) -> None:
-        """Begin without any.
-
-        Args:
-            nodes: the scheduler's own.
-            clock: the scheduler's own.
-            demand: counts what is asked for.
-        """
-        self._nodes = {node_key(node.row): node for node in nodes.values()}
-        self._clock = clock
-        self._demand = demand
-        self._there: dict[str, RemoteRequest] = {}
-
-    def __len__(self) -> int:
-        return len(self._there)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._there
-
-    def at(self, node: str) -> int:
-        """How many of them are at the node of this name."""
-        return sum(remote.node.row.name == node for remote in self._there.values())
-
-    def apply(self, worker: str, event: FleetEvent) -> None:
-        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
-        match event:
-            case BoundEvent():
-                self._bound(worker, event)
-            case BegunEvent():
-                self._begun(event)
-            case FinishedEvent():
-                self._finished(event)
-            case EndedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.gave_up(remote.model)
-            case FailedEvent():
-                if remote := self._leave(event.request_id):
-                    remote.node.failed(
-                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
-                    )
-                    remote.runner.mirror.clear()
-
-    def _bound(self, worker: str, event: BoundEvent) -> None:
-        node, now = self._nodes.get(event.node), self._clock()
-        known = self._there.get(event.request_id)
-        if known and known.worker != UNKNOWN_WORKER:
-            known.runner.ends[event.request_id] = now + event.left
-            known.node.changed()
-            return
-        if known:
-            self._leave(event.request_id)
-        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
-            return
-        node.passed(event.model)
-        self._demand.add(event.blob, now)
-        runner = node.runners.get(event.blob)
-        if event.loads and event.ready > 0:
-            runner = node.load(event.model, event.context, event.options, event.victims, now)
-            node.loading_until = runner.ready_at = now + event.ready
-        elif runner is None:
-            runner = node.meet(event.model, event.context, now)
-        self._there[event.request_id] = RemoteRequest(
-            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
-        )
-        runner.ends[event.request_id] = now + event.left
-        runner.mirror.started(event.blocks, now)
-        runner.touched = True
-        node.changed()
-
-    def _begun(self, event: BegunEvent) -> None:
-        if remote := self._there.get(event.request_id):
-            now = self._clock()
-            remote.answering = True
-            remote.node.loaded(remote.runner, now)
-            remote.runner.ends[event.request_id] = now + event.left
-            remote.node.changed()
-
-    def _finished(self, event: FinishedEvent) -> None:
-        now = self._clock()
-        if remote := self._leave(event.request_id):
-            remote.node.succeeded(remote.model)
-            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
-        node = self._nodes.get(event.node)
-        if node and any(model.blob == event.blob for model in node.models.values()):
-            node.pair(event.blob).learn(event.lesson)
-            node.learned(event.blob)
-
-    def _leave(self, request_id: str) -> RemoteRequest | None:
-        remote = self._there.pop(request_id, None)
-        if remote:
-            now = self._clock()
-            remote.node.changed()
-            remote.node.left(remote.runner, request_id, now)
-            if remote.loads and not remote.answering:
-                remote.node.loaded(remote.runner, now)
-        return remote
-
-    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
-        """Believe for a moment that a request is at a runner, of which nothing else is known.
-
-        Returns:
-            Whether that is new.
-        """
-        runner = node.runners.get(blob)
-        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
-            return False
-        self._there[request_id] = RemoteRequest(
-            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
-        )
-        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
-        node.changed()
-        return True
-
-    def forget(self, worker: str, but: Collection[str] = ()) -> None:
-        """A worker is gone, or tells that only these are still there."""
-        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
-        for request_id in gone:
-            if remote := self._leave(request_id):
-                remote.node.gave_up(remote.model)
-
-    def forget_all(self) -> None:
-        """Nobody tells any more."""
-        for worker in {remote.worker for remote in self._there.values()}:
-            self.forget(worker)
-
-    def expire(self, now: float) -> None:
-        """Forget what was believed for a moment only."""
-        for request_id, remote in list(self._there.items()):
-            if remote.forgotten_at is not None and remote.forgotten_at <= now:
-                self._leave(request_id)
-
-    def expires_at(self) -> float | None:
-        """When the next is forgotten."""
-        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
-        return min(due, default=None)
-
-
-# --- ollama_pack.fleet.strategies ---
-# The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#
-# They see the same nodes as late binding does, and wait in the same queue; failover, breakers, admission and
-# draining are the scheduler's, and hold for all.
-
-
-class LeastBusyPass(BindingPass):
-    """To the node with the fewest running requests for its slots, of those that have a slot free.
-
-    A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
-    that has the model in memory, then chance.
-    """
-
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place what can begin now, in fair order; the rest waits."""
-        placed: list[Placement] = []
-        stuck: set[str] = set()  # kinds that no node has a slot for
-        for entry in waiting:
-            if entry.kind in stuck:
-                continue
-            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
-            if bids:
-                placed.append(self._give(entry, self._idlest(bids), bids))
-            else:
-                stuck.add(entry.kind)
-        return placed
-
-    def _idlest(self, bids: Sequence[Bid]) -> Bid:
-        ranks = [self._rank(bid) for bid in bids]
-        best = min(ranks)
-        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
-
-    @staticmethod
-    def _rank(bid: Bid) -> tuple[float, int, bool]:
-        node, quote = bid[3], bid[4]
-        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
-
-
-def _has_slot(quote: Quote) -> bool:
-    runner = quote.reused
-    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
-
-
-class RandomPass(BindingPass):
-    """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
-
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place everything that any node may answer."""
-        return [
-            self._give(entry, self._dice.choice(bids), bids)
-            for entry in waiting
-            if (bids := self._all_bids(entry))
-        ]
-
-
-# --- ollama_pack.fleet.scheduler ---
-# The state that decisions are made on, and the events that change it. No input, no output.
-#
-# Tell it what happens, then ask `decide` what begins::
-#
-#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
-#     for binding in scheduler.decide():   # send each to its node
-#         ...
-#
-# Call `decide` after every event, and at `wake_at`. All is bounded: by the queue's limit, by the slots, and by
-# the models that the nodes have.
-
-MAX_FAILOVERS = 2
-DECISIONS_KEPT = 256
-BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
-_PRIORS = PairRates()
-STRATEGIES: Mapping[str, type[BindingPass]] = {
-    "predicted_ttft": BindingPass,
-    "least_busy": LeastBusyPass,
-    "random": RandomPass,
-}
+# --- ollama_pack.fleet.bound ---
+# A decision that was made: which node a request goes to, and what all nodes would have cost.
 
 
 @dataclass(frozen=True, slots=True)
@@ -3071,6 +1860,23 @@ class Binding:
     placement: Placement = field(repr=False, compare=False)
     policy: RoutingPolicy = field(repr=False, compare=False)
 
+    @classmethod
+    def made_by(cls, placement: Placement, context: int, waited: float, policy: RoutingPolicy) -> Self:
+        """What follows from a placement that binds, to a runner that has so much context."""
+        offer = placement.chosen
+        return cls(
+            request=placement.entry.request,
+            node=offer.node.view.name,
+            model=offer.model,
+            context=context,
+            loads=offer.quote.reused is None,
+            hit=offer.hit,
+            terms=offer.terms(policy),
+            waited=waited,
+            placement=placement,
+            policy=policy,
+        )
+
     @property
     def considered(self) -> tuple[Considered, ...]:
         """All nodes that have the model, and the terms of each."""
@@ -3084,424 +1890,6 @@ class Binding:
         installed = node.view.models[self.placement.model]
         terms = CostTerms(load=node.view.rates[installed.blob].load)
         return Considered(node.view.name, installed.name, terms, looked_at=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How long a request took to its first token once it was at a node, in seconds."""
-
-    request_id: str
-    node: str
-    model: str
-    predicted: float
-    actual: float
-
-
-@dataclass(frozen=True, slots=True)
-class Undo:
-    """What a request has changed by being bound, as it was before."""
-
-    evicted: Mapping[str, RunnerState]
-    loading_until: float
-    prefixes: tuple[KeptPrefix, ...]
-
-
-@dataclass(slots=True)
-class RunningRequest:
-    """A request at a node."""
-
-    entry: WaitingRequest
-    binding: Binding
-    node: NodeState
-    runner: RunnerState
-    bound_at: float
-    beside: int
-    depth: int
-    matched: int
-    undo: Undo
-    answering: bool = False
-
-    def event(self, now: float) -> BoundEvent:
-        """As other workers are told of it."""
-        binding, runner = self.binding, self.runner
-        loading = binding.loads and not self.answering
-        return BoundEvent(
-            request_id=binding.request.id,
-            node=node_key(self.node.row),
-            model=binding.model,
-            blob=runner.blob,
-            loads=binding.loads,
-            victims=binding.placement.chosen.quote.victims,
-            context=runner.context,
-            options=runner.options or (),
-            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
-            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
-            blocks=binding.request.blocks,
-        )
-
-    def lesson(self, spent: Durations) -> Lesson:
-        """What it teaches, now that it is answered."""
-        return Lesson(
-            spent=spent,
-            depth=self.depth,
-            matched=self.matched,
-            beside=self.beside,
-            background=self.binding.request.background,
-            loaded=self.binding.loads,
-        )
-
-
-class Scheduler:
-    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
-
-    def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
-        self,
-        rows: Iterable[NodeRow],
-        clock: Callable[[], float],
-        dice: Random,
-        *,
-        max_queue: int = 64,
-        policy: RoutingPolicy | None = None,
-        priors: PairRates = _PRIORS,
-        strategy: str = "predicted_ttft",
-    ) -> None:
-        """Start without knowing anything of the nodes: no request is bound before `probed`.
-
-        Args:
-            rows: the nodes.
-            clock: seconds, monotonic.
-            dice: breaks ties; seed it, and all decisions can be repeated.
-            max_queue: how many requests may wait.
-            policy: weights and bounds.
-            priors: what to believe of a node and a model before anything is measured.
-            strategy: how nodes are chosen, one of `STRATEGIES`.
-
-        Raises:
-            ValueError: the strategy is unknown.
-        """
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        self._strategy = STRATEGIES[strategy]
-        self.policy = policy or RoutingPolicy()
-        self.nodes = {row.name: NodeState(row, self.policy, priors) for row in rows}
-        self.outcomes: deque[Outcome] = deque(maxlen=DECISIONS_KEPT)
-        self.wake_at: float | None = None
-        self._clock = clock
-        self._dice = dice
-        self._queue = FairQueue(max_queue, self.policy.background_patience)
-        self._running: dict[str, RunningRequest] = {}
-        self._demand = DemandMeter()
-        self.listener: Listener = tell_nobody
-        self.remote = RemoteRequests(self.nodes, clock, self._demand)
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._queue)
-
-    def ahead(self, request_id: str) -> int | None:
-        """How many requests come before one that waits; None when it does not wait (any more)."""
-        if request_id not in self._queue:
-            return None
-        return next(
-            place
-            for place, entry in enumerate(self._queue.order(self._clock()))
-            if entry.request.id == request_id
-        )
-
-    def can_answer(self, models: Iterable[str]) -> bool:
-        """Whether any node may be asked for one of these now, by whatever name it lists it."""
-        names = set(map(fold_name, models))
-        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
-
-    # --- requests ---
-
-    def submit(self, request: FleetRequest) -> None:
-        """Take a request in.
-
-        Raises:
-            NoNodeError: no node has any of its models.
-            QueueFullError: too many wait already.
-            ValueError: a request of this id is waiting or running.
-        """
-        if request.id in self._queue or request.id in self._running:
-            raise ValueError(f"request {request.id!r} is already here")
-        now = self._clock()
-        blobs, cost = self._expect(request)
-        self._queue.push(request, now, cost)
-        for blob, share in blobs.items():
-            self._demand.add(blob, now, share)
-
-    def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
-        """The weights that it asks for, by their share, and the seconds of service that it may take."""
-        for model in map(fold_name, request.models):
-            having = [node for node in self.nodes.values() if model in node.listed]
-            if having:
-                counts = Counter(node.listed[model].blob for node in having)
-                rates = having[0].known(having[0].listed[model].blob)
-                output = predict_output(rates, background=request.background, limit=request.max_output)
-                blobs = {blob: count / len(having) for blob, count in counts.items()}
-                return blobs, request.tokens / rates.prompt + output * rates.token
-        raise NoNodeError(request.models, tuple(self.nodes))
-
-    def cancel(self, request_id: str) -> None:
-        """Nobody wants the answer any more. An id that is not known is ignored."""
-        if request_id in self._queue:
-            self._queue.cancel(request_id)
-        elif running := self._running.pop(request_id, None):
-            self._leave(running)
-            running.node.gave_up(running.binding.model)
-            self.listener(EndedEvent(request_id))
-
-    def give_back(self, request_id: str) -> None:
-        """A request that was bound is not sent: it waits again, at its old place. Unknown ids are ignored."""
-        running = self._running.get(request_id)
-        if running is None or running.answering:
-            return
-        del self._running[request_id]
-        node, runner = running.node, running.runner
-        node.changed()
-        node.gave_up(running.binding.model)
-        runner.ends.pop(request_id, None)
-        runner.mirror.restore(running.undo.prefixes)
-        if running.binding.loads and not runner.ends:
-            node.take_back(runner, running.undo.evicted, running.undo.loading_until)
-        self._queue.put_back(running.entry)
-        self.listener(EndedEvent(request_id))
-
-    def running(self) -> Iterable[BoundEvent]:
-        """What is at nodes now, to be told to a worker that has just come."""
-        now = self._clock()
-        return [running.event(now) for running in self._running.values()]
-
-    def is_running(self, request_id: str) -> bool:
-        """Whether it is at a node, as far as is known."""
-        return request_id in self._running
-
-    def bound_event(self, request_id: str) -> BoundEvent:
-        """One of them."""
-        return self._running[request_id].event(self._clock())
-
-    def first_token(self, request_id: str) -> None:
-        """The node has begun to answer."""
-        running = self._running.get(request_id)
-        if running is None or running.answering:
-            return
-        now = self._clock()
-        running.answering = True
-        running.node.changed()
-        running.node.loaded(running.runner, now)
-        rates = running.node.known(running.runner.blob)
-        request = running.binding.request
-        output = predict_output(rates, background=request.background, limit=request.max_output)
-        running.runner.ends[request_id] = now + output * rates.token
-        predicted, actual = running.binding.terms.predict_ttft, now - running.bound_at
-        self.outcomes.append(
-            Outcome(request_id, running.node.row.name, running.binding.model, predicted, actual)
-        )
-        self.listener(BegunEvent(request_id, output * rates.token))
-
-    def finished(self, request_id: str, spent: Durations) -> None:
-        """The node has answered, and reports how long it took."""
-        running = self._running.pop(request_id, None)
-        if running is None:
-            return
-        self._leave(running)
-        running.node.succeeded(running.binding.model)
-        running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
-        lesson = running.lesson(spent)
-        blob = running.runner.blob
-        running.node.pair(blob).learn(lesson)
-        running.node.learned(blob)
-        self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
-
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
-        """The node has failed before the first token, or in the middle of an answer.
-
-        Args:
-            request_id: the request.
-            node_down: it is the node (no connection, no answer to a probe), not one model on it.
-            hung: the model said nothing for as long as it could: nobody else is to wait for it.
-
-        Returns:
-            Whether it waits for another node now. If not, tell the user.
-        """
-        running = self._running.pop(request_id, None)
-        if running is None:
-            return False
-        self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
-        running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down, hung))
-        again = (
-            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
-        )
-        if again:
-            self._queue.put_back(running.entry, running.node.row.name)
-        return again
-
-    def _elsewhere(self, running: RunningRequest) -> bool:
-        tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.nodes.items() if name not in tried]
-        return any(model in node.listed for node in others for model in running.entry.models)
-
-    def has_another(self, request_id: str) -> bool:
-        """Whether a request that is at a node could go to another one, and be answered by the same model."""
-        running = self._running.get(request_id)
-        if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
-            return False
-        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
-        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
-        return any(model in node.models for node in others)
-
-    def refused(self, request_id: str) -> None:
-        """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
-        self.cancel(request_id)
-
-    def _leave(self, running: RunningRequest) -> None:
-        running.node.changed()
-        running.node.left(running.runner, running.binding.request.id, self._clock())
-        if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
-            running.node.loaded(running.runner, self._clock())
-
-    # --- nodes ---
-
-    def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
-    ) -> None:
-        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
-        node, now = self.nodes[name], self._clock()
-        node.changed()
-        node.probed(models, residents, now)
-        if node.breaker.state(now) == "half-open":
-            node.breaker.succeeded()
-
-    def sized(self, name: str, room: int) -> None:
-        """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
-        self.nodes[name].room = max(self.nodes[name].room, room)
-        self.nodes[name].changed()
-
-    def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
-        """A node's engine tells how many requests it answers and holds in its queue, over all clients.
-
-        Args:
-            name: the node.
-            running: those that it answers.
-            waiting: those in its queue.
-            asked_at: when it was asked, which may have been before one of ours ended: then nobody knows
-                whether that one counts.
-        """
-        node = self.nodes[name]
-        if node.left_at < asked_at:
-            node.changed()
-            node.counts(running, waiting, self._clock())
-
-    def gpu_busy(self, name: str, utilization: float) -> None:
-        """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""
-        node = self.nodes[name]
-        node.changed()
-        node.gpu_busy(utilization, self._clock())
-
-    def unreachable(self, name: str) -> None:
-        """A node has not answered a probe."""
-        node, now = self.nodes[name], self._clock()
-        node.changed()
-        node.breaker.failed(now)
-
-    def drain(self, name: str, *, draining: bool = True) -> None:
-        """Let a node finish what it has and give it nothing new, or take it back."""
-        self.nodes[name].draining = draining
-        self.nodes[name].changed()
-
-    # --- decisions ---
-
-    def view(self) -> FleetView:
-        """All that a decision goes by, as of now."""
-        now = self._clock()
-        return FleetView(now, tuple(node.view(now) for node in self.nodes.values()), self._demand.rates(now))
-
-    def decide(self) -> list[Binding]:
-        """Which waiting requests begin now. They count as running from here on."""
-        self.remote.expire(self._clock())
-        bindings: list[Binding] = []
-        while len(self._queue):
-            bound = self._walk_through()
-            bindings += bound
-            if len(bound) < self.policy.window:
-                break  # else those who were behind it, and seen in samples only, may begin as well
-        self.wake_at = self._next_wake(self._clock())
-        return bindings
-
-    def _walk_through(self) -> list[Binding]:
-        """Go through the waiting requests once."""
-        view = self.view()
-        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
-            return []
-        is_ripe = partial(self._queue.is_ripe, now=view.now)
-        walk = self._strategy(view, self.policy, self._dice, is_ripe)
-        return [
-            self._bind(placement, view.now)
-            for placement in walk.bind(self._queue.order(view.now))
-            if placement.binds and self._lets_pass(placement, view.now)
-        ]
-
-    def _lets_pass(self, placement: Placement, now: float) -> bool:
-        """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
-
-    def _bind(self, placement: Placement, now: float) -> Binding:
-        entry, offer = placement.entry, placement.chosen
-        self._queue.bound(entry.request.id, now)
-        node = self.nodes[offer.node.view.name]
-        node.changed()
-        node.passed(offer.model)
-        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
-        loading_until = node.loading_until
-        runner = self._occupy(node, placement, now)
-        binding = Binding(
-            request=entry.request,
-            node=node.row.name,
-            model=offer.model,
-            context=runner.context,
-            loads=offer.quote.reused is None,
-            hit=offer.hit,
-            terms=offer.terms(self.policy),
-            waited=now - entry.came,
-            placement=placement,
-            policy=self.policy,
-        )
-        depth, matched = runner.mirror.depth(entry.request.blocks)
-        beside = len(runner.ends)
-        undo = Undo(evicted, loading_until, runner.mirror.state())
-        self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, now, beside, depth, matched, undo
-        )
-        rates = offer.quote.rates
-        output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
-        runner.ends[entry.request.id] = now + binding.terms.predict_ttft + output * rates.token
-        runner.mirror.started(entry.request.blocks, now)
-        runner.touched = True
-        return binding
-
-    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
-        """The runner that answers: the one that is there, or a new one in place of others."""
-        quote, request = placement.chosen.quote, placement.entry.request
-        if quote.reused is not None:
-            return node.runners[quote.blob]
-        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
-
-    def _next_wake(self, now: float) -> float | None:
-        """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
-        if not len(self._queue):
-            return None
-        due: list[float] = []
-        for node in self.nodes.values():
-            due.append(node.loading_until)
-            due.extend(node.changes_at())
-        if (until := self.remote.expires_at()) is not None:
-            due.append(until)
-        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
-        return min((when for when in due if when > now), default=None)
 
 
 # --- ollama_pack.ollama.errors ---
@@ -3816,6 +2204,167 @@ class Journey:
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
+
+
+# --- ollama_pack.fleet.nodes ---
+# The `nodes` valve: a row a line, read once.
+#
+# For example::
+#
+#     gpu0  http://gpu0:11434                       # an Ollama
+#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+#     old   http://old:11434   tier=1               # only when the others are slow to answer
+#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+
+NodeKind = Literal["ollama", "openai"]
+
+MAX_NODES = 64
+MAX_TIER = 9
+MAX_WEIGHT = 100.0
+MAX_DECLARED_SLOTS = 1024
+
+_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_KEY = re.compile(r"(\bkey=)\S+")
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node, as the admin describes it.
+
+    Attributes:
+        name: what status lines and logs call it.
+        url: its address, without a slash at the end.
+        kind: what it speaks.
+        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
+        tier: nodes of a higher tier answer when those of lower ones are slow to.
+        slots: how many requests a model answers at once there; None: to be learned.
+        agent: address of its `gpu_agent`; empty: none.
+        key: sent as a bearer token; empty: none. In no message.
+        line: its number in the text, from 1.
+    """
+
+    name: str
+    url: str
+    kind: NodeKind = "ollama"
+    weight: float = 1.0
+    tier: int = 0
+    slots: int | None = None
+    agent: str = ""
+    key: str = field(default="", repr=False)
+    line: int = field(default=0, compare=False)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_nodes(text: str) -> tuple[NodeRow, ...]:
+    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        NodeTableError: naming the row and what is wrong with it.
+    """
+    rows: list[NodeRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _NODE_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_node(line, written))
+                _refuse_repeated(rows)
+            except ValueError as fault:
+                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+    return tuple(rows)
+
+
+def _parse_node(line: int, written: str) -> NodeRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    name, *rest = written.split()
+    if not rest or "://" not in rest[0]:
+        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+    if not _NODE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+        )
+    url, *settings = rest
+    return NodeRow(name, _address(url), line=line, **_settings(settings))
+
+
+def _settings(written: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in written:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in _READERS:
+            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name in found:
+            raise ValueError(f"{name}= is set twice")
+        found[name] = _READERS[name](value)
+    return found
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable():
+        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+    if parts.username or parts.password:
+        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+    return value.rstrip("/")
+
+
+def _kind(value: str) -> NodeKind:
+    for kind in get_args(NodeKind):
+        if value == kind:
+            return kind  # type: ignore[no-any-return] # get_args tells no types
+    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+    return weight
+
+
+def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
+            return int(value)
+        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+
+    return read
+
+
+def _secret(value: str) -> str:
+    if not value:
+        raise ValueError("key= is empty: leave it out, or write the token after it")
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "kind": _kind,
+    "weight": _weight,
+    "tier": _whole_number("tier", 0, MAX_TIER),
+    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "agent": _address,
+    "key": _secret,
+}
+
+
+def _refuse_repeated(rows: list[NodeRow]) -> None:
+    *before, row = rows
+    for other in before:
+        if row.name == other.name:
+            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+        if row.url == other.url:
+            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+    if len(rows) > MAX_NODES:
+        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
 
 
 # --- ollama_pack.ollama.body ---
@@ -4405,6 +2954,176 @@ def explained(binding: Binding, at: float) -> Decision:
         background=binding.request.background,
         considered=considered,
     )
+
+
+# --- ollama_pack.fleet.rates ---
+# How fast a node runs a model, learned from the durations that the engine reports.
+
+SAMPLES_TO_TRUST = 5
+SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
+MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
+MAX_SLOTS = 64
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
+WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """What an engine reports at the end of a request, in seconds and tokens.
+
+    Attributes:
+        total: from its arrival at the node to its end.
+        load: loading the model.
+        prompt: evaluating the prompt.
+        prompt_count: tokens of the prompt, those reused included.
+        decode: generating.
+        decode_count: tokens generated.
+        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
+    """
+
+    total: float
+    load: float = 0.0
+    prompt: float = 0.0
+    prompt_count: int = 0
+    decode: float = 0.0
+    decode_count: int = 0
+    hit: int | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
+        return max(0.0, self.total - self.load - self.prompt - self.decode)
+
+
+class Average:
+    """An exponentially weighted mean; its first samples are averaged plainly."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
+
+    def or_else(self, prior: float) -> float:
+        return self.value if self.count else prior
+
+
+class PairLearner:
+    """The rates of one (node, weights)."""
+
+    def __init__(self) -> None:
+        self.load = Average()
+        self.prompt = Average()
+        self.token = Average()
+        self.output = Average()
+        self.background_output = Average()
+        self.service = Average()
+        self._fast = 0
+
+    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
+        """Learn from one finished request.
+
+        Args:
+            spent: what the engine reports.
+            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
+            background: whether it was a background call, whose answers are shorter.
+            loaded: whether it made the node load the model.
+        """
+        if loaded and spent.load > 0:
+            self.load.add(spent.load)
+        if spent.decode > 0 and spent.decode_count > 1:
+            self.token.add(spent.decode / spent.decode_count)
+        if spent.decode_count:
+            (self.background_output if background else self.output).add(spent.decode_count)
+        if not background:
+            self.service.add(spent.prompt + spent.decode)
+        known = spent.hit if spent.hit is not None else hit
+        if known is not None:
+            self._observe_prompt(spent, known)
+
+    def _observe_prompt(self, spent: Durations, hit: int) -> None:
+        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
+        evaluated = spent.prompt_count - hit
+        if (
+            spent.prompt <= 0
+            or evaluated < MIN_PROMPT
+            or (spent.hit is None and 4 * hit > spent.prompt_count)
+        ):
+            return
+        rate = evaluated / spent.prompt
+        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
+        if self._fast == 0:
+            self.prompt.add(rate)
+        elif self._fast >= SAMPLES_TO_TRUST:
+            self.prompt.value, self._fast = rate, 0
+
+    def hit(self, spent: Durations) -> float:
+        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
+        if spent.hit is not None:
+            return spent.hit
+        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
+
+    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
+        """What is known, filled up with what is usual."""
+        return PairRates(
+            slots=slots,
+            keeps=keeps,
+            load=self.load.or_else(priors.load),
+            prompt=self.prompt.or_else(priors.prompt),
+            token=self.token.or_else(priors.token),
+            output=self.output.or_else(priors.output),
+            background_output=self.background_output.or_else(priors.background_output),
+            service=self.service.or_else(priors.service),
+            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
+        )
+
+
+class SlotLearner:
+    """How many requests a runner answers at once: what its row says, else learned, from one upwards.
+
+    While requests wait, one more than is known to work is tried now and then. If it is answered without
+    waiting in the engine's queue the runner has that slot; if not, the next try is twice as far away.
+    """
+
+    def __init__(self, declared: int | None, probe_requests: int) -> None:
+        self.slots = declared or 1
+        self._declared = declared is not None
+        self._every = probe_requests
+        self._until_try = 0
+        self._waited = 0
+        self._held_back = 0
+
+    @property
+    def offered(self) -> int:
+        """The slots to count on now, the one that is tried included."""
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
+        return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
+
+    def observe(self, beside: int, wait: float) -> None:
+        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
+        self._until_try -= 1
+        if self._declared:
+            return
+        self._waited = self._waited + 1 if 0 < beside < self.slots and wait >= WAIT_NOISE else 0
+        if self._waited >= SAMPLES_TO_TRUST:  # it has fewer than it had
+            self.slots, self._waited = beside, 0
+        elif beside >= self.slots and wait < WAIT_NOISE:
+            self.slots = min(MAX_SLOTS, beside + 1)
+        elif beside >= self.slots and self._until_try <= 0:
+            self._until_try = self._every
+            self._every = min(2 * self._every, 4096)
 
 
 # --- ollama_pack.fleet.spent ---
@@ -5079,6 +3798,531 @@ def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
 
     threading.Thread(target=work, name="gpu-reader", daemon=True).start()
     return future
+
+
+# --- ollama_pack.fleet.breaker ---
+# A breaker: after failures nothing is sent for a while, then one request tries.
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        threshold: failures in a row that open it.
+        shortest: seconds that it stays open the first time; each time after, twice as long,
+        longest: but not longer than this.
+    """
+
+    threshold: int = 1
+    shortest: float = 5.0
+    longest: float = 120.0
+
+
+class Breaker:
+    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
+
+    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
+    a failure nor a success.
+    """
+
+    def __init__(self, rule: BreakerRule) -> None:
+        self._rule = rule
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._trying = False
+
+    def state(self, now: float) -> BreakerState:
+        if self._retry_at is None:
+            return "closed"
+        return "half-open" if now >= self._retry_at else "open"
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may pass now. One that does is to be reported with `passed`."""
+        state = self.state(now)
+        return state == "closed" or (state == "half-open" and not self._trying)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When it lets one try; None while it is closed or one is trying."""
+        return None if self._trying else self._retry_at
+
+    def passed(self) -> None:
+        """A request was let through."""
+        self._trying = self._retry_at is not None
+
+    def succeeded(self) -> None:
+        """A request was answered: all is well."""
+        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
+
+    def gave_up(self) -> None:
+        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
+        self._trying = False
+
+    def failed(self, now: float, *, at_once: bool = False) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new.
+
+        Args:
+            now: the moment.
+            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+        """
+        if self.state(now) == "open" and not self._trying:
+            return
+        was_open = self._retry_at is not None
+        self._trying = False
+        self._failures += 1
+        if was_open:
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+        if was_open or at_once or self._failures >= self._rule.threshold:
+            self._retry_at = now + self._backoff
+
+
+# --- ollama_pack.fleet.foreign ---
+# Requests of clients that do not come through us, at one runner or on one node's GPU.
+#
+# They are not seen, only their traces: a runner that is busy without us, an engine's own count, a GPU at work.
+# Each is believed to last a usual service. They never hold back ours for ever: when they have had a node to
+# themselves for long enough, one of ours is sent to stand in the engine's own line.
+
+FOREIGN_PATIENCE = 2.0  # usual services that others may have a runner to themselves while ours wait
+STALE_SERVICES = 6.0  # usual services after which what nobody repeats is forgotten
+MAX_FOREIGN = 1024
+
+
+@dataclass(slots=True)
+class ForeignLoad:
+    """What others do at one place. Times are seconds on the caller's clock.
+
+    Attributes:
+        count: requests of others.
+        ends_at: when they are predicted to end.
+        since: when they were first seen without one of ours there; None: they are not.
+        yields_at: when one of ours goes to stand behind them.
+        stale_at: when what was seen is forgotten.
+        sure: the engine itself has told; if not, it counts for nothing after `yields_at`.
+    """
+
+    count: int = 0
+    ends_at: float = 0.0
+    since: float | None = None
+    yields_at: float = 0.0
+    stale_at: float = 0.0
+    sure: bool = True
+
+    def seen(self, count: int, now: float, service: float) -> None:
+        """So many requests are there now, each of which usually takes so many seconds."""
+        self.count = min(count, MAX_FOREIGN)
+        if not self.count:
+            self.since = None
+            return
+        if self.since is None:
+            self.since = now
+        self.yields_at = self.since + FOREIGN_PATIENCE * service
+        self.stale_at = now + STALE_SERVICES * service
+        self.ends_at = now + service
+
+    def ours_ended(self, now: float) -> None:
+        """One of ours was there: now it is the others' turn again."""
+        if self.since is not None:
+            self.yields_at += now - self.since
+            self.since = now
+
+    def ends(self, now: float, slots: int) -> tuple[float, ...]:
+        """When each slot that others hold is free; later for those that wait for one."""
+        if not self.count or now >= self.stale_at:
+            return ()
+        held = self.count
+        if now >= self.yields_at:
+            held = min(held, slots - 1) if self.sure else 0
+        later = max(0, min(held - slots, slots))
+        service = max(0.0, self.ends_at - now)
+        return (self.ends_at,) * (min(held, slots) - later) + (self.ends_at + service,) * later
+
+    def changes_at(self) -> tuple[float, ...]:
+        """When `ends` changes though nothing is told."""
+        return (self.yields_at, self.stale_at) if self.count else ()
+
+
+# --- ollama_pack.fleet.pairs ---
+# What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one answered request teaches.
+
+    Attributes:
+        spent: what the engine reports.
+        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
+        matched: the tokens of that match.
+        beside: requests that ran there when it was sent.
+        background: it was a background call.
+        loaded: it made the node load the model.
+    """
+
+    spent: Durations
+    depth: int
+    matched: int
+    beside: int
+    background: bool
+    loaded: bool
+
+
+class PairState:
+    """What was learned of one node with one set of weights."""
+
+    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
+        self.rates = PairLearner()
+        self.slots = SlotLearner(declared_slots, policy.probe_requests)
+        self.keeps = KeepsLearner()
+
+    def known(self, priors: PairRates) -> PairRates:
+        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+
+    def learn(self, lesson: Lesson) -> None:
+        """Take in one answered request."""
+        known = self.rates.prompt.count > 0
+        if known:
+            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
+        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
+        self.rates.observe(
+            lesson.spent,
+            None if unsure else lesson.matched,
+            background=lesson.background,
+            loaded=lesson.loaded,
+        )
+        if not lesson.loaded:
+            self.slots.observe(lesson.beside, lesson.spent.wait)
+
+
+# --- ollama_pack.fleet.runners ---
+# What is known of one node between two decisions: its models, its runners, what was learned of it.
+
+MODEL_RULE = BreakerRule(threshold=2)
+NODE_RULE = BreakerRule(threshold=1)
+GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """A line of a node's `/api/ps`.
+
+    Attributes:
+        model: the name by which it was loaded.
+        size: bytes in memory.
+        context: tokens that it was loaded for; 0: not told.
+        expires_at: when it is to be unloaded, on any clock that stays the same.
+        busy: that moment has passed, and still it is listed: it answers somebody.
+    """
+
+    model: str
+    size: int = 0
+    context: int = 0
+    expires_at: float = 0.0
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class RunnerState:
+    """A runner as it is believed to be.
+
+    Attributes:
+        ends: id of a request of ours → when it is predicted to end.
+        loading: nothing has shown yet that it is loaded.
+        touched: by us since the last probe: then it does not matter that `expires_at` moves.
+        foreign: what other clients do with it.
+        counted: the engine itself counts its requests, and tells.
+    """
+
+    blob: str
+    model: str
+    size: int
+    context: int
+    options: RunnerOptions | None
+    ready_at: float
+    loading: bool
+    ends: dict[str, float] = field(default_factory=dict)
+    mirror: PrefixMirror = field(default_factory=PrefixMirror)
+    expires_at: float = 0.0
+    touched: bool = True
+    foreign: ForeignLoad = field(default_factory=ForeignLoad)
+    counted: bool = False
+
+    def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
+        """A request of ours is sent to it."""
+        self.ends[request.id] = ends_at
+        self.mirror.started(request.blocks, now)
+        self.touched = True
+
+
+class NodeState:
+    """One node. Its memory is bounded by the models that it has."""
+
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
+        self.row = row
+        self.models: dict[str, InstalledModel] = {}  # by the names that it lists
+        self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
+        self.runners: dict[str, RunnerState] = {}
+        self.loading_until = 0.0
+        self.room = 0
+        self.draining = False
+        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.paused_until = 0.0
+        self.left_at = -math.inf  # when the last request of ours ended
+        self._seen: NodeView | None = None
+        self._seen_until = 0.0
+        self.breaker = Breaker(NODE_RULE)
+        self._policy = policy
+        self._priors = priors
+        self._pairs: dict[str, PairState] = {}
+        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
+        self._breakers: dict[str, Breaker] = {}
+
+    def pair(self, blob: str) -> PairState:
+        if blob not in self._pairs:
+            self._pairs[blob] = PairState(self.row.slots, self._policy)
+        return self._pairs[blob]
+
+    def known(self, blob: str) -> PairRates:
+        """The rates of one set of weights."""
+        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+
+    def learned(self, blob: str) -> None:
+        """The pair of these weights was told something."""
+        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        self.changed()
+
+    # --- its breakers: one of the node, and one of each model that has failed ---
+
+    def _on_the_way(self, model: str) -> Iterable[Breaker]:
+        own = self._breakers.get(model)
+        return (self.breaker, own) if own else (self.breaker,)
+
+    def lets_pass(self, model: str, now: float) -> bool:
+        """Whether a request may be sent to it now."""
+        return all(breaker.allows(now) for breaker in self._on_the_way(model))
+
+    def passed(self, model: str) -> None:
+        """A request is sent to it."""
+        for breaker in self._on_the_way(model):
+            breaker.passed()
+
+    def succeeded(self, model: str) -> None:
+        """A request was answered."""
+        self.breaker.succeeded()
+        self._breakers.pop(model, None)
+
+    def gave_up(self, model: str) -> None:
+        """A request ended and tells nothing."""
+        for breaker in self._on_the_way(model):
+            breaker.gave_up()
+
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
+        if node_down:
+            self.breaker.failed(now)
+        else:
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self.breaker.gave_up()
+
+    def retry_at(self) -> Iterable[float]:
+        """When each of its open breakers lets one request try."""
+        if not self._breakers and self.breaker.retry_at is None:
+            return ()
+        breakers = (self.breaker, *self._breakers.values())
+        return [breaker.retry_at for breaker in breakers if breaker.retry_at is not None]
+
+    # --- what it tells ---
+
+    def probed(
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+    ) -> None:
+        """Take in what `/api/tags` and `/api/ps` say."""
+        if models != self.models:
+            self.models = dict(models)
+            named = {name: replace(model, name=name) for name, model in models.items()}
+            self.listed = named | {fold_name(name): model for name, model in named.items()}
+        blobs = {model.blob for model in models.values()}
+        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._rates = {blob: self.known(blob) for blob in blobs}
+        self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        listed = {self._blob(resident): resident for resident in residents}
+        for blob, runner in list(self.runners.items()):
+            if blob not in listed and not runner.loading and not runner.ends:
+                del self.runners[blob]
+        for blob, resident in listed.items():
+            self._meet(blob, resident, now)
+        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
+        self.room = max(self.room, loaded)
+
+    def _blob(self, resident: ResidentModel) -> str:
+        model = self.listed.get(fold_name(resident.model))
+        return model.blob if model else resident.model
+
+    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
+        """Compare a runner with what is known of it. What moved without us was moved by another client."""
+        runner = self.runners.get(blob)
+        if runner is None:
+            size = self._size(blob) or resident.size
+            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            self.runners[blob] = runner
+        elif runner.loading:
+            return
+        elif resident.context and runner.context and resident.context != runner.context:
+            runner.mirror.clear()
+            runner.options = None
+        elif not runner.touched and resident.expires_at != runner.expires_at:
+            runner.mirror.clear()
+        runner.context = resident.context or runner.context
+        runner.expires_at = resident.expires_at
+        runner.touched = bool(runner.ends)
+        if not runner.counted:
+            foreign = resident.busy and not runner.ends
+            runner.foreign.seen(int(foreign), now, self.known(blob).service)
+            if foreign:
+                runner.mirror.clear()
+
+    def counts(self, running: int, waiting: int, now: float) -> None:
+        """Take in an engine's own numbers of requests, over all clients."""
+        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
+        for runner in self.runners.values():
+            runner.counted = True
+            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
+            self.pair(runner.blob).slots.counted(running, waiting)
+            self.learned(runner.blob)
+
+    def gpu_busy(self, utilization: float, now: float) -> None:
+        """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
+        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
+        services = [self.known(blob).service for blob in self.runners]
+        self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
+
+    def left(self, runner: RunnerState, request_id: str, now: float) -> None:
+        """A request of ours is no longer there."""
+        runner.ends.pop(request_id, None)
+        runner.touched = True
+        runner.foreign.ours_ended(now)
+        self.left_at = now
+
+    def _size(self, blob: str) -> int:
+        return next((model.size for model in self.models.values() if model.blob == blob), 0)
+
+    # --- what is done with it ---
+
+    def meet(self, model: str, context: int, now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory."""
+        installed = self.models[model]
+        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        self.runners[installed.blob] = runner
+        return runner
+
+    def load(
+        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+    ) -> RunnerState:
+        """A request makes it load a model of this name; those that should make room are forgotten."""
+        installed = self.models[model]
+        for blob in victims:
+            self.runners.pop(blob, None)
+        self.loading_until = now + self.known(installed.blob).load
+        runner = RunnerState(
+            blob=installed.blob,
+            model=model,
+            size=installed.size,
+            context=context,
+            options=options,
+            ready_at=self.loading_until,
+            loading=True,
+        )
+        self.runners[installed.blob] = runner
+        return runner
+
+    def take_back(
+        self, runner: RunnerState, evicted: Mapping[str, RunnerState], loading_until: float
+    ) -> None:
+        """The load never began: those that should have made room are still there."""
+        if self.runners.get(runner.blob) is runner:
+            del self.runners[runner.blob]
+        self.runners = {**evicted, **self.runners}
+        self.loading_until = loading_until
+
+    def pause(self, until: float) -> None:
+        """Give it nothing new for a moment: somebody else was faster."""
+        self.paused_until = until
+        self.changed()
+
+    def loaded(self, runner: RunnerState, now: float) -> None:
+        """The first token came: the model is there."""
+        runner.loading = False
+        runner.ready_at = min(runner.ready_at, now)
+        self.loading_until = min(self.loading_until, now)
+
+    # --- what a decision sees ---
+
+    def view(self, now: float) -> NodeView:
+        """What a decision may know of it. The same one until something is told, or a time is up."""
+        if self._seen is None or now >= self._seen_until:
+            self._seen = self._view(now)
+            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
+        return self._seen
+
+    def changes_at(self) -> Iterable[float]:
+        """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
+        due = [self.paused_until, *self.retry_at()]
+        if self.gpu.count:
+            due += self.gpu.changes_at()
+        for runner in self.runners.values():
+            if runner.foreign.count:
+                due += runner.foreign.changes_at()
+        return due
+
+    def changed(self) -> None:
+        """Something is told of it: to be called after whatever changes it from outside."""
+        self._seen = None
+
+    def _view(self, now: float) -> NodeView:
+        rates = self._rates
+        return NodeView(
+            name=self.row.name,
+            tier=self.row.tier,
+            weight=self.row.weight,
+            models=self._allowed(now),
+            runners=tuple(
+                [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
+            ),
+            loading_until=self.loading_until,
+            room=self.room,
+            rates=rates,
+        )
+
+    def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
+        """The models that it may be asked for, by the names that requests are compared with."""
+        if self.draining or now < self.paused_until or not self.breaker.allows(now):
+            return {}
+        shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
+        if not shut:
+            return self.listed
+        return {name: model for name, model in self.listed.items() if model.name not in shut}
+
+    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
+        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        foreign = runner.foreign if runner.foreign.count else self.gpu
+        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
+        return RunnerView(
+            blob=runner.blob,
+            model=runner.model,
+            size=runner.size,
+            context=runner.context,
+            options=runner.options,
+            slots=rates.slots,
+            keeps=rates.keeps,
+            ready_at=runner.ready_at,
+            ends=ends,
+            prefixes=runner.mirror.kept(rates.keeps),
+        )
 
 
 # --- ollama_pack.ollama.stream ---
@@ -6887,6 +6131,13 @@ class WatchedNode:
     fault: str = ""
 
 
+def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
+    """The client for a node of its kind."""
+    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    kind = OpenAIClient if row.kind == "openai" else OllamaClient
+    return kind(row.url, session, headers=headers)
+
+
 class NodeWatch:
     """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it."""
 
@@ -6980,6 +6231,7 @@ class NodeWatch:
 # One request at one node: what was sent, when it was last heard of, and what it took.
 
 TAG = "ollama_pack"  # key of what we add to an answer
+ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
 class Attempt:
@@ -7078,6 +6330,40 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+
+class Attempts:
+    """All that are under way, by the request's id."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, Attempt] = {}
+
+    def begin(self, identity: str, attempt: Attempt) -> None:
+        """A request is sent to a node."""
+        self._there[identity] = attempt
+
+    def end(self, identity: str) -> None:
+        """It is no longer there; one that never was is ignored."""
+        self._there.pop(identity, None)
+
+    def at(self, node: str) -> int:
+        """How many there are at a node."""
+        return sum(attempt.binding.node == node for attempt in self._there.values())
+
+    def is_gone(self, node: str) -> None:
+        """A node does not answer at all: what has not begun to answer there goes elsewhere."""
+        for attempt in self._there.values():
+            if attempt.binding.node == node:
+                attempt.is_gone()
+
+    def answers(self, binding: Binding) -> bool:
+        """Whether the model has just said something there to somebody: then a request waits for a slot."""
+        since = asyncio.get_running_loop().time() - ALIVE_SECONDS
+        return any(
+            other.heard_at is not None and other.heard_at > since
+            for other in self._there.values()
+            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
+        )
 
 
 def is_down(error: NodeError) -> bool:
@@ -7230,6 +6516,780 @@ def _load(quote: Quote, binding: Binding) -> float:
     if size:
         return size / SLOWEST_LOAD
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
+
+
+# --- ollama_pack.fleet.events ---
+# What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+
+
+@dataclass(frozen=True, slots=True)
+class BoundEvent:
+    """A request goes to a node, or is still there.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        blob: the weights.
+        loads: it makes the node load them.
+        victims: weights that are unloaded first.
+        context: tokens that the runner is loaded for; 0: unknown.
+        options: what else it is loaded with.
+        ready: when it is loaded.
+        left: when the request is predicted to end.
+        blocks: its prompt.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    blob: str
+    loads: bool
+    victims: tuple[str, ...]
+    context: int
+    options: RunnerOptions
+    ready: float
+    left: float
+    blocks: tuple[PromptBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BegunEvent:
+    """Its first token came; `left` is when it is predicted to end."""
+
+    request_id: str
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """It was answered, and this is what it teaches of the node with these weights."""
+
+    request_id: str
+    node: str
+    blob: str
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEvent:
+    """It ended and tells nothing: cancelled, refused, or never sent."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
+
+    request_id: str
+    node_down: bool
+    hung: bool = False
+
+
+FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
+Listener = Callable[[FleetEvent], None]
+
+
+def tell_nobody(event: FleetEvent) -> None:
+    """For a worker that is alone."""
+
+
+# --- ollama_pack.fleet.demand ---
+# How often each set of weights is asked for, over the last minutes.
+
+DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+MAX_BLOBS = 1024
+
+
+class DemandMeter:
+    """Requests a second by blob, exponentially forgotten. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[float, float]] = {}  # blob → count, and when it was right
+        self._began: float | None = None
+
+    def add(self, blob: str, now: float, share: float = 1.0) -> None:
+        """A request asks for it, or, with this likelihood, for it among others of the same name."""
+        if self._began is None:
+            self._began = now
+        if blob not in self._counts and len(self._counts) >= MAX_BLOBS:
+            del self._counts[min(self._counts, key=lambda known: self._counts[known][1])]
+        self._counts[blob] = (self._faded(blob, now) + share, now)
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Requests a second by blob. A meter that has not run long yet divides by the time that it has."""
+        ran = now - self._began if self._began is not None else 0.0
+        span = DEMAND_SECONDS * (1 - math.exp(-max(ran, 30.0) / DEMAND_SECONDS))
+        return {blob: self._faded(blob, now) / span for blob in self._counts}
+
+    def _faded(self, blob: str, now: float) -> float:
+        count, then = self._counts.get(blob, (0.0, now))
+        return count * math.exp(-(now - then) / DEMAND_SECONDS)
+
+
+# --- ollama_pack.fleet.remote ---
+# Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+
+MAX_REMOTE = 4096
+UNKNOWN_WORKER = ""  # of a request that is known only because it keeps one of ours out
+
+
+def node_key(row: NodeRow) -> str:
+    """What workers call a node among themselves: the same whatever its name, and not its address."""
+    return blake2b(row.url.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(slots=True)
+class RemoteRequest:
+    """A request of another worker.
+
+    Attributes:
+        forgotten_at: when it is forgotten unless its worker tells of it; None: with its worker.
+    """
+
+    worker: str
+    node: NodeState
+    runner: RunnerState
+    model: str
+    loads: bool
+    blocks: tuple[PromptBlock, ...] = ()
+    answering: bool = False
+    forgotten_at: float | None = None
+
+
+class RemoteRequests:
+    """Applies what other workers tell to the nodes as this one knows them. Bounded."""
+
+    def __init__(
+        self, nodes: Mapping[str, NodeState], clock: Callable[[], float], demand: DemandMeter
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            nodes: the scheduler's own.
+            clock: the scheduler's own.
+            demand: counts what is asked for.
+        """
+        self._nodes = {node_key(node.row): node for node in nodes.values()}
+        self._clock = clock
+        self._demand = demand
+        self._there: dict[str, RemoteRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._there
+
+    def at(self, node: str) -> int:
+        """How many of them are at the node of this name."""
+        return sum(remote.node.row.name == node for remote in self._there.values())
+
+    def apply(self, worker: str, event: FleetEvent) -> None:
+        """Take in what a worker tells. What concerns a node or a request that is not known is passed over."""
+        match event:
+            case BoundEvent():
+                self._bound(worker, event)
+            case BegunEvent():
+                self._begun(event)
+            case FinishedEvent():
+                self._finished(event)
+            case EndedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.gave_up(remote.model)
+            case FailedEvent():
+                if remote := self._leave(event.request_id):
+                    remote.node.failed(
+                        remote.model, self._clock(), node_down=event.node_down, hung=event.hung
+                    )
+                    remote.runner.mirror.clear()
+
+    def _bound(self, worker: str, event: BoundEvent) -> None:
+        node, now = self._nodes.get(event.node), self._clock()
+        known = self._there.get(event.request_id)
+        if known and known.worker != UNKNOWN_WORKER:
+            known.runner.ends[event.request_id] = now + event.left
+            known.node.changed()
+            return
+        if known:
+            self._leave(event.request_id)
+        if node is None or event.model not in node.models or len(self._there) >= MAX_REMOTE:
+            return
+        node.passed(event.model)
+        self._demand.add(event.blob, now)
+        runner = node.runners.get(event.blob)
+        if event.loads and event.ready > 0:
+            runner = node.load(event.model, event.context, event.options, event.victims, now)
+            node.loading_until = runner.ready_at = now + event.ready
+        elif runner is None:
+            runner = node.meet(event.model, event.context, now)
+        self._there[event.request_id] = RemoteRequest(
+            worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
+        )
+        runner.ends[event.request_id] = now + event.left
+        runner.mirror.started(event.blocks, now)
+        runner.touched = True
+        node.changed()
+
+    def _begun(self, event: BegunEvent) -> None:
+        if remote := self._there.get(event.request_id):
+            now = self._clock()
+            remote.answering = True
+            remote.node.loaded(remote.runner, now)
+            remote.runner.ends[event.request_id] = now + event.left
+            remote.node.changed()
+
+    def _finished(self, event: FinishedEvent) -> None:
+        now = self._clock()
+        if remote := self._leave(event.request_id):
+            remote.node.succeeded(remote.model)
+            remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
+        node = self._nodes.get(event.node)
+        if node and any(model.blob == event.blob for model in node.models.values()):
+            node.pair(event.blob).learn(event.lesson)
+            node.learned(event.blob)
+
+    def _leave(self, request_id: str) -> RemoteRequest | None:
+        remote = self._there.pop(request_id, None)
+        if remote:
+            now = self._clock()
+            remote.node.changed()
+            remote.node.left(remote.runner, request_id, now)
+            if remote.loads and not remote.answering:
+                remote.node.loaded(remote.runner, now)
+        return remote
+
+    def hold(self, node: NodeState, blob: str, request_id: str, until: float) -> bool:
+        """Believe for a moment that a request is at a runner, of which nothing else is known.
+
+        Returns:
+            Whether that is new.
+        """
+        runner = node.runners.get(blob)
+        if runner is None or request_id in self._there or len(self._there) >= MAX_REMOTE:
+            return False
+        self._there[request_id] = RemoteRequest(
+            UNKNOWN_WORKER, node, runner, runner.model, loads=False, forgotten_at=until
+        )
+        runner.ends[request_id] = max(until, self._clock() + node.known(blob).service)
+        node.changed()
+        return True
+
+    def forget(self, worker: str, but: Collection[str] = ()) -> None:
+        """A worker is gone, or tells that only these are still there."""
+        gone = [key for key, one in self._there.items() if one.worker == worker and key not in but]
+        for request_id in gone:
+            if remote := self._leave(request_id):
+                remote.node.gave_up(remote.model)
+
+    def forget_all(self) -> None:
+        """Nobody tells any more."""
+        for worker in {remote.worker for remote in self._there.values()}:
+            self.forget(worker)
+
+    def expire(self, now: float) -> None:
+        """Forget what was believed for a moment only."""
+        for request_id, remote in list(self._there.items()):
+            if remote.forgotten_at is not None and remote.forgotten_at <= now:
+                self._leave(request_id)
+
+    def expires_at(self) -> float | None:
+        """When the next is forgotten."""
+        due = [remote.forgotten_at for remote in self._there.values() if remote.forgotten_at is not None]
+        return min(due, default=None)
+
+
+# --- ollama_pack.fleet.known_nodes ---
+# The nodes of a fleet as they are known, and the events that tell of them.
+
+
+class KnownNodes:
+    """What decisions see. Names are those of the rows; times are seconds on the caller's clock.
+
+    Attributes:
+        policy: weights and bounds.
+        nodes: by name.
+        remote: requests of other workers at these nodes.
+    """
+
+    def __init__(
+        self, rows: Iterable[NodeRow], clock: Callable[[], float], policy: RoutingPolicy, priors: PairRates
+    ) -> None:
+        self.policy = policy
+        self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
+        self._clock = clock
+        self._demand = DemandMeter()
+        self.remote = RemoteRequests(self.nodes, clock, self._demand)
+
+    def probed(
+        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
+    ) -> None:
+        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
+        node, now = self.nodes[name], self._clock()
+        node.changed()
+        node.probed(models, residents, now)
+        if node.breaker.state(now) == "half-open":
+            node.breaker.succeeded()
+
+    def sized(self, name: str, room: int) -> None:
+        """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
+        self.nodes[name].room = max(self.nodes[name].room, room)
+        self.nodes[name].changed()
+
+    def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
+        """A node's engine tells how many requests it answers and holds in its queue, over all clients.
+
+        Args:
+            name: the node.
+            running: those that it answers.
+            waiting: those in its queue.
+            asked_at: when it was asked, which may have been before one of ours ended: then nobody knows
+                whether that one counts.
+        """
+        node = self.nodes[name]
+        if node.left_at < asked_at:
+            node.changed()
+            node.counts(running, waiting, self._clock())
+
+    def gpu_busy(self, name: str, utilization: float) -> None:
+        """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""
+        node = self.nodes[name]
+        node.changed()
+        node.gpu_busy(utilization, self._clock())
+
+    def unreachable(self, name: str) -> None:
+        """A node has not answered a probe."""
+        node, now = self.nodes[name], self._clock()
+        node.changed()
+        node.breaker.failed(now)
+
+    def drain(self, name: str, *, draining: bool = True) -> None:
+        """Let a node finish what it has and give it nothing new, or take it back."""
+        self.nodes[name].draining = draining
+        self.nodes[name].changed()
+
+    def view(self) -> FleetView:
+        """All that a decision goes by, as of now."""
+        now = self._clock()
+        return FleetView(now, tuple(node.view(now) for node in self.nodes.values()), self._demand.rates(now))
+
+    def can_answer(self, models: Iterable[str]) -> bool:
+        """Whether any node may be asked for one of these now, by whatever name it lists it."""
+        names = set(map(fold_name, models))
+        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
+
+
+# --- ollama_pack.fleet.running ---
+# A request at a node, as the scheduler remembers it until it ends.
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a request has changed by being bound, as it was before."""
+
+    evicted: Mapping[str, RunnerState]
+    loading_until: float
+    prefixes: tuple[KeptPrefix, ...]
+
+
+@dataclass(slots=True)
+class RunningRequest:
+    """A request at a node."""
+
+    entry: WaitingRequest
+    binding: Binding
+    node: NodeState
+    runner: RunnerState
+    beside: int
+    depth: int
+    matched: int
+    undo: Undo
+    answering: bool = False
+
+    def event(self, now: float) -> BoundEvent:
+        """As other workers are told of it."""
+        binding, runner = self.binding, self.runner
+        loading = binding.loads and not self.answering
+        return BoundEvent(
+            request_id=binding.request.id,
+            node=node_key(self.node.row),
+            model=binding.model,
+            blob=runner.blob,
+            loads=binding.loads,
+            victims=binding.placement.chosen.quote.victims,
+            context=runner.context,
+            options=runner.options or (),
+            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
+            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
+            blocks=binding.request.blocks,
+        )
+
+    def lesson(self, spent: Durations) -> Lesson:
+        """What it teaches, now that it is answered."""
+        return Lesson(
+            spent=spent,
+            depth=self.depth,
+            matched=self.matched,
+            beside=self.beside,
+            background=self.binding.request.background,
+            loaded=self.binding.loads,
+        )
+
+
+# --- ollama_pack.fleet.strategies ---
+# The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#
+# They see the same nodes as late binding does, and wait in the same queue; failover, breakers, admission and
+# draining are the scheduler's, and hold for all.
+
+
+class LeastBusyPass(BindingPass):
+    """To the node with the fewest running requests for its slots, of those that have a slot free.
+
+    A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
+    that has the model in memory, then chance.
+    """
+
+    holds_back = False
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place what can begin now, in fair order; the rest waits."""
+        placed: list[Placement] = []
+        stuck: set[str] = set()  # kinds that no node has a slot for
+        for entry in waiting:
+            if entry.kind in stuck:
+                continue
+            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
+            if bids:
+                placed.append(self._give(entry, self._idlest(bids), bids))
+            else:
+                stuck.add(entry.kind)
+        return placed
+
+    def _idlest(self, bids: Sequence[Bid]) -> Bid:
+        ranks = [self._rank(bid) for bid in bids]
+        best = min(ranks)
+        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
+
+    @staticmethod
+    def _rank(bid: Bid) -> tuple[float, int, bool]:
+        node, quote = bid[3], bid[4]
+        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
+
+
+def _has_slot(quote: Quote) -> bool:
+    runner = quote.reused
+    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
+
+
+class RandomPass(BindingPass):
+    """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
+
+    holds_back = False
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place everything that any node may answer."""
+        return [
+            self._give(entry, self._dice.choice(bids), bids)
+            for entry in waiting
+            if (bids := self._all_bids(entry))
+        ]
+
+
+# --- ollama_pack.fleet.scheduler ---
+# The state that decisions are made on, and the events that change it. No input, no output.
+#
+# Tell it what happens, then ask `decide` what begins::
+#
+#     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+#     for binding in scheduler.decide():   # send each to its node
+#         ...
+#
+# Call `decide` after every event, and at `wake_at`. All is bounded: by the queue's limit, by the slots, and by
+# the models that the nodes have.
+
+MAX_FAILOVERS = 2
+BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
+_PRIORS = PairRates()
+STRATEGIES: Mapping[str, type[BindingPass]] = {
+    "predicted_ttft": BindingPass,
+    "least_busy": LeastBusyPass,
+    "random": RandomPass,
+}
+
+
+class Scheduler(KnownNodes):
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+
+    def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
+        self,
+        rows: Iterable[NodeRow],
+        clock: Callable[[], float],
+        dice: Random,
+        *,
+        max_queue: int = 64,
+        policy: RoutingPolicy | None = None,
+        priors: PairRates = _PRIORS,
+        strategy: str = "predicted_ttft",
+    ) -> None:
+        """Start without knowing anything of the nodes: no request is bound before `probed`.
+
+        Args:
+            rows: the nodes.
+            clock: seconds, monotonic.
+            dice: breaks ties; seed it, and all decisions can be repeated.
+            max_queue: how many requests may wait.
+            policy: weights and bounds.
+            priors: what to believe of a node and a model before anything is measured.
+            strategy: how nodes are chosen, one of `STRATEGIES`.
+
+        Raises:
+            ValueError: the strategy is unknown.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
+        self._strategy = STRATEGIES[strategy]
+        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        self.wake_at: float | None = None
+        self._dice = dice
+        self._queue = FairQueue(max_queue, self.policy.background_patience)
+        self._running: dict[str, RunningRequest] = {}
+        self.listener: Listener = tell_nobody
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._queue)
+
+    def ahead(self, request_id: str) -> int | None:
+        """How many requests come before one that waits; None when it does not wait (any more)."""
+        if request_id not in self._queue:
+            return None
+        return next(
+            place
+            for place, entry in enumerate(self._queue.order(self._clock()))
+            if entry.request.id == request_id
+        )
+
+    # --- requests ---
+
+    def submit(self, request: FleetRequest) -> None:
+        """Take a request in.
+
+        Raises:
+            NoNodeError: no node has any of its models.
+            QueueFullError: too many wait already.
+            ValueError: a request of this id is waiting or running.
+        """
+        if request.id in self._queue or request.id in self._running:
+            raise ValueError(f"request {request.id!r} is already here")
+        now = self._clock()
+        blobs, cost = self._expect(request)
+        self._queue.push(request, now, cost)
+        for blob, share in blobs.items():
+            self._demand.add(blob, now, share)
+
+    def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
+        """The weights that it asks for, by their share, and the seconds of service that it may take."""
+        for model in map(fold_name, request.models):
+            having = [node for node in self.nodes.values() if model in node.listed]
+            if having:
+                counts = Counter(node.listed[model].blob for node in having)
+                rates = having[0].known(having[0].listed[model].blob)
+                output = predict_output(rates, background=request.background, limit=request.max_output)
+                blobs = {blob: count / len(having) for blob, count in counts.items()}
+                return blobs, request.tokens / rates.prompt + output * rates.token
+        raise NoNodeError(request.models, tuple(self.nodes))
+
+    def cancel(self, request_id: str) -> None:
+        """Nobody wants the answer any more. An id that is not known is ignored."""
+        if request_id in self._queue:
+            self._queue.cancel(request_id)
+        elif running := self._running.pop(request_id, None):
+            self._leave(running)
+            running.node.gave_up(running.binding.model)
+            self.listener(EndedEvent(request_id))
+
+    def give_back(self, request_id: str) -> None:
+        """A request that was bound is not sent: it waits again, at its old place. Unknown ids are ignored."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        del self._running[request_id]
+        node, runner = running.node, running.runner
+        node.changed()
+        node.gave_up(running.binding.model)
+        runner.ends.pop(request_id, None)
+        runner.mirror.restore(running.undo.prefixes)
+        if running.binding.loads and not runner.ends:
+            node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.put_back(running.entry)
+        self.listener(EndedEvent(request_id))
+
+    def running(self) -> Iterable[BoundEvent]:
+        """What is at nodes now, to be told to a worker that has just come."""
+        now = self._clock()
+        return [running.event(now) for running in self._running.values()]
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether it is at a node, as far as is known."""
+        return request_id in self._running
+
+    def bound_event(self, request_id: str) -> BoundEvent:
+        """One of them."""
+        return self._running[request_id].event(self._clock())
+
+    def first_token(self, request_id: str) -> None:
+        """The node has begun to answer."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        now = self._clock()
+        running.answering = True
+        running.node.changed()
+        running.node.loaded(running.runner, now)
+        rates = running.node.known(running.runner.blob)
+        request = running.binding.request
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        running.runner.ends[request_id] = now + output * rates.token
+        self.listener(BegunEvent(request_id, output * rates.token))
+
+    def finished(self, request_id: str, spent: Durations) -> None:
+        """The node has answered, and reports how long it took."""
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return
+        self._leave(running)
+        running.node.succeeded(running.binding.model)
+        running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
+        lesson = running.lesson(spent)
+        blob = running.runner.blob
+        running.node.pair(blob).learn(lesson)
+        running.node.learned(blob)
+        self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
+
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+        """The node has failed before the first token, or in the middle of an answer.
+
+        Args:
+            request_id: the request.
+            node_down: it is the node (no connection, no answer to a probe), not one model on it.
+            hung: the model said nothing for as long as it could: nobody else is to wait for it.
+
+        Returns:
+            Whether it waits for another node now. If not, tell the user.
+        """
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return False
+        self._leave(running)
+        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
+        running.runner.mirror.clear()
+        self.listener(FailedEvent(request_id, node_down, hung))
+        again = (
+            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
+        )
+        if again:
+            self._queue.put_back(running.entry, running.node.row.name)
+        return again
+
+    def _elsewhere(self, running: RunningRequest) -> bool:
+        tried = running.entry.tried | {running.node.row.name}
+        others = [node for name, node in self.nodes.items() if name not in tried]
+        return any(model in node.listed for node in others for model in running.entry.models)
+
+    def has_another(self, request_id: str) -> bool:
+        """Whether a request that is at a node could go to another one, and be answered by the same model."""
+        running = self._running.get(request_id)
+        if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
+            return False
+        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
+        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
+        return any(model in node.models for node in others)
+
+    def refused(self, request_id: str) -> None:
+        """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
+        self.cancel(request_id)
+
+    def _leave(self, running: RunningRequest) -> None:
+        running.node.changed()
+        running.node.left(running.runner, running.binding.request.id, self._clock())
+        if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
+            running.node.loaded(running.runner, self._clock())
+
+    # --- decisions ---
+
+    def decide(self) -> list[Binding]:
+        """Which waiting requests begin now. They count as running from here on."""
+        self.remote.expire(self._clock())
+        bindings: list[Binding] = []
+        while len(self._queue):
+            bound = self._walk_through()
+            bindings += bound
+            if len(bound) < self.policy.window:
+                break  # else those who were behind it, and seen in samples only, may begin as well
+        self.wake_at = self._next_wake(self._clock())
+        return bindings
+
+    def _walk_through(self) -> list[Binding]:
+        """Go through the waiting requests once."""
+        view = self.view()
+        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
+            return []
+        is_ripe = partial(self._queue.is_ripe, now=view.now)
+        walk = self._strategy(view, self.policy, self._dice, is_ripe)
+        return [
+            self._bind(placement, view.now)
+            for placement in walk.bind(self._queue.order(view.now))
+            if placement.binds and self._lets_pass(placement, view.now)
+        ]
+
+    def _lets_pass(self, placement: Placement, now: float) -> bool:
+        """Whether the breakers do: of several that go to a node that comes back, one tries."""
+        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
+
+    def _bind(self, placement: Placement, now: float) -> Binding:
+        """Let a request take the slot that it was placed in, and remember how to undo it."""
+        entry, offer = placement.entry, placement.chosen
+        self._queue.bound(entry.request.id, now)
+        node = self.nodes[offer.node.view.name]
+        node.changed()
+        node.passed(offer.model)
+        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        loading_until = node.loading_until
+        runner = self._occupy(node, placement, now)
+        binding = Binding.made_by(placement, runner.context, now - entry.came, self.policy)
+        depth, matched = runner.mirror.depth(entry.request.blocks)
+        beside = len(runner.ends)
+        undo = Undo(evicted, loading_until, runner.mirror.state())
+        self._running[entry.request.id] = RunningRequest(
+            entry, binding, node, runner, beside, depth, matched, undo
+        )
+        rates = offer.quote.rates
+        output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
+        runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
+        return binding
+
+    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
+        """The runner that answers: the one that is there, or a new one in place of others."""
+        quote, request = placement.chosen.quote, placement.entry.request
+        if quote.reused is not None:
+            return node.runners[quote.blob]
+        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
+
+    def _next_wake(self, now: float) -> float | None:
+        """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
+        if not len(self._queue):
+            return None
+        due: list[float] = []
+        for node in self.nodes.values():
+            due.append(node.loading_until)
+            due.extend(node.changes_at())
+        if (until := self.remote.expires_at()) is not None:
+            due.append(until)
+        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
+        return min((when for when in due if when > now), default=None)
 
 
 # --- ollama_pack.fleet.messages ---
@@ -7616,6 +7676,23 @@ class FleetShare:
             self.wake()
 
 
+class Sharing(Protocol):
+    """What tells other workers, and hears them."""
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible."""
+
+    async def claim(self, binding: Binding) -> bool:
+        """Whether a request may be sent; if not, it waits in the scheduler again."""
+
+    async def close(self) -> None:
+        """Leave the others, without waiting long for it."""
+
+
+# Takes this worker's share and what is to be called when something was heard.
+Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
+
+
 def _claim_of(event: BoundEvent) -> SlotClaim:
     loads = event.loads and event.ready > 0
     return SlotClaim(event.request_id, event.node, event.blob, 0, loads, event.victims)
@@ -7634,36 +7711,11 @@ router_log = logging.getLogger(__name__)
 
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 DECISIONS_SHOWN = 64
-
-
-class Sharing(Protocol):
-    """What tells other workers, and hears them."""
-
-    def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
-
-    async def claim(self, binding: Binding) -> bool:
-        """Whether a request may be sent; if not, it waits in the scheduler again."""
-
-    async def close(self) -> None:
-        """Leave the others, without waiting long for it."""
-
-
-# Takes this worker's share and what is to be called when something was heard.
-Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
     pass
-
-
-def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
-    """The client for a node of its kind."""
-    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
 
 
 class Router:
@@ -7696,7 +7748,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, make_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -7707,7 +7759,7 @@ class Router:
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self._journeys: dict[str, Journey] = {}
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
@@ -7729,7 +7781,7 @@ class Router:
             self.scheduler.probed(name, look.installed, look.residents)
         elif watch.is_gone:
             self.scheduler.unreachable(name)
-            self._call_back_from(name)
+            self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
@@ -7744,12 +7796,6 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
-    def _call_back_from(self, node: str) -> None:
-        """A node is gone: what has not begun to answer there goes elsewhere."""
-        for attempt in self._attempts.values():
-            if attempt.binding.node == node:
-                attempt.is_gone()
-
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -7760,8 +7806,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        own = sum(attempt.binding.node == node for attempt in self._attempts.values())
-        return own + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.remote.at(node)
 
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
@@ -7857,7 +7902,7 @@ class Router:
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
             del self._journeys[identity]
-            self._attempts.pop(identity, None)
+            self._attempts.end(identity)
             self._decided.pop(identity, None)
             self._decide()
             if not self._journeys:
@@ -7922,7 +7967,7 @@ class Router:
         identity = journey.request.id
         journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
-        self._attempts[identity] = attempt
+        self._attempts.begin(identity, attempt)
         if not journey.request.background:
             await journey.tell(status_line(binding), done=True)
         if not journey.tried:
@@ -7936,19 +7981,10 @@ class Router:
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
-        if self._answers_others(attempt.binding) or not self.scheduler.has_another(identity):
+        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
             attempt.hangs()
-
-    def _answers_others(self, binding: Binding) -> bool:
-        """Whether the model has just said something there to somebody: then this request waits for a slot."""
-        since = self._loop.time() - ALIVE_SECONDS
-        return any(
-            other.heard_at is not None and other.heard_at > since
-            for other in self._attempts.values()
-            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
-        )
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
@@ -7967,7 +8003,7 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
-        self._attempts.pop(journey.request.id)
+        self._attempts.end(journey.request.id)
         again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()

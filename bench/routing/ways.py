@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 
 from bench.routing.chats import Call, Way
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.journey import RouterSettings
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.router import Router
-from ollama_pack.fleet.scheduler import Binding
 from ollama_pack.ollama.client import OllamaClient
 from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.ollama.transport import NodeLimits

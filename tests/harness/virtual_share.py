@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from harness.virtual_fleet import Timeline
 from harness.virtual_workers import Worker
-from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
 
 

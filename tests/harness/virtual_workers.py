@@ -7,10 +7,11 @@ from typing import Any
 
 from harness.virtual_chats import Call, Done
 from harness.virtual_fleet import Job, SimNode, Spent, Timeline
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.rates import Durations
 from ollama_pack.fleet.runners import ResidentModel
-from ollama_pack.fleet.scheduler import Binding, Scheduler
+from ollama_pack.fleet.scheduler import Scheduler
 from ollama_pack.fleet.view import FleetRequest, InstalledModel
 
 PROBE_SECONDS = 5.0

@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 
 from harness.virtual_world import MODELS, World
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.patience import SUSPICION_SECONDS, honest_silence
-from ollama_pack.fleet.scheduler import Binding
 from ollama_pack.fleet.view import InstalledModel
 
 

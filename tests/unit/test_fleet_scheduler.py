@@ -222,17 +222,6 @@ def test_a_resident_context_is_sent_again() -> None:
     assert (binding.loads, binding.context) == (False, 4096)
 
 
-def test_predictions_are_recorded_beside_what_happened() -> None:
-    """Would catch predictions that nobody can check."""
-    world = World(names=("x",))
-    world.ask(1)
-    (binding,) = world.decide()
-    world.now += 5.0
-    world.first_token("r1")
-    (outcome,) = world.scheduler.outcomes
-    assert (outcome.node, outcome.predicted, outcome.actual) == ("x", binding.terms.predict_ttft, 5.0)
-
-
 @settings(deadline=None, max_examples=150)
 @given(steps, st.sampled_from(["predicted_ttft", "predicted_ttft", "least_busy", "random"]))
 def test_whatever_happens_the_bounds_hold_and_nobody_is_forgotten(

@@ -7,10 +7,10 @@ from contextlib import aclosing
 from typing import Any
 
 from ollama_pack.fleet.asking import with_model
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.explain import reason
 from ollama_pack.fleet.journey import Journey, RouterSettings
 from ollama_pack.fleet.rates import Durations
-from ollama_pack.fleet.scheduler import Binding
 from ollama_pack.fleet.spent import Elapsed, spent_on
 from ollama_pack.fleet.watch import NodeWatch
 from ollama_pack.ollama.errors import (
@@ -23,6 +23,7 @@ from ollama_pack.ollama.errors import (
 from ollama_pack.ollama.to_ollama import Thinking
 
 TAG = "ollama_pack"  # key of what we add to an answer
+ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
 class Attempt:
@@ -121,6 +122,40 @@ class Attempt:
         """How long it took the engine, once it is answered."""
         elapsed = Elapsed(self._first_at - self._began, self.elapsed)
         return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+
+class Attempts:
+    """All that are under way, by the request's id."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, Attempt] = {}
+
+    def begin(self, identity: str, attempt: Attempt) -> None:
+        """A request is sent to a node."""
+        self._there[identity] = attempt
+
+    def end(self, identity: str) -> None:
+        """It is no longer there; one that never was is ignored."""
+        self._there.pop(identity, None)
+
+    def at(self, node: str) -> int:
+        """How many there are at a node."""
+        return sum(attempt.binding.node == node for attempt in self._there.values())
+
+    def is_gone(self, node: str) -> None:
+        """A node does not answer at all: what has not begun to answer there goes elsewhere."""
+        for attempt in self._there.values():
+            if attempt.binding.node == node:
+                attempt.is_gone()
+
+    def answers(self, binding: Binding) -> bool:
+        """Whether the model has just said something there to somebody: then a request waits for a slot."""
+        since = asyncio.get_running_loop().time() - ALIVE_SECONDS
+        return any(
+            other.heard_at is not None and other.heard_at > since
+            for other in self._there.values()
+            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
+        )
 
 
 def is_down(error: NodeError) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.bound import Binding
 
 
 def waiting_line(ahead: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.view import FleetRequest
 from ollama_pack.ollama.to_openai import ReplyHead
 

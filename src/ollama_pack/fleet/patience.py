@@ -8,7 +8,7 @@ is taken to be as slow as anything that people run, so that no honest load is cu
 
 import math
 
-from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.timeline import Quote
 
 SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted

@@ -103,7 +103,7 @@ class FairQueue:
         self._by_id[entry.request.id] = entry
         user = entry.request.user
         self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
-        insort(self._list_of(entry), entry, key=_place)
+        insort(self._list_of(entry), entry, key=_fair_place)
 
     def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
         return self._background if entry.request.background else self._people
@@ -115,7 +115,7 @@ class FairQueue:
         if not ripe:
             return self._people + self._background
         behind = [entry for entry in self._background if entry.came > since]
-        return sorted(self._people + ripe, key=_place) + behind
+        return sorted(self._people + ripe, key=_fair_place) + behind
 
     def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
         """Whether it is a person's, or has waited behind people for long enough."""
@@ -129,7 +129,7 @@ class FairQueue:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""
         entry = self._by_id[request_id]
         if self.is_ripe(entry, now):
-            for other in self._people[: bisect_left(self._people, entry.place, key=_place)]:
+            for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
         self._virtual = max(self._virtual, entry.start)
         self._remove(entry)
@@ -156,5 +156,5 @@ class FairQueue:
             self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
 
 
-def _place(entry: WaitingRequest) -> tuple[float, int]:
+def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
     return entry.place

@@ -7,17 +7,18 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
 
 from ollama_pack.fleet.asking import fleet_request
-from ollama_pack.fleet.attempt import Attempt, is_down, is_hang
+from ollama_pack.fleet.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.catalogue import Catalogue
 from ollama_pack.fleet.errors import AnswerBrokenError, NoAnswerError, NodesDownError, WaitedTooLongError
 from ollama_pack.fleet.explain import Decision, explained, status_line, waiting_line
@@ -27,10 +28,9 @@ from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.patience import honest_silence
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prober import NodeLook
-from ollama_pack.fleet.scheduler import Binding, Scheduler
-from ollama_pack.fleet.share import FleetShare, chain_key
-from ollama_pack.fleet.watch import NodeWatch
-from ollama_pack.ollama.client import NodeClient, OllamaClient
+from ollama_pack.fleet.scheduler import Scheduler
+from ollama_pack.fleet.share import Connect, FleetShare, Sharing, chain_key
+from ollama_pack.fleet.watch import NodeWatch, node_client
 from ollama_pack.ollama.engine_metrics import EngineActivity
 from ollama_pack.ollama.errors import (
     ModelNotFoundError,
@@ -38,43 +38,17 @@ from ollama_pack.ollama.errors import (
     RequestRefusedError,
     RetryableNodeError,
 )
-from ollama_pack.ollama.openai_client import OpenAIClient
 from ollama_pack.ollama.to_openai import ReplyHead
 
 router_log = logging.getLogger(__name__)
 
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
-ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 DECISIONS_SHOWN = 64
-
-
-class Sharing(Protocol):
-    """What tells other workers, and hears them."""
-
-    def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
-
-    async def claim(self, binding: Binding) -> bool:
-        """Whether a request may be sent; if not, it waits in the scheduler again."""
-
-    async def close(self) -> None:
-        """Leave the others, without waiting long for it."""
-
-
-# Takes this worker's share and what is to be called when something was heard.
-Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
 
 
 async def _tell_nobody(line: str, *, done: bool) -> None:
     pass
-
-
-def make_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
-    """The client for a node of its kind."""
-    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
 
 
 class Router:
@@ -107,7 +81,7 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._session = session
         dice = dice or Random()  # noqa: S311 - breaks ties
-        self.nodes = {row.name: NodeWatch(row, make_client(row, session), self._loop.time) for row in rows}
+        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
         self.scheduler = Scheduler(
             [watch.row for watch in self.nodes.values()],
             self._loop.time,
@@ -118,7 +92,7 @@ class Router:
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self._journeys: dict[str, Journey] = {}
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
@@ -140,7 +114,7 @@ class Router:
             self.scheduler.probed(name, look.installed, look.residents)
         elif watch.is_gone:
             self.scheduler.unreachable(name)
-            self._call_back_from(name)
+            self._attempts.is_gone(name)
         self._decide()
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
@@ -155,12 +129,6 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
-    def _call_back_from(self, node: str) -> None:
-        """A node is gone: what has not begun to answer there goes elsewhere."""
-        for attempt in self._attempts.values():
-            if attempt.binding.node == node:
-                attempt.is_gone()
-
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -171,8 +139,7 @@ class Router:
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
-        own = sum(attempt.binding.node == node for attempt in self._attempts.values())
-        return own + self.scheduler.remote.at(node)
+        return self._attempts.at(node) + self.scheduler.remote.at(node)
 
     def queued(self, node: str) -> int:
         """How many of this worker's requests that wait this node could answer; other nodes may, too."""
@@ -268,7 +235,7 @@ class Router:
         finally:
             self.scheduler.cancel(identity)  # nothing to do for one that has ended
             del self._journeys[identity]
-            self._attempts.pop(identity, None)
+            self._attempts.end(identity)
             self._decided.pop(identity, None)
             self._decide()
             if not self._journeys:
@@ -333,7 +300,7 @@ class Router:
         identity = journey.request.id
         journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
-        self._attempts[identity] = attempt
+        self._attempts.begin(identity, attempt)
         if not journey.request.background:
             await journey.tell(status_line(binding), done=True)
         if not journey.tried:
@@ -347,19 +314,10 @@ class Router:
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
-        if self._answers_others(attempt.binding) or not self.scheduler.has_another(identity):
+        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
             attempt.hangs()
-
-    def _answers_others(self, binding: Binding) -> bool:
-        """Whether the model has just said something there to somebody: then this request waits for a slot."""
-        since = self._loop.time() - ALIVE_SECONDS
-        return any(
-            other.heard_at is not None and other.heard_at > since
-            for other in self._attempts.values()
-            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
-        )
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
@@ -378,7 +336,7 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
-        self._attempts.pop(journey.request.id)
+        self._attempts.end(journey.request.id)
         again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()

@@ -12,6 +12,7 @@ from ollama_pack.fleet.pairs import PairState
 from ollama_pack.fleet.policy import RoutingPolicy
 from ollama_pack.fleet.prefix import PrefixMirror
 from ollama_pack.fleet.view import (
+    FleetRequest,
     InstalledModel,
     NodeView,
     PairRates,
@@ -68,6 +69,12 @@ class RunnerState:
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
+
+    def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
+        """A request of ours is sent to it."""
+        self.ends[request.id] = ends_at
+        self.mirror.started(request.blocks, now)
+        self.touched = True
 
 
 class NodeState:

@@ -10,16 +10,14 @@ Call `decide` after every event, and at `wake_at`. All is bounded: by the queue'
 the models that the nodes have.
 """
 
-import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
 from ollama_pack.fleet.binding import BindingPass, Placement
-from ollama_pack.fleet.cost import CostTerms, predict_output
-from ollama_pack.fleet.demand import DemandMeter
+from ollama_pack.fleet.bound import Binding
+from ollama_pack.fleet.cost import predict_output
 from ollama_pack.fleet.errors import NoNodeError
 from ollama_pack.fleet.events import (
     BegunEvent,
@@ -30,20 +28,19 @@ from ollama_pack.fleet.events import (
     Listener,
     tell_nobody,
 )
+from ollama_pack.fleet.known_nodes import KnownNodes
 from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.pairs import Lesson
 from ollama_pack.fleet.policy import RoutingPolicy
-from ollama_pack.fleet.queue import FairQueue, WaitingRequest
+from ollama_pack.fleet.queue import FairQueue
 from ollama_pack.fleet.rates import Durations
-from ollama_pack.fleet.remote import RemoteRequests, node_key
-from ollama_pack.fleet.runners import NodeState, ResidentModel, RunnerState
+from ollama_pack.fleet.remote import node_key
+from ollama_pack.fleet.runners import NodeState, RunnerState
+from ollama_pack.fleet.running import RunningRequest, Undo
 from ollama_pack.fleet.strategies import LeastBusyPass, RandomPass
-from ollama_pack.fleet.timeline import VirtualNode
-from ollama_pack.fleet.view import FleetRequest, FleetView, InstalledModel, KeptPrefix, PairRates
+from ollama_pack.fleet.view import FleetRequest, PairRates
 
 MAX_FAILOVERS = 2
-DECISIONS_KEPT = 256
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
 STRATEGIES: Mapping[str, type[BindingPass]] = {
@@ -53,132 +50,7 @@ STRATEGIES: Mapping[str, type[BindingPass]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Considered:
-    """One node that has the model, and what it would have cost.
-
-    Attributes:
-        node: its name.
-        model: the name by which it knows the model.
-        terms: the cost; of a node that was not looked at, the load alone.
-        looked_at: False: loading the model there takes longer than all that was chosen.
-    """
-
-    node: str
-    model: str
-    terms: CostTerms
-    looked_at: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A request begins at a node: send it there now.
-
-    Attributes:
-        request: the request.
-        node: the name of the node.
-        model: the name to ask for, as the node lists it.
-        context: `num_ctx` to send, so that a runner that fits is not loaded anew; 0: send none.
-        loads: the node has to load the model first.
-        hit: tokens of the prompt that the node holds already.
-        terms: what the choice cost.
-        waited: seconds in the queue.
-        placement: the choice, and what it was made from.
-        policy: what the terms are computed with.
-    """
-
-    request: FleetRequest
-    node: str
-    model: str
-    context: int
-    loads: bool
-    hit: int
-    terms: CostTerms
-    waited: float
-    placement: Placement = field(repr=False, compare=False)
-    policy: RoutingPolicy = field(repr=False, compare=False)
-
-    @property
-    def considered(self) -> tuple[Considered, ...]:
-        """All nodes that have the model, and the terms of each."""
-        looked_at = [
-            Considered(offer.node.view.name, offer.model, offer.terms(self.policy))
-            for offer in self.placement.offers
-        ]
-        return (*looked_at, *(self._unasked(node) for node in self.placement.unasked))
-
-    def _unasked(self, node: VirtualNode) -> Considered:
-        installed = node.view.models[self.placement.model]
-        terms = CostTerms(load=node.view.rates[installed.blob].load)
-        return Considered(node.view.name, installed.name, terms, looked_at=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How long a request took to its first token once it was at a node, in seconds."""
-
-    request_id: str
-    node: str
-    model: str
-    predicted: float
-    actual: float
-
-
-@dataclass(frozen=True, slots=True)
-class Undo:
-    """What a request has changed by being bound, as it was before."""
-
-    evicted: Mapping[str, RunnerState]
-    loading_until: float
-    prefixes: tuple[KeptPrefix, ...]
-
-
-@dataclass(slots=True)
-class RunningRequest:
-    """A request at a node."""
-
-    entry: WaitingRequest
-    binding: Binding
-    node: NodeState
-    runner: RunnerState
-    bound_at: float
-    beside: int
-    depth: int
-    matched: int
-    undo: Undo
-    answering: bool = False
-
-    def event(self, now: float) -> BoundEvent:
-        """As other workers are told of it."""
-        binding, runner = self.binding, self.runner
-        loading = binding.loads and not self.answering
-        return BoundEvent(
-            request_id=binding.request.id,
-            node=node_key(self.node.row),
-            model=binding.model,
-            blob=runner.blob,
-            loads=binding.loads,
-            victims=binding.placement.chosen.quote.victims,
-            context=runner.context,
-            options=runner.options or (),
-            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
-            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
-            blocks=binding.request.blocks,
-        )
-
-    def lesson(self, spent: Durations) -> Lesson:
-        """What it teaches, now that it is answered."""
-        return Lesson(
-            spent=spent,
-            depth=self.depth,
-            matched=self.matched,
-            beside=self.beside,
-            background=self.binding.request.background,
-            loaded=self.binding.loads,
-        )
-
-
-class Scheduler:
+class Scheduler(KnownNodes):
     """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
 
     def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
@@ -209,17 +81,12 @@ class Scheduler:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
         self._strategy = STRATEGIES[strategy]
-        self.policy = policy or RoutingPolicy()
-        self.nodes = {row.name: NodeState(row, self.policy, priors) for row in rows}
-        self.outcomes: deque[Outcome] = deque(maxlen=DECISIONS_KEPT)
+        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
         self.wake_at: float | None = None
-        self._clock = clock
         self._dice = dice
         self._queue = FairQueue(max_queue, self.policy.background_patience)
         self._running: dict[str, RunningRequest] = {}
-        self._demand = DemandMeter()
         self.listener: Listener = tell_nobody
-        self.remote = RemoteRequests(self.nodes, clock, self._demand)
 
     @property
     def waiting(self) -> int:
@@ -235,11 +102,6 @@ class Scheduler:
             for place, entry in enumerate(self._queue.order(self._clock()))
             if entry.request.id == request_id
         )
-
-    def can_answer(self, models: Iterable[str]) -> bool:
-        """Whether any node may be asked for one of these now, by whatever name it lists it."""
-        names = set(map(fold_name, models))
-        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
     # --- requests ---
 
@@ -322,10 +184,6 @@ class Scheduler:
         request = running.binding.request
         output = predict_output(rates, background=request.background, limit=request.max_output)
         running.runner.ends[request_id] = now + output * rates.token
-        predicted, actual = running.binding.terms.predict_ttft, now - running.bound_at
-        self.outcomes.append(
-            Outcome(request_id, running.node.row.name, running.binding.model, predicted, actual)
-        )
         self.listener(BegunEvent(request_id, output * rates.token))
 
     def finished(self, request_id: str, spent: Durations) -> None:
@@ -391,61 +249,7 @@ class Scheduler:
         if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
-    # --- nodes ---
-
-    def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
-    ) -> None:
-        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
-        node, now = self.nodes[name], self._clock()
-        node.changed()
-        node.probed(models, residents, now)
-        if node.breaker.state(now) == "half-open":
-            node.breaker.succeeded()
-
-    def sized(self, name: str, room: int) -> None:
-        """Somebody, such as `gpu_agent`, knows how many bytes of models fit into a node's memory."""
-        self.nodes[name].room = max(self.nodes[name].room, room)
-        self.nodes[name].changed()
-
-    def activity(self, name: str, running: int, waiting: int, asked_at: float = math.inf) -> None:
-        """A node's engine tells how many requests it answers and holds in its queue, over all clients.
-
-        Args:
-            name: the node.
-            running: those that it answers.
-            waiting: those in its queue.
-            asked_at: when it was asked, which may have been before one of ours ended: then nobody knows
-                whether that one counts.
-        """
-        node = self.nodes[name]
-        if node.left_at < asked_at:
-            node.changed()
-            node.counts(running, waiting, self._clock())
-
-    def gpu_busy(self, name: str, utilization: float) -> None:
-        """Somebody, such as `gpu_agent`, knows how busy a node's busiest GPU is, in percent."""
-        node = self.nodes[name]
-        node.changed()
-        node.gpu_busy(utilization, self._clock())
-
-    def unreachable(self, name: str) -> None:
-        """A node has not answered a probe."""
-        node, now = self.nodes[name], self._clock()
-        node.changed()
-        node.breaker.failed(now)
-
-    def drain(self, name: str, *, draining: bool = True) -> None:
-        """Let a node finish what it has and give it nothing new, or take it back."""
-        self.nodes[name].draining = draining
-        self.nodes[name].changed()
-
     # --- decisions ---
-
-    def view(self) -> FleetView:
-        """All that a decision goes by, as of now."""
-        now = self._clock()
-        return FleetView(now, tuple(node.view(now) for node in self.nodes.values()), self._demand.rates(now))
 
     def decide(self) -> list[Binding]:
         """Which waiting requests begin now. They count as running from here on."""
@@ -477,6 +281,7 @@ class Scheduler:
         return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
 
     def _bind(self, placement: Placement, now: float) -> Binding:
+        """Let a request take the slot that it was placed in, and remember how to undo it."""
         entry, offer = placement.entry, placement.chosen
         self._queue.bound(entry.request.id, now)
         node = self.nodes[offer.node.view.name]
@@ -485,29 +290,16 @@ class Scheduler:
         evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
         loading_until = node.loading_until
         runner = self._occupy(node, placement, now)
-        binding = Binding(
-            request=entry.request,
-            node=node.row.name,
-            model=offer.model,
-            context=runner.context,
-            loads=offer.quote.reused is None,
-            hit=offer.hit,
-            terms=offer.terms(self.policy),
-            waited=now - entry.came,
-            placement=placement,
-            policy=self.policy,
-        )
+        binding = Binding.made_by(placement, runner.context, now - entry.came, self.policy)
         depth, matched = runner.mirror.depth(entry.request.blocks)
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, now, beside, depth, matched, undo
+            entry, binding, node, runner, beside, depth, matched, undo
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
-        runner.ends[entry.request.id] = now + binding.terms.predict_ttft + output * rates.token
-        runner.mirror.started(entry.request.blocks, now)
-        runner.touched = True
+        runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
         return binding
 
     def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, Protocol
 
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.events import BegunEvent, BoundEvent, FleetEvent
 from ollama_pack.fleet.messages import (
     AliveMessage,
@@ -22,7 +23,7 @@ from ollama_pack.fleet.messages import (
     encode_message,
 )
 from ollama_pack.fleet.remote import node_key
-from ollama_pack.fleet.scheduler import Binding, Scheduler
+from ollama_pack.fleet.scheduler import Scheduler
 
 BEAT_SECONDS = 2.0  # between two signs of life
 SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
@@ -245,6 +246,23 @@ class FleetShare:
         if self.connected:
             self.outbox.append(step)
             self.wake()
+
+
+class Sharing(Protocol):
+    """What tells other workers, and hears them."""
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible."""
+
+    async def claim(self, binding: Binding) -> bool:
+        """Whether a request may be sent; if not, it waits in the scheduler again."""
+
+    async def close(self) -> None:
+        """Leave the others, without waiting long for it."""
+
+
+# Takes this worker's share and what is to be called when something was heard.
+Connect = Callable[[FleetShare, Callable[[], None]], Sharing]
 
 
 def _claim_of(event: BoundEvent) -> SlotClaim:

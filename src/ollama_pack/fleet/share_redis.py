@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import NoScriptError, RedisError
 
-from ollama_pack.fleet.scheduler import Binding
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
 from ollama_pack.fleet.share_scripts import (
     CLAIM_MS,

@@ -14,7 +14,7 @@ from ollama_pack.fleet.gpus import GpuReport, read_agent
 from ollama_pack.fleet.naming import fold_name
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.prober import NodeLook, Prober
-from ollama_pack.ollama.client import NodeClient
+from ollama_pack.ollama.client import NodeClient, OllamaClient
 from ollama_pack.ollama.engine_metrics import EngineActivity
 from ollama_pack.ollama.errors import NodeError, NodeUnreachableError
 from ollama_pack.ollama.openai_client import OpenAIClient
@@ -38,6 +38,13 @@ class WatchedNode:
     models: tuple[NodeModel, ...] = ()
     seen_at: float | None = None
     fault: str = ""
+
+
+def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
+    """The client for a node of its kind."""
+    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    kind = OpenAIClient if row.kind == "openai" else OllamaClient
+    return kind(row.url, session, headers=headers)
 
 
 class NodeWatch:

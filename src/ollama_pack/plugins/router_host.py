@@ -8,7 +8,8 @@ import aiohttp
 from ollama_pack.fleet.gpu_nvml import preload_nvml
 from ollama_pack.fleet.journey import RouterSettings
 from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.router import Connect, Router
+from ollama_pack.fleet.router import Router
+from ollama_pack.fleet.share import Connect
 
 
 class RouterHost:

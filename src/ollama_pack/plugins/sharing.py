@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from ollama_pack.cache.redis_url import redis_client
-from ollama_pack.fleet.router import Connect
+from ollama_pack.fleet.share import Connect
 from ollama_pack.fleet.share_redis import RedisShare
 
 
