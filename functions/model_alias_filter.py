@@ -83,6 +83,7 @@ from pydantic import BaseModel, Field, field_validator
 # └── NodeError                   a node did not do what it was asked
 #     ├── RetryableNodeError          another node may do it
 #     │   ├── NodeUnreachableError        no connection
+#     │   │   └── NodeCertificateError        no TLS
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up

@@ -43,6 +43,7 @@ from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
+from ssl import SSLContext
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
@@ -122,6 +123,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 # └── NodeError                   a node did not do what it was asked
 #     ├── RetryableNodeError          another node may do it
 #     │   ├── NodeUnreachableError        no connection
+#     │   │   └── NodeCertificateError        no TLS
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
@@ -2348,6 +2350,18 @@ class NodeUnreachableError(RetryableNodeError):
         return self.reason
 
 
+class NodeCertificateError(NodeUnreachableError):
+    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, said)
+        self.reason = (
+            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
+            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
+        )
+        self.args = (f"node {node} {self.reason}: {said}",)
+
+
 class NodeTimeoutError(RetryableNodeError):
     """A limit ran out.
 
@@ -4487,6 +4501,14 @@ async def rated_down(feedback_id: str) -> str | None:
 
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+
+
+def trusted_certificates() -> SSLContext | bool:
+    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
+    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+
+    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
+    return trusted
 
 
 async def ollama_connections() -> list[tuple[str, str]]:

@@ -47,6 +47,7 @@ from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from random import Random
+from ssl import SSLContext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -184,6 +185,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # └── NodeError                   a node did not do what it was asked
 #     ├── RetryableNodeError          another node may do it
 #     │   ├── NodeUnreachableError        no connection
+#     │   │   └── NodeCertificateError        no TLS
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
@@ -583,6 +585,18 @@ class NodeUnreachableError(RetryableNodeError):
     def plain(self) -> str:
         """What went wrong; the system's own message has the address in it."""
         return self.reason
+
+
+class NodeCertificateError(NodeUnreachableError):
+    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, said)
+        self.reason = (
+            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
+            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
+        )
+        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -1662,14 +1676,23 @@ class NoNodeError(RoutingError):
     Attributes:
         models: the models, the preferred one first.
         nodes: the names of all nodes.
+        silent: name of each of them that does not answer → what is wrong with it.
     """
 
-    def __init__(self, models: tuple[str, ...], nodes: tuple[str, ...]) -> None:
-        wanted = " or ".join(f"`{model}`" for model in models)
-        where = f"pull it on one of {', '.join(nodes)}" if nodes else "no node is configured"
-        super().__init__(f"no node has {wanted}: {where}")
+    def __init__(
+        self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
+    ) -> None:
+        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
+        if there := [node for node in nodes if node not in silent]:
+            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
+            said = f"no node has {wanted}: {where}"
+        else:
+            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+        super().__init__(said)
         self.models = models
         self.nodes = nodes
+        self.silent = dict(silent)
 
 
 class QueueFullError(RoutingError):
@@ -2942,6 +2965,7 @@ class Journey:
 SAMPLES_TO_TRUST = 5
 SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
 MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
 HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
 MAX_SLOTS = 64
 MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
@@ -3030,7 +3054,7 @@ class PairLearner:
         if (
             spent.prompt <= 0
             or evaluated < MIN_PROMPT
-            or (spent.hit is None and 4 * hit > spent.prompt_count)
+            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
         ):
             return
         rate = evaluated / spent.prompt
@@ -4756,6 +4780,8 @@ class NodeTransport:
             )
         except aiohttp.ServerTimeoutError as error:
             raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
         except aiohttp.ClientConnectorError as error:
             raise NodeUnreachableError(self.name, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
@@ -7898,7 +7924,11 @@ class Router:
     async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
         identity = journey.request.id
-        self.scheduler.submit(journey.request)
+        try:
+            self.scheduler.submit(journey.request)
+        except NoNodeError as error:
+            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+            raise NoNodeError(error.models, error.nodes, silent) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -9052,17 +9082,21 @@ class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
     def __init__(
-        self, connect: Callable[[], Connect | None] = lambda: None, secret: Callable[[], str] = lambda: ""
+        self,
+        connect: Callable[[], Connect | None] = lambda: None,
+        secret: Callable[[], str] = lambda: "",
+        trusted: Callable[[], SSLContext | bool] = lambda: True,
     ) -> None:
-        """Make no router yet.
+        """Make no router yet. What is given is asked whenever one is made.
 
         Args:
-            connect: gives what connects a new router with other workers; None: it is alone.
-            secret: gives what only these workers know; see `Router`.
+            connect: what connects it with other workers; None: it is alone.
+            secret: what only these workers know; see `Router`.
+            trusted: the certificates of nodes, as `aiohttp.TCPConnector` takes them.
         """
         preload_nvml()
         self.current: Router | None = None
-        self._connect, self._secret = connect, secret
+        self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -9079,7 +9113,7 @@ class RouterHost:
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self._retire()
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
             self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
             self._made_of = wanted
         router = self.current

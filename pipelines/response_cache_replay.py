@@ -117,6 +117,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 # └── NodeError                   a node did not do what it was asked
 #     ├── RetryableNodeError          another node may do it
 #     │   ├── NodeUnreachableError        no connection
+#     │   │   └── NodeCertificateError        no TLS
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
@@ -1865,6 +1866,18 @@ class NodeUnreachableError(RetryableNodeError):
     def plain(self) -> str:
         """What went wrong; the system's own message has the address in it."""
         return self.reason
+
+
+class NodeCertificateError(NodeUnreachableError):
+    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, said)
+        self.reason = (
+            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
+            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
+        )
+        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):

@@ -31,14 +31,23 @@ class NoNodeError(RoutingError):
     Attributes:
         models: the models, the preferred one first.
         nodes: the names of all nodes.
+        silent: name of each of them that does not answer → what is wrong with it.
     """
 
-    def __init__(self, models: tuple[str, ...], nodes: tuple[str, ...]) -> None:
-        wanted = " or ".join(f"`{model}`" for model in models)
-        where = f"pull it on one of {', '.join(nodes)}" if nodes else "no node is configured"
-        super().__init__(f"no node has {wanted}: {where}")
+    def __init__(
+        self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
+    ) -> None:
+        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
+        if there := [node for node in nodes if node not in silent]:
+            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
+            said = f"no node has {wanted}: {where}"
+        else:
+            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+        super().__init__(said)
         self.models = models
         self.nodes = nodes
+        self.silent = dict(silent)
 
 
 class QueueFullError(RoutingError):

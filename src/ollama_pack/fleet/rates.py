@@ -7,6 +7,7 @@ from ollama_pack.fleet.view import PairRates
 SAMPLES_TO_TRUST = 5
 SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
 MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
 HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
 MAX_SLOTS = 64
 MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
@@ -95,7 +96,7 @@ class PairLearner:
         if (
             spent.prompt <= 0
             or evaluated < MIN_PROMPT
-            or (spent.hit is None and 4 * hit > spent.prompt_count)
+            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
         ):
             return
         rate = evaluated / spent.prompt

@@ -20,7 +20,13 @@ from ollama_pack.fleet.asking import fleet_request
 from ollama_pack.fleet.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
 from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.catalogue import Catalogue
-from ollama_pack.fleet.errors import AnswerBrokenError, NoAnswerError, NodesDownError, WaitedTooLongError
+from ollama_pack.fleet.errors import (
+    AnswerBrokenError,
+    NoAnswerError,
+    NodesDownError,
+    NoNodeError,
+    WaitedTooLongError,
+)
 from ollama_pack.fleet.explain import Decision, explained, status_line, waiting_line
 from ollama_pack.fleet.journey import Journey, RouterSettings, Tell
 from ollama_pack.fleet.lookout import Lookout
@@ -227,7 +233,11 @@ class Router:
     async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
         identity = journey.request.id
-        self.scheduler.submit(journey.request)
+        try:
+            self.scheduler.submit(journey.request)
+        except NoNodeError as error:
+            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+            raise NoNodeError(error.models, error.nodes, silent) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:

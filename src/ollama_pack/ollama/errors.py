@@ -58,6 +58,18 @@ class NodeUnreachableError(RetryableNodeError):
         return self.reason
 
 
+class NodeCertificateError(NodeUnreachableError):
+    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, said)
+        self.reason = (
+            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
+            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
+        )
+        self.args = (f"node {node} {self.reason}: {said}",)
+
+
 class NodeTimeoutError(RetryableNodeError):
     """A limit ran out.
 

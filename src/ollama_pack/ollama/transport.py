@@ -11,6 +11,7 @@ import aiohttp
 
 from ollama_pack.ollama.body import json_in
 from ollama_pack.ollama.errors import (
+    NodeCertificateError,
     NodeError,
     NodeFaultError,
     NodeTimeoutError,
@@ -219,6 +220,8 @@ class NodeTransport:
             )
         except aiohttp.ServerTimeoutError as error:
             raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
         except aiohttp.ClientConnectorError as error:
             raise NodeUnreachableError(self.name, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from ssl import SSLContext
 
 import aiohttp
 
@@ -16,17 +17,21 @@ class RouterHost:
     """Keeps the router that nodes and settings ask for. Lives on one event loop."""
 
     def __init__(
-        self, connect: Callable[[], Connect | None] = lambda: None, secret: Callable[[], str] = lambda: ""
+        self,
+        connect: Callable[[], Connect | None] = lambda: None,
+        secret: Callable[[], str] = lambda: "",
+        trusted: Callable[[], SSLContext | bool] = lambda: True,
     ) -> None:
-        """Make no router yet.
+        """Make no router yet. What is given is asked whenever one is made.
 
         Args:
-            connect: gives what connects a new router with other workers; None: it is alone.
-            secret: gives what only these workers know; see `Router`.
+            connect: what connects it with other workers; None: it is alone.
+            secret: what only these workers know; see `Router`.
+            trusted: the certificates of nodes, as `aiohttp.TCPConnector` takes them.
         """
         preload_nvml()
         self.current: Router | None = None
-        self._connect, self._secret = connect, secret
+        self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -43,7 +48,7 @@ class RouterHost:
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self._retire()
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
             self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
             self._made_of = wanted
         router = self.current

@@ -1,7 +1,16 @@
 """Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before."""
 
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import Any
+
+
+def trusted_certificates() -> SSLContext | bool:
+    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
+    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+
+    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
+    return trusted
 
 
 async def ollama_connections() -> list[tuple[str, str]]:
