@@ -6372,6 +6372,10 @@ class Attempts:
         """It is no longer there; one that never was is ignored."""
         self._there.pop(identity, None)
 
+    def has(self, identity: str, attempt: Attempt) -> bool:
+        """Whether this is the one that is under way for a request."""
+        return self._there.get(identity) is attempt
+
     def at(self, node: str) -> int:
         """How many there are at a node."""
         return sum(attempt.binding.node == node for attempt in self._there.values())
@@ -7970,7 +7974,9 @@ class Router:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
         if self._sharing is None or await self._sharing.claim(binding):
             return True
-        self.decisions.remove(self._decided.pop(journey.request.id))
+        undone = self._decided.pop(journey.request.id)
+        with suppress(ValueError):  # so many were made meanwhile that it is not shown any more
+            self.decisions.remove(undone)
         journey.bound = self._loop.create_future()
         return False
 
@@ -8011,6 +8017,8 @@ class Router:
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
+        if not self._attempts.has(identity, attempt):
+            return
         if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
@@ -8064,7 +8072,8 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
-    return {**_usage(router), "nodes": nodes, "waiting": router.scheduler.waiting, "decisions": decisions}
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    return {**_usage(router), "nodes": nodes, **told}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:

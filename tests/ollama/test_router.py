@@ -1,14 +1,17 @@
 """The router over scripted nodes: who answers, what a failing node does, and what is left afterwards."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from random import Random
 
+import aiohttp
 import pytest
 
 from harness.ollama_node import Answer, Model, OllamaNode
-from harness.routing import HEAD, JSON, QUICK, Chat, routing, run, until
+from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
 from ollama_pack.fleet import router as router_module
+from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.errors import (
     AnswerBrokenError,
     NoAnswerError,
@@ -18,6 +21,7 @@ from ollama_pack.fleet.errors import (
 )
 from ollama_pack.fleet.report import dashboard_report, load_report
 from ollama_pack.fleet.router import Router
+from ollama_pack.fleet.share import FleetShare
 from ollama_pack.ollama.errors import NodeTimeoutError, RequestRefusedError
 
 LLAMA, MISTRAL = Model("llama3:8b"), Model("mistral:7b", num_ctx=8192)
@@ -399,6 +403,52 @@ def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:
         (request.body or {})["keep_alive"] for request in nodes[0].requests if request.path == "/api/chat"
     ]
     assert asked == ["30m", "1m"]
+
+
+class SlowPeer:
+    """Another worker, that is faster the first time, and then gone."""
+
+    def __init__(self, decide: Callable[[], None]) -> None:
+        self.claimed: list[str] = []
+        self.router: Router | None = None
+        self._decide = decide
+
+    def start(self) -> None:
+        self.claimed.clear()
+
+    async def claim(self, binding: Binding) -> bool:
+        self.claimed.append(binding.node)
+        if self.router and len(self.claimed) == 1:
+            self.router.decisions.clear()  # as when a crowd has pushed it out of the list
+            self.router.scheduler.give_back(binding.request.id)
+            self.router.scheduler.nodes[binding.node].pause(asyncio.get_running_loop().time() + 3600)
+            return False
+        return True
+
+    async def close(self) -> None:
+        self._decide()
+
+
+def test_a_request_that_lost_its_slot_is_decided_anew(nodes: list[OllamaNode]) -> None:
+    """Would catch a chat that fails, waits for ever, or is shown twice, because another worker was faster."""
+    peers: list[SlowPeer] = []
+
+    def connect(_: FleetShare, decide: Callable[[], None]) -> SlowPeer:
+        peers.append(SlowPeer(decide))
+        return peers[0]
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        router = Router(rows_of(nodes), aiohttp.ClientSession(), QUICK, Random(1), connect=connect)  # noqa: S311 - breaks ties
+        peers[0].router = router
+        chat = await Chat(router).run()
+        shown = [decision.node for decision in router.decisions]
+        await router.close()
+        assert [chat.routed["node"]] == shown
+        return peers[0].claimed, shown
+
+    claimed, shown = run(scenario)
+    assert len(claimed) == 2
+    assert claimed[0] != claimed[1] == shown[0]
 
 
 def test_decisions_are_explained(nodes: list[OllamaNode]) -> None:

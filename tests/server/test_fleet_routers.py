@@ -12,6 +12,7 @@ import pytest
 from harness.ollama_node import Answer, Model, OllamaNode
 from harness.routing import QUICK, Chat, rows_of, run, until
 from harness.valkey import Valkey
+from ollama_pack.fleet.report import dashboard_report
 from ollama_pack.fleet.router import Router
 from ollama_pack.plugins.sharing import redis_sharing
 
@@ -126,6 +127,7 @@ def test_what_the_other_does_is_told(nodes: list[OllamaNode], server: Valkey) ->
 
     async def scenario() -> None:
         async with two_routers(nodes, server.url) as (one, two):
+            assert [dashboard_report(router)["peers"] for router in (one, two)] == [1, 1]
             for node in nodes:
                 node.enqueue(SLOW)
             running = asyncio.create_task(Chat(one).run())

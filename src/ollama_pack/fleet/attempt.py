@@ -138,6 +138,10 @@ class Attempts:
         """It is no longer there; one that never was is ignored."""
         self._there.pop(identity, None)
 
+    def has(self, identity: str, attempt: Attempt) -> bool:
+        """Whether this is the one that is under way for a request."""
+        return self._there.get(identity) is attempt
+
     def at(self, node: str) -> int:
         """How many there are at a node."""
         return sum(attempt.binding.node == node for attempt in self._there.values())

@@ -23,7 +23,8 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
-    return {**_usage(router), "nodes": nodes, "waiting": router.scheduler.waiting, "decisions": decisions}
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    return {**_usage(router), "nodes": nodes, **told}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:

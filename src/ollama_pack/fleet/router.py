@@ -8,7 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -283,7 +283,9 @@ class Router:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
         if self._sharing is None or await self._sharing.claim(binding):
             return True
-        self.decisions.remove(self._decided.pop(journey.request.id))
+        undone = self._decided.pop(journey.request.id)
+        with suppress(ValueError):  # so many were made meanwhile that it is not shown any more
+            self.decisions.remove(undone)
         journey.bound = self._loop.create_future()
         return False
 
@@ -324,6 +326,8 @@ class Router:
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
+        if not self._attempts.has(identity, attempt):
+            return
         if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:

@@ -249,7 +249,8 @@ function draw() {
     list(publishing.problems).filter(one => !last.data.fault || !String(one).startsWith(last.data.fault))
       .forEach(problem => parts.push(notice(text(problem), "warn")));
     const waiting = isNumber(router.waiting) ? " · " + router.waiting + " waiting" : "";
-    parts.push(make("h2", {}, "Nodes" + waiting));
+    const peers = router.peers > 0 ? " · shared with " + router.peers + " more of Open WebUI's workers" : "";
+    parts.push(make("h2", {}, "Nodes" + waiting + peers));
     parts.push(nodes.length ? make("div", {class: "cards"}, nodes.map(node))
       : make("div", {class: "card soft"}, last.data.fault ? "Nothing is known of any node."
         : "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."));
