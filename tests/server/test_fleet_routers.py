@@ -12,6 +12,7 @@ import pytest
 from harness.ollama_node import Answer, Model, OllamaNode
 from harness.routing import QUICK, Chat, rows_of, run, until
 from harness.valkey import Valkey
+from local.processes import free_port
 from ollama_pack.fleet.report import dashboard_report
 from ollama_pack.fleet.router import Router
 from ollama_pack.plugins.sharing import redis_sharing
@@ -34,6 +35,18 @@ def server(valkey: Valkey) -> Valkey:
     with valkey.client() as client:
         client.flushall()
     return valkey
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A cluster of one: keys of different slots in one command are refused as they are in a large one."""
+    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    with Valkey(tmp_path_factory.mktemp("cluster"), options) as valkey:
+        with valkey.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+                pass
+        yield valkey
 
 
 @pytest.fixture
@@ -87,11 +100,14 @@ def most_at_once(nodes: list[OllamaNode]) -> list[int]:
     return [max(sum(came <= at < ended for came, ended in each) for at, _ in each) for each in spans]
 
 
-def test_no_slot_is_used_twice(nodes: list[OllamaNode], server: Valkey) -> None:
+@pytest.mark.parametrize("kind", ["server", "cluster"])
+def test_no_slot_is_used_twice(nodes: list[OllamaNode], kind: str, request: pytest.FixtureRequest) -> None:
     """Would catch two workers that send to the same slot at the same moment: one user waits inside a node."""
+    valkey: Valkey = request.getfixturevalue(kind)
+    url = valkey.url if kind == "server" else f"redis+cluster://127.0.0.1:{valkey.port}"
 
     async def scenario() -> list[Chat]:
-        async with two_routers(nodes, server.url) as routers:
+        async with two_routers(nodes, url) as routers:
             for node in nodes:
                 node.enqueue(*[Answer(["a ", "b"], pause=0.1)] * 12)
             return await crowd(routers, 12)
