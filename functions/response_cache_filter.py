@@ -5449,6 +5449,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites)
+        self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
         self,
@@ -5473,7 +5474,9 @@ class Filter:
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except CacheConfigError as error:
-            log.error("The response cache does nothing: %s", error)  # noqa: TRY400 - it says all that is to know
+            if self._said != str(error):
+                self._said = str(error)
+                log.warning("The response cache does nothing: %s", error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -5524,6 +5527,9 @@ class Filter:
         if not await self._replay.serves(user, request):
             used.cache.bypass("no replay")
             return None
+        if not await _has_access(body, user, metadata, request):
+            used.cache.bypass("no access")  # Open WebUI says so
+            return None
         asked = await self._asked(body, user, metadata, request)
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
@@ -5571,6 +5577,17 @@ class Filter:
             ttl_seconds=valves.ttl_seconds,
             max_entry_octets=valves.max_entry_kb * 1024,
         )
+
+
+async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any) -> bool:
+    """Whether the user may use the model. Open WebUI has looked at the one that the request came for.
+
+    Another filter may have chosen another, at which it looks when it is called; for a kept answer none is.
+    """
+    model = body["model"]
+    if model == (metadata.get("model") or {}).get("id"):
+        return True
+    return model in request.app.state.MODELS and await may_use(user, model, request)
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:

@@ -51,16 +51,16 @@ def test_cached_answer_and_a_new_one_on_regenerate(open_cached: Open, cached_fil
 
 def test_stop_button_of_one_leaves_the_other_reading(open_cached: Open, cached_file: CachedWebUI) -> None:
     """Would catch a stop button that ends the answer of somebody who asked the same."""
-    cached_file.node.enqueue(Answer([f"word{number} " for number in range(80)], pause=0.1))
+    cached_file.node.enqueue(Answer([f"word{number:03} " for number in range(120)], pause=0.1))
     pages = [open_cached(cached_file.account, "/?models=gpt-4") for _ in range(2)]
     for page in pages:
         ask(page, "tell a story")
-        expect(page.get_by_text("word2 ")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("word002")).to_be_visible(timeout=SLOW)
     pages[0].get_by_role("button", name="Stop").click()
-    expect(pages[1].get_by_text("word79")).to_be_visible(timeout=SLOW)
+    expect(pages[1].get_by_text("word119")).to_be_visible(timeout=SLOW)
     stopped = pages[0].locator("#messages-container")  # a notice tells of the other chat's answer elsewhere
-    expect(stopped).to_contain_text("word2 ")
-    expect(stopped).not_to_contain_text("word79")
+    expect(stopped).to_contain_text("word002")
+    expect(stopped).not_to_contain_text("word119")
     assert len(cached_file.generations()) == 1
 
 

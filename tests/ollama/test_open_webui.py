@@ -22,7 +22,7 @@ def webui(real_server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> 
     folder: Path = tmp_path_factory.mktemp("webui")
     config = folder / "pack.yaml"
     config.write_text(
-        "plugins: [model_alias_filter]\nmodels:\n"
+        "plugins: [model_alias_filter, response_cache_filter, response_cache_replay]\nmodels:\n"
         f'  - {{name: gpt-4, local_name: ["{MISSING}", "{real_server.other}"]}}\n'
         f'  - {{name: gpt-3.5-turbo, local_name: "{real_server.model}"}}\n'
     )
@@ -61,3 +61,22 @@ def test_stream_of_a_real_model(client: openai.OpenAI, real_server: RealServer) 
     assert len([chunk for chunk in chunks if chunk.choices[0].delta.content]) > 1
     assert chunks[-1].choices[0].finish_reason in {"stop", "length"}
     assert {chunk.model for chunk in chunks} == {real_server.model}
+
+
+def test_answer_of_a_real_model_is_given_again(client: openai.OpenAI) -> None:
+    """Would catch an answer of a real engine that is never kept, or that changes on the way."""
+    answers = [
+        client.chat.completions.create(
+            model="gpt-3.5-turbo",
+            messages=[{"role": "user", "content": "Say hello in one short sentence."}],
+            temperature=0,
+            seed=1,
+        )
+        for _ in range(2)
+    ]
+    first, second = answers
+    assert first.choices[0].finish_reason == "stop"
+    assert second.choices[0].message.content == first.choices[0].message.content
+    assert second.usage == first.usage
+    assert (second.model_extra or {})["ollama_pack"]["cache"] == "hit"
+    assert "ollama_pack" not in (first.model_extra or {})

@@ -217,3 +217,33 @@ def test_model_that_is_not_there_is_told_as_without_the_cache(cached_file: Cache
     """Would catch an error of the cache where the model's own is to be seen."""
     with pytest.raises(Exception, match="Model not found"):
         ask(cached_file.student, "no-such-model")
+
+
+CHOOSER = """
+class Filter:
+    def inlet(self, body):
+        if body["messages"][-1]["content"] == "hello":
+            body["model"] = "llama3:8b"
+        return body
+"""
+
+
+def test_model_that_another_filter_chose_is_not_given_to_who_may_not_use_it(cached_file: CachedWebUI) -> None:
+    """Would catch a kept answer that gets round Open WebUI's check of who may use a model."""
+    cached_file.set_valves(secret="a" * 32, scope="global")
+    admin, path = cached_file.admin, "/api/v1/functions/id/chooser"
+    form = {"id": "chooser", "name": "chooser", "content": CHOOSER, "meta": {"description": ""}}
+    admin.post("/api/v1/functions/create", form)
+    try:
+        admin.post(f"{path}/toggle")
+        admin.post(f"{path}/toggle/global")
+        ask(admin)
+        assert is_cached(ask(admin))
+        with pytest.raises(Exception, match="Model not found"):
+            ask(cached_file.student)
+    finally:
+        requests.delete(
+            f"{cached_file.webui.url}{path}/delete",
+            headers={"Authorization": f"Bearer {admin.key}"},
+            timeout=30,
+        ).raise_for_status()

@@ -23,7 +23,7 @@ from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypasse
 from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.webui.chats import is_regenerated
 from ollama_pack.webui.connections import prefixed_connections
-from ollama_pack.webui.models import group_ids_of
+from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
@@ -58,6 +58,7 @@ class Filter:
         self._pending = PendingAnswers()
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites)
+        self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
         self,
@@ -82,7 +83,9 @@ class Filter:
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
                 await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
         except CacheConfigError as error:
-            log.error("The response cache does nothing: %s", error)  # noqa: TRY400 - it says all that is to know
+            if self._said != str(error):
+                self._said = str(error)
+                log.warning("The response cache does nothing: %s", error)
             return body
         except Exception:
             log.exception("A request was not looked up in the response cache, and its model answers")
@@ -133,6 +136,9 @@ class Filter:
         if not await self._replay.serves(user, request):
             used.cache.bypass("no replay")
             return None
+        if not await _has_access(body, user, metadata, request):
+            used.cache.bypass("no access")  # Open WebUI says so
+            return None
         asked = await self._asked(body, user, metadata, request)
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
@@ -180,6 +186,17 @@ class Filter:
             ttl_seconds=valves.ttl_seconds,
             max_entry_octets=valves.max_entry_kb * 1024,
         )
+
+
+async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any) -> bool:
+    """Whether the user may use the model. Open WebUI has looked at the one that the request came for.
+
+    Another filter may have chosen another, at which it looks when it is called; for a kept answer none is.
+    """
+    model = body["model"]
+    if model == (metadata.get("model") or {}).get("id"):
+        return True
+    return model in request.app.state.MODELS and await may_use(user, model, request)
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:
