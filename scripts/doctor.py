@@ -104,7 +104,7 @@ def examine(config: PackConfig) -> Iterator[Finding]:
         if node.agent:
             yield _agent(node)
     if config.cache and config.cache.url:
-        yield _redis(config.cache.url)
+        yield redis_finding(config.cache.url)
 
 
 def _deployment(config: PackConfig) -> Iterator[Finding]:
@@ -256,7 +256,7 @@ def _node(node: Endpoint) -> Finding:
     return Finding(name, "ok", f"{version} at {node.url}")
 
 
-def _redis(url: str) -> Finding:
+def redis_finding(url: str) -> Finding:
     """Whether the cache's store answers, as seen from here: a server, Sentinel's master, or a cluster."""
     remedy = "start it, or correct cache.url in pack.yaml"
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from doctor import redis_finding
 from harness.cache_processes import ask, run_on
 from harness.cache_upstream import ScriptedUpstream, question
 from harness.valkey import Sentinel, Valkey
@@ -29,6 +30,14 @@ def test_server_is_found_through_sentinel(sentinel: Sentinel) -> None:
         assert isinstance(await two.lookup(question()), Hit)
 
     run_on(f"redis+sentinel://127.0.0.1:{sentinel.port}/pack/0", test)
+
+
+def test_doctor_asks_the_server_behind_sentinel(sentinel: Sentinel) -> None:
+    """Would catch a doctor that takes a Sentinel for the store, or knows only plain addresses."""
+    assert redis_finding(f"redis+sentinel://127.0.0.1:{sentinel.port}/pack/0").state == "ok"
+    wrong = redis_finding(f"redis+sentinel://127.0.0.1:{sentinel.port}/nobody/0")
+    assert wrong.state == "wrong"
+    assert "cache.url" in wrong.remedy
 
 
 @pytest.mark.parametrize(
