@@ -5143,9 +5143,14 @@ async def transcript_of(
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
-    if is_admin or not isinstance(error, SpeechEngineError) or isinstance(error, SpeechLanguageError):
+    if is_admin or not is_engine_fault(error):
         return str(error)
-    return f"speech engine {error.engine!r} cannot work now: tell an admin, for whom the reason is in the log"
+    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+
+
+def is_engine_fault(error: PackError) -> bool:
+    """Whether an admin can help, not the user: the reason belongs into the log."""
+    return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
 
 
 def error_code(error: PackError) -> str:
@@ -5855,8 +5860,7 @@ def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: lis
 def _failure(error: PackError, user: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
-    is_fault = isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-    if is_fault:
+    if is_fault := is_engine_fault(error):
         log_voice.error("a recording was not transcribed: %s", error)
     message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
     kind = "server_error" if is_fault else "invalid_request_error"

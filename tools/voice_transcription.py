@@ -3329,9 +3329,14 @@ async def transcript_of(
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
-    if is_admin or not isinstance(error, SpeechEngineError) or isinstance(error, SpeechLanguageError):
+    if is_admin or not is_engine_fault(error):
         return str(error)
-    return f"speech engine {error.engine!r} cannot work now: tell an admin, for whom the reason is in the log"
+    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+
+
+def is_engine_fault(error: PackError) -> bool:
+    """Whether an admin can help, not the user: the reason belongs into the log."""
+    return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
 
 
 def error_code(error: PackError) -> str:
@@ -3853,14 +3858,15 @@ class VoiceJob:
         return f"Error: {_BROKEN}"
 
     def _told(self, error: PackError) -> str:
-        log_job.info("a recording was not transcribed: %s", error)
+        if is_engine_fault(error):
+            log_job.error("a recording was not transcribed: %s", error)
         return told_to(error, is_admin=self._is_admin)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
         await self._status(f"Transcribing {recording.name}")
 
         async def tell(progress: SpeechProgress) -> None:
-            await self._status(f"{recording.name}: {_progress_line(progress)}")
+            await self._status(f"{recording.name}: {progress_line(progress)}")
 
         async with local_copy(recording) as path:
             return await transcript_of(path, VoiceWish(language), self._settings, tell)
@@ -3918,7 +3924,8 @@ def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
     return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
 
 
-def _progress_line(progress: SpeechProgress) -> str:
+def progress_line(progress: SpeechProgress) -> str:
+    """How far a recording is, for a status line."""
     if progress.stage == "waiting":
         others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
         return f"waiting, {others} before it"

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,19 +146,21 @@ def test_openais_own_client(voice: VoiceTarget, pupil: Account, speech: bytes) -
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [
-        (b"", 400, "empty_audio"),
-        (b"Good morning. " * 300, 400, "not_audio"),
-        (silence(0), 400, "zero_length"),
-        (silent_video(), 400, "no_audio_track"),
-        (silence(2), 400, "no_speech"),
-        (silence(70), 413, "audio_too_large"),
-        (encoded(librivox()[1].samples.repeat(25), ENCODINGS["mp3"]), 413, "audio_too_long"),
+        (lambda: b"", 400, "empty_audio"),
+        (lambda: b"Good morning. " * 300, 400, "not_audio"),
+        (lambda: silence(0), 400, "zero_length"),
+        (silent_video, 400, "no_audio_track"),
+        (lambda: silence(2), 400, "no_speech"),
+        (lambda: silence(70), 413, "audio_too_large"),
+        (lambda: encoded(librivox()[1].samples.repeat(25), ENCODINGS["mp3"]), 413, "audio_too_long"),
     ],
     ids=["empty", "text", "zero length", "no track", "silence", "too large", "too long"],
 )
-def test_bad_recordings(voice: VoiceTarget, pupil: Account, content: bytes, status: int, code: str) -> None:
+def test_bad_recordings(
+    voice: VoiceTarget, pupil: Account, content: Callable[[], bytes], status: int, code: str
+) -> None:
     """Would catch a 500, or an error that says neither limit nor actual value."""
-    answer = voice.post(TRANSCRIBE, pupil, files={"audio": content})
+    answer = voice.post(TRANSCRIBE, pupil, files={"audio": content()})
     told = answer.json()
     assert (answer.status_code, told["error"]["code"]) == (status, code)
     assert told["detail"] == told["error"]["message"]

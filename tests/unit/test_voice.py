@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers, QueryParams
 
 from ollama_pack.plugins.transcribing import error_code, told_to
-from ollama_pack.plugins.voice_job import chosen_recordings, for_model
+from ollama_pack.plugins.voice_job import chosen_recordings, for_model, progress_line
 from ollama_pack.plugins.voice_routes import unless_gone
 from ollama_pack.plugins.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import (
@@ -20,7 +20,7 @@ from ollama_pack.speech.errors import (
     SpeechLanguageError,
     SpeechModelMissingError,
 )
-from ollama_pack.speech.values import SpeechNote, SpeechSegment, Transcript
+from ollama_pack.speech.values import SpeechNote, SpeechProgress, SpeechSegment, Transcript
 from ollama_pack.webui.errors import UploadError, UploadTooLargeError
 from ollama_pack.webui.uploads import received_recording
 
@@ -76,6 +76,20 @@ def test_what_the_model_gets() -> None:
         "good",
         "[The first 4 of 12 characters; all of it is in the attached a.txt.]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (SpeechProgress("waiting", ahead=1), "waiting, 1 recording before it"),
+        (SpeechProgress("waiting", ahead=3), "waiting, 3 recordings before it"),
+        (SpeechProgress("transcribing", seconds=59.6, total=3600.0), "1:00 of 1:00:00"),
+        (SpeechProgress("transcribing", seconds=5.0, text="a" * 100), f"0:05 “{'a' * 80}”"),
+    ],
+)
+def test_how_far_it_is(progress: SpeechProgress, line: str) -> None:
+    """Would catch a place in the queue that is not told, or a status line as long as the transcript."""
+    assert progress_line(progress) == line
 
 
 def test_places_are_for_admins() -> None:

@@ -71,9 +71,14 @@ async def transcript_of(
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
-    if is_admin or not isinstance(error, SpeechEngineError) or isinstance(error, SpeechLanguageError):
+    if is_admin or not is_engine_fault(error):
         return str(error)
-    return f"speech engine {error.engine!r} cannot work now: tell an admin, for whom the reason is in the log"
+    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+
+
+def is_engine_fault(error: PackError) -> bool:
+    """Whether an admin can help, not the user: the reason belongs into the log."""
+    return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
 
 
 def error_code(error: PackError) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ollama_pack.errors import PackError
-from ollama_pack.plugins.transcribing import VoiceWish, told_to, transcript_of
+from ollama_pack.plugins.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
 from ollama_pack.plugins.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import NoAttachmentError
 from ollama_pack.speech.formats import MEDIA_TYPES, TranscriptFormat, parse_format, render_transcript
@@ -91,14 +91,15 @@ class VoiceJob:
         return f"Error: {_BROKEN}"
 
     def _told(self, error: PackError) -> str:
-        log_job.info("a recording was not transcribed: %s", error)
+        if is_engine_fault(error):
+            log_job.error("a recording was not transcribed: %s", error)
         return told_to(error, is_admin=self._is_admin)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
         await self._status(f"Transcribing {recording.name}")
 
         async def tell(progress: SpeechProgress) -> None:
-            await self._status(f"{recording.name}: {_progress_line(progress)}")
+            await self._status(f"{recording.name}: {progress_line(progress)}")
 
         async with local_copy(recording) as path:
             return await transcript_of(path, VoiceWish(language), self._settings, tell)
@@ -156,7 +157,8 @@ def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
     return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
 
 
-def _progress_line(progress: SpeechProgress) -> str:
+def progress_line(progress: SpeechProgress) -> str:
+    """How far a recording is, for a status line."""
     if progress.stage == "waiting":
         others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
         return f"waiting, {others} before it"

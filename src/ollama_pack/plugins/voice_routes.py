@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ollama_pack.errors import PackError
-from ollama_pack.plugins.transcribing import VoiceWish, error_code, told_to, transcript_of
+from ollama_pack.plugins.transcribing import VoiceWish, error_code, is_engine_fault, told_to, transcript_of
 from ollama_pack.plugins.voice_settings import VOICE_TOOL, VoiceSettings
 from ollama_pack.speech.errors import (
     AudioTooLargeError,
@@ -185,8 +185,7 @@ def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: lis
 def _failure(error: PackError, user: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
-    is_fault = isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-    if is_fault:
+    if is_fault := is_engine_fault(error):
         log_voice.error("a recording was not transcribed: %s", error)
     message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
     kind = "server_error" if is_fault else "invalid_request_error"
