@@ -4,6 +4,7 @@ Unstreamed it tells how the server is: `{"threads": names, "pool": size of the t
 says each line that comes from the port that `body["port"]` names, as the test sends them.
 """
 
+import gc
 import json
 import socket
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 
 from anyio.from_thread import run_sync
 from anyio.to_thread import current_default_thread_limiter
+
+gc.disable()  # a stream that is noticed to be over only when rubbish is collected is one too many
 
 
 class Pipeline:

@@ -132,6 +132,22 @@ def test_a_client_who_leaves_ends_the_generation(routed_pipelines: RoutedPipelin
     assert asked.left.wait(LEAVING_SECONDS)
 
 
+def test_every_client_who_leaves_is_noticed(routed_pipelines: RoutedPipelines) -> None:
+    """Would catch those that leave between two lines, whose streams the server forgets unclosed."""
+    for node in routed_pipelines.nodes:
+        node.enqueue(*[Answer(["word "] * 20_000, pause=0.002)] * 40)
+    before = {id(request) for request in routed_pipelines.chats()}
+    answers = [routed_pipelines.ask(text=f"chat {number}") for number in range(40)]
+    for number, answer in enumerate(answers):
+        lines = answer.iter_lines()
+        for _ in range(1 + number):
+            next(lines)
+        answer.close()
+    asked = [request for request in routed_pipelines.chats() if id(request) not in before]
+    assert len(asked) == 40
+    assert all(request.left.wait(LEAVING_SECONDS) for request in asked)
+
+
 def test_silent_streams_keep_nobody_waiting(routed_pipelines: RoutedPipelines) -> None:
     """Would catch streams that take all 40 threads of the server, and leaving clients that nobody notices."""
     for node in routed_pipelines.nodes:

@@ -10,20 +10,17 @@ anyio is imported where it is used: upload.py loads a pipeline where the server'
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
-from queue import Empty, SimpleQueue
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, while there is nothing to send
-LINES_AHEAD = 512  # that are kept for a client who is slow to take them
-SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
+from ollama_pack.plugins.line_stream import Lines, LineStream, pump_lines
+
 FAREWELL_SECONDS = 1.0  # that a server's end waits for ours
 
 bridge_log = logging.getLogger(__name__)
-
-Lines = Callable[[], AsyncGenerator[str, None]]
 
 _R = TypeVar("_R")
 
@@ -65,68 +62,6 @@ class ThreadPool:
         self._limiter.total_tokens += threads
 
 
-class LineStream(Iterator[str]):
-    """A streamed answer as the server takes it: an iterator that is gone through in its threads.
-
-    No generator: behind one the server would put an end of its own, whatever the answer's really was.
-    Closing it, or forgetting it, ends the generation. So does a client that leaves while it waits.
-    """
-
-    def __init__(
-        self, lines: SimpleQueue[str | None], pump: Future[None], on_end: Callable[[], None]
-    ) -> None:
-        """Take what `Bridge.stream` has made.
-
-        Args:
-            lines: what comes, None at the end.
-            pump: what brings it.
-            on_end: called once.
-        """
-        self._lines = lines
-        self._pump = pump
-        self._on_end = on_end
-        self._ended = False
-
-    def __next__(self) -> str:
-        """Everything that has come, as soon as there is something."""
-        while not self._ended:
-            try:
-                text = self._joined(self._lines.get(timeout=LOOK_SECONDS))
-            except Empty:
-                if _client_has_left():
-                    self.close()
-            else:
-                if text:
-                    return text
-        raise StopIteration
-
-    def _joined(self, line: str | None) -> str:
-        """The line and what lies ready behind it: the way through the server's threads is the dear part."""
-        taken = []
-        while line is not None:
-            taken.append(line)
-            try:
-                line = self._lines.get_nowait()
-            except Empty:
-                return "".join(taken)
-        self._end()
-        return "".join(taken)
-
-    def close(self) -> None:
-        """End the generation if it has not ended. Waits for nothing, and may be called again."""
-        if not self._ended:
-            self._pump.cancel()
-            self._end()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._on_end()
-
-    def __del__(self) -> None:
-        """A server that has lost its client forgets the iterator without closing it."""
-        self.close()
-
-
 class Bridge:
     """Runs the core for threads and for other event loops. Starts when it is first used.
 
@@ -160,7 +95,7 @@ class Bridge:
         home = self._begin()
         try:
             kept: SimpleQueue[str | None] = SimpleQueue()
-            return LineStream(kept, home.portal.start_task_soon(_pump, lines, kept), self._leave)
+            return LineStream(kept, home.portal.start_task_soon(pump_lines, lines, kept), self._leave)
         except BaseException:
             self._leave()
             raise
@@ -248,30 +183,3 @@ class _LoopThread:
                 started.set_exception(error)
         finally:
             self.ended.set_result(None)
-
-
-async def _pump(lines: Lines, kept: SimpleQueue[str | None]) -> None:
-    """Bring the lines of an answer. Knows nothing of the stream: who forgets that must be noticed."""
-    try:
-        async with aclosing(lines()) as coming:
-            async for line in coming:
-                kept.put(line)
-                while kept.qsize() > LINES_AHEAD:  # noqa: ASYNC110 - it is taken in another thread
-                    await asyncio.sleep(SLOW_CLIENT_SECONDS)
-    except Exception:  # noqa: BLE001 - nobody else would hear of it
-        bridge_log.exception("A stream broke off")
-    finally:
-        kept.put(None)
-
-
-def _client_has_left() -> bool:
-    """Whether the server has given up the request that this thread works for."""
-    from anyio.from_thread import check_cancelled  # noqa: PLC0415 - see the top
-
-    try:
-        check_cancelled()
-    except asyncio.CancelledError:
-        return True
-    except RuntimeError:  # no thread of a server
-        return False
-    return False

@@ -24,7 +24,8 @@ from ollama_pack.fleet.catalogue import Catalogue
 from ollama_pack.fleet.router import Router
 from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.plugins.answers import answer_events, failure_status, whole_answer
-from ollama_pack.plugins.bridge import Bridge, LineStream, ThreadPool
+from ollama_pack.plugins.bridge import Bridge, ThreadPool
+from ollama_pack.plugins.line_stream import LineStream
 from ollama_pack.plugins.pipeline_requests import asking, with_hints, without_asking
 from ollama_pack.plugins.pipeline_siblings import sibling
 from ollama_pack.plugins.pipeline_valves import (
