@@ -39,10 +39,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from http import HTTPStatus
 from inspect import signature
 from itertools import chain
+from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
@@ -9536,15 +9537,26 @@ async def add_system_prompt(
     await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
-# --- ollama_pack.webui.secret ---
-# Open WebUI's own secret. Imports `open_webui` when called, not before.
+# --- ollama_pack.webui.server ---
+# What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
 
 
-def site_secret() -> str:
-    """What Open WebUI signs sessions with: the same in all workers and replicas of a site."""
+def server_secret(purpose: str) -> str:
+    """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
+
+    It is the same in all workers and replicas of a site.
+    """
     from open_webui.env import WEBUI_SECRET_KEY  # noqa: PLC0415 - see the top of this module
 
-    return str(WEBUI_SECRET_KEY or "")
+    named = f"open-webui-ollama-pack {purpose}\0{WEBUI_SECRET_KEY}"
+    return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
+
+
+def data_folder() -> Path:
+    """Where Open WebUI keeps its data."""
+    from open_webui.env import DATA_DIR  # noqa: PLC0415
+
+    return Path(DATA_DIR)
 
 
 # --- ollama_pack.webui.streams ---
@@ -9621,7 +9633,9 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(
-            lambda: redis_sharing(self.valves.redis_url), site_secret, trusted_certificates
+            lambda: redis_sharing(self.valves.redis_url),
+            lambda: server_secret("routing"),
+            trusted_certificates,
         )
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0

@@ -5402,14 +5402,16 @@ async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Map
 # --- ollama_pack.webui.server ---
 # What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
 
-_PURPOSE = b"open-webui-ollama-pack response cache\0"
 
+def server_secret(purpose: str) -> str:
+    """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
 
-def server_secret() -> str:
-    """A secret of this Open WebUI for the cache alone, from its WEBUI_SECRET_KEY; empty where it has none."""
+    It is the same in all workers and replicas of a site.
+    """
     from open_webui.env import WEBUI_SECRET_KEY  # noqa: PLC0415 - see the top of this module
 
-    return sha256(_PURPOSE + WEBUI_SECRET_KEY.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
+    named = f"open-webui-ollama-pack {purpose}\0{WEBUI_SECRET_KEY}"
+    return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
 def data_folder() -> Path:
@@ -5573,7 +5575,7 @@ class Filter:
         return CacheSettings(
             url=valves.redis_url,
             path=data_folder() / DATABASE,
-            secret=valves.secret or server_secret(),
+            secret=valves.secret or server_secret("response cache"),
             ttl_seconds=valves.ttl_seconds,
             max_entry_octets=valves.max_entry_kb * 1024,
         )

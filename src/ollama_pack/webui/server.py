@@ -3,14 +3,16 @@
 from hashlib import sha256
 from pathlib import Path
 
-_PURPOSE = b"open-webui-ollama-pack response cache\0"
 
+def server_secret(purpose: str) -> str:
+    """A secret of this Open WebUI for one purpose, from its WEBUI_SECRET_KEY; empty where it has none.
 
-def server_secret() -> str:
-    """A secret of this Open WebUI for the cache alone, from its WEBUI_SECRET_KEY; empty where it has none."""
+    It is the same in all workers and replicas of a site.
+    """
     from open_webui.env import WEBUI_SECRET_KEY  # noqa: PLC0415 - see the top of this module
 
-    return sha256(_PURPOSE + WEBUI_SECRET_KEY.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
+    named = f"open-webui-ollama-pack {purpose}\0{WEBUI_SECRET_KEY}"
+    return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
 def data_folder() -> Path:

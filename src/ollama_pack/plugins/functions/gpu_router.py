@@ -31,7 +31,7 @@ from ollama_pack.plugins.router_valves import RouterValves
 from ollama_pack.plugins.sharing import check_redis_url, redis_sharing
 from ollama_pack.webui.connections import ollama_connections, trusted_certificates
 from ollama_pack.webui.models import ROUTER, group_names, remove_builtin_tools
-from ollama_pack.webui.secret import site_secret
+from ollama_pack.webui.server import server_secret
 from ollama_pack.webui.streams import event_stream
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,9 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(
-            lambda: redis_sharing(self.valves.redis_url), site_secret, trusted_certificates
+            lambda: redis_sharing(self.valves.redis_url),
+            lambda: server_secret("routing"),
+            trusted_certificates,
         )
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0

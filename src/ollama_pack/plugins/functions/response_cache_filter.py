@@ -182,7 +182,7 @@ class Filter:
         return CacheSettings(
             url=valves.redis_url,
             path=data_folder() / DATABASE,
-            secret=valves.secret or server_secret(),
+            secret=valves.secret or server_secret("response cache"),
             ttl_seconds=valves.ttl_seconds,
             max_entry_octets=valves.max_entry_kb * 1024,
         )
