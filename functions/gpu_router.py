@@ -7579,6 +7579,11 @@ class FleetShare:
         """How many other workers there are."""
         return len(self._heard_at)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of this worker is at a node."""
+        return any(True for _ in self._scheduler.running())
+
     # --- being there ---
 
     def join(self) -> None:
@@ -7711,7 +7716,7 @@ class Sharing(Protocol):
     """What tells other workers, and hears them."""
 
     def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
+        """Join the others, now or as soon as it is possible. Called whenever the router is used."""
 
     async def claim(self, binding: Binding) -> bool:
         """Whether a request may be sent; if not, it waits in the scheduler again."""
@@ -7798,7 +7803,6 @@ class Router:
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
         if connect and self._share:
             self._sharing = connect(self._share, self._decide)
-            self._sharing.start()
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
@@ -7833,6 +7837,8 @@ class Router:
 
     async def ready(self) -> None:
         """Wait until every node has been looked at once, but not for long."""
+        if self._sharing:
+            self._sharing.start()
         await self._lookout.ready()
 
     def in_flight(self, node: str) -> int:
@@ -9115,12 +9121,17 @@ STEP_SECONDS = 1.0  # after which the connection is given up
 READ_MS = 2000
 READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
+UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
 _SHAS = {
     # SHA-1 is what Redis names scripts by
     kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     for kind, text in SHARE_SCRIPTS.items()
 }
+
+
+class _UnusedError(Exception):
+    """Nobody has used this worker's router for long, perhaps because there is a newer one."""
 
 
 class RedisCommands(Protocol):
@@ -9163,11 +9174,15 @@ class RedisShare:
         self._stalled = False
         self._told = False  # that nobody answers
         self._task: asyncio.Task[None] | None = None
+        self._used_at = 0.0
         share.wake = self._wanted.set
 
     def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="fleet share")
+        """Join the others, now or as soon as it is possible. To be called whenever the router is used."""
+        loop = asyncio.get_running_loop()
+        self._used_at = loop.time()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="fleet share")
 
     async def close(self) -> None:
         """Tell the others that this worker goes, but do not wait long for it."""
@@ -9181,6 +9196,9 @@ class RedisShare:
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
+        await self._close_clients()
+
+    async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
             with suppress(RedisError, OSError):
                 await client.aclose()
@@ -9217,9 +9235,9 @@ class RedisShare:
     # --- the connection ---
 
     async def _run(self) -> None:
-        """Join, and join again, until it is cancelled."""
+        """Join, and join again, until it is cancelled or nobody uses it."""
         retry = FIRST_RETRY
-        while True:
+        while self._is_used():
             try:
                 last = await self._last_event()
                 self._stalled = False
@@ -9228,6 +9246,8 @@ class RedisShare:
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
                         tasks.create_task(work)
+            except* _UnusedError:
+                pass  # unless somebody has come meanwhile this was the last time
             except* (RedisError, OSError, TimeoutError) as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
@@ -9237,6 +9257,12 @@ class RedisShare:
             self._decide()
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
+        self._share.leave()
+        await self._close_clients()
+
+    def _is_used(self) -> bool:
+        unused = asyncio.get_running_loop().time() - self._used_at
+        return unused < UNUSED_SECONDS or self._share.is_busy
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
@@ -9302,6 +9328,10 @@ class RedisShare:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
+            if not self._is_used():
+                self._share.say_bye()
+                await self._empty_outbox()
+                raise _UnusedError
             self._told = False  # it has answered for a while
             self._share.beat()
             self._decide()  # somebody may have been forgotten

@@ -7583,6 +7583,11 @@ class FleetShare:
         """How many other workers there are."""
         return len(self._heard_at)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of this worker is at a node."""
+        return any(True for _ in self._scheduler.running())
+
     # --- being there ---
 
     def join(self) -> None:
@@ -7715,7 +7720,7 @@ class Sharing(Protocol):
     """What tells other workers, and hears them."""
 
     def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
+        """Join the others, now or as soon as it is possible. Called whenever the router is used."""
 
     async def claim(self, binding: Binding) -> bool:
         """Whether a request may be sent; if not, it waits in the scheduler again."""
@@ -7802,7 +7807,6 @@ class Router:
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
         if connect and self._share:
             self._sharing = connect(self._share, self._decide)
-            self._sharing.start()
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
@@ -7837,6 +7841,8 @@ class Router:
 
     async def ready(self) -> None:
         """Wait until every node has been looked at once, but not for long."""
+        if self._sharing:
+            self._sharing.start()
         await self._lookout.ready()
 
     def in_flight(self, node: str) -> int:

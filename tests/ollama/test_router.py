@@ -414,7 +414,7 @@ class SlowPeer:
         self._decide = decide
 
     def start(self) -> None:
-        self.claimed.clear()
+        pass
 
     async def claim(self, binding: Binding) -> bool:
         self.claimed.append(binding.node)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,6 +14,7 @@ from harness.ollama_node import Answer, Model, OllamaNode
 from harness.routing import QUICK, Chat, rows_of, run, until
 from harness.valkey import Valkey
 from local.processes import free_port
+from ollama_pack.fleet import share_redis
 from ollama_pack.fleet.report import dashboard_report
 from ollama_pack.fleet.router import Router
 from ollama_pack.plugins.sharing import redis_sharing
@@ -101,8 +103,13 @@ def most_at_once(nodes: list[OllamaNode]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["server", "cluster"])
-def test_no_slot_is_used_twice(nodes: list[OllamaNode], kind: str, request: pytest.FixtureRequest) -> None:
+def test_no_slot_is_used_twice(
+    nodes: list[OllamaNode], kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Would catch two workers that send to the same slot at the same moment: one user waits inside a node."""
+    monkeypatch.setattr(
+        share_redis, "CLAIM_SECONDS", 30.0
+    )  # a machine that is busy must not look like no Redis
     valkey: Valkey = request.getfixturevalue(kind)
     url = valkey.url if kind == "server" else f"redis+cluster://127.0.0.1:{valkey.port}"
 
@@ -194,6 +201,30 @@ def test_a_redis_that_never_answered_costs_nothing(nodes: list[OllamaNode]) -> N
             return await crowd(routers, 4)
 
     assert all(chat.answer for chat in run(scenario))
+
+
+def test_a_router_that_nobody_uses_leaves_and_comes_back(
+    nodes: list[OllamaNode], server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a router that an update of the plugin has replaced, and that holds connections for ever."""
+    monkeypatch.setattr(share_redis, "UNUSED_SECONDS", 3.0)
+
+    async def scenario() -> None:
+        async with two_routers(nodes, server.url) as (one, two):
+            with server.client() as client:
+                while one.peers:
+                    await two.ready()
+                    await asyncio.sleep(0.05)
+                await until(lambda: connections(client) == 0)
+                assert len(await crowd((one, two), 2)) == 2
+                await until(lambda: one.peers == two.peers == 1)
+
+    run(scenario)
+
+
+def connections(client: Any) -> int:
+    """How many there are, but for the test's own."""
+    return len(client.client_list()) - 1
 
 
 def test_who_leaves_while_a_slot_is_claimed_leaves_nothing(nodes: list[OllamaNode], server: Valkey) -> None:

@@ -106,7 +106,6 @@ class Router:
         self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
         if connect and self._share:
             self._sharing = connect(self._share, self._decide)
-            self._sharing.start()
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
@@ -141,6 +140,8 @@ class Router:
 
     async def ready(self) -> None:
         """Wait until every node has been looked at once, but not for long."""
+        if self._sharing:
+            self._sharing.start()
         await self._lookout.ready()
 
     def in_flight(self, node: str) -> int:

@@ -120,6 +120,11 @@ class FleetShare:
         """How many other workers there are."""
         return len(self._heard_at)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of this worker is at a node."""
+        return any(True for _ in self._scheduler.running())
+
     # --- being there ---
 
     def join(self) -> None:
@@ -252,7 +257,7 @@ class Sharing(Protocol):
     """What tells other workers, and hears them."""
 
     def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
+        """Join the others, now or as soon as it is possible. Called whenever the router is used."""
 
     async def claim(self, binding: Binding) -> bool:
         """Whether a request may be sent; if not, it waits in the scheduler again."""

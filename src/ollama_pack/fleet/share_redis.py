@@ -26,12 +26,17 @@ STEP_SECONDS = 1.0  # after which the connection is given up
 READ_MS = 2000
 READ_AT_ONCE = 256
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
+UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
 
 _SHAS = {
     # SHA-1 is what Redis names scripts by
     kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     for kind, text in SHARE_SCRIPTS.items()
 }
+
+
+class _UnusedError(Exception):
+    """Nobody has used this worker's router for long, perhaps because there is a newer one."""
 
 
 class RedisCommands(Protocol):
@@ -74,11 +79,15 @@ class RedisShare:
         self._stalled = False
         self._told = False  # that nobody answers
         self._task: asyncio.Task[None] | None = None
+        self._used_at = 0.0
         share.wake = self._wanted.set
 
     def start(self) -> None:
-        """Join the others, now or as soon as it is possible."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="fleet share")
+        """Join the others, now or as soon as it is possible. To be called whenever the router is used."""
+        loop = asyncio.get_running_loop()
+        self._used_at = loop.time()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="fleet share")
 
     async def close(self) -> None:
         """Tell the others that this worker goes, but do not wait long for it."""
@@ -92,6 +101,9 @@ class RedisShare:
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
+        await self._close_clients()
+
+    async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
             with suppress(RedisError, OSError):
                 await client.aclose()
@@ -128,9 +140,9 @@ class RedisShare:
     # --- the connection ---
 
     async def _run(self) -> None:
-        """Join, and join again, until it is cancelled."""
+        """Join, and join again, until it is cancelled or nobody uses it."""
         retry = FIRST_RETRY
-        while True:
+        while self._is_used():
             try:
                 last = await self._last_event()
                 self._stalled = False
@@ -139,6 +151,8 @@ class RedisShare:
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
                         tasks.create_task(work)
+            except* _UnusedError:
+                pass  # unless somebody has come meanwhile this was the last time
             except* (RedisError, OSError, TimeoutError) as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
@@ -148,6 +162,12 @@ class RedisShare:
             self._decide()
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
+        self._share.leave()
+        await self._close_clients()
+
+    def _is_used(self) -> bool:
+        unused = asyncio.get_running_loop().time() - self._used_at
+        return unused < UNUSED_SECONDS or self._share.is_busy
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
@@ -213,6 +233,10 @@ class RedisShare:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
+            if not self._is_used():
+                self._share.say_bye()
+                await self._empty_outbox()
+                raise _UnusedError
             self._told = False  # it has answered for a while
             self._share.beat()
             self._decide()  # somebody may have been forgotten
