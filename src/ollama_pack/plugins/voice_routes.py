@@ -44,9 +44,20 @@ LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still ther
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
-MIN_KEY = 16  # characters: a shorter microphone key is none
+MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
 _BEARER = "bearer "
+
+
+def check_microphone_key(text: str) -> str:
+    """The key as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
 
 
 class VoiceRoutes:
@@ -66,8 +77,8 @@ class VoiceRoutes:
 
     def _is_microphone(self, request: Any) -> bool:
         """Whether a request shows the microphone's key, which opens this one route and nothing else."""
-        shown, key = str(request.headers.get("authorization", "")), self._key().strip()
-        if len(key) < MIN_KEY or not shown.lower().startswith(_BEARER):
+        shown, key = str(request.headers.get("authorization", "")), self._key()
+        if not key or not shown.lower().startswith(_BEARER):
             return False
         return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from ollama_pack.plugins.forgetting import label_to_discard
 from ollama_pack.plugins.publishing import Publisher
-from ollama_pack.plugins.voice_routes import VoiceRoutes
+from ollama_pack.plugins.voice_routes import VoiceRoutes, check_microphone_key
 from ollama_pack.webui.audience import parse_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
@@ -77,6 +77,11 @@ class Event:
         def _known_audience(cls, text: str) -> str:
             parse_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
+
+        @field_validator("microphone_key")
+        @classmethod
+        def _long_key(cls, text: str) -> str:
+            return check_microphone_key(text)
 
     def __init__(self) -> None:
         self.valves = self.Valves()
