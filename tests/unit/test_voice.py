@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from starlette.datastructures import Headers, QueryParams
+from starlette.requests import ClientDisconnect
 
 from ollama_pack.plugins.transcribing import error_code, told_to
 from ollama_pack.plugins.voice_job import chosen_recordings, for_model, progress_line
@@ -124,6 +125,8 @@ class Request:
     async def stream(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks:
             yield chunk
+        if self.gone.is_set():
+            raise ClientDisconnect
 
     async def is_disconnected(self) -> bool:
         return self.gone.is_set()
@@ -147,6 +150,15 @@ def test_uploads_leave_no_file(size: int, monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(UploadError):
         asyncio.run(received(broken, size))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_hangs_up_while_sending() -> None:
+    """Would catch half a recording taken for a whole one, or a stack trace in the log for each of them."""
+    for kind in ("audio/wav", "multipart/form-data; boundary=x"):
+        request = Request([b"--x\r\n"], content_type=kind)
+        request.gone.set()
+        with pytest.raises(UploadError, match="hung up"):
+            asyncio.run(received(request, 5000))
 
 
 def test_no_more_is_kept_than_is_allowed() -> None:

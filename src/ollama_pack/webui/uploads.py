@@ -96,16 +96,25 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
         request: Starlette's.
         max_bytes: of the body.
         limit: of the recording, for the error.
+
+    Raises:
+        UploadTooLargeError: it is too long.
+        UploadError: whoever sends it has hung up.
     """
+    from starlette.requests import ClientDisconnect  # noqa: PLC0415 - see the module
+
     told = request.headers.get("content-length", "")
     size = int(told) if told.isdecimal() else 0
     seen = 0
-    async for piece in request.stream():
-        seen += len(piece)
-        if max(seen, size) <= max_bytes:
-            yield piece
-        elif seen > 2 * max_bytes:
-            break
+    try:
+        async for piece in request.stream():
+            seen += len(piece)
+            if max(seen, size) <= max_bytes:
+                yield piece
+            elif seen > 2 * max_bytes:
+                break
+    except ClientDisconnect:
+        raise UploadError("the client hung up before all of the recording had come") from None
     if max(seen, size) > max_bytes:
         raise UploadTooLargeError(limit, max(seen, size))
 
