@@ -73,7 +73,7 @@ class CachedWebUI:
     def stream(self, api: OpenWebUI, body: Json) -> Generator[Json, None, None]:
         """The chunks of a streamed answer, as they come."""
         with requests.post(
-            f"{self.webui.url}/api/chat/completions",
+            f"{api.url}/api/chat/completions",
             json={"stream": True, **body},
             headers={"Authorization": f"Bearer {api.key}"},
             stream=True,
