@@ -66,11 +66,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 _UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
 
 
-async def is_regenerated(metadata: Mapping[str, Any], model: str) -> bool:
-    """Whether the question has an answer of this model already, so that the user wants another one.
+async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
+    """Whether the question has another answer of this model, so that a user wants to see different ones.
 
-    So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message. Two
-    columns of one model, side by side, begin together: neither has said anything then.
+    So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message; and
+    when somebody has the same model twice, side by side.
     """
     if metadata.get("regeneration_message_id"):
         return True
@@ -88,13 +88,7 @@ async def is_regenerated(metadata: Mapping[str, Any], model: str) -> bool:
         for name, message in messages.items()
         if name != metadata.get("message_id") and message.get("parentId") == parent
     )
-    return any(_is_answer_of(message, model) for message in siblings)
-
-
-def _is_answer_of(message: Mapping[str, Any], model: str) -> bool:
-    """Whether a message is an answer that this model has begun at least."""
-    said = message.get("content") or message.get("output") or message.get("error")
-    return message.get("role") == "assistant" and message.get("model") == model and bool(said)
+    return any(message.get("role") == "assistant" and message.get("model") == model for message in siblings)
 
 
 async def rated_down(feedback_id: str) -> str | None:

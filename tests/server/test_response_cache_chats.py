@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
+from harness.events_target import eventually
 from harness.fixtures_cache import DIRECT, FILTER, CachedWebUI
 from harness.ollama_node import Answer
 from harness.valkey import Valkey
@@ -67,6 +68,24 @@ def test_regenerate_gives_a_new_answer_and_keeps_it(cached: CachedWebUI) -> None
         assert chat.regenerate() == f"new {number}"
     assert Chat(cached, cached.student, "hello").first == "new 1"
     assert len(cached.generations()) == 3
+
+
+def test_same_model_side_by_side_answers_twice(cached_file: CachedWebUI) -> None:
+    """Would catch two columns of one model that show one answer, where a user wants to compare."""
+    ids = [{"model_id": DIRECT, "message_id": str(uuid4()), "modelIdx": number} for number in range(2)]
+    children = [each["message_id"] for each in ids]
+    message = {"id": str(uuid4()), "parentId": None, "role": "user", "content": "twice", "timestamp": 1}
+    body = {
+        "model": DIRECT,
+        "messages": [{"role": "user", "content": "twice"}],
+        "session_id": "a-session",
+        "message_ids": ids,
+        "parent_id": None,
+        "stream": True,
+        "user_message": {**message, "childrenIds": children, "models": [DIRECT, DIRECT]},
+    }
+    cached_file.student.post("/api/chat/completions", body)
+    eventually(lambda: len(cached_file.generations()) == 2)
 
 
 @pytest.mark.parametrize("gone", ["chat", "all chats", "thumbs down"])

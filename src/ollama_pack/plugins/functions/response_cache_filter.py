@@ -21,7 +21,7 @@ from ollama_pack.ollama.digests import ModelDigests, TagSite
 from ollama_pack.plugins.cache_valves import CacheValves
 from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
-from ollama_pack.webui.chats import is_regenerated
+from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
@@ -160,7 +160,7 @@ class Filter:
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
             digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
-            refresh="no-cache" in _wishes(request) or await is_regenerated(metadata, str(body["model"])),
+            refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(body["model"])),
             needs_usage=answering.origin == "ollama",
         )
 

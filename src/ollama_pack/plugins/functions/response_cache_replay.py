@@ -90,17 +90,12 @@ async def _events(chunks: AsyncGenerator[Body, None]) -> AsyncGenerator[str, Non
         try:
             async for chunk in chunks:
                 yield event_text(chunk)
+        except ModelRefusedError as error:
+            yield event_text(error.body)
         except Exception as error:
-            refused = _refusal_in(error)
-            if refused is None:
-                log.exception("An answer of the response cache ended half-way")
-            yield event_text(refused or _failure(str(error) or LOST))
+            log.exception("An answer of the response cache ended half-way")
+            yield event_text(_failure(str(error) or LOST))
     yield LAST_EVENT
-
-
-def _refusal_in(error: Exception) -> Body | None:
-    """The model's own error, also where another plugin's copy of this class carries it."""
-    return error.body if isinstance(error, ModelRefusedError) else None
 
 
 def _refused(body: Body, status: int, failure: Body) -> Body | Any:
