@@ -30,6 +30,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -8247,6 +8248,7 @@ async def pump_lines(lines: Lines, kept: SimpleQueue[str | None]) -> None:
             async for line in coming:
                 await reader.look()
                 kept.put(line)
+                await asyncio.sleep(0)  # so that another thread can run, and takes it now
                 while kept.qsize() > LINES_AHEAD:
                     await asyncio.sleep(SLOW_CLIENT_SECONDS)
                     await reader.look()
@@ -8314,9 +8316,6 @@ class Portal(Protocol):
     def call(self, func: Callable[..., Any], *args: Any) -> Any:
         """Call or await something on the loop, and wait for it."""
 
-    def start_task_soon(self, func: Callable[..., Awaitable[Any]], *args: Any) -> Future[Any]:
-        """Await something on the loop, in a task of its own."""
-
 
 class ThreadPool:
     """The pool of the server whose event loop runs here: streams bring their own threads to it."""
@@ -8364,12 +8363,11 @@ class Bridge:
         """Say whose threads will wait."""
         self._pool = pool
 
-    def call(self, work: Callable[[], Awaitable[_R]]) -> _R:
+    def call(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
         """Do something on the loop and wait for it, in a thread that has no loop of its own."""
         home = self._begin()
         try:
-            result: _R = home.portal.call(work)
-            return result
+            return asyncio.run_coroutine_threadsafe(work(), home.loop).result()
         finally:
             self._leave()
 
@@ -8378,16 +8376,17 @@ class Bridge:
         home = self._begin()
         try:
             kept: SimpleQueue[str | None] = SimpleQueue()
-            return LineStream(kept, home.portal.start_task_soon(pump_lines, lines, kept), self._leave)
+            pump = asyncio.run_coroutine_threadsafe(pump_lines(lines, kept), home.loop)
+            return LineStream(kept, pump, self._leave)
         except BaseException:
             self._leave()
             raise
 
-    async def run(self, work: Callable[[], Awaitable[_R]]) -> _R:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
         """Do something on the loop and wait for it on another one."""
         home = self._begin()
         try:
-            return await asyncio.wrap_future(home.portal.start_task_soon(work))
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), home.loop))
         finally:
             self._leave()
 
@@ -8484,6 +8483,7 @@ ROUTED = "gpu_router."  # begins the ids of the models that the router answers
 _NOTED = (
     *("assistant_message_id", "automation_id", "chat_id", "direct", "features", "files", "folder_id"),
     *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
+    "user_message_id",
 )
 
 # How all of Open WebUI's templates for titles, tags and the like begin.

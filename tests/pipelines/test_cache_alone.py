@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import openai
 import pytest
@@ -27,7 +28,7 @@ class CachedPipelines:
     node: OllamaNode
     valkey: Valkey
 
-    def ask(self, text: str, **more: str) -> JSON:
+    def ask(self, text: str, **more: Any) -> JSON:
         """A whole answer to OpenAI's own client."""
         with openai.OpenAI(base_url=self.server.url, api_key=self.server.key, max_retries=0) as client:
             answer = client.chat.completions.create(
@@ -73,6 +74,16 @@ def test_a_named_user_gets_the_answer_again(cached: CachedPipelines) -> None:
 def test_nobodys_answer_is_not_kept(cached: CachedPipelines) -> None:
     """Would catch answers that all who do not say who they are would share."""
     assert [cached.ask("who?")["ollama_pack"].get("cache") for _ in range(2)] == [None, None]
+
+
+def test_another_message_wants_another_answer(cached: CachedPipelines) -> None:
+    """Would catch a "regenerate" that gives the same again, of an Open WebUI that does not call it so."""
+    marks = []
+    for message in ("m1", "m1", "m2", "m3"):
+        note = {"chat_id": "c1", "user_message_id": "u1", "message_id": message}
+        asked = cached.ask("another?", user="ada", extra_body={"ollama_pack": note})
+        marks.append(asked["ollama_pack"].get("cache"))
+    assert marks == [None, "hit", None, None]
 
 
 def test_answers_outlive_a_reload(cached: CachedPipelines) -> None:

@@ -10,7 +10,7 @@ anyio is imported where it is used: upload.py loads a pipeline where the server'
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
@@ -30,9 +30,6 @@ class Portal(Protocol):
 
     def call(self, func: Callable[..., Any], *args: Any) -> Any:
         """Call or await something on the loop, and wait for it."""
-
-    def start_task_soon(self, func: Callable[..., Awaitable[Any]], *args: Any) -> Future[Any]:
-        """Await something on the loop, in a task of its own."""
 
 
 class ThreadPool:
@@ -81,12 +78,11 @@ class Bridge:
         """Say whose threads will wait."""
         self._pool = pool
 
-    def call(self, work: Callable[[], Awaitable[_R]]) -> _R:
+    def call(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
         """Do something on the loop and wait for it, in a thread that has no loop of its own."""
         home = self._begin()
         try:
-            result: _R = home.portal.call(work)
-            return result
+            return asyncio.run_coroutine_threadsafe(work(), home.loop).result()
         finally:
             self._leave()
 
@@ -95,16 +91,17 @@ class Bridge:
         home = self._begin()
         try:
             kept: SimpleQueue[str | None] = SimpleQueue()
-            return LineStream(kept, home.portal.start_task_soon(pump_lines, lines, kept), self._leave)
+            pump = asyncio.run_coroutine_threadsafe(pump_lines(lines, kept), home.loop)
+            return LineStream(kept, pump, self._leave)
         except BaseException:
             self._leave()
             raise
 
-    async def run(self, work: Callable[[], Awaitable[_R]]) -> _R:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
         """Do something on the loop and wait for it on another one."""
         home = self._begin()
         try:
-            return await asyncio.wrap_future(home.portal.start_task_soon(work))
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), home.loop))
         finally:
             self._leave()
 

@@ -91,6 +91,7 @@ async def pump_lines(lines: Lines, kept: SimpleQueue[str | None]) -> None:
             async for line in coming:
                 await reader.look()
                 kept.put(line)
+                await asyncio.sleep(0)  # so that another thread can run, and takes it now
                 while kept.qsize() > LINES_AHEAD:
                     await asyncio.sleep(SLOW_CLIENT_SECONDS)
                     await reader.look()

@@ -18,6 +18,7 @@ ROUTED = "gpu_router."  # begins the ids of the models that the router answers
 _NOTED = (
     *("assistant_message_id", "automation_id", "chat_id", "direct", "features", "files", "folder_id"),
     *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
+    "user_message_id",
 )
 
 # How all of Open WebUI's templates for titles, tags and the like begin.

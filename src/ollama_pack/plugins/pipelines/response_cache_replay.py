@@ -9,7 +9,7 @@ version: {version}
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -31,6 +31,7 @@ FILTER = "response_cache_filter"
 CLIENT = (
     "client:"  # begins the names of users whom a client names itself, so that they are none of Open WebUI's
 )
+QUESTIONS_KNOWN = 10_000  # the last ones, to tell that somebody wants another answer
 FIGURES_SECONDS = 60.0  # between two lines of figures in the log
 
 Body = dict[str, Any]
@@ -46,6 +47,7 @@ class Pipeline:
         self.name = "Response cache"
         self._keeper = CacheKeeper()
         self._said: set[str] = set()
+        self._answers: dict[tuple[str, ...], str] = {}
         self._telling: asyncio.TimerHandle | None = None
 
     async def on_startup(self) -> None:
@@ -124,7 +126,7 @@ class Pipeline:
             metadata=note,
             user_id=who.user if who.from_webui or not who.user else CLIENT + who.user,
             digest=digest,
-            refresh=bool(note.get("regeneration_message_id")),
+            refresh=self._is_regenerated(note, str(body.get("model"))),
         )
         question = (
             NotCacheable(reason) if reason else await question_of(asked, valves.scope, used.cache.keyring)
@@ -133,6 +135,20 @@ class Pipeline:
             used.cache.bypass(question.reason)
             return None
         return used, await used.cache.lookup(question)
+
+    def _is_regenerated(self, note: Mapping[str, Any], model: str) -> bool:
+        """Whether the question has an answer of this model already: another message is to be the answer."""
+        if note.get("regeneration_message_id"):
+            return True
+        question = (str(note.get("chat_id") or ""), str(note.get("user_message_id") or ""), model)
+        message = str(note.get("message_id") or "")
+        if not message or not all(question):
+            return False
+        before = self._answers.pop(question, message)
+        self._answers[question] = message
+        if len(self._answers) > QUESTIONS_KNOWN:
+            del self._answers[next(iter(self._answers))]  # the oldest
+        return before != message
 
     def _tell_once(self, what: str) -> None:
         if what not in self._said:
