@@ -71,6 +71,10 @@ async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
 
     So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message; and
     when somebody has the same model twice, side by side.
+
+    Args:
+        metadata: of the request.
+        model: that was asked for, where the message that waits for the answer does not tell.
     """
     if metadata.get("regeneration_message_id"):
         return True
@@ -83,12 +87,13 @@ async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
     from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
 
     messages = await Chats.get_messages_map_by_chat_id(chat) or {}
+    asked = (messages.get(str(metadata.get("message_id"))) or {}).get("model") or model
     siblings = (
         message
         for name, message in messages.items()
         if name != metadata.get("message_id") and message.get("parentId") == parent
     )
-    return any(message.get("role") == "assistant" and message.get("model") == model for message in siblings)
+    return any(message.get("role") == "assistant" and message.get("model") == asked for message in siblings)
 
 
 async def rated_down(feedback_id: str) -> str | None:

@@ -4462,6 +4462,10 @@ async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
 
     So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message; and
     when somebody has the same model twice, side by side.
+
+    Args:
+        metadata: of the request.
+        model: that was asked for, where the message that waits for the answer does not tell.
     """
     if metadata.get("regeneration_message_id"):
         return True
@@ -4474,12 +4478,13 @@ async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
     from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
 
     messages = await Chats.get_messages_map_by_chat_id(chat) or {}
+    asked = (messages.get(str(metadata.get("message_id"))) or {}).get("model") or model
     siblings = (
         message
         for name, message in messages.items()
         if name != metadata.get("message_id") and message.get("parentId") == parent
     )
-    return any(message.get("role") == "assistant" and message.get("model") == model for message in siblings)
+    return any(message.get("role") == "assistant" and message.get("model") == asked for message in siblings)
 
 
 async def rated_down(feedback_id: str) -> str | None:
@@ -5422,7 +5427,8 @@ log = logging.getLogger(__name__)
 STATE = "ollama_pack_cache"  # our key in `__metadata__`, which lives as long as the request
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
-Body = dict[str, Any]
+Json = dict[str, Any]
+Body = Json
 Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -5452,6 +5458,7 @@ class Filter:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __model__: dict[str, Any],
         __request__: Any,
         __id__: str,
         __event_emitter__: Emitter | None = None,
@@ -5464,7 +5471,7 @@ class Filter:
         try:
             if not self.valves.enabled or not _wants_cache(__user__):
                 return body
-            pending = await self._look_up(body, __user__, __metadata__, __request__)
+            pending = await self._look_up(body, __user__, __metadata__, __model__, __request__)
             if pending is None:
                 return body
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
@@ -5512,7 +5519,7 @@ class Filter:
         await (await self._keeper.cache(self._settings())).cache.discard(label)
 
     async def _look_up(
-        self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
+        self, body: Body, user: Json, metadata: Json, model: Json, request: Any
     ) -> PendingAnswer | None:
         """What to answer with; None: the model answers, and the cache is not in it."""
         used = await self._keeper.cache(self._settings())
@@ -5526,7 +5533,7 @@ class Filter:
         if not await _has_access(body, user, metadata, request):
             used.cache.bypass("no access")  # Open WebUI says so
             return None
-        asked = await self._asked(body, user, metadata, request)
+        asked = await self._asked(body, user, metadata, model, request)
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -5536,18 +5543,16 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
 
-    async def _asked(
-        self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
-    ) -> CacheRequest:
+    async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
         return CacheRequest(
             body=body,
-            metadata=metadata,
+            metadata={**metadata, "model": model},  # of several side by side, it names the first
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
             digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
-            refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(body["model"])),
+            refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
         )
 

@@ -24,10 +24,11 @@ class Chat:
         question: id of the message of the user.
     """
 
-    def __init__(self, cached: CachedWebUI, api: OpenWebUI, text: str) -> None:
+    def __init__(self, cached: CachedWebUI, api: OpenWebUI, text: str, model: str = DIRECT) -> None:
         self._cached = cached
         self._api = api
         self.text = text
+        self._model = model
         self.question = str(uuid4())
         known = {chat["id"] for chat in api.get("/api/v1/chats/")}
         self.answers = [str(uuid4())]
@@ -42,10 +43,10 @@ class Chat:
     def _ask(self, **more: Any) -> str:
         message = {"id": self.question, "parentId": None, "role": "user", "content": self.text}
         body = {
-            "model": DIRECT,
+            "model": self._model,
             "messages": [{"role": "user", "content": self.text}],
             "id": self.answers[-1],
-            "user_message": {**message, "childrenIds": self.answers, "timestamp": 1, "models": [DIRECT]},
+            "user_message": {**message, "childrenIds": self.answers, "timestamp": 1, "models": [self._model]},
             **more,
         }
         answer: Json = self._api.post("/api/chat/completions", body)
@@ -60,13 +61,14 @@ def test_same_question_in_a_new_chat_is_answered_from_the_cache(cached: CachedWe
     assert len(cached.generations()) == 1
 
 
-def test_regenerate_gives_a_new_answer_and_keeps_it(cached: CachedWebUI) -> None:
+@pytest.mark.parametrize("model", [DIRECT, "private:1b", "gpt-4"], ids=["connection", "alias", "router"])
+def test_regenerate_gives_a_new_answer_and_keeps_it(cached: CachedWebUI, model: str) -> None:
     """Would catch a button that gives the same answer for an hour, or a new answer that is lost at once."""
-    chat = Chat(cached, cached.student, "hello")
+    chat = Chat(cached, cached.student, "hello", model)
     for number in range(2):
         cached.node.enqueue(Answer([f"new {number}"]))
         assert chat.regenerate() == f"new {number}"
-    assert Chat(cached, cached.student, "hello").first == "new 1"
+    assert Chat(cached, cached.student, "hello", model).first == "new 1"
     assert len(cached.generations()) == 3
 
 

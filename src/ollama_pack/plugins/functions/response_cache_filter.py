@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 STATE = "ollama_pack_cache"  # our key in `__metadata__`, which lives as long as the request
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
-Body = dict[str, Any]
+Json = dict[str, Any]
+Body = Json
 Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -65,6 +66,7 @@ class Filter:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __model__: dict[str, Any],
         __request__: Any,
         __id__: str,
         __event_emitter__: Emitter | None = None,
@@ -77,7 +79,7 @@ class Filter:
         try:
             if not self.valves.enabled or not _wants_cache(__user__):
                 return body
-            pending = await self._look_up(body, __user__, __metadata__, __request__)
+            pending = await self._look_up(body, __user__, __metadata__, __model__, __request__)
             if pending is None:
                 return body
             if self.valves.show_status and __event_emitter__ and (line := _status(pending)):
@@ -125,7 +127,7 @@ class Filter:
         await (await self._keeper.cache(self._settings())).cache.discard(label)
 
     async def _look_up(
-        self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
+        self, body: Body, user: Json, metadata: Json, model: Json, request: Any
     ) -> PendingAnswer | None:
         """What to answer with; None: the model answers, and the cache is not in it."""
         used = await self._keeper.cache(self._settings())
@@ -139,7 +141,7 @@ class Filter:
         if not await _has_access(body, user, metadata, request):
             used.cache.bypass("no access")  # Open WebUI says so
             return None
-        asked = await self._asked(body, user, metadata, request)
+        asked = await self._asked(body, user, metadata, model, request)
         question = await question_of(asked, self.valves.scope, used.cache.keyring)
         if isinstance(question, NotCacheable):
             used.cache.bypass(question.reason)
@@ -149,18 +151,16 @@ class Filter:
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
         return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
 
-    async def _asked(
-        self, body: Body, user: dict[str, Any], metadata: dict[str, Any], request: Any
-    ) -> CacheRequest:
+    async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
         return CacheRequest(
             body=body,
-            metadata=metadata,
+            metadata={**metadata, "model": model},  # of several side by side, it names the first
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
             digest=await self._digest(answering, body, user, request),
             preset=answering.preset,
-            refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(body["model"])),
+            refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
         )
 
