@@ -222,6 +222,15 @@ def test_leader_that_leaves_does_not_cut_off_the_follower(cached: CachedWebUI) -
     assert len(cached.generations()) == 1
 
 
+def test_lone_asker_who_leaves_stops_the_model(cached: CachedWebUI) -> None:
+    """Would catch a GPU that works on for nobody, or connections to the node that stay open."""
+    cached.node.enqueue(Answer([f"word{number} " for number in range(2000)], pause=0.05))
+    leader = cached.stream(cached.student, chat("tell", DIRECT))
+    next(leader)
+    leader.close()
+    assert cached.node.requests[-1].left.wait(15)
+
+
 def test_user_who_wants_no_cache_gets_none(cached_file: CachedWebUI) -> None:
     """Would catch a switch without effect, or one that keeps the answers of who does not want it."""
     valves = "/api/v1/functions/id/response_cache_filter/valves/user/update"
