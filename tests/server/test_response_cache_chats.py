@@ -218,7 +218,10 @@ def test_slow_redis_costs_a_chat_little(cached_webui: CachedWebUI, tmp_path: Any
         cached_webui.set_valves(secret="s" * 32, redis_url=valkey.url)
         ask(cached_webui.student)
         valkey.pause()
-        assert [is_cached(ask(cached_webui.student)) for _ in range(6)] == [False] * 6
+        for _ in range(40):  # what happens while this machine is held up says nothing of Redis, nor counts
+            assert not is_cached(ask(cached_webui.student))
+            if cached_webui.counts().get("misses/store open"):
+                break
         counts = cached_webui.counts()
         assert counts["misses/store slow"] >= 1
         assert counts["misses/store open"] >= 1
