@@ -3,7 +3,7 @@ title: Response cache
 author: Open WebUI Ollama Pack
 description: Notes on each chat for gpu_router what decides on whether its answer is kept, and for whom.
 license: MIT
-requirements: redis, orjson, cryptography
+requirements: redis
 version: 0.1.0
 """
 

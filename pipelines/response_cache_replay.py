@@ -3,7 +3,7 @@ title: Response cache replay
 author: Open WebUI Ollama Pack
 description: Gives the answers of gpu_router that were given before again. It is no model to chat with.
 license: MIT
-requirements: redis, orjson, cryptography
+requirements: redis
 version: 0.1.0
 """
 

@@ -8,11 +8,9 @@ import pytest
 
 from deploy.client import OpenWebUI, Pipelines
 from harness.fixtures_pipelines_router import JSON, chunks_of, said, until
-from harness.fixtures_pipelines_webui import PipedWebUI, piped
+from harness.fixtures_pipelines_webui import PipedWebUI
 from harness.fixtures_webui import upload
 from harness.ollama_node import Answer
-
-__all__ = ["piped"]  # a fixture of this module
 
 CACHE = ("response_cache_filter", "response_cache_replay")
 CACHED_YAML = """\

@@ -6,10 +6,8 @@ import pytest
 
 from deploy.client import OpenWebUI
 from harness.fixtures_pipelines_router import JSON, chunks_of, said
-from harness.fixtures_pipelines_webui import PipedWebUI, piped
+from harness.fixtures_pipelines_webui import PipedWebUI
 from harness.ollama_node import Answer
-
-__all__ = ["piped"]  # a fixture of this module
 
 LEAVING_SECONDS = 40.0
 SLASHED = "gpu_router.hf.co--maker--model:Q4"

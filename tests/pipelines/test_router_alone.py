@@ -14,13 +14,10 @@ from harness.fixtures_pipelines_router import (
     RoutedPipelines,
     chunks_of,
     dictation,
-    routed_pipelines,
     said,
     until,
 )
 from harness.ollama_node import Answer, Model, OllamaNode
-
-__all__ = ["routed_pipelines"]  # a fixture of this module
 
 LEAVING_SECONDS = 20.0
 FOREVER = Answer(["never"], delay=3600.0)

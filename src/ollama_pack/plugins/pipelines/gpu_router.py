@@ -3,7 +3,6 @@ title: GPU router
 author: Open WebUI Ollama Pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
-requirements: orjson
 version: {version}
 """
 
@@ -96,20 +95,32 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
-        await self._bridge.run(self._router)  # so that the first who asks for the models gets them
+        await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
-        await self._bridge.run(self._router)
+        await self._look_at_nodes()
+
+    async def _look_at_nodes(self) -> None:
+        """So that the next who asks for the models gets them. An error here would end the server's start."""
+        try:
+            await self._bridge.run(self._router)
+        except Exception:
+            log.exception("The nodes could not be looked at; the first chat looks again")
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
-        """The models that are offered. The server asks at every request, and waits: so nothing is waited for.
+        """The models that are offered. The server asks at every request, whatever it is for."""
+        try:
+            return self._models()
+        except Exception:
+            log.exception("The models could not be listed: those from before are offered")
+            return self._offered[2]
 
-        The catalogue is replaced as a whole, so that any thread may look at it.
-        """
+    def _models(self) -> list[dict[str, str]]:
+        """What the nodes have now. Any thread may look: catalogues are replaced as a whole."""
         router = self._host.current
         if router is None:
             return []
