@@ -6,7 +6,8 @@
 - askers: 100 at once in 4 processes for one answer: how many generations, and how far each follower's
   first token is behind the leader's.
 - hit, miss: what the cache adds to a request, from the body to the first chunk, the round trip to the store
-  included. A miss is compared with the same upstream without a cache.
+  included; of hits also our own time, without what one GET takes. A miss is compared with the same upstream
+  without a cache.
 - pairs: generated requests that differ in one field that matters share no key; those that differ in ids,
   order and spaces of JSON do.
 - reads: tries to get an answer of another scope: by asking, by opening what the store holds, by moving it.
@@ -61,8 +62,8 @@ FIRST_TOKEN_SECONDS, TOKENS, TOKEN_SECONDS = 0.3, 40, 0.01
 GOALS = {
     "generations_of_a_round": 1,
     "follower_lag_max_ms": 50,
-    "hit_p50_ms": 0.3,
-    "hit_p99_ms": 1,
+    "hit_own_p50_ms": 0.3,  # without what one GET takes
+    "hit_own_p99_ms": 1,
     "miss_added_p50_ms": 0.3,
     "sqlite_hit_p50_ms": 1,
     "wrong_pairs": 0,
@@ -380,7 +381,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "sqlite_miss": asyncio.run(misses(SqliteStore(folder / "misses.sqlite3"), calls)),
             "foreign_reads": asyncio.run(foreign_reads(valkey.url, options.reads)),
         }
-    return result | {"pairs": all_pairs(options.pairs)}
+    own = {name: beyond(result["redis_hit"][name], result["round_trip"]) for name in BODIES}
+    return result | {"redis_hit_own": own, "pairs": all_pairs(options.pairs)}
+
+
+def beyond(taken: dict[str, float], round_trip: dict[str, float]) -> dict[str, float]:
+    """Our own time: what a hit takes more than one GET, at each quantile of a run."""
+    return {name: round(taken[name] - round_trip[name], 4) for name in taken}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -394,6 +401,7 @@ def show(result: dict[str, Any]) -> None:
     if isinstance(result["peers_hit"], dict):
         rows |= {f"hit, {name}": each for name, each in result["peers_hit"].items()}
     rows["one GET"] = result["round_trip"]
+    rows |= {f"hit, redis, {name}, without one GET": own for name, own in result["redis_hit_own"].items()}
     for name, each in rows.items():
         table.add_row(name, str(each.get("p50_ms", each.get("error", ""))), str(each.get("p99_ms", "")))
     for store in ("redis_miss", "sqlite_miss"):
