@@ -13,6 +13,7 @@ pytest_plugins = (
     "harness.fixtures_ollama",
     "harness.fixtures_webui",
     "harness.fixtures_routing",
+    "harness.fixtures_valkey",
     "harness.fixtures_cache",
 )
 

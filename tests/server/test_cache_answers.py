@@ -1,6 +1,5 @@
 """The cache as a whole on real stores: what is kept, told again, and thrown away."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,9 @@ from harness.cache_upstream import (
     question,
     said,
 )
-from harness.valkey import Valkey
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.outcome import Hit, Lead
 from ollama_pack.cache.replay import completion_from
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey
 
 
 @pytest.fixture(params=["valkey", "sqlite"])

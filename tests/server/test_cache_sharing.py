@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,18 +29,11 @@ from harness.cache_upstream import (
     question,
     said,
 )
-from harness.valkey import Valkey
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead
 from ollama_pack.cache.replay import completion_from
 from ollama_pack.ollama.to_openai import ReplyHead
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey
 
 
 @pytest.fixture(params=["valkey", "sqlite"])

@@ -1,14 +1,13 @@
 """Every store of the cache does the same: one suite, on a real Valkey, on a real cluster, and on SQLite."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from harness.valkey import Valkey, server_program
-from local.processes import free_port
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota, Running, ScopeUse, StoreTimes
@@ -25,24 +24,6 @@ ELSEWHERE = Slot("b" * 32, "01" + "1" * 64)
 
 Opener = Callable[[StoreTimes], CacheStore]
 Test = Callable[[CacheStore, CacheStore], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A cluster of one: keys of different slots in one command are refused as they are in a large one."""
-    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
-    with Valkey(tmp_path_factory.mktemp("cluster"), options) as valkey:
-        with valkey.client() as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-                pass
-        yield valkey
 
 
 @pytest.fixture(params=["valkey", "cluster", "sqlite"])

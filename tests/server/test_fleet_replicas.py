@@ -23,12 +23,6 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey
-
-
-@pytest.fixture(scope="module")
 def replica(routed: RoutedWebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWebUI]:
     """A second server on the first one's database."""
     static = tmp_path_factory.mktemp("static")

@@ -13,7 +13,6 @@ import pytest
 from harness.ollama_node import Answer, Model, OllamaNode
 from harness.routing import QUICK, Chat, rows_of, run, until
 from harness.valkey import Valkey
-from local.processes import free_port
 from ollama_pack.fleet import share_redis
 from ollama_pack.fleet.report import dashboard_report
 from ollama_pack.fleet.router import Router
@@ -24,12 +23,6 @@ SLOW = Answer([f"word{number} " for number in range(100)], pause=0.02)
 SECRET = "a secret of the site"
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey
-
-
 @pytest.fixture
 def server(valkey: Valkey) -> Valkey:
     """An empty one that runs."""
@@ -37,18 +30,6 @@ def server(valkey: Valkey) -> Valkey:
     with valkey.client() as client:
         client.flushall()
     return valkey
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A cluster of one: keys of different slots in one command are refused as they are in a large one."""
-    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
-    with Valkey(tmp_path_factory.mktemp("cluster"), options) as valkey:
-        with valkey.client() as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-                pass
-        yield valkey
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Workers that share their nodes over a real Valkey: slots are claimed once, and its loss is survived."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -19,12 +19,6 @@ from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.share import FleetShare, ShareStep, SlotClaim
 from ollama_pack.fleet.share_redis import RedisShare
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey
 
 
 @pytest.fixture

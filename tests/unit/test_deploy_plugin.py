@@ -1,5 +1,10 @@
 """What the uploader loads and shows: a plugin file's own errors before a server has them, and its diffs."""
 
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,8 @@ from deploy.errors import DeployError
 from deploy.plan import text_diff, value_diff
 from deploy.plugin import load_plugin
 
+ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(file for kind in ("functions", "tools", "pipelines") for file in (ROOT / kind).glob("*.py"))
 FRONTMATTER = '"""\ntitle: Sample\nauthor: Somebody\nversion: 1.0\ndescription: A sample.\n"""\n'
 VALVES = """
 from pydantic import BaseModel, field_validator
@@ -145,3 +152,20 @@ def test_value_diff() -> None:
         "+ type: 1",
     ]
     assert value_diff(old, old) == []
+
+
+@pytest.mark.parametrize("file", PLUGINS, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_uploader_has_what_plugins_import(file: Path) -> None:
+    """Would catch a plugin that loads in the tests and not on an admin's machine, where Open WebUI is not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    has = {re.split(r"[<>=~]", requirement)[0] for requirement in project["dependencies"]}
+    of_module = packages_distributions()
+    for module in imported_at_once(ast.parse(file.read_text())):
+        assert module in sys.stdlib_module_names or has & set(of_module[module]), module
+
+
+def imported_at_once(tree: ast.Module) -> set[str]:
+    """The first parts of what a module imports when it is loaded."""
+    names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
