@@ -21,7 +21,16 @@ LOGS = ROOT / ".cache"
 TIERS = ("unit", "loader", "server", "pipelines", "browser", "ollama")
 NEWEST, OLDEST = ".venv/bin/python", ".venv-oldest/bin/python"
 # Once is enough: no Open WebUI takes part, or one server more than others need for what is not the version's.
-ONCE_ONLY = ("cache_*", "speech_*", "fleet_*", "demo*", "events_replicas*")
+ONCE_ONLY = (
+    "cache_*",
+    "caching*",
+    "demo*",
+    "events_replicas*",
+    "fleet_*",
+    "model_digests*",
+    "response_cache_replicas*",
+    "speech_*",
+)
 
 
 @dataclass(frozen=True)

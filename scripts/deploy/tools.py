@@ -1,14 +1,11 @@
 """Tools of Open WebUI, as steps of a plan."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from deploy.client import OpenWebUI
-from deploy.errors import DeployError
-from deploy.functions import refuse_old_server
-from deploy.plan import Plan, value_diff, valves_diff
-from deploy.plugin import AUTHOR, LocalPlugin
+from deploy.installed import InstalledPlugin, refuse_old_server
+from deploy.plan import Plan, value_diff
+from deploy.plugin import LocalPlugin
 from deploy.rows import EVERYBODY, grants_form, grants_of, readable_grants
 
 Json = dict[str, Any]
@@ -34,86 +31,19 @@ def plan_tool(
     """
     refuse_old_server(server, plugin)
     tool = _Tool(plan, server, plugin)
-    if tool.installed is None:
+    if tool.listed is None:
         plugin.check_valves(wanted)
-        tool.plan_creation(EVERYBODY if grants is None else grants)
+        users = EVERYBODY if grants is None else grants
+        tool.plan_creation(f"+ access: {readable_grants(users)}", access_grants=grants_form(users))
         tool.plan_valves({}, wanted)
         return
-    current = tool.current()
-    stored = server.valves("tools", plugin.id)
-    plugin.check_valves(stored | wanted)
-    if plugin.accepts(stored):
-        tool.plan_update(current)
-        tool.plan_valves(stored, stored | wanted)
-    else:  # the server refuses code that refuses the stored valves, and the old code may refuse the new
-        kept = {valve: value for valve, value in stored.items() if valve not in wanted}
-        tool.plan_valves(stored, kept)
-        tool.plan_update(current)
-        tool.plan_valves(kept, stored | wanted)
+    current = tool.plan_change(wanted)
     if grants is not None:
         tool.plan_grants(grants_of(current), grants)
 
 
-@dataclass(frozen=True)
-class _Tool:
-    plan: Plan
-    server: OpenWebUI
-    plugin: LocalPlugin
-
-    @cached_property
-    def installed(self) -> Json | None:
-        """What the server lists of it, before any step."""
-        return self.server.plugins("tools").get(self.plugin.id)
-
-    @property
-    def path(self) -> str:
-        return f"/api/v1/tools/id/{self.plugin.id}"
-
-    @property
-    def form(self) -> Json:
-        return {
-            "id": self.plugin.id,
-            "name": self.plugin.name,
-            "content": self.plugin.content,
-            "meta": {"description": self.plugin.manifest["description"]},
-        }
-
-    def plan_creation(self, grants: Grants) -> None:
-        form = self.form | {"access_grants": grants_form(grants)}
-        self.plan.add(
-            f"create tool {self.plugin.id}",
-            [f"+ {self.plugin.summary}", f"+ access: {readable_grants(grants)}"],
-            lambda: self.server.post("/api/v1/tools/create", form),
-        )
-
-    def current(self) -> Json:
-        """The installed tool with its code, which must be the pack's."""
-        current = self.server.plugin("tools", self.plugin.id)
-        author = (current["meta"].get("manifest") or {}).get("author")
-        if author != AUTHOR:
-            raise DeployError(
-                f"a tool with the id {self.plugin.id!r} is installed already and is not the pack's "
-                f"(its author is {author!r}): delete or rename it, or leave it out with `plugins:`"
-            )
-        return current
-
-    def plan_update(self, current: Json) -> None:
-        """Replace code and name where they differ."""
-        old, new = ({key: form[key] for key in ("name", "content")} for form in (current, self.form))
-        if old != new:
-            self.plan.add(
-                f"update tool {self.plugin.id}",
-                value_diff(old, new),
-                lambda: self.server.post(f"{self.path}/update", self.form),
-            )
-
-    def plan_valves(self, old: Json, new: Json) -> None:
-        if old != new:
-            self.plan.add(
-                f"set valves of {self.plugin.id}",
-                valves_diff(old, new, self.plugin.secret_valves),
-                lambda: self.server.post(f"{self.path}/valves/update", new),
-            )
+class _Tool(InstalledPlugin):
+    folder, noun = "tools", "tool"
 
     def plan_grants(self, old: Grants, new: Grants) -> None:
         """Let others use it. What somebody may write stays theirs."""

@@ -1,6 +1,5 @@
 """Aliases on a real Open WebUI: which model answers an admin, a plain user and an OpenAI client."""
 
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,30 +9,11 @@ import pytest
 
 from deploy.client import OpenWebUI
 from deploy.errors import ServerError
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
 from harness.ollama_node import OllamaNode
 from local.webui import RunningWebUI
 
 Json = dict[str, Any]
-
-HELLO = [{"role": "user", "content": "hello"}]
-PIXEL = base64.b64encode(b"not really a picture").decode()
-IMAGE = [
-    {
-        "role": "user",
-        "content": [
-            {"type": "text", "text": "what is this?"},
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
-        ],
-    }
-]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "clock",
-        "description": "the time",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
 
 
 @pytest.fixture(params=["admin", "student"])

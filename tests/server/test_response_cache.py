@@ -9,19 +9,11 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
+from harness.chat_bodies import TOOL
 from harness.fixtures_cache import DIRECT, CachedWebUI, at_once
 from harness.ollama_node import Answer, ToolCall
 
 Json = dict[str, Any]
-
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "clock",
-        "description": "the time",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
 
 
 @pytest.fixture(params=["admin", "student"])

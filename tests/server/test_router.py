@@ -1,6 +1,5 @@
 """`gpu_router` on a real Open WebUI: what is offered, who answers, and what a user sees when nodes fail."""
 
-import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -11,31 +10,12 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
 from harness.fixtures_routing import LLAMA, RoutedWebUI
 from harness.fixtures_webui import upload
 from harness.ollama_node import Answer, OllamaNode
 
 Json = dict[str, Any]
-
-HELLO = [{"role": "user", "content": "hello"}]
-PIXEL = base64.b64encode(b"not really a picture").decode()
-IMAGE = [
-    {
-        "role": "user",
-        "content": [
-            {"type": "text", "text": "what is this?"},
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
-        ],
-    }
-]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "clock",
-        "description": "the time",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
 
 
 @pytest.fixture(autouse=True)

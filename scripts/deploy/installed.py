@@ -1,0 +1,132 @@
+"""A plugin in Open WebUI's database, as steps of a plan: what functions and tools have in common."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from deploy.client import OpenWebUI
+from deploy.errors import DeployError
+from deploy.plan import Plan, value_diff, valves_diff
+from deploy.plugin import AUTHOR, LocalPlugin
+
+Json = dict[str, Any]
+
+
+def refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
+    """Open WebUI itself looks at the required version in the browser's editor only.
+
+    Raises:
+        DeployError: the server is older than the plugin needs.
+    """
+    needed = plugin.manifest.get("required_open_webui_version", "0")
+    if _numbers(server.version) < _numbers(needed):
+        raise DeployError(
+            f"{plugin.id} needs Open WebUI {needed} or newer, and {server.url} is {server.version}: update it"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+@dataclass(frozen=True)
+class InstalledPlugin:
+    """A plugin's file, and what the server has under its id.
+
+    Attributes:
+        folder: of the server's routes, and of the repository.
+        noun: for errors.
+    """
+
+    folder: ClassVar[str]
+    noun: ClassVar[str]
+
+    plan: Plan
+    server: OpenWebUI
+    plugin: LocalPlugin
+
+    @cached_property
+    def listed(self) -> Json | None:
+        """What the server lists of it, before any step; None: it is not installed."""
+        return self.server.plugins(self.folder).get(self.plugin.id)
+
+    @property
+    def path(self) -> str:
+        """Where it is changed."""
+        return f"/api/v1/{self.folder}/id/{self.plugin.id}"
+
+    @property
+    def form(self) -> Json:
+        """It, as the server takes it."""
+        return {
+            "id": self.plugin.id,
+            "name": self.plugin.name,
+            "content": self.plugin.content,
+            "meta": {"description": self.plugin.manifest["description"]},
+        }
+
+    def plan_creation(self, *told: str, **more: Any) -> None:
+        """Install it.
+
+        Args:
+            told: lines of the difference, besides the one about the plugin.
+            more: what the form has besides.
+        """
+        self.plan.add(
+            f"create {self.plugin.kind} {self.plugin.id}",
+            [f"+ {self.plugin.summary}", *told],
+            lambda: self.server.post(f"/api/v1/{self.folder}/create", self.form | more),
+        )
+
+    def plan_change(self, wanted: Json) -> Json:
+        """Replace code and valves, each where they differ; gives what is installed.
+
+        Args:
+            wanted: valves that pack.yaml sets; those it does not mention keep what they have.
+
+        Raises:
+            DeployError: it is not the pack's, or a valve would be refused.
+        """
+        current = self._current()
+        stored = self.server.valves(self.folder, self.plugin.id)
+        self.plugin.check_valves(stored | wanted)
+        if self.plugin.accepts(stored):
+            self._plan_update(current)
+            self.plan_valves(stored, stored | wanted)
+        else:  # the server refuses code that refuses the stored valves, and the old code may refuse the new
+            kept = {valve: value for valve, value in stored.items() if valve not in wanted}
+            self.plan_valves(stored, kept)
+            self._plan_update(current)
+            self.plan_valves(kept, stored | wanted)
+        return current
+
+    def plan_valves(self, old: Json, new: Json) -> None:
+        """Set the valves, where they differ."""
+        if old != new:
+            self.plan.add(
+                f"set valves of {self.plugin.id}",
+                valves_diff(old, new, self.plugin.secret_valves),
+                lambda: self.server.post(f"{self.path}/valves/update", new),
+            )
+
+    def _current(self) -> Json:
+        """What is installed, with its code, which must be the pack's."""
+        current = self.server.plugin(self.folder, self.plugin.id)
+        author = (current["meta"].get("manifest") or {}).get("author")
+        if author != AUTHOR:
+            raise DeployError(
+                f"a {self.noun} with the id {self.plugin.id!r} is installed already and is not the pack's "
+                f"(its author is {author!r}): delete or rename it, or leave it out with `plugins:`"
+            )
+        return current
+
+    def _plan_update(self, current: Json) -> None:
+        """Replace code and name where they differ."""
+        old, new = ({key: form[key] for key in ("name", "content")} for form in (current, self.form))
+        if old != new:
+            self.plan.add(
+                f"update {self.plugin.kind} {self.plugin.id}",
+                value_diff(old, new),
+                lambda: self.server.post(f"{self.path}/update", self.form),
+            )
