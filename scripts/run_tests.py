@@ -64,10 +64,10 @@ class Suite:
         return [self.python, "-m", "pytest", f"--require={','.join(required)}", *folders, *ignored]
 
 
-SHOWN = Suite("newest", NEWEST, ("unit", "loader", "server"))
+SHOWN = Suite("newest", NEWEST, ("unit", "loader", "server", "pipelines"))
 BESIDE = (
     Suite("oldest", OLDEST, ("loader", "server"), ignored=ONCE_ONLY, required=("loader", "server")),
-    Suite("newest-beside", NEWEST, ("pipelines", "browser", "ollama")),
+    Suite("newest-beside", NEWEST, ("browser", "ollama")),
 )
 
 
