@@ -4492,6 +4492,62 @@ class LineBuffer:
         return [rest] if rest.strip() else []
 
 
+# --- ollama_pack.ollama.silence ---
+# A limit on the silence between two pieces of a stream, with one timer for all of them.
+
+
+class SilenceWatch:
+    """Ends a read of a stream that has waited longer than a limit.
+
+    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
+
+    Attributes:
+        is_over: it was too long; the read has ended with an error.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
+        """Watch nothing yet.
+
+        Args:
+            stream: what is read.
+            seconds: the limit.
+        """
+        self.is_over = False
+        self._stream = stream
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        """A read begins."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It has ended."""
+        self._since = None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """End the read, or come again when it will have lasted too long."""
+        self._timer = None
+        if self._since is None:  # the next read sets a new timer
+            return
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        self.is_over = True
+        self._stream.set_exception(TimeoutError("silent for too long"))
+
+
 # --- ollama_pack.ollama.sse ---
 # Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
 #
@@ -4737,6 +4793,7 @@ class NodeTransport:
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
             response = await self._open(path, body, last_request=last_request)
+        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -4745,9 +4802,14 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                async with self._within("next line", self.limits.next_line):
+                with silence:
                     pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
         finally:
+            silence.close()
             response.close()
 
     async def _open(

@@ -20,6 +20,7 @@ from ollama_pack.ollama.errors import (
 )
 from ollama_pack.ollama.failures import node_name, said_in, shortened, status_error
 from ollama_pack.ollama.lines import LineBuffer, LineTooLongError
+from ollama_pack.ollama.silence import SilenceWatch
 from ollama_pack.ollama.sse import ServerEvent, SseBuffer
 
 HTTP_OK = 200
@@ -176,6 +177,7 @@ class NodeTransport:
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
             response = await self._open(path, body, last_request=last_request)
+        silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
                 response.connection.protocol.force_close()  # also where the node does not repeat `close`
@@ -184,9 +186,14 @@ class NodeTransport:
             while pieces:
                 for piece in pieces:
                     yield piece
-                async with self._within("next line", self.limits.next_line):
+                with silence:
                     pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
         finally:
+            silence.close()
             response.close()
 
     async def _open(
