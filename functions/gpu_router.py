@@ -194,6 +194,182 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
+# --- ollama_pack.cache.redis_url ---
+# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
+RedisClient = Redis | RedisCluster
+
+
+class _PartMissingError(ValueError):
+    """What is missing, in words that may be shown."""
+
+
+class WatchedRedis(Redis):
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
+        """Close the connections to the master and to the Sentinels."""
+        await super().aclose(close_connection_pool)
+        if isinstance(self.connection_pool, SentinelConnectionPool):
+            for sentinel in self.connection_pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        CacheConfigError: the URL is none of the forms.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+            case "redis+sentinel" | "rediss+sentinel":
+                return _sentinel_client(url, tls=scheme.startswith("rediss"))
+            case "redis+cluster" | "rediss+cluster":
+                return _cluster_client(url, tls=scheme.startswith("rediss"))
+    except _PartMissingError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
+    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        raise CacheConfigError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
+            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+        ) from None
+    raise CacheConfigError(
+        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
+    )
+
+
+def _once_more() -> Retry:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _sentinel_client(url: str, *, tls: bool) -> Redis:
+    parts = urlsplit(url)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise _PartMissingError(
+            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
+        )
+    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+    kwargs = {"password": password, "ssl": tls}
+    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    client: Redis = sentinel.master_for(
+        service,
+        redis_class=WatchedRedis,
+        db=int(db or 0),
+        ssl=tls,
+        protocol=2,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+    )
+    return client
+
+
+def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
+    parts = urlsplit(url)
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
+    return RedisCluster(
+        startup_nodes=nodes,
+        protocol=2,
+        ssl=tls,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+        **_NO_LIMIT,
+    )
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _PartMissingError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+def _login(username: str | None, password: str | None) -> dict[str, Any]:
+    return {
+        "username": unquote(username) if username else None,
+        "password": unquote(password) if password else None,
+    }
+
+
 # --- ollama_pack.fleet.policy ---
 # The numbers that routing goes by and that nobody has to set.
 
@@ -8759,14 +8935,14 @@ class RouterHost:
 
     def __init__(
         self,
-        connect: Callable[[], Connect | None] = lambda: None,
+        connect: Callable[[str], Connect | None] = lambda _: None,
         secret: Callable[[], str] = lambda: "",
         trusted: Callable[[], SSLContext | bool] = lambda: True,
     ) -> None:
         """Make no router yet. What is given is asked whenever one is made.
 
         Args:
-            connect: what connects it with other workers; None: it is alone.
+            connect: what connects it with other workers over an address; None: it is alone.
             secret: what only these workers know; see `Router`.
             trusted: the certificates of nodes, as `aiohttp.TCPConnector` takes them.
         """
@@ -8784,13 +8960,15 @@ class RouterHost:
         Args:
             rows: the nodes.
             settings: what an admin may set.
-            shared_over: the address through which it is connected with others.
+            shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self._retire()
             session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
-            self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
+            self.current = Router(
+                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+            )
             self._made_of = wanted
         router = self.current
         await router.ready()
@@ -8858,9 +9036,7 @@ class RouterValves(BaseModel):
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
-        parse_nodes(
-            cls.lines(text)
-        )  # a NodeTableError reaches the admin as the valve's error, row and reason
+        parse_nodes(cls.lines(text))  # its error reaches the admin as the valve's, with row and reason
         return text
 
     @field_validator("aliases")
@@ -8893,170 +9069,6 @@ class RouterValves(BaseModel):
             self.max_queue,
             self.keep_alive,
         )
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#
-# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
-# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
-# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
-
-_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
-# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
-_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
-
-RedisClient = Redis | RedisCluster
-
-
-class _PartMissingError(ValueError):
-    """What is missing, in words that may be shown."""
-
-
-class WatchedRedis(Redis):
-    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
-
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
-        """Close the connections to the master and to the Sentinels."""
-        await super().aclose(close_connection_pool)
-        if isinstance(self.connection_pool, SentinelConnectionPool):
-            for sentinel in self.connection_pool.sentinel_manager.sentinels:
-                await sentinel.aclose()
-
-
-def redis_client(url: str) -> RedisClient:
-    """A client for a URL.
-
-    Raises:
-        CacheConfigError: the URL is none of the forms.
-    """
-    scheme = url.partition("://")[0]
-    try:
-        match scheme:
-            case "redis" | "rediss" | "unix":
-                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
-            case "redis+sentinel" | "rediss+sentinel":
-                return _sentinel_client(url, tls=scheme.startswith("rediss"))
-            case "redis+cluster" | "rediss+cluster":
-                return _cluster_client(url, tls=scheme.startswith("rediss"))
-    except _PartMissingError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
-    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
-        raise CacheConfigError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
-            "password / is written as %2F, @ as %40, # as %23, : as %3A"
-        ) from None
-    raise CacheConfigError(
-        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
-        "redis+sentinel:// or redis+cluster://"
-    )
-
-
-def _once_more() -> Retry:
-    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
-    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-
-
-def _sentinel_client(url: str, *, tls: bool) -> Redis:
-    parts = urlsplit(url)
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service:
-        raise _PartMissingError(
-            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
-        )
-    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
-    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
-    kwargs = {"password": password, "ssl": tls}
-    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    client: Redis = sentinel.master_for(
-        service,
-        redis_class=WatchedRedis,
-        db=int(db or 0),
-        ssl=tls,
-        protocol=2,
-        retry=_once_more(),
-        **_login(parts.username, parts.password),
-    )
-    return client
-
-
-def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
-    parts = urlsplit(url)
-    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
-    return RedisCluster(
-        startup_nodes=nodes,
-        protocol=2,
-        ssl=tls,
-        retry=_once_more(),
-        **_login(parts.username, parts.password),
-        **_NO_LIMIT,
-    )
-
-
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts of a URL and their ports, 0 where none is given."""
-    found = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{place}")
-        if not parts.hostname:
-            raise _PartMissingError("it names no host")
-        found.append((parts.hostname, parts.port or 0))
-    return found
-
-
-def _login(username: str | None, password: str | None) -> dict[str, Any]:
-    return {
-        "username": unquote(username) if username else None,
-        "password": unquote(password) if password else None,
-    }
 
 
 # --- ollama_pack.fleet.share_scripts ---
@@ -9461,18 +9473,6 @@ def redis_sharing(url: str) -> Connect | None:
     return lambda share, decide: RedisShare(share, redis_client(url), redis_client(url), decide)
 
 
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def check_redis_url(url: str) -> str:
-    """The URL, which is none or can be used.
-
-    Raises:
-        CacheConfigError: it is none of the forms.
-    """
-    if url:
-        redis_client(url)
-    return url
-
-
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
@@ -9724,11 +9724,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.valves = self.Valves()
-        self._host = RouterHost(
-            lambda: redis_sharing(self.valves.redis_url),
-            lambda: server_secret("routing"),
-            trusted_certificates,
-        )
+        self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0
 
@@ -9825,11 +9821,9 @@ class Pipe:
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
+    # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
-    asked = {
-        **body,
-        "params": {**row, **(body.get("params") or {})},
-    }  # Open WebUI passes only OpenAI's to pipes
+    asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)

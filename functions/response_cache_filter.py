@@ -325,6 +325,25 @@ class StreamCipher:
             raise EntryUnreadableError("a record of the live stream was changed") from error
 
 
+def check_secret(secret: str) -> str:
+    """The secret, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is too short.
+    """
+    if secret:
+        _refuse_short(secret)
+    return secret
+
+
+def _refuse_short(secret: str) -> None:
+    if len(secret) < SECRET_CHARACTERS:
+        raise CacheConfigError(
+            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+            "`openssl rand -hex 32` makes one"
+        )
+
+
 class Keyring:
     """Keys for macs and ciphers, by HKDF-SHA256 (RFC 5869) of one secret.
 
@@ -341,11 +360,7 @@ class Keyring:
         Raises:
             CacheConfigError: it is too short.
         """
-        if len(secret) < SECRET_CHARACTERS:
-            raise CacheConfigError(
-                f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-                "`openssl rand -hex 32` makes one"
-            )
+        _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
         self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
         self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]
@@ -1229,6 +1244,15 @@ async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[s
         return None
 
 
+# --- ollama_pack.plugins.cache_state ---
+# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+
+# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
+# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# `ticket` that it gives the answer for.
+STATE = "ollama_pack_cache"
+
+
 # --- ollama_pack.cache.redis_url ---
 # A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
 #
@@ -1256,6 +1280,18 @@ class WatchedRedis(Redis):
         if isinstance(self.connection_pool, SentinelConnectionPool):
             for sentinel in self.connection_pool.sentinel_manager.sentinels:
                 await sentinel.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+    """
+    if url:
+        redis_client(url)
+    return url
 
 
 def redis_client(url: str) -> RedisClient:
@@ -1398,16 +1434,12 @@ class CacheValves(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        if url:
-            redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
-        return url
+        return check_redis_url(url)  # a CacheConfigError reaches the admin as the valve's error
 
     @field_validator("secret")
     @classmethod
     def _long_enough(cls, secret: str) -> str:
-        if secret:
-            Keyring(secret)
-        return secret
+        return check_secret(secret)
 
 
 # --- ollama_pack.cache.scope ---
@@ -5424,7 +5456,6 @@ def data_folder() -> Path:
 
 log = logging.getLogger(__name__)
 
-STATE = "ollama_pack_cache"  # our key in `__metadata__`, which lives as long as the request
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
 Json = dict[str, Any]

@@ -602,6 +602,15 @@ async def stream_to_openai(
                 yield chunk
 
 
+# --- ollama_pack.plugins.cache_state ---
+# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+
+# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
+# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# `ticket` that it gives the answer for.
+STATE = "ollama_pack_cache"
+
+
 # --- ollama_pack.ollama.lines ---
 # Cutting a stream of bytes into lines of bounded length.
 
@@ -926,8 +935,6 @@ def json_response(value: dict[str, Any], status: int) -> Any:
 # --- ollama_pack.plugins.functions.response_cache_replay ---
 
 log = logging.getLogger(__name__)
-
-STATE = "ollama_pack_cache"  # the filter's key in `__metadata__`
 
 REFUSAL = (
     "response_cache_replay is no model to chat with: response_cache_filter sends chats through it, to give "

@@ -212,6 +212,25 @@ class StreamCipher:
             raise EntryUnreadableError("a record of the live stream was changed") from error
 
 
+def check_secret(secret: str) -> str:
+    """The secret, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is too short.
+    """
+    if secret:
+        _refuse_short(secret)
+    return secret
+
+
+def _refuse_short(secret: str) -> None:
+    if len(secret) < SECRET_CHARACTERS:
+        raise CacheConfigError(
+            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+            "`openssl rand -hex 32` makes one"
+        )
+
+
 class Keyring:
     """Keys for macs and ciphers, by HKDF-SHA256 (RFC 5869) of one secret.
 
@@ -228,11 +247,7 @@ class Keyring:
         Raises:
             CacheConfigError: it is too short.
         """
-        if len(secret) < SECRET_CHARACTERS:
-            raise CacheConfigError(
-                f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-                "`openssl rand -hex 32` makes one"
-            )
+        _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
         self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
         self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]
@@ -334,6 +349,18 @@ class WatchedRedis(Redis):
         if isinstance(self.connection_pool, SentinelConnectionPool):
             for sentinel in self.connection_pool.sentinel_manager.sentinels:
                 await sentinel.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+    """
+    if url:
+        redis_client(url)
+    return url
 
 
 def redis_client(url: str) -> RedisClient:
@@ -476,16 +503,12 @@ class CacheValves(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        if url:
-            redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
-        return url
+        return check_redis_url(url)  # a CacheConfigError reaches the admin as the valve's error
 
     @field_validator("secret")
     @classmethod
     def _long_enough(cls, secret: str) -> str:
-        if secret:
-            Keyring(secret)
-        return secret
+        return check_secret(secret)
 
 
 # --- ollama_pack.cache.canonical ---

@@ -319,6 +319,25 @@ class StreamCipher:
             raise EntryUnreadableError("a record of the live stream was changed") from error
 
 
+def check_secret(secret: str) -> str:
+    """The secret, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is too short.
+    """
+    if secret:
+        _refuse_short(secret)
+    return secret
+
+
+def _refuse_short(secret: str) -> None:
+    if len(secret) < SECRET_CHARACTERS:
+        raise CacheConfigError(
+            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+            "`openssl rand -hex 32` makes one"
+        )
+
+
 class Keyring:
     """Keys for macs and ciphers, by HKDF-SHA256 (RFC 5869) of one secret.
 
@@ -335,11 +354,7 @@ class Keyring:
         Raises:
             CacheConfigError: it is too short.
         """
-        if len(secret) < SECRET_CHARACTERS:
-            raise CacheConfigError(
-                f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-                "`openssl rand -hex 32` makes one"
-            )
+        _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
         self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
         self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]
@@ -2937,6 +2952,18 @@ class WatchedRedis(Redis):
                 await sentinel.aclose()
 
 
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
 def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
@@ -4393,9 +4420,8 @@ def sibling(name: str) -> Any:
 log = logging.getLogger(__name__)
 
 FILTER = "response_cache_filter"
-CLIENT = (
-    "client:"  # begins the names of users whom a client names itself, so that they are none of Open WebUI's
-)
+# Begins the names of users whom a client names itself, so that they are none of Open WebUI's.
+CLIENT = "client:"
 QUESTIONS_KNOWN = 10_000  # the last ones, to tell that somebody wants another answer
 FIGURES_SECONDS = 60.0  # between two lines of figures in the log
 

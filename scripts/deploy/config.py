@@ -19,8 +19,8 @@ from pydantic import (
 from deploy.errors import ConfigError
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
-from ollama_pack.cache.keyring import Keyring
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.cache.keyring import check_secret
+from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.fleet.errors import NodeTableError
 from ollama_pack.fleet.nodes import parse_nodes
 from ollama_pack.speech.language import parse_language
@@ -46,18 +46,6 @@ def _check_url(value: str) -> str:
     if value.startswith(("http://", "https://")):
         return value
     raise ValueError(f"{value!r} is no address: it starts with http:// or https://")
-
-
-def _check_store(value: str) -> str:
-    if value:
-        redis_client(value)  # its error is a ValueError, and has no password in it
-    return value
-
-
-def _check_secret(value: str) -> str:
-    if value:
-        Keyring(value)
-    return value
 
 
 def _check_microphone(value: bool | str) -> bool | str:  # noqa: FBT001 - what stands in the file
@@ -170,12 +158,12 @@ class Cache(Section):
     """The response cache; the keys are valves of `response_cache_filter`, some under shorter names."""
 
     enabled: bool = True
-    url: Annotated[str, AfterValidator(_check_store)] = ""
+    url: Annotated[str, AfterValidator(check_redis_url)] = ""
     ttl: int = Field(default=3600, ge=1)
     scope: Literal["user", "group", "global"] = "user"
     when: Literal["always", "deterministic"] = "always"
     max_entry_kb: int = Field(default=256, ge=1)
-    secret: Annotated[str, AfterValidator(_check_secret)] = ""
+    secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 
 class Router(Section):

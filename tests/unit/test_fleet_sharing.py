@@ -5,7 +5,8 @@ import traceback
 import pytest
 
 from ollama_pack.cache.errors import CacheConfigError
-from ollama_pack.plugins.sharing import check_redis_url, redis_sharing
+from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.plugins.sharing import redis_sharing
 
 
 @pytest.mark.parametrize(

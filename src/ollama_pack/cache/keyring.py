@@ -43,6 +43,25 @@ class StreamCipher:
             raise EntryUnreadableError("a record of the live stream was changed") from error
 
 
+def check_secret(secret: str) -> str:
+    """The secret, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is too short.
+    """
+    if secret:
+        _refuse_short(secret)
+    return secret
+
+
+def _refuse_short(secret: str) -> None:
+    if len(secret) < SECRET_CHARACTERS:
+        raise CacheConfigError(
+            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
+            "`openssl rand -hex 32` makes one"
+        )
+
+
 class Keyring:
     """Keys for macs and ciphers, by HKDF-SHA256 (RFC 5869) of one secret.
 
@@ -59,11 +78,7 @@ class Keyring:
         Raises:
             CacheConfigError: it is too short.
         """
-        if len(secret) < SECRET_CHARACTERS:
-            raise CacheConfigError(
-                f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-                "`openssl rand -hex 32` makes one"
-            )
+        _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
         self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
         self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]

@@ -5,6 +5,7 @@ redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_p
 redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
 """
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -37,6 +38,18 @@ class WatchedRedis(Redis):
         if isinstance(self.connection_pool, SentinelConnectionPool):
             for sentinel in self.connection_pool.sentinel_manager.sentinels:
                 await sentinel.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+    """
+    if url:
+        redis_client(url)
+    return url
 
 
 def redis_client(url: str) -> RedisClient:

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from ollama_pack.cache.keyring import Keyring
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.cache.keyring import check_secret
+from ollama_pack.cache.redis_url import check_redis_url
 
 
 class CacheValves(BaseModel):
@@ -57,13 +57,9 @@ class CacheValves(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        if url:
-            redis_client(url)  # a CacheConfigError reaches the admin as the valve's error
-        return url
+        return check_redis_url(url)  # a CacheConfigError reaches the admin as the valve's error
 
     @field_validator("secret")
     @classmethod
     def _long_enough(cls, secret: str) -> str:
-        if secret:
-            Keyring(secret)
-        return secret
+        return check_secret(secret)

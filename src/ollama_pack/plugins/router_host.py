@@ -18,14 +18,14 @@ class RouterHost:
 
     def __init__(
         self,
-        connect: Callable[[], Connect | None] = lambda: None,
+        connect: Callable[[str], Connect | None] = lambda _: None,
         secret: Callable[[], str] = lambda: "",
         trusted: Callable[[], SSLContext | bool] = lambda: True,
     ) -> None:
         """Make no router yet. What is given is asked whenever one is made.
 
         Args:
-            connect: what connects it with other workers; None: it is alone.
+            connect: what connects it with other workers over an address; None: it is alone.
             secret: what only these workers know; see `Router`.
             trusted: the certificates of nodes, as `aiohttp.TCPConnector` takes them.
         """
@@ -43,13 +43,15 @@ class RouterHost:
         Args:
             rows: the nodes.
             settings: what an admin may set.
-            shared_over: the address through which it is connected with others.
+            shared_over: for `connect`.
         """
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self._retire()
             session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
-            self.current = Router(rows, session, settings, connect=self._connect(), secret=self._secret())
+            self.current = Router(
+                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+            )
             self._made_of = wanted
         router = self.current
         await router.ready()

@@ -53,9 +53,7 @@ class RouterValves(BaseModel):
     @field_validator("nodes")
     @classmethod
     def _nodes_readable(cls, text: str) -> str:
-        parse_nodes(
-            cls.lines(text)
-        )  # a NodeTableError reaches the admin as the valve's error, row and reason
+        parse_nodes(cls.lines(text))  # its error reaches the admin as the valve's, with row and reason
         return text
 
     @field_validator("aliases")

@@ -18,6 +18,7 @@ from uuid import uuid4
 from pydantic import Field, field_validator
 
 from ollama_pack.aliases.facts import request_facts
+from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.errors import PackError
 from ollama_pack.fleet.journey import RouterSettings, Tell
 from ollama_pack.fleet.nodes import NodeRow
@@ -28,7 +29,7 @@ from ollama_pack.plugins.answers import answer_events, failure_body, whole_answe
 from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
 from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import RouterValves
-from ollama_pack.plugins.sharing import check_redis_url, redis_sharing
+from ollama_pack.plugins.sharing import redis_sharing
 from ollama_pack.webui.connections import ollama_connections, trusted_certificates
 from ollama_pack.webui.models import ROUTER, group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
@@ -77,11 +78,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.valves = self.Valves()
-        self._host = RouterHost(
-            lambda: redis_sharing(self.valves.redis_url),
-            lambda: server_secret("routing"),
-            trusted_certificates,
-        )
+        self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._connections: tuple[NodeRow, ...] = ()
         self._look_up_at = 0.0
 
@@ -178,11 +175,9 @@ class Pipe:
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
     """The body for the nodes: with the row's settings, and without tools that the model cannot use."""
+    # Open WebUI passes only OpenAI's parameters of a row to pipes.
     row = ((metadata.get("model") or {}).get("info") or {}).get("params") or {}
-    asked = {
-        **body,
-        "params": {**row, **(body.get("params") or {})},
-    }  # Open WebUI passes only OpenAI's to pipes
+    asked = {**body, "params": {**row, **(body.get("params") or {})}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)

@@ -18,6 +18,7 @@ from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
 from ollama_pack.ollama.digests import ModelDigests, TagSite
+from ollama_pack.plugins.cache_state import STATE
 from ollama_pack.plugins.cache_valves import CacheValves
 from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
@@ -32,7 +33,6 @@ from ollama_pack.webui.server import data_folder, server_secret
 
 log = logging.getLogger(__name__)
 
-STATE = "ollama_pack_cache"  # our key in `__metadata__`, which lives as long as the request
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 
 Json = dict[str, Any]

@@ -17,13 +17,12 @@ from uuid import uuid4
 from ollama_pack.ollama.event_text import LAST_EVENT, event_text
 from ollama_pack.ollama.stream import usage_place
 from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.plugins.cache_state import STATE
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.errors import ModelRefusedError
 from ollama_pack.webui.streams import event_stream, json_response
 
 log = logging.getLogger(__name__)
-
-STATE = "ollama_pack_cache"  # the filter's key in `__metadata__`
 
 REFUSAL = (
     "response_cache_replay is no model to chat with: response_cache_filter sends chats through it, to give "

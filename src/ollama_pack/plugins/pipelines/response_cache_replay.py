@@ -28,9 +28,8 @@ from ollama_pack.plugins.pipeline_siblings import sibling
 log = logging.getLogger(__name__)
 
 FILTER = "response_cache_filter"
-CLIENT = (
-    "client:"  # begins the names of users whom a client names itself, so that they are none of Open WebUI's
-)
+# Begins the names of users whom a client names itself, so that they are none of Open WebUI's.
+CLIENT = "client:"
 QUESTIONS_KNOWN = 10_000  # the last ones, to tell that somebody wants another answer
 FIGURES_SECONDS = 60.0  # between two lines of figures in the log
 
