@@ -3,6 +3,7 @@
     uv run bench/router.py                     everything, three seeds: writes bench/results/router.json, .png
     uv run bench/router.py --quick             one seed and one setting
     uv run bench/router.py --faults --flood    only these parts; the others stay in the file as they are
+    uv run bench/router.py --routing --quick --peer ollama-herd=herd/bin --peer litellm=litellm/bin
 
 Multi-turn chats with title calls, as `bench/fleet.py` plays them in virtual time. Ours is the router as the
 plugin has it, with its defaults; the peers send straight to the node that they choose: random (Open WebUI's
@@ -11,7 +12,9 @@ each run with nodes of its own; all times are simulated seconds. Lateness and CP
 on a busy machine use a lower `--speed`, or fewer `--jobs`.
 
 `--faults`: nodes fail in turn while chats run. `--flood`: one user sends 200 requests at once. `--real`: two
-chats that alternate over two real Ollama processes, where one is built.
+chats that alternate over two real Ollama processes, where one is built. `--peer`: another router, installed
+in an environment of its own (`routing/peers.py` says how); all runs then take their whole time, as its clock
+is the wall's.
 """
 
 import argparse
@@ -39,6 +42,7 @@ from bench.routing.figures import (  # noqa: E402 - see above
     policy_figures,
     ratios,
 )
+from bench.routing.peers import PEERS  # noqa: E402 - see above
 from bench.routing.plots import draw  # noqa: E402 - see above
 from bench.routing.real import measure_real  # noqa: E402 - see above
 from bench.routing.trouble import (  # noqa: E402 - see above
@@ -97,12 +101,32 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"one seed, only {BY_DEFAULT[0]}")
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="may be given again")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="may be given again")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        type=peer_in,
+        default=[],
+        metavar="NAME=FOLDER",
+        help=f"{' or '.join(PEERS)}, and the folder of its commands; may be given again",
+    )
     parser.add_argument("--seed", action="append", type=int, help="may be given again")
     parser.add_argument("--speed", type=float, default=5.0, help="simulated seconds in one (5)")
     parser.add_argument("--jobs", type=int, default=5, help="runs at the same time (5)")
     for part in PARTS:
         parser.add_argument(f"--{part}", action="store_true", help="only this part, and others named")
-    return parser.parse_args(argv)
+    asked = parser.parse_args(argv)
+    asked.peer = dict(asked.peer)
+    if asked.peer:
+        asked.speed = 1.0
+    return asked
+
+
+def peer_in(text: str) -> tuple[str, Path]:
+    """A peer's name and the folder of its commands."""
+    name, _, folder = text.partition("=")
+    if name not in PEERS or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(PEERS)}, '=' and a folder")
+    return name, Path(folder).absolute()
 
 
 # --- the parts: each is started in the pool, and told of when it is done ---
@@ -111,11 +135,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def start_routing(pool: Executor, asked: argparse.Namespace, seeds: Sequence[int]) -> Started:
     names = asked.setting or BY_DEFAULT[: 1 if asked.quick else None]
     settings = {name: SETTINGS[name] for name in names}
-    policies = [policy for policy in POLICIES if policy in (asked.policy or POLICIES)]
+    policies = [policy for policy in POLICIES if policy in (asked.policy or POLICIES)] + list(asked.peer)
     runs = {
         (name, policy): started
         for name, setting in settings.items()
-        for policy, started in started_runs(pool, setting, policies, seeds, asked.speed).items()
+        for policy, started in started_runs(pool, setting, policies, seeds, asked).items()
     }
 
     how = {"seeds": list(seeds), "speed": asked.speed, "jobs": asked.jobs}
@@ -137,14 +161,20 @@ def start_routing(pool: Executor, asked: argparse.Namespace, seeds: Sequence[int
 
 
 def started_runs(
-    pool: Executor, setting: Setting, policies: Sequence[str], seeds: Sequence[int], speed: float
+    pool: Executor,
+    setting: Setting,
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    asked: argparse.Namespace,
 ) -> dict[str, list[Future[Run]]]:
     """The runs of a setting, those of one seed next to each other: they meet the same other load."""
     started: dict[str, list[Future[Run]]] = {policy: [] for policy in policies}
     for seed in seeds:
         chats = setting.chats(seed)
         for policy in policies:
-            started[policy].append(pool.submit(run, policy, chats, seed, speed, setting.shape))
+            peer = asked.peer.get(policy)
+            played = pool.submit(run, policy, chats, seed, asked.speed, setting.shape, peer=peer)
+            started[policy].append(played)
     return started
 
 

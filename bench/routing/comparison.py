@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -11,7 +12,8 @@ import psutil
 from bench.routing.chats import Driver, Played
 from bench.routing.clock import run_fast
 from bench.routing.nodes import Shape, fast_nodes
-from bench.routing.ways import Ours, way_of
+from bench.routing.peers import PEERS
+from bench.routing.ways import Ours, way_of, way_through
 from harness.sim_process import SimulatedNodes
 from harness.virtual_chats import Chat, trace
 from ollama_pack.fleet.gpu_nvml import load_nvml
@@ -85,11 +87,12 @@ def run(  # noqa: PLR0913 - each is a fact of its own
     settings: RouterSettings | None = None,
     beside: Beside = _stay_idle,
     titles: bool = True,
+    peer: Path | None = None,
 ) -> Run:
     """Play chats through a policy on fresh nodes.
 
     Args:
-        policy: one of `POLICIES`.
+        policy: one of `POLICIES`, or of `PEERS`.
         chats: to play.
         seed: of the policy's dice.
         speed: simulated seconds in one.
@@ -97,14 +100,19 @@ def run(  # noqa: PLR0913 - each is a fact of its own
         settings: of ours.
         beside: what happens to the nodes meanwhile.
         titles: Open WebUI asks for one after the first answer of each chat.
+        peer: the folder of the commands of the peer that the policy names.
 
     Raises:
         SimulationError: the nodes could not be started.
+        ServerStartError: the peer could not.
     """
     decisions: list[tuple[int, int]] = []
 
-    async def play(nodes: SimulatedNodes) -> Played:
-        async with way_of(policy, nodes.urls, seed, settings, shape.slots) as way:
+    async def play(nodes: SimulatedNodes, peer_url: str) -> Played:
+        opened = (
+            way_through(peer_url) if peer_url else way_of(policy, nodes.urls, seed, settings, shape.slots)
+        )
+        async with opened as way:
             played = await Driver(way, titles=titles).play(chats, lambda: beside(nodes))
             if isinstance(way, Ours):
                 decisions.extend(way.decisions)
@@ -114,9 +122,11 @@ def run(  # noqa: PLR0913 - each is a fact of its own
         load_nvml()  # takes a third of a second once in a process, which would count `speed` times as much
     with ExitStack() as stack:
         nodes = stack.enter_context(fast_nodes(shape, speed))
+        models = tuple(f"m{number}" for number in range(shape.models))
+        peer_url = stack.enter_context(PEERS[policy](peer, nodes.urls, models)) if peer else ""
         processes = [psutil.Process(), psutil.Process(nodes.pid)]
         before = [_cpu_seconds(process) for process in processes]
-        played = run_fast(play(nodes), speed)
+        played = run_fast(play(nodes, peer_url), speed)
         client, server = (
             (_cpu_seconds(process) - spent) * speed / played.seconds
             for process, spent in zip(processes, before, strict=True)

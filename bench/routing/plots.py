@@ -18,6 +18,8 @@ COLOURS = {
     "least busy": "#8172b3",
     "sticky": "#64a0c8",
     "ours": "#2f7d4f",
+    "ollama-herd": "#937860",
+    "litellm": "#da8bc3",
 }
 WIDTH, HEIGHT = 5.2, 3.6  # inches of one picture
 SHORTEST = 0.05  # seconds, the left end of the axis

@@ -16,6 +16,7 @@ from ollama_pack.fleet.journey import RouterSettings
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.router import Router
 from ollama_pack.ollama.client import OllamaClient
+from ollama_pack.ollama.openai_client import OpenAIClient
 from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.ollama.transport import NodeLimits
 
@@ -56,6 +57,20 @@ class Picking:
                     yield chunk
         finally:
             self._busy[node] -= 1
+
+
+class Proxied:
+    """A peer that is a server of its own: what it makes of the nodes is behind its OpenAI API."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._client = OpenAIClient(url, session, limits=NodeLimits(connect=PATIENCE))
+
+    async def ask(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of the answer, as the peer hands them on."""
+        body = call.body() | {"model": f"{call.model}:latest"}
+        async with aclosing(self._client.complete(body, _head(call), first_byte=PATIENCE)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 class Ours:
@@ -126,3 +141,10 @@ async def way_of(
         yield Ours(router)
     finally:
         await router.close()
+
+
+@asynccontextmanager
+async def way_through(url: str) -> AsyncIterator[Way]:
+    """Open a way to the nodes that are behind a peer's server."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield Proxied(url, session)
