@@ -41,6 +41,7 @@ from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
 from http import HTTPStatus
+from importlib import import_module
 from inspect import signature
 from itertools import chain
 from pathlib import Path
@@ -53,13 +54,6 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
 
 # --- ollama_pack.aliases.facts ---
 # What an alias table may ask about a request, read off an OpenAI chat body.
@@ -248,27 +242,44 @@ class LeaderLostError(PackError):
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
 # redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
 
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 
-RedisClient = Redis | RedisCluster
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
 
 
 class _PartMissingError(ValueError):
     """What is missing, in words that may be shown."""
 
 
-class WatchedRedis(Redis):
+class _WatchedMaster:
     """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
 
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self._clients = master, *sentinels
+
+    async def aclose(self) -> None:
         """Close the connections to the master and to the Sentinels."""
-        await super().aclose(close_connection_pool)
-        if isinstance(self.connection_pool, SentinelConnectionPool):
-            for sentinel in self.connection_pool.sentinel_manager.sentinels:
-                await sentinel.aclose()
+        for client in self._clients:
+            await client.aclose()
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -277,6 +288,7 @@ def check_redis_url(url: str) -> str:
 
     Raises:
         CacheConfigError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
     """
     if url:
         redis_client(url)
@@ -288,12 +300,13 @@ def redis_client(url: str) -> RedisClient:
 
     Raises:
         CacheConfigError: the URL is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0]
     try:
         match scheme:
             case "redis" | "rediss" | "unix":
-                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+                return _server_client(url)
             case "redis+sentinel" | "rediss+sentinel":
                 return _sentinel_client(url, tls=scheme.startswith("rediss"))
             case "redis+cluster" | "rediss+cluster":
@@ -311,12 +324,25 @@ def redis_client(url: str) -> RedisClient:
     )
 
 
-def _once_more() -> Retry:
+def _once_more() -> Any:
     """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
     return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
-def _sentinel_client(url: str, *, tls: bool) -> Redis:
+def _server_client(url: str) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    client: RedisClient = Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+    return client
+
+
+def _sentinel_client(url: str, *, tls: bool) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
     parts = urlsplit(url)
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
@@ -327,19 +353,21 @@ def _sentinel_client(url: str, *, tls: bool) -> Redis:
     hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
     kwargs = {"password": password, "ssl": tls}
     sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    client: Redis = sentinel.master_for(
+    master: RedisClient = sentinel.master_for(
         service,
-        redis_class=WatchedRedis,
         db=int(db or 0),
         ssl=tls,
         protocol=2,
         retry=_once_more(),
         **_login(parts.username, parts.password),
     )
-    return client
+    return _WatchedMaster(master, sentinel.sentinels)
 
 
-def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
+def _cluster_client(url: str, *, tls: bool) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
     parts = urlsplit(url)
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
     return RedisCluster(
@@ -9187,6 +9215,9 @@ SHARE_SCRIPTS = {
 
 # --- ollama_pack.fleet.share_redis ---
 # Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#
+# The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
+# and the router runs there without.
 
 share_log = logging.getLogger(__name__)
 
@@ -9266,7 +9297,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*_redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -9274,7 +9305,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(RedisError, OSError):
+            with suppress(*_redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Binding) -> bool:
@@ -9322,7 +9353,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* (RedisError, OSError, TimeoutError) as group:
+            except* _redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -9422,7 +9453,7 @@ class RedisShare:
             arguments += [_blob_key(victim) for victim in claim.victims]
         try:
             return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except NoScriptError:
+        except _unknown_script():
             return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
 
     def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
@@ -9430,6 +9461,20 @@ class RedisShare:
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
+
+
+def _redis_faults() -> tuple[type[Exception], ...]:
+    """What comes of a Redis that does not answer, or not as it should."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, OSError, TimeoutError
+
+
+def _unknown_script() -> type[Exception]:
+    """What a server says that has not seen a script, or has restarted."""
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    return NoScriptError
 
 
 def _heed_cancelling() -> None:
@@ -9461,16 +9506,44 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.plugins.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
+sharing_log = logging.getLogger(__name__)
+
+
+def usable_redis_url(url: str) -> str:
+    """The URL, which is none or can be used; unchecked where redis-py is missing.
+
+    Raises:
+        CacheConfigError: as `check_redis_url`.
+    """
+    return check_redis_url(url) if url and _has_redis_py() else url
+
 
 def redis_sharing(url: str) -> Connect | None:
-    """What connects a router with the others; None where there is no URL. Nothing is connected yet.
+    """What connects a router with the others. Nothing is connected yet.
 
     Args:
         url: as `redis_client` takes it.
+
+    Returns:
+        None where there is no URL, and where redis-py is missing, which is logged.
     """
     if not url:
         return None
+    if not _has_redis_py():
+        sharing_log.warning(
+            "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
+            "with others. Install it on the server (pip install redis), or take its full image"
+        )
+        return None
     return lambda share, decide: RedisShare(share, redis_client(url), redis_client(url), decide)
+
+
+def _has_redis_py() -> bool:
+    try:
+        import_module("redis")
+    except ImportError:
+        return False
+    return True
 
 
 # --- ollama_pack.webui.connections ---

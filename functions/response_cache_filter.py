@@ -55,12 +55,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, Field, field_validator
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 # --- ollama_pack.errors ---
@@ -1259,27 +1253,44 @@ STATE = "ollama_pack_cache"
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
 # redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
 # redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
 
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 
-RedisClient = Redis | RedisCluster
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
 
 
 class _PartMissingError(ValueError):
     """What is missing, in words that may be shown."""
 
 
-class WatchedRedis(Redis):
+class _WatchedMaster:
     """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
 
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self._clients = master, *sentinels
+
+    async def aclose(self) -> None:
         """Close the connections to the master and to the Sentinels."""
-        await super().aclose(close_connection_pool)
-        if isinstance(self.connection_pool, SentinelConnectionPool):
-            for sentinel in self.connection_pool.sentinel_manager.sentinels:
-                await sentinel.aclose()
+        for client in self._clients:
+            await client.aclose()
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -1288,6 +1299,7 @@ def check_redis_url(url: str) -> str:
 
     Raises:
         CacheConfigError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
     """
     if url:
         redis_client(url)
@@ -1299,12 +1311,13 @@ def redis_client(url: str) -> RedisClient:
 
     Raises:
         CacheConfigError: the URL is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
     """
     scheme = url.partition("://")[0]
     try:
         match scheme:
             case "redis" | "rediss" | "unix":
-                return Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+                return _server_client(url)
             case "redis+sentinel" | "rediss+sentinel":
                 return _sentinel_client(url, tls=scheme.startswith("rediss"))
             case "redis+cluster" | "rediss+cluster":
@@ -1322,12 +1335,25 @@ def redis_client(url: str) -> RedisClient:
     )
 
 
-def _once_more() -> Retry:
+def _once_more() -> Any:
     """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
     return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
-def _sentinel_client(url: str, *, tls: bool) -> Redis:
+def _server_client(url: str) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    client: RedisClient = Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+    return client
+
+
+def _sentinel_client(url: str, *, tls: bool) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
     parts = urlsplit(url)
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
@@ -1338,19 +1364,21 @@ def _sentinel_client(url: str, *, tls: bool) -> Redis:
     hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
     kwargs = {"password": password, "ssl": tls}
     sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    client: Redis = sentinel.master_for(
+    master: RedisClient = sentinel.master_for(
         service,
-        redis_class=WatchedRedis,
         db=int(db or 0),
         ssl=tls,
         protocol=2,
         retry=_once_more(),
         **_login(parts.username, parts.password),
     )
-    return client
+    return _WatchedMaster(master, sentinel.sentinels)
 
 
-def _cluster_client(url: str, *, tls: bool) -> RedisCluster:
+def _cluster_client(url: str, *, tls: bool) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
     parts = urlsplit(url)
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
     return RedisCluster(

@@ -44,13 +44,15 @@ from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from http import HTTPStatus
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from random import Random
+from secrets import token_urlsafe
 from ssl import SSLContext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -196,6 +198,54 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.ollama.names ---
@@ -9331,12 +9381,623 @@ class RouterValves(BaseModel):
         )
 
 
+# --- ollama_pack.cache.redis_url ---
+# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+class _PartMissingError(ValueError):
+    """What is missing, in words that may be shown."""
+
+
+class _WatchedMaster:
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self._clients = master, *sentinels
+
+    async def aclose(self) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        for client in self._clients:
+            await client.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        CacheConfigError: the URL is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                return _server_client(url)
+            case "redis+sentinel" | "rediss+sentinel":
+                return _sentinel_client(url, tls=scheme.startswith("rediss"))
+            case "redis+cluster" | "rediss+cluster":
+                return _cluster_client(url, tls=scheme.startswith("rediss"))
+    except _PartMissingError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
+    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        raise CacheConfigError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
+            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+        ) from None
+    raise CacheConfigError(
+        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster://"
+    )
+
+
+def _once_more() -> Any:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _server_client(url: str) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    client: RedisClient = Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
+    return client
+
+
+def _sentinel_client(url: str, *, tls: bool) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    parts = urlsplit(url)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise _PartMissingError(
+            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
+        )
+    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+    kwargs = {"password": password, "ssl": tls}
+    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service,
+        db=int(db or 0),
+        ssl=tls,
+        protocol=2,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+    )
+    return _WatchedMaster(master, sentinel.sentinels)
+
+
+def _cluster_client(url: str, *, tls: bool) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
+    parts = urlsplit(url)
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
+    return RedisCluster(
+        startup_nodes=nodes,
+        protocol=2,
+        ssl=tls,
+        retry=_once_more(),
+        **_login(parts.username, parts.password),
+        **_NO_LIMIT,
+    )
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _PartMissingError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+def _login(username: str | None, password: str | None) -> dict[str, Any]:
+    return {
+        "username": unquote(username) if username else None,
+        "password": unquote(password) if password else None,
+    }
+
+
+# --- ollama_pack.fleet.share_scripts ---
+# What happens in one step inside of Redis, for workers that share a fleet.
+#
+# All keys have one hash tag, so a cluster keeps them on one node and one script may use them. Commands of Redis
+# 7 and Valkey 8 alone, no modules. Times are milliseconds of the server's clock.
+#
+# | key | type | holds |
+# |---|---|---|
+# | `events` | stream | what workers tell each other, field `m`; the last few hundred messages |
+# | `slots:<node>:<weights>` | sorted set | the requests that hold a slot, by when they are forgotten |
+# | `load:<node>` | hash | who may load there: `id`, `blob`, `victims`, separated by spaces |
+#
+# Nodes and weights are named by hashes, prompts appear as hashes alone, and users and chats not at all.
+
+SHARE_PREFIX = "ollama_pack:{fleet}:1:"
+EVENTS_KEPT = 512
+EVENTS_MS = 3_600_000
+CLAIM_MS = 8_000
+
+_SHARE_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function holders(key)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  return redis.call('ZRANGE', key, 0, -1)
+end
+local function tell(key, payload, kept, milliseconds)
+  if payload ~= '' then
+    redis.call('XADD', key, 'MAXLEN', '~', kept, '*', 'm', payload)
+    redis.call('PEXPIRE', key, milliseconds)
+  end
+end
+local function take(slots, id, milliseconds)
+  redis.call('ZADD', slots, now + milliseconds, id)
+  redis.call('PEXPIRE', slots, milliseconds)
+end
+"""
+
+# KEYS: slots, load, events, slots of each victim.
+# ARGV: id, payload, kept, event time, slots, claim time, 1 when it loads, hash of the weights, of victims.
+# Answers {} when granted, else {hash of the weights whose slots are taken, or '', holder, …}.
+CLAIM_SLOT = (
+    _SHARE_NOW
+    + """
+local id, loads, blob = ARGV[1], ARGV[7] == '1', ARGV[8]
+local loading = redis.call('HMGET', KEYS[2], 'id', 'blob', 'victims')
+if loading[1] and loading[1] ~= id then
+  if loads or string.find(loading[3], blob, 1, true) then return {'', loading[1]} end
+end
+if loads then
+  for number = 4, #KEYS do
+    local there = holders(KEYS[number])
+    if #there > 0 then return {ARGV[number + 5], unpack(there)} end
+  end
+end
+local here = holders(KEYS[1])
+if #here >= tonumber(ARGV[5]) and not redis.call('ZSCORE', KEYS[1], id) then
+  return {blob, unpack(here)}
+end
+take(KEYS[1], id, tonumber(ARGV[6]))
+if loads then
+  redis.call('HSET', KEYS[2], 'id', id, 'blob', blob, 'victims', table.concat(ARGV, ' ', 9))
+  redis.call('PEXPIRE', KEYS[2], ARGV[6])
+end
+tell(KEYS[3], ARGV[2], ARGV[3], ARGV[4])
+return {}
+"""
+)
+
+# KEYS: slots, load, events. ARGV: id, payload, kept, event time, slots (unused), claim time
+RENEW_SLOT = (
+    _SHARE_NOW
+    + """
+take(KEYS[1], ARGV[1], tonumber(ARGV[6]))
+if redis.call('HGET', KEYS[2], 'id') == ARGV[1] then redis.call('PEXPIRE', KEYS[2], ARGV[6]) end
+"""
+)
+
+# KEYS: slots, load, events. ARGV: id, payload, kept, event time
+RELEASE_SLOT = (
+    _SHARE_NOW
+    + """
+redis.call('ZREM', KEYS[1], ARGV[1])
+if redis.call('HGET', KEYS[2], 'id') == ARGV[1] then redis.call('DEL', KEYS[2]) end
+tell(KEYS[3], ARGV[2], ARGV[3], ARGV[4])
+"""
+)
+
+# KEYS: slots, load, events. ARGV: id, payload, kept, event time
+LOADED_SLOT = (
+    _SHARE_NOW
+    + """
+if redis.call('HGET', KEYS[2], 'id') == ARGV[1] then redis.call('DEL', KEYS[2]) end
+tell(KEYS[3], ARGV[2], ARGV[3], ARGV[4])
+"""
+)
+
+# KEYS: events. ARGV: nothing, payload, kept, event time
+TELL_ALL = (
+    _SHARE_NOW
+    + """
+tell(KEYS[1], ARGV[2], ARGV[3], ARGV[4])
+"""
+)
+
+SHARE_SCRIPTS = {
+    "claim": CLAIM_SLOT,
+    "renew": RENEW_SLOT,
+    "release": RELEASE_SLOT,
+    "loaded": LOADED_SLOT,
+    "tell": TELL_ALL,
+}
+
+
+# --- ollama_pack.fleet.share_redis ---
+# Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#
+# The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
+# and the router runs there without.
+
+share_log = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 0.1  # that a chat waits for an answer before it goes on without
+STEP_SECONDS = 1.0  # after which the connection is given up
+READ_MS = 2000
+READ_AT_ONCE = 256
+FIRST_RETRY, LAST_RETRY = 0.5, 10.0  # seconds between two tries to join
+UNUSED_SECONDS = 600.0  # after which it leaves, until it is started again
+
+_SHAS = {
+    # SHA-1 is what Redis names scripts by
+    kind: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    for kind, text in SHARE_SCRIPTS.items()
+}
+
+
+class _UnusedError(Exception):
+    """Nobody has used this worker's router for long, perhaps because there is a newer one."""
+
+
+class RedisCommands(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+class RedisShare:
+    """Connects a `FleetShare` with the others. Lives on one event loop."""
+
+    def __init__(
+        self,
+        share: FleetShare,
+        client: RedisCommands,
+        waiting: RedisCommands,
+        decide: Callable[[], None],
+        prefix: str = SHARE_PREFIX,
+    ) -> None:
+        """Take what is needed; nothing is connected before `start`.
+
+        Args:
+            share: this worker's.
+            client: for what is answered at once. This closes both clients.
+            waiting: another one to the same place, for reads that wait.
+            decide: called when something was heard that may let a waiting request begin.
+            prefix: of all keys, with a hash tag in it.
+        """
+        self._share = share
+        self._client = client
+        self._waiting = waiting
+        self._decide = decide
+        self._prefix = prefix
+        self._answers: dict[str, asyncio.Future[ClaimRefusal | None]] = {}
+        self._wanted = asyncio.Event()
+        self._stalled = False
+        self._told = False  # that nobody answers
+        self._task: asyncio.Task[None] | None = None
+        self._used_at = 0.0
+        share.wake = self._wanted.set
+
+    def start(self) -> None:
+        """Join the others, now or as soon as it is possible. To be called whenever the router is used."""
+        loop = asyncio.get_running_loop()
+        self._used_at = loop.time()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="fleet share")
+
+    async def close(self) -> None:
+        """Tell the others that this worker goes, but do not wait long for it."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._share.connected:
+            self._share.say_bye()
+            with suppress(*_redis_faults()):
+                async with asyncio.timeout(STEP_SECONDS):
+                    await self._empty_outbox()
+            self._share.leave()
+        await self._close_clients()
+
+    async def _close_clients(self) -> None:
+        for client in (self._client, self._waiting):
+            with suppress(*_redis_faults()):
+                await client.aclose()
+
+    async def claim(self, binding: Binding) -> bool:
+        """Take the slot that a binding wants, before the request is sent.
+
+        Takes at most `CLAIM_SECONDS`: when nobody answers the request is sent without asking.
+
+        Returns:
+            False: another worker was faster. The request waits in the scheduler again; decide anew.
+        """
+        if not self._share.connected:
+            return True
+        if self._stalled:
+            self._share.assume(binding)
+            return True
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[binding.request.id] = answer
+        self._share.claim(binding)
+        try:
+            async with asyncio.timeout(CLAIM_SECONDS):
+                refusal = await answer
+        except TimeoutError:
+            self._stalled = True
+            return True
+        finally:
+            self._answers.pop(binding.request.id, None)
+        if refusal is None:
+            return True
+        self._share.refused(binding, refusal)
+        return False
+
+    # --- the connection ---
+
+    async def _run(self) -> None:
+        """Join, and join again, until it is cancelled or nobody uses it."""
+        retry = FIRST_RETRY
+        while self._is_used():
+            try:
+                last = await self._last_event()
+                self._stalled = False
+                self._share.join()
+                retry = FIRST_RETRY
+                async with asyncio.TaskGroup() as tasks:
+                    for work in (self._read(last), self._write(), self._beat()):
+                        tasks.create_task(work)
+            except* _UnusedError:
+                pass  # unless somebody has come meanwhile this was the last time
+            except* _redis_faults() as group:
+                self._tell_once(group.exceptions[0])
+            except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
+                share_log.exception("Something went wrong between workers that share the nodes")
+            self._share.leave()
+            self._answer_all()
+            self._decide()
+            await asyncio.sleep(retry)
+            retry = min(2 * retry, LAST_RETRY)
+        self._share.leave()
+        await self._close_clients()
+
+    def _is_used(self) -> bool:
+        unused = asyncio.get_running_loop().time() - self._used_at
+        return unused < UNUSED_SECONDS or self._share.is_busy
+
+    def _tell_once(self, fault: Exception) -> None:
+        """One line a time that it is down, not one a try."""
+        if not self._told:
+            self._told = True
+            share_log.warning(
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "goes on alone, and joins the others once it does",
+                type(fault).__name__,
+                fault,
+            )
+
+    def _answer_all(self) -> None:
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    async def _last_event(self) -> str:
+        key = f"{self._prefix}events"
+        async with asyncio.timeout(STEP_SECONDS):
+            found = await self._client.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1, keys=[key])
+        return found[0][0].decode() if found else "0-0"
+
+    async def _read(self, last: str) -> None:
+        key = f"{self._prefix}events"
+        while True:
+            async with asyncio.timeout(READ_MS / 1000 + STEP_SECONDS):
+                found = await self._waiting.execute_command(
+                    "XREAD", "COUNT", READ_AT_ONCE, "BLOCK", READ_MS, "STREAMS", key, last, keys=[key]
+                )
+            _heed_cancelling()
+            news = False
+            for name, fields in _share_records(found):
+                last = name
+                news |= self._share.hear(fields.get(b"m", b""))
+            if news:
+                self._decide()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self._empty_outbox()
+
+    async def _empty_outbox(self) -> None:
+        """One step after another, so that a slot is free before it is claimed anew."""
+        while self._share.outbox:
+            step = self._share.outbox.popleft()
+            async with asyncio.timeout(STEP_SECONDS):
+                answer = await self._do(step)
+            _heed_cancelling()
+            self._stalled = False
+            if step.kind == "claim" and step.claim:
+                self._claimed(step.claim, answer)
+
+    def _claimed(self, claim: SlotClaim, answer: list[bytes]) -> None:
+        waiting = self._answers.get(claim.request_id)
+        if not answer:
+            self._share.granted(claim)
+        if waiting and not waiting.done():
+            waiting.set_result(_refusal(claim, answer))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if not self._is_used():
+                self._share.say_bye()
+                await self._empty_outbox()
+                raise _UnusedError
+            self._told = False  # it has answered for a while
+            self._share.beat()
+            self._decide()  # somebody may have been forgotten
+
+    # --- one step ---
+
+    async def _do(self, step: ShareStep) -> Any:
+        keys, arguments = [f"{self._prefix}events"], ["", step.payload, EVENTS_KEPT, EVENTS_MS]
+        if claim := step.claim:
+            keys = [self._slots(claim, claim.blob), f"{self._prefix}load:{claim.node}", *keys]
+            keys += [self._slots(claim, victim) for victim in claim.victims] if step.kind == "claim" else []
+            arguments[0] = claim.request_id
+            arguments += [claim.slots, CLAIM_MS, int(claim.loads), _blob_key(claim.blob)]
+            arguments += [_blob_key(victim) for victim in claim.victims]
+        try:
+            return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
+        except _unknown_script():
+            return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
+
+    def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
+        return self._client.execute_command(command, script, len(keys), *keys, *arguments)
+
+    def _slots(self, claim: SlotClaim, blob: str) -> str:
+        return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
+
+
+def _redis_faults() -> tuple[type[Exception], ...]:
+    """What comes of a Redis that does not answer, or not as it should."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, OSError, TimeoutError
+
+
+def _unknown_script() -> type[Exception]:
+    """What a server says that has not seen a script, or has restarted."""
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    return NoScriptError
+
+
+def _heed_cancelling() -> None:
+    """End where this task is to end: Python 3.11 loses a cancel that comes just as a command is answered."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _blob_key(blob: str) -> str:
+    return hashlib.blake2b(blob.encode(), digest_size=8).hexdigest()
+
+
+def _refusal(claim: SlotClaim, answer: list[bytes]) -> ClaimRefusal | None:
+    """What a claim was answered, with the weights by their own names again."""
+    if not answer:
+        return None
+    hashed, *holders = (part.decode() for part in answer)
+    names = {_blob_key(blob): blob for blob in (claim.blob, *claim.victims)}
+    return ClaimRefusal(names.get(hashed, ""), tuple(holders))
+
+
+def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
+    """The entries of the one stream that was read: id and fields."""
+    streams = found.items() if isinstance(found, dict) else found or ()
+    return [(name.decode(), dict(fields)) for _, entries in streams for name, fields in entries]
+
+
+# --- ollama_pack.plugins.sharing ---
+# Workers that share what they know of the nodes over a Redis or Valkey.
+
+sharing_log = logging.getLogger(__name__)
+
+
+def usable_redis_url(url: str) -> str:
+    """The URL, which is none or can be used; unchecked where redis-py is missing.
+
+    Raises:
+        CacheConfigError: as `check_redis_url`.
+    """
+    return check_redis_url(url) if url and _has_redis_py() else url
+
+
+def redis_sharing(url: str) -> Connect | None:
+    """What connects a router with the others. Nothing is connected yet.
+
+    Args:
+        url: as `redis_client` takes it.
+
+    Returns:
+        None where there is no URL, and where redis-py is missing, which is logged.
+    """
+    if not url:
+        return None
+    if not _has_redis_py():
+        sharing_log.warning(
+            "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
+            "with others. Install it on the server (pip install redis), or take its full image"
+        )
+        return None
+    return lambda share, decide: RedisShare(share, redis_client(url), redis_client(url), decide)
+
+
+def _has_redis_py() -> bool:
+    try:
+        import_module("redis")
+    except ImportError:
+        return False
+    return True
+
+
 # --- ollama_pack.plugins.pipelines.gpu_router ---
 
 log = logging.getLogger(__name__)
 
 CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
+REDIS_VARIABLE = f"{VARIABLE}REDIS_URL"  # becomes no valve: those are shown to whoever asks
+KEY_VARIABLE, KNOWN_KEY = "PIPELINES_API_KEY", "0p3n-w3bu!"  # the server's own, which everybody knows
 USE_SECONDS = 1.0  # between two times that the nodes are told to be of interest
 SLASH = "--"  # in ids: the server finds no model with a slash in its id when Open WebUI asks for its inlet
 
@@ -9359,7 +10020,12 @@ class Pipeline:
         )
         redis_url: str = Field(
             default="",
-            description="Has no effect yet: the router of each server learns for itself.",
+            description=(
+                "redis://[:password@]host:6379/0, or a Valkey: Pipelines servers, and routers of Open WebUI, "
+                "share what they know of the nodes, and never use a slot twice. Without an answer from it "
+                "chats go on. Needs the package redis, which the server's minimal image lacks. Empty: what "
+                "GPU_ROUTER_REDIS_URL says, else each for itself."
+            ),
             json_schema_extra={"input": {"type": "password"}},
         )
         code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
@@ -9369,11 +10035,17 @@ class Pipeline:
             """The rows of a valve, each on a line of its own."""
             return one_a_line(text)
 
+        @field_validator("redis_url")
+        @classmethod
+        def _redis_usable(cls, url: str) -> str:
+            return usable_redis_url(url)
+
     def __init__(self) -> None:
         self.type = "manifold"
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
-        self._host = RouterHost()
+        self._given_url = _given_redis_url()
+        self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
         self._names: dict[str, str] = {}
@@ -9386,6 +10058,7 @@ class Pipeline:
         nodes = [f"ollama{number} {url.strip()}" for number, url in enumerate(urls) if url.strip()]
         given = {"nodes": "; ".join(nodes), "aliases": os.getenv("MODEL_ALIASES", "")}
         valves = {valve: f"{VARIABLE}{valve.upper()}" for valve in self.Valves.model_fields}
+        del valves["redis_url"]
         return starting_valves(self.Valves, valves, given)
 
     async def on_startup(self) -> None:
@@ -9445,7 +10118,7 @@ class Pipeline:
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except PackError as error:
-            raise _refusal(error) from error
+            raise _http_refusal(error) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
         async with aclosing(self._chunks(name, body)) as chunks:
@@ -9481,7 +10154,22 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings)
+        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+
+
+def _given_redis_url() -> str:
+    """What the variable says; empty where it cannot be used, which is logged as it is for valves."""
+    try:
+        return usable_redis_url(os.getenv(REDIS_VARIABLE, ""))
+    except CacheConfigError as error:
+        log.error("%s is left out: %s", REDIS_VARIABLE, error)  # noqa: TRY400 - its trace tells nothing more
+        return ""
+
+
+def shared_secret() -> str:
+    """What only servers with one key of their own know, and otherwise nobody."""
+    key = os.getenv(KEY_VARIABLE, "")
+    return token_urlsafe() if key in {"", KNOWN_KEY} else key
 
 
 class UnloggedAnswer(dict[str, Any]):
@@ -9491,7 +10179,7 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _refusal(error: PackError) -> Exception:
+def _http_refusal(error: PackError) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 

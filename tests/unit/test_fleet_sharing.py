@@ -6,6 +6,7 @@ import pytest
 
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.plugins.pipelines.gpu_router import KEY_VARIABLE, KNOWN_KEY, shared_secret
 from ollama_pack.plugins.sharing import redis_sharing
 
 
@@ -42,3 +43,14 @@ def test_what_cannot_be_used_is_refused_without_its_password(url: str) -> None:
 def test_no_url_connects_nobody() -> None:
     """Would catch a worker that looks for a Redis which nobody has."""
     assert redis_sharing("") is None
+
+
+def test_a_key_that_everybody_knows_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch prompts that whoever can read the Redis could test, as servers keep the image's key."""
+    monkeypatch.setenv(KEY_VARIABLE, "a key of this site's own")
+    assert shared_secret() == shared_secret() == "a key of this site's own"
+    for known in (KNOWN_KEY, ""):
+        monkeypatch.setenv(KEY_VARIABLE, known)
+        assert len({shared_secret(), shared_secret(), known}) == 3
+    monkeypatch.delenv(KEY_VARIABLE)
+    assert shared_secret() != shared_secret()

@@ -1,4 +1,8 @@
-"""Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later."""
+"""Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+
+The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
+and the router runs there without.
+"""
 
 import asyncio
 import hashlib
@@ -6,8 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
-
-from redis.exceptions import NoScriptError, RedisError
 
 from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
@@ -97,7 +99,7 @@ class RedisShare:
                 await self._task
         if self._share.connected:
             self._share.say_bye()
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*_redis_faults()):
                 async with asyncio.timeout(STEP_SECONDS):
                     await self._empty_outbox()
             self._share.leave()
@@ -105,7 +107,7 @@ class RedisShare:
 
     async def _close_clients(self) -> None:
         for client in (self._client, self._waiting):
-            with suppress(RedisError, OSError):
+            with suppress(*_redis_faults()):
                 await client.aclose()
 
     async def claim(self, binding: Binding) -> bool:
@@ -153,7 +155,7 @@ class RedisShare:
                         tasks.create_task(work)
             except* _UnusedError:
                 pass  # unless somebody has come meanwhile this was the last time
-            except* (RedisError, OSError, TimeoutError) as group:
+            except* _redis_faults() as group:
                 self._tell_once(group.exceptions[0])
             except* Exception:  # noqa: BLE001 - chats must not suffer from what other workers say
                 share_log.exception("Something went wrong between workers that share the nodes")
@@ -253,7 +255,7 @@ class RedisShare:
             arguments += [_blob_key(victim) for victim in claim.victims]
         try:
             return await self._script("EVALSHA", _SHAS[step.kind], keys, arguments)
-        except NoScriptError:
+        except _unknown_script():
             return await self._script("EVAL", SHARE_SCRIPTS[step.kind], keys, arguments)
 
     def _script(self, command: str, script: str, keys: list[str], arguments: list[Any]) -> Awaitable[Any]:
@@ -261,6 +263,20 @@ class RedisShare:
 
     def _slots(self, claim: SlotClaim, blob: str) -> str:
         return f"{self._prefix}slots:{claim.node}:{_blob_key(blob)}"
+
+
+def _redis_faults() -> tuple[type[Exception], ...]:
+    """What comes of a Redis that does not answer, or not as it should."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    return RedisError, OSError, TimeoutError
+
+
+def _unknown_script() -> type[Exception]:
+    """What a server says that has not seen a script, or has restarted."""
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - see the top
+
+    return NoScriptError
 
 
 def _heed_cancelling() -> None:

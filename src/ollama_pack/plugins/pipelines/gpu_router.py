@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from secrets import token_urlsafe
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.facts import request_facts
+from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.errors import PackError
 from ollama_pack.fleet.catalogue import Catalogue
 from ollama_pack.fleet.router import Router
@@ -37,11 +39,14 @@ from ollama_pack.plugins.pipeline_valves import (
 from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
 from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import NODES_NOTE, RouterValves
+from ollama_pack.plugins.sharing import redis_sharing, usable_redis_url
 
 log = logging.getLogger(__name__)
 
 CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
+REDIS_VARIABLE = f"{VARIABLE}REDIS_URL"  # becomes no valve: those are shown to whoever asks
+KEY_VARIABLE, KNOWN_KEY = "PIPELINES_API_KEY", "0p3n-w3bu!"  # the server's own, which everybody knows
 USE_SECONDS = 1.0  # between two times that the nodes are told to be of interest
 SLASH = "--"  # in ids: the server finds no model with a slash in its id when Open WebUI asks for its inlet
 
@@ -64,7 +69,12 @@ class Pipeline:
         )
         redis_url: str = Field(
             default="",
-            description="Has no effect yet: the router of each server learns for itself.",
+            description=(
+                "redis://[:password@]host:6379/0, or a Valkey: Pipelines servers, and routers of Open WebUI, "
+                "share what they know of the nodes, and never use a slot twice. Without an answer from it "
+                "chats go on. Needs the package redis, which the server's minimal image lacks. Empty: what "
+                "GPU_ROUTER_REDIS_URL says, else each for itself."
+            ),
             json_schema_extra={"input": {"type": "password"}},
         )
         code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
@@ -74,11 +84,17 @@ class Pipeline:
             """The rows of a valve, each on a line of its own."""
             return one_a_line(text)
 
+        @field_validator("redis_url")
+        @classmethod
+        def _redis_usable(cls, url: str) -> str:
+            return usable_redis_url(url)
+
     def __init__(self) -> None:
         self.type = "manifold"
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
-        self._host = RouterHost()
+        self._given_url = _given_redis_url()
+        self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
         self._names: dict[str, str] = {}
@@ -91,6 +107,7 @@ class Pipeline:
         nodes = [f"ollama{number} {url.strip()}" for number, url in enumerate(urls) if url.strip()]
         given = {"nodes": "; ".join(nodes), "aliases": os.getenv("MODEL_ALIASES", "")}
         valves = {valve: f"{VARIABLE}{valve.upper()}" for valve in self.Valves.model_fields}
+        del valves["redis_url"]
         return starting_valves(self.Valves, valves, given)
 
     async def on_startup(self) -> None:
@@ -150,7 +167,7 @@ class Pipeline:
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except PackError as error:
-            raise _refusal(error) from error
+            raise _http_refusal(error) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
         async with aclosing(self._chunks(name, body)) as chunks:
@@ -186,7 +203,22 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings)
+        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+
+
+def _given_redis_url() -> str:
+    """What the variable says; empty where it cannot be used, which is logged as it is for valves."""
+    try:
+        return usable_redis_url(os.getenv(REDIS_VARIABLE, ""))
+    except CacheConfigError as error:
+        log.error("%s is left out: %s", REDIS_VARIABLE, error)  # noqa: TRY400 - its trace tells nothing more
+        return ""
+
+
+def shared_secret() -> str:
+    """What only servers with one key of their own know, and otherwise nobody."""
+    key = os.getenv(KEY_VARIABLE, "")
+    return token_urlsafe() if key in {"", KNOWN_KEY} else key
 
 
 class UnloggedAnswer(dict[str, Any]):
@@ -196,7 +228,7 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _refusal(error: PackError) -> Exception:
+def _http_refusal(error: PackError) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 
