@@ -40,6 +40,10 @@ class Chat:
         self.answers.append(str(uuid4()))
         return self._ask(chat_id=self.id, parent_id=None)
 
+    def continue_(self) -> str:
+        """Press the button below the last answer; what is added to it."""
+        return self._ask(chat_id=self.id, parent_id=None, assistant_message_id=self.answers[-1])
+
     def _ask(self, **more: Any) -> str:
         message = {"id": self.question, "parentId": None, "role": "user", "content": self.text}
         body = {
@@ -88,6 +92,21 @@ def test_same_model_side_by_side_answers_twice(cached_file: CachedWebUI) -> None
     }
     cached_file.student.post("/api/chat/completions", body)
     eventually(lambda: len(cached_file.generations()) == 2)
+
+
+@pytest.mark.parametrize("model", [DIRECT, "private:1b", "gpt-4"], ids=["connection", "alias", "router"])
+def test_continuing_asks_the_model_and_leaves_what_is_kept(cached: CachedWebUI, model: str) -> None:
+    """Would catch the first part given again as the second, or a second part that is kept."""
+    cached.node.enqueue(Answer(["Once upon"]))
+    chats = [Chat(cached, cached.student, "a tale", model) for _ in range(2)]
+    assert [chat.first for chat in chats] == ["Once upon"] * 2  # the second from the cache
+    for chat, part in zip(chats, (" a time", " a midnight dreary"), strict=True):
+        cached.node.enqueue(Answer([part]))
+        assert chat.continue_() == part
+        sent = cached.generations()[-1]["messages"]
+        assert [message["content"] for message in sent] == ["a tale", "Once upon"]
+    assert Chat(cached, cached.student, "a tale", model).first == "Once upon"
+    assert len(cached.generations()) == 3
 
 
 @pytest.mark.parametrize("gone", ["chat", "all chats", "thumbs down"])
