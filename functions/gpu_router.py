@@ -8453,7 +8453,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.plugins.answers ---
-# An answer as clients of OpenAI's API take it: server-sent events, or one completion; errors included.
+# An answer as clients of OpenAI's API take it: server-sent events, errors included.
 
 
 async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
@@ -8473,13 +8473,6 @@ def failure_body(error: PackError) -> dict[str, Any]:
     return {"error": {**body["error"], "detail": str(error)}}
 
 
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
-
-
 def failure_status(error: PackError) -> int:
     """The HTTP status of an answer that has failed before it began."""
     match error:
@@ -8490,6 +8483,17 @@ def failure_status(error: PackError) -> int:
         case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
             return HTTPStatus.NOT_FOUND
     return HTTPStatus.SERVICE_UNAVAILABLE
+
+
+# --- ollama_pack.plugins.completions ---
+# What `gpu_router` gives a client that wants no stream.
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
 
 
 # --- ollama_pack.aliases.table ---

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -847,6 +847,19 @@ class ModelCall:
             if answer.background is not None:
                 await answer.background()  # gives Open WebUI's connection to the model back
 
+    async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes, to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none, or it broke off.
+        """
+        streaming = replace(self, body={**self.body, "stream": True})
+        async with aclosing(streaming.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.get("error"):
+                    raise ModelRefusedError(BAD_REQUEST, chunk)
+                yield chunk
+
     async def completion(self) -> dict[str, Any]:
         """The answer to a request that wants no stream.
 
@@ -967,7 +980,7 @@ class Pipe:
         try:
             if pending is None:
                 return await call.completion()
-            return await pending.completion(_head(pending.named), call.completion)
+            return await pending.completion(_head(pending.named), call.completion, call.streamed)
         except ModelRefusedError as error:
             return _refused(body, error.status, error.body)
         except Exception as error:

@@ -8235,7 +8235,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.plugins.answers ---
-# An answer as clients of OpenAI's API take it: server-sent events, or one completion; errors included.
+# An answer as clients of OpenAI's API take it: server-sent events, errors included.
 
 
 async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
@@ -8253,13 +8253,6 @@ def failure_body(error: PackError) -> dict[str, Any]:
     """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
     body = openai_error(error)
     return {"error": {**body["error"], "detail": str(error)}}
-
-
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
 
 
 def failure_status(error: PackError) -> int:
@@ -8576,6 +8569,17 @@ class _LoopThread:
                 started.set_exception(error)
         finally:
             self.ended.set_result(None)
+
+
+# --- ollama_pack.plugins.completions ---
+# What `gpu_router` gives a client that wants no stream.
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
 
 
 # --- ollama_pack.plugins.pipeline_requests ---

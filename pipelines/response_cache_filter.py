@@ -4003,6 +4003,17 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
+# --- ollama_pack.plugins.completions ---
+# What `gpu_router` gives a client that wants no stream.
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
+
+
 # --- ollama_pack.plugins.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -4139,12 +4150,15 @@ class PendingAnswer:
         body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
             books the tokens under it, and uses it in further rounds of tools.
         model: that the request is for.
+        routed: gpu_router answers. What it streams makes up exactly what it would have given whole, which
+            nobody can say of other models.
     """
 
     used: CacheInUse
     outcome: CacheOutcome
     body: dict[str, Any]
     model: str
+    routed: bool = False
 
     @property
     def named(self) -> str:
@@ -4157,15 +4171,29 @@ class PendingAnswer:
         """The answer as a stream; whole bodies that the upstream gives are taken apart."""
         return self.used.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
 
-    async def completion(self, head: ReplyHead, ask: Ask) -> dict[str, Any]:
-        """The answer as one body: the model's own where it was asked for this request."""
+    async def completion(self, head: ReplyHead, ask: Ask, upstream: Upstream) -> dict[str, Any]:
+        """The answer as one body: the model's own where it was asked for this request.
+
+        Args:
+            head: of an answer that comes from the cache.
+            ask: asks the model for a whole body.
+            upstream: asks it for a stream, along which others can read; an error in it is raised.
+        """
         made: list[dict[str, Any]] = []
 
-        async def upstream() -> AsyncGenerator[dict[str, Any], None]:
+        async def whole() -> AsyncGenerator[dict[str, Any], None]:
             made.append(await ask())
             yield made[0]
 
-        async with aclosing(self.chunks(head, upstream, "last")) as chunks:
+        async def streamed() -> AsyncGenerator[dict[str, Any], None]:
+            parts = []
+            async with aclosing(upstream()) as chunks:
+                async for chunk in chunks:
+                    parts.append(chunk)
+                    yield chunk
+            made.append(whole_answer(parts))
+
+        async with aclosing(self.chunks(head, streamed if self.routed else whole, "last")) as chunks:
             put_together = await completion_from(chunks, head)
         return made[0] if made else put_together
 

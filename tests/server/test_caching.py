@@ -87,7 +87,7 @@ def test_whole_answer_is_given_as_the_model_gave_it(tmp_path: Path) -> None:
     async def test() -> None:
         keeper = CacheKeeper()
         pending = await pending_in(keeper, settings(tmp_path))
-        assert await pending.completion(HEAD, answer) == body
+        assert await pending.completion(HEAD, answer, ScriptedUpstream()) == body
         keeper.retire()
 
     asyncio.run(test())

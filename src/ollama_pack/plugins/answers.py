@@ -1,4 +1,4 @@
-"""An answer as clients of OpenAI's API take it: server-sent events, or one completion; errors included."""
+"""An answer as clients of OpenAI's API take it: server-sent events, errors included."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,7 +10,6 @@ from ollama_pack.errors import PackError
 from ollama_pack.fleet.errors import NoNodeError
 from ollama_pack.ollama.errors import ChatBodyError, ModelNotFoundError, RequestRefusedError
 from ollama_pack.ollama.event_text import LAST_EVENT, event_text
-from ollama_pack.ollama.stream import completion_of
 from ollama_pack.ollama.to_openai import openai_error
 
 
@@ -29,13 +28,6 @@ def failure_body(error: PackError) -> dict[str, Any]:
     """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
     body = openai_error(error)
     return {"error": {**body["error"], "detail": str(error)}}
-
-
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
 
 
 def failure_status(error: PackError) -> int:

@@ -1,8 +1,8 @@
 """Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called."""
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -52,6 +52,19 @@ class ModelCall:
         finally:
             if answer.background is not None:
                 await answer.background()  # gives Open WebUI's connection to the model back
+
+    async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes, to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none, or it broke off.
+        """
+        streaming = replace(self, body={**self.body, "stream": True})
+        async with aclosing(streaming.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.get("error"):
+                    raise ModelRefusedError(BAD_REQUEST, chunk)
+                yield chunk
 
     async def completion(self) -> dict[str, Any]:
         """The answer to a request that wants no stream.

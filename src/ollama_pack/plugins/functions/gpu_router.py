@@ -25,7 +25,8 @@ from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.report import dashboard_report, load_report
 from ollama_pack.fleet.router import Router
 from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.answers import answer_events, failure_body, whole_answer
+from ollama_pack.plugins.answers import answer_events, failure_body
+from ollama_pack.plugins.completions import whole_answer
 from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
 from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import RouterValves

@@ -24,7 +24,7 @@ from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypasse
 from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections
-from ollama_pack.webui.models import group_ids_of, may_use
+from ollama_pack.webui.models import ROUTER, group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
@@ -149,7 +149,10 @@ class Filter:
         outcome = await used.cache.lookup(question)
         if isinstance(outcome, Hit | Follow) and (message := metadata.get("message_id")):
             used.note(question, f"message:{message}")  # a thumbs-down there discards it, too
-        return None if isinstance(outcome, Miss) else PendingAnswer(used, outcome, body, str(body["model"]))
+        if isinstance(outcome, Miss):
+            return None
+        routed = str(asked.preset["base"]).startswith(ROUTER)
+        return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)

@@ -55,7 +55,7 @@ class Pipe:
         try:
             if pending is None:
                 return await call.completion()
-            return await pending.completion(_head(pending.named), call.completion)
+            return await pending.completion(_head(pending.named), call.completion, call.streamed)
         except ModelRefusedError as error:
             return _refused(body, error.status, error.body)
         except Exception as error:

@@ -24,8 +24,9 @@ from ollama_pack.errors import PackError
 from ollama_pack.fleet.catalogue import Catalogue
 from ollama_pack.fleet.router import Router
 from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.answers import answer_events, failure_status, whole_answer
+from ollama_pack.plugins.answers import answer_events, failure_status
 from ollama_pack.plugins.bridge import Bridge, ThreadPool
+from ollama_pack.plugins.completions import whole_answer
 from ollama_pack.plugins.line_stream import LineStream
 from ollama_pack.plugins.pipeline_requests import asking, with_hints, without_asking
 from ollama_pack.plugins.pipeline_siblings import sibling
