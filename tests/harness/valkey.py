@@ -112,6 +112,16 @@ class Valkey:
             for name, value in options.items():
                 client.config_set(name.replace("_", "-"), value)
 
+    def follow(self, master: "Valkey") -> None:
+        """Become a replica of another server; it has all of it when this returns."""
+        with self.client() as client:
+            client.slaveof("127.0.0.1", master.port)
+            deadline = time.monotonic() + START_SECONDS
+            while client.info("replication")["master_link_status"] != "up":
+                if time.monotonic() >= deadline:
+                    raise ServerStartError("the replica got nothing", self.url, self.folder)
+                time.sleep(0.02)
+
     def client(self) -> Any:  # the types of redis-py have one class for two kinds of answers
         """A plain client, for a test to look into the server with."""
         return redis.Redis.from_url(self.url, socket_timeout=START_SECONDS)
@@ -155,15 +165,38 @@ class Valkey:
 
 
 class Sentinel(Valkey):
-    """A Sentinel that watches a server under the name `pack`."""
+    """A Sentinel that watches a server under the name `pack`, and takes it to be down after so long."""
 
-    def __init__(self, folder: Path, watched: Valkey) -> None:
+    def __init__(self, folder: Path, watched: Valkey, down_seconds: float = 30.0) -> None:
         super().__init__(folder)
         self._watched = watched
+        self._down_seconds = down_seconds
+
+    @property
+    def watching_url(self) -> str:
+        """The address of whichever server is the master, as the pack takes it."""
+        return f"redis+sentinel://127.0.0.1:{self.port}/pack/0"
+
+    def knows_replica(self) -> bool:
+        """Whether there is a server that could take the master's place."""
+        with self.client() as client:
+            known = client.sentinel_slaves("pack")
+        return any(replica["master-link-status"] == "ok" for replica in known)
+
+    def fail_over(self) -> None:
+        """Have another server made the master, while the old one runs."""
+        with self.client() as client:
+            client.sentinel_failover("pack")
+
+    def master_port(self) -> int:
+        """Where the master is."""
+        with self.client() as client:
+            return int(client.sentinel_get_master_addr_by_name("pack")[1])
 
     def _arguments(self) -> list[str]:
         config = self.folder / f"sentinel-{self.port}.conf"  # it writes into it
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\nsentinel monitor pack 127.0.0.1 {self._watched.port} 1\n"
+            f"sentinel down-after-milliseconds pack {round(self._down_seconds * 1000)}\n"
         )
         return [str(config), "--sentinel"]

@@ -1,9 +1,6 @@
 """Workers that share their nodes over a real Valkey: slots are claimed once, and its loss is survived."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -12,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.cache_processes import until
+from harness.fleet_peers import peers, run
 from harness.valkey import Valkey
 from harness.virtual_share import SharedPlace
 from harness.virtual_world import MODELS, World, resident
 from ollama_pack.cache.redis_url import redis_client
-from ollama_pack.fleet.bound import Binding
 from ollama_pack.fleet.share import FleetShare, ShareStep, SlotClaim
 from ollama_pack.fleet.share_redis import RedisShare
 
@@ -30,72 +27,12 @@ def server(valkey: Valkey) -> Valkey:
     return valkey
 
 
-@dataclass
-class Peer:
-    """One worker: what it decides, and its connection. Its clock is the event loop's."""
-
-    world: World
-    share: FleetShare
-    redis: RedisShare
-    sent: list[Binding] = field(default_factory=list)
-    refused: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def decide(self) -> None:
-        self.world.now = asyncio.get_running_loop().time()
-        for binding in self.world.decide():
-            task = asyncio.get_running_loop().create_task(self.send(binding))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-
-    async def send(self, binding: Binding) -> None:
-        if await self.redis.claim(binding):
-            self.sent.append(binding)
-        else:
-            self.refused += 1
-            del self.world.running[binding.request.id]
-            self.decide()
-
-    def finish(self) -> None:
-        """Every request that was sent is answered."""
-        while self.sent:
-            name = self.sent.pop().request.id
-            self.world.first_token(name)
-            self.world.finish(name, prompt_count=300, decode_count=100)
-        self.decide()
-
-
-@asynccontextmanager
-async def peers(server: Valkey, count: int, **fields: Any) -> AsyncIterator[list[Peer]]:
-    """So many workers that have met."""
-    made = []
-    for number in range(count):
-        world = World(now=asyncio.get_running_loop().time(), **fields)
-        share = FleetShare(world.scheduler, f"worker-{number}", lambda world=world: world.now)  # type: ignore[misc] # mypy cannot see a lambda's defaults
-        peer: list[Peer] = []
-        clients = (redis_client(server.url), redis_client(server.url))
-        redis = RedisShare(share, *clients, lambda peer=peer: peer[0].decide())  # type: ignore[misc] # the same
-        peer.append(Peer(world, share, redis))
-        made += peer
-        redis.start()
-    try:
-        await until(lambda: all(peer.share.peers == count - 1 for peer in made))
-        yield made
-    finally:
-        for one in made:
-            await one.redis.close()
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 60))
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_free_slot_is_given_to_one_worker(server: Valkey, count: int) -> None:
     """Would catch a slot that several workers use at once, and requests that are never served for it."""
 
     async def test() -> None:
-        async with peers(server, count, names=("x", "y"), slots=2) as made:
+        async with peers(server.url, count, names=("x", "y"), slots=2) as made:
             for peer in made:
                 for name in peer.world.names:
                     peer.world.scheduler.probed(name, MODELS, [resident(1.0)])
@@ -123,7 +60,7 @@ def test_only_one_worker_loads_at_a_node(server: Valkey) -> None:
     """Would catch two workers that throw out each other's models, one after the other."""
 
     async def test() -> None:
-        async with peers(server, 2, names=("x",)) as (one, two):
+        async with peers(server.url, 2, names=("x",)) as (one, two):
             one.world.ask(1, "a")
             two.world.ask(2, "b")
             one.decide()
@@ -140,7 +77,7 @@ def test_a_worker_that_dies_holds_nothing_for_long(server: Valkey) -> None:
     """Would catch slots that are lost with a worker that was killed."""
 
     async def test() -> None:
-        async with peers(server, 2, names=("x",), slots=1) as (one, two):
+        async with peers(server.url, 2, names=("x",), slots=1) as (one, two):
             one.world.ask(1)
             one.decide()
             await until(lambda: bool(one.sent))
@@ -161,7 +98,7 @@ def test_without_redis_each_goes_on_alone_and_joins_again(server: Valkey, how: s
     """Would catch chats that wait for a Redis that is down, or workers that stay apart when it is back."""
 
     async def test() -> None:
-        async with peers(server, 2, names=("x", "y"), slots=1) as made:
+        async with peers(server.url, 2, names=("x", "y"), slots=1) as made:
             one, two = made
             server.pause() if how == "paused" else server.kill()
             try:
@@ -186,7 +123,7 @@ def test_a_request_that_ends_while_it_asks_holds_nothing(server: Valkey) -> None
     """Would catch a slot that stays taken because its user stopped at the wrong moment."""
 
     async def test() -> None:
-        async with peers(server, 2, names=("x",), slots=1) as (one, two):
+        async with peers(server.url, 2, names=("x",), slots=1) as (one, two):
             one.world.ask(1)
             (binding,) = one.world.decide()
             asking = asyncio.ensure_future(one.redis.claim(binding))
@@ -204,7 +141,7 @@ def test_what_is_written_names_nobody(server: Valkey) -> None:
     """Would catch an address or a name in a key or a message, and anything that stays there for ever."""
 
     async def test() -> None:
-        async with peers(server, 2, names=("x",)) as (one, _):
+        async with peers(server.url, 2, names=("x",)) as (one, _):
             one.world.ask(1, user="ann@example.org")
             one.decide()
             await until(lambda: bool(one.sent))
