@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import aiohttp
+import pytest
 
 from bench.routing.clock import run_fast
 from harness.ollama_server import NodeServer
@@ -26,6 +27,7 @@ SPEED = 10.0
 WALL_SECONDS = 40.0  # that a scenario may take: one that waits for the admin's limit takes ten times as long
 MODEL = Model("llama3:8b", size=1_000_000_000, load_seconds=2.0)
 SHAPE = NodeShape(slots=1, prompt_rate=700.0, decode_rate=100.0, answer_tokens=20, answer_spread=0.0)
+SHUT_SECONDS = 4.0  # for which nothing is sent there, and a little less, as the clocks are not the same
 SETTINGS = RouterSettings(first_token_seconds=3600.0)
 HANGS = Fault("hang", path="/api/chat")
 Scenario = Callable[[], Coroutine[Any, Any, None]]
@@ -85,6 +87,27 @@ def test_a_hang_costs_one_chat_a_few_seconds() -> None:
             assert {chat.routed["node"] for chat in chats} == {"gpu1"}
             assert asked(first) - before <= 2  # the one that found out; and one that tried after a while
             assert asked(first) > before
+
+    play(scenario)
+
+
+def test_one_hang_shuts_its_model_out_at_that_node(caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a second user who is sent to a model that has just hung, and waits as long as the first."""
+
+    async def scenario() -> None:
+        first, second = NodeServer([MODEL], shape=SHAPE), NodeServer([MODEL], shape=SHAPE)
+        async with fleet(first, second, spare_tier=1) as router:
+            await learn(router, (first,))
+            await first.command(HANGS)
+            chats = [Chat(router, story(1000 + number)) for number in range(3)]
+            for chat in chats:
+                await chat.run()
+            assert {chat.routed["node"] for chat in chats} == {"gpu1"}
+            hung = next(record.created for record in caplog.records if "failed a request" in record.message)
+            after = [decision for decision in router.decisions if decision.at > hung]
+            early = [decision.node for decision in after if decision.at - hung < SHUT_SECONDS / SPEED]
+            assert after
+            assert "gpu0" not in early
 
     play(scenario)
 
