@@ -50,7 +50,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
+from redis.connection import HiredisRespSerializer
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
@@ -2960,6 +2965,102 @@ class _NothingShownError(Exception):
     """A leader was lost, or failed, before its follower had shown anything."""
 
 
+# --- ollama_pack.cache.redis_link ---
+# The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#
+# `Redis.execute_command` takes a connection out of a pool, looks whether it is still good, tells its metrics of
+# it, and puts it back: more work than all else for a kept answer. The connections here are redis-py's own, with
+# its way to log in, to find the master and to read.
+
+REDIS_FAULTS = (RedisError, OSError, EOFError)
+
+
+class RedisLink:
+    """Asks a server, or a cluster, so many things at once and no more. Used from one event loop."""
+
+    def __init__(self, client: RedisClient, most: int) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            client: as `redis_client` makes it.
+            most: commands at once, and so connections.
+        """
+        self._client = client
+        self._free = asyncio.Semaphore(most)
+        self._idle: list[AbstractConnection] = []
+        self._closed = False
+
+    async def ask(self, name: str, *values: bytes | str | float) -> Any:
+        """The answer to a command, with texts as bytes.
+
+        Args:
+            name: of the command, one word or two.
+            values: that it takes.
+
+        Raises:
+            StoreError: there is none.
+            NoScriptError: the server does not know the script.
+        """
+        async with self._free:
+            try:
+                if isinstance(self._client, RedisCluster):  # it alone knows which node to ask
+                    return await self._client.execute_command(name, *values)
+                return await self._ask_server(self._client, (name, *values))
+            except NoScriptError:
+                raise
+            except REDIS_FAULTS as error:
+                raise store_error(error) from error
+
+    async def close(self) -> None:
+        """Give the connections back; those in use, once they have their answer."""
+        self._closed = True
+        for connection in self._idle:
+            await connection.disconnect()
+        await self._client.aclose()
+
+    async def _ask_server(self, client: Redis, command: tuple[Any, ...]) -> Any:
+        connection = self._idle.pop() if self._idle else _new_connection(client)
+        try:
+            packed = _packed(connection, command)
+            try:
+                return await _answer_on(connection, packed)
+            except RedisConnectionError:  # that it broke while it was idle says nothing of the server
+                await connection.disconnect()
+                return await _answer_on(connection, packed)
+        finally:
+            if self._closed:
+                await connection.disconnect()
+            self._idle.append(connection)
+
+
+def store_error(error: Exception) -> StoreError:
+    """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
+    if isinstance(error, OutOfMemoryError):
+        return StoreFullError("Redis is at its maxmemory")
+    return StoreDownError(f"Redis failed: {type(error).__name__}")
+
+
+def _new_connection(client: Redis) -> AbstractConnection:
+    made: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # it has no types
+    return made
+
+
+async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
+    if not connection.is_connected:
+        # to send would connect as well, but not ask the Sentinels where the master is now
+        await connection.connect()  # type: ignore[no-untyped-call] # it has no types
+    await connection.send_packed_command(packed, check_health=False)
+    return await connection.read_response()
+
+
+def _packed(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
+    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
+    packed: list[bytes] = (
+        HiredisRespSerializer().pack(*command) if HIREDIS_AVAILABLE else connection.pack_command(*command)
+    )
+    return packed
+
+
 # --- ollama_pack.cache.redis_scripts ---
 # What happens in one step inside of Redis: the scripts, and the names of the keys.
 #
@@ -3298,8 +3399,6 @@ _DAY = 24 * 3_600_000
 # takes longer than a chat waits.
 _CONNECTIONS, _WARM_CONNECTIONS = 8, 4
 
-_Value = TypeVar("_Value")
-
 
 class RedisStore:
     """See `CacheStore`. Two clients, because a follower's waiting read keeps its connection."""
@@ -3312,17 +3411,15 @@ class RedisStore:
             waiting: another one to the same place, for reads that wait.
             times: when left out, the defaults.
         """
-        self._client = client
+        self._link = RedisLink(client, _CONNECTIONS)
         self._waiting = waiting
         self._times = times or StoreTimes()
-        self._free = asyncio.Semaphore(_CONNECTIONS)
 
     async def ping(self) -> None:
         """Connect more than once, and leave the scripts there, so that the first chats find both."""
-        pings = (self._told(lambda: self._client.execute_command("PING")) for _ in range(_WARM_CONNECTIONS))
-        await asyncio.gather(*pings)
+        await asyncio.gather(*(self._link.ask("PING") for _ in range(_WARM_CONNECTIONS)))
         for script in ALL_SCRIPTS:
-            await self._told(self._loading(script))
+            await self._link.ask("SCRIPT LOAD", script.text)
 
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         found = await self._acquire(slot, token, mode, begin=False)
@@ -3379,10 +3476,12 @@ class RedisStore:
         place = (names.stream(running.token), f"0-{after}")
         block = ("BLOCK", max(1, wait)) if alive and wait else ()
         # the answer's order is as asked, and the count of what a slow reader gets at once is bounded
-        with _in_own_terms():
+        try:
             found = await self._waiting.execute_command(
                 "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place, keys=[place[0]]
             )
+        except REDIS_FAULTS as error:
+            raise store_error(error) from error
         return Tail(tuple(_records(found, after)), alive)
 
     async def discard(self, slot: Slot, fence: int | None = None) -> bool:
@@ -3405,32 +3504,27 @@ class RedisStore:
         for members in await self._members(key):
             slots = (Slot(scope, name) for scope, _, name in (each.partition("/") for each in members))
             count += sum(await asyncio.gather(*map(self.discard, slots)))
-            await self._told(self._removing(key, members))  # those alone: another may have come since
+            await self._link.ask("ZREM", key, *members)  # those alone: another may have come since
         return count
 
     async def use_of(self, scope: str) -> ScopeUse:
         ages, _, sizes = RedisNames(scope).index
-        entries = await self._told(lambda: self._client.execute_command("ZCARD", ages))
-        octets = await self._told(lambda: self._client.execute_command("HGET", sizes, "*"))
+        entries = await self._link.ask("ZCARD", ages)
+        octets = await self._link.ask("HGET", sizes, "*")
         return ScopeUse(int(entries), int(octets or 0))
 
     async def add_counts(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
-            await self._told(self._counting(name, value))
+            await self._link.ask("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def counts(self) -> dict[str, float]:
-        found: dict[bytes, bytes] = await self._told(lambda: self._client.execute_command("HGETALL", _COUNTS))
-        return {name.decode(): float(value) for name, value in found.items()}
+        found = await self._link.ask("HGETALL", _COUNTS)
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        return {name.decode(): float(value) for name, value in pairs}
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._link.close()
         await self._waiting.aclose()
-
-    def _loading(self, script: LuaScript) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._client.script_load(script.text)
-
-    def _counting(self, name: str, value: float) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._client.execute_command("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def _acquire(self, slot: Slot, token: str, mode: AcquireMode, *, begin: bool) -> Any:
         names = RedisNames(slot.scope)
@@ -3438,12 +3532,9 @@ class RedisStore:
         times = (self._times.lease, self._times.follower, self._times.scope)
         return await self._run(ACQUIRE, keys, token, mode, *times, int(begin), names.followers_of)
 
-    def _removing(self, key: str, members: Sequence[str]) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._client.execute_command("ZREM", key, *members)
-
     async def _members(self, key: str) -> list[list[str]]:
         """Of a sorted set, in lists that are worked on at once."""
-        found: list[bytes] = await self._told(lambda: self._client.execute_command("ZRANGE", key, 0, -1))
+        found: list[bytes] = await self._link.ask("ZRANGE", key, 0, -1)
         names = [member.decode() for member in found]
         return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
 
@@ -3463,31 +3554,9 @@ class RedisStore:
     async def _run(self, script: LuaScript, keys: Sequence[str], *values: Any) -> Any:
         """Run a script by its name, and by its text where the server has not seen it, or has restarted."""
         try:
-            return await self._told(
-                lambda: self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *values)
-            )
+            return await self._link.ask("EVALSHA", script.sha, len(keys), *keys, *values)
         except NoScriptError:
-            return await self._told(
-                lambda: self._client.execute_command("EVAL", script.text, len(keys), *keys, *values)
-            )
-
-    async def _told(self, ask: Callable[[], Awaitable[_Value]]) -> _Value:
-        async with self._free:
-            with _in_own_terms():
-                return await ask()
-
-
-@contextmanager
-def _in_own_terms() -> Iterator[None]:
-    """What goes wrong, as the store says it."""
-    try:
-        yield
-    except NoScriptError:
-        raise
-    except OutOfMemoryError as error:
-        raise StoreFullError("Redis is at its maxmemory") from error
-    except (RedisError, OSError, EOFError) as error:
-        raise StoreDownError(f"Redis failed: {type(error).__name__}") from error
+            return await self._link.ask("EVAL", script.text, len(keys), *keys, *values)
 
 
 def _lease_keys(lease: Lease) -> list[str]:

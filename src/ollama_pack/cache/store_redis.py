@@ -1,14 +1,14 @@
 """The cache in Redis or Valkey, for any number of processes and hosts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError
 
-from ollama_pack.cache.errors import StoreDownError, StoreFullError
+from ollama_pack.cache.errors import StoreDownError
 from ollama_pack.cache.key import Slot
+from ollama_pack.cache.redis_link import REDIS_FAULTS, RedisLink, store_error
 from ollama_pack.cache.redis_scripts import (
     ACQUIRE,
     ALL_SCRIPTS,
@@ -50,8 +50,6 @@ _DAY = 24 * 3_600_000
 # takes longer than a chat waits.
 _CONNECTIONS, _WARM_CONNECTIONS = 8, 4
 
-_Value = TypeVar("_Value")
-
 
 class RedisStore:
     """See `CacheStore`. Two clients, because a follower's waiting read keeps its connection."""
@@ -64,17 +62,15 @@ class RedisStore:
             waiting: another one to the same place, for reads that wait.
             times: when left out, the defaults.
         """
-        self._client = client
+        self._link = RedisLink(client, _CONNECTIONS)
         self._waiting = waiting
         self._times = times or StoreTimes()
-        self._free = asyncio.Semaphore(_CONNECTIONS)
 
     async def ping(self) -> None:
         """Connect more than once, and leave the scripts there, so that the first chats find both."""
-        pings = (self._told(lambda: self._client.execute_command("PING")) for _ in range(_WARM_CONNECTIONS))
-        await asyncio.gather(*pings)
+        await asyncio.gather(*(self._link.ask("PING") for _ in range(_WARM_CONNECTIONS)))
         for script in ALL_SCRIPTS:
-            await self._told(self._loading(script))
+            await self._link.ask("SCRIPT LOAD", script.text)
 
     async def acquire(self, slot: Slot, token: str, mode: AcquireMode) -> Kept | Lease | Running:
         found = await self._acquire(slot, token, mode, begin=False)
@@ -131,10 +127,12 @@ class RedisStore:
         place = (names.stream(running.token), f"0-{after}")
         block = ("BLOCK", max(1, wait)) if alive and wait else ()
         # the answer's order is as asked, and the count of what a slow reader gets at once is bounded
-        with _in_own_terms():
+        try:
             found = await self._waiting.execute_command(
                 "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place, keys=[place[0]]
             )
+        except REDIS_FAULTS as error:
+            raise store_error(error) from error
         return Tail(tuple(_records(found, after)), alive)
 
     async def discard(self, slot: Slot, fence: int | None = None) -> bool:
@@ -157,32 +155,27 @@ class RedisStore:
         for members in await self._members(key):
             slots = (Slot(scope, name) for scope, _, name in (each.partition("/") for each in members))
             count += sum(await asyncio.gather(*map(self.discard, slots)))
-            await self._told(self._removing(key, members))  # those alone: another may have come since
+            await self._link.ask("ZREM", key, *members)  # those alone: another may have come since
         return count
 
     async def use_of(self, scope: str) -> ScopeUse:
         ages, _, sizes = RedisNames(scope).index
-        entries = await self._told(lambda: self._client.execute_command("ZCARD", ages))
-        octets = await self._told(lambda: self._client.execute_command("HGET", sizes, "*"))
+        entries = await self._link.ask("ZCARD", ages)
+        octets = await self._link.ask("HGET", sizes, "*")
         return ScopeUse(int(entries), int(octets or 0))
 
     async def add_counts(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
-            await self._told(self._counting(name, value))
+            await self._link.ask("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def counts(self) -> dict[str, float]:
-        found: dict[bytes, bytes] = await self._told(lambda: self._client.execute_command("HGETALL", _COUNTS))
-        return {name.decode(): float(value) for name, value in found.items()}
+        found = await self._link.ask("HGETALL", _COUNTS)
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        return {name.decode(): float(value) for name, value in pairs}
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._link.close()
         await self._waiting.aclose()
-
-    def _loading(self, script: LuaScript) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._client.script_load(script.text)
-
-    def _counting(self, name: str, value: float) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._client.execute_command("HINCRBYFLOAT", _COUNTS, name, value)
 
     async def _acquire(self, slot: Slot, token: str, mode: AcquireMode, *, begin: bool) -> Any:
         names = RedisNames(slot.scope)
@@ -190,12 +183,9 @@ class RedisStore:
         times = (self._times.lease, self._times.follower, self._times.scope)
         return await self._run(ACQUIRE, keys, token, mode, *times, int(begin), names.followers_of)
 
-    def _removing(self, key: str, members: Sequence[str]) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._client.execute_command("ZREM", key, *members)
-
     async def _members(self, key: str) -> list[list[str]]:
         """Of a sorted set, in lists that are worked on at once."""
-        found: list[bytes] = await self._told(lambda: self._client.execute_command("ZRANGE", key, 0, -1))
+        found: list[bytes] = await self._link.ask("ZRANGE", key, 0, -1)
         names = [member.decode() for member in found]
         return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
 
@@ -215,31 +205,9 @@ class RedisStore:
     async def _run(self, script: LuaScript, keys: Sequence[str], *values: Any) -> Any:
         """Run a script by its name, and by its text where the server has not seen it, or has restarted."""
         try:
-            return await self._told(
-                lambda: self._client.execute_command("EVALSHA", script.sha, len(keys), *keys, *values)
-            )
+            return await self._link.ask("EVALSHA", script.sha, len(keys), *keys, *values)
         except NoScriptError:
-            return await self._told(
-                lambda: self._client.execute_command("EVAL", script.text, len(keys), *keys, *values)
-            )
-
-    async def _told(self, ask: Callable[[], Awaitable[_Value]]) -> _Value:
-        async with self._free:
-            with _in_own_terms():
-                return await ask()
-
-
-@contextmanager
-def _in_own_terms() -> Iterator[None]:
-    """What goes wrong, as the store says it."""
-    try:
-        yield
-    except NoScriptError:
-        raise
-    except OutOfMemoryError as error:
-        raise StoreFullError("Redis is at its maxmemory") from error
-    except (RedisError, OSError, EOFError) as error:
-        raise StoreDownError(f"Redis failed: {type(error).__name__}") from error
+            return await self._link.ask("EVAL", script.text, len(keys), *keys, *values)
 
 
 def _lease_keys(lease: Lease) -> list[str]:
