@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -36,7 +36,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from math import isfinite
 from os import urandom
 from pathlib import Path
@@ -291,7 +291,7 @@ SEAL_VERSION = 1
 SECRET_CHARACTERS = 16  # the fewest that a secret may have
 _SALT = b"open-webui-ollama-pack cache"
 _KEY_BYTES, _TAG_BYTES, _NONCE_BYTES, _KEY_ID_BYTES = 32, 16, 12, 4
-_SCOPES_KEPT = 4096  # ciphers of scopes that are kept ready
+_SCOPES_KEPT = 4096  # whose keys are kept ready
 
 
 class StreamCipher:
@@ -316,6 +316,19 @@ class StreamCipher:
             return self._cipher.decrypt(place.to_bytes(_NONCE_BYTES, "big"), sealed, None)
         except InvalidTag as error:
             raise EntryUnreadableError("a record of the live stream was changed") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _ScopeKeys:
+    """What is kept ready of a scope.
+
+    Attributes:
+        tag: its name in the store.
+        cipher: of its entries.
+    """
+
+    tag: str
+    cipher: AESGCM
 
 
 def check_secret(secret: str) -> str:
@@ -355,27 +368,27 @@ class Keyring:
         """
         _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
-        self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
+        self._slot_mac, self._scope_mac, self._label_mac = map(self._mac, (b"slot", b"scope", b"label"))
         self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]
-        self._ciphers: OrderedDict[str, AESGCM] = OrderedDict()
+        self._scopes: OrderedDict[str, _ScopeKeys] = OrderedDict()
 
     def slot_name(self, version: int, fields: bytes) -> str:
         """HMAC-SHA256 of a request's fields, in hex, after the version of their format."""
-        return f"{version:02x}{hmac.digest(self._slot_key, bytes((version,)) + fields, 'sha256').hex()}"
+        return f"{version:02x}{_mac_of(self._slot_mac, bytes((version,)) + fields).hex()}"
 
     def scope_tag(self, scope: str) -> str:
         """What a scope is called in the store."""
-        return self._short(self._scope_key, scope)
+        return self._keys_of(scope).tag
 
     def label_tag(self, label: str) -> str:
         """What a label, such as `chat:<id>`, is called in the store."""
-        return self._short(self._label_key, label)
+        return _tag_of(self._label_mac, label)
 
     def seal_entry(self, scope: str, slot: str, plain: bytes) -> bytes:
         """Encrypt an entry: version, id of the key, nonce, and AES-256-GCM of the text."""
         nonce = urandom(_NONCE_BYTES)
         head = bytes((SEAL_VERSION,)) + self._key_id
-        return head + nonce + self._scope_cipher(scope).encrypt(nonce, plain, _bound(head, scope, slot))
+        return head + nonce + self._keys_of(scope).cipher.encrypt(nonce, plain, _bound(head, scope, slot))
 
     def open_entry(self, scope: str, slot: str, sealed: bytes) -> bytes:
         """Decrypt an entry.
@@ -389,7 +402,7 @@ class Keyring:
             raise EntryUnreadableError("the entry is of another version or secret, or cut off")
         try:
             rest = sealed[head_size + _NONCE_BYTES :]
-            return self._scope_cipher(scope).decrypt(nonce, rest, _bound(head, scope, slot))
+            return self._keys_of(scope).cipher.decrypt(nonce, rest, _bound(head, scope, slot))
         except InvalidTag as error:
             raise EntryUnreadableError("the entry was changed, or belongs elsewhere") from error
 
@@ -397,20 +410,32 @@ class Keyring:
         """The cipher of one generation's live stream."""
         return StreamCipher(self._derive(b"stream", scope, slot, token))
 
-    def _scope_cipher(self, scope: str) -> AESGCM:
-        found = self._ciphers.get(scope)
+    def _keys_of(self, scope: str) -> _ScopeKeys:
+        found = self._scopes.get(scope)
         if found is None:
-            found = self._ciphers[scope] = AESGCM(self._derive(b"entry", scope))
-            if len(self._ciphers) > _SCOPES_KEPT:
-                self._ciphers.popitem(last=False)
+            cipher = AESGCM(self._derive(b"entry", scope))
+            found = self._scopes[scope] = _ScopeKeys(_tag_of(self._scope_mac, scope), cipher)
+            if len(self._scopes) > _SCOPES_KEPT:
+                self._scopes.popitem(last=False)
         return found
 
     def _derive(self, use: bytes, *names: str) -> bytes:
         info = use + _joined_names(names)
         return HKDF(SHA256(), _KEY_BYTES, salt=_SALT, info=info).derive(self._secret)
 
-    def _short(self, key: bytes, name: str) -> str:
-        return hmac.digest(key, name.encode("utf-8", "surrogatepass"), "sha256")[:_TAG_BYTES].hex()
+    def _mac(self, use: bytes) -> hmac.HMAC:
+        """A mac that has its key and no content yet: copies of it cost half of a new one."""
+        return hmac.new(self._derive(use), digestmod="sha256")
+
+
+def _mac_of(mac: hmac.HMAC, content: bytes) -> bytes:
+    one = mac.copy()
+    one.update(content)
+    return one.digest()
+
+
+def _tag_of(mac: hmac.HMAC, name: str) -> str:
+    return _mac_of(mac, name.encode("utf-8", "surrogatepass"))[:_TAG_BYTES].hex()
 
 
 def digest_of(content: bytes) -> str:
@@ -686,14 +711,14 @@ class Entry:
         return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "content": str,
     "reasoning": str,
     "model": str,
-    "usage": dict | None,
+    "usage": (dict, type(None)),
     "sources": list,
-    "created": float | int,
-    "seconds": float | int,
+    "created": (float, int),
+    "seconds": (float, int),
 }
 
 
@@ -715,7 +740,7 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
         raise EntryUnreadableError("the entry is not JSON") from error
     if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
         raise EntryUnreadableError("the entry is of another version")
-    if fields.keys() != _TYPES.keys() or any(not isinstance(fields[name], _TYPES[name]) for name in _TYPES):
+    if fields.keys() != _TYPES.keys() or not all(map(isinstance, map(fields.get, _TYPES), _TYPES.values())):
         raise EntryUnreadableError("the entry has other fields than it should")
     return Entry(**fields)
 
@@ -884,12 +909,11 @@ class CacheCounters:
     """
 
     def __init__(self) -> None:
-        self._all: Counter[str] = Counter()
-        self._new: Counter[str] = Counter()
+        self._all: defaultdict[str, float] = defaultdict(int)
+        self._taken: dict[str, float] = {}
 
     def add(self, name: str, value: float = 1) -> None:
-        self._all[name] += value  # type: ignore[assignment] # Counter adds up floats as well
-        self._new[name] += value  # type: ignore[assignment] # as above
+        self._all[name] += value
 
     def looked_up(self, seconds: float) -> None:
         place = bisect_left(LOOKUP_BOUNDS, seconds * 1000)
@@ -901,12 +925,14 @@ class CacheCounters:
 
     def take_new(self) -> dict[str, float]:
         """What was added since the last time."""
-        new, self._new = self._new, Counter()
-        return dict(new)
+        now, before = dict(self._all), self._taken
+        self._taken = now
+        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
 
     def give_back(self, new: dict[str, float]) -> None:
         """What was taken and could not be brought to the others."""
-        self._new.update(new)
+        for name, value in new.items():
+            self._taken[name] -= value
 
 
 # --- ollama_pack.cache.store ---
@@ -1449,43 +1475,38 @@ class Generation:
         live: where this process listens.
     """
 
-    def __init__(
-        self, tools: GenerationTools, question: Question, lease: Lease, labels: tuple[str, ...]
-    ) -> None:
+    def __init__(self, tools: GenerationTools, question: Question, lease: Lease) -> None:
         """Take what is needed.
 
         Args:
             tools: of the process.
             question: that is answered.
             lease: of this generation.
-            labels: tags under which it can be discarded later.
         """
         self.live = LiveAnswer()
         self._tools = tools
         self._scope = question.scope
         self._lease = lease
-        self._labels = labels
-        self._labelled = not labels
+        self._labels = question.labels
+        self._labelled = not question.labels
         self._collector = AnswerCollector(needs_usage=question.needs_usage)
-        self._cipher = tools.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
-        self._records: list[bytes] = []  # sealed, and not yet in the store
+        self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
         self._last: tuple[int, bytes] | None = None
-        self._more = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
-        task = asyncio.current_task()
-        helpers = [asyncio.create_task(self._write()), asyncio.create_task(self._beat(task))]
+        beating = asyncio.create_task(self._beat(asyncio.current_task()))
         began = self._tools.clock()
         try:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
-            await self._close(self._tools.clock() - began, helpers[0])
+            await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
             self.live.close("lost", error)
@@ -1495,6 +1516,7 @@ class Generation:
         finally:
             self._tools.detached.discard(self)
             self.live.close("lost")
+            helpers = [beating, *filter(None, [self._writing])]
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -1509,33 +1531,32 @@ class Generation:
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
         else:
-            self._records.append(self._cipher.seal_record(self._place, record))
-            self._more.set()
+            self._records.append(record)
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.create_task(self._write())
 
-    @property
-    def _place(self) -> int:
-        """Of the next record."""
-        return self._sent + len(self._records) + 1
+    @cached_property
+    def _cipher(self) -> StreamCipher:
+        """Made when the first record is sealed: by then the first chunk is on its way."""
+        return self._tools.keyring.stream_cipher(self._scope, self._lease.slot.name, self._lease.token)
 
     def _ending(self, record: bytes) -> tuple[int, bytes]:
         """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
         if self._last is None:
-            self._last = (self._place, self._cipher.seal_record(self._place, record))
+            place = self._sent + len(self._records) + 1
+            self._last = (place, self._cipher.seal_record(place, record))
         return self._last
 
     async def _write(self) -> None:
-        """Bring records into the store, as many at once as there are, until the end."""
-        while not self._broken:
-            await self._more.wait()
-            self._more.clear()
-            while self._records and not self._broken:
-                await self._write_once()
-            if self._closing:
-                return
+        """Bring records into the store, as many at once as there are."""
+        while self._records and not self._broken:
+            await self._write_once()
 
     async def _write_once(self) -> None:
-        batch = tuple(self._records)
-        done = await self._tools.guard.ask(lambda store: store.append(self._lease, self._sent + 1, batch))
+        first = self._sent + 1
+        # at a second try they are the same bytes: a place is a nonce, and a record stays in its place
+        batch = [self._cipher.seal_record(place, each) for place, each in enumerate(self._records, first)]
+        done = await self._tools.guard.ask(lambda store: store.append(self._lease, first, batch))
         if done is True:
             self._sent += len(batch)
             del self._records[: len(batch)]
@@ -1593,14 +1614,14 @@ class Generation:
         """Make what will be kept known under its labels, before it is."""
         ttl = round(self._tools.rules.ttl_seconds * (1 + self._tools.rules.jitter) * 1000)
         for label in () if self._labelled else self._labels:
-            if isinstance(await self._label_once(label, ttl), StoreTrouble):
+            if isinstance(await self._label_once(self._tools.keyring.label_tag(label), ttl), StoreTrouble):
                 return
         self._labelled = True
 
-    async def _label_once(self, label: str, ttl: int) -> StoreTrouble | None:
-        return await self._tools.guard.ask(lambda store: store.label(label, self._lease.slot, ttl))
+    async def _label_once(self, tag: str, ttl: int) -> StoreTrouble | None:
+        return await self._tools.guard.ask(lambda store: store.label(tag, self._lease.slot, ttl))
 
-    async def _close(self, seconds: float, writer: asyncio.Task[None]) -> None:
+    async def _close(self, seconds: float) -> None:
         """Keep the answer if it may be kept, and tell all that it is complete.
 
         Those who listen here have all of it, and wait for the store no longer than its limit. Those elsewhere
@@ -1608,10 +1629,10 @@ class Generation:
         """
         self._closing = True
         self._until = self._tools.clock() + self._tools.rules.patience_seconds
-        self._more.set()
         late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
         try:
-            await writer
+            if self._writing is not None:
+                await self._writing
             verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
@@ -2537,7 +2558,7 @@ class ResponseCache:
         """Count a request that is not for the cache; a few words, without any text of the conversation."""
         self.counters.add(f"bypasses/{reason}")
 
-    async def chunks(
+    def chunks(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
@@ -2555,23 +2576,14 @@ class ResponseCache:
             LeaderLostError: another process led, and was lost half-way.
             Exception: what the upstream raises.
         """
-        answer: AsyncGenerator[dict[str, Any], None]
-        for _ in range(_ROUNDS):
-            if not isinstance(outcome, Follow):
-                break
-            try:
-                answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
-                async with aclosing(answer):
-                    async for chunk in answer:
-                        yield chunk
-            except _NothingShownError:
-                self.counters.add("takeovers")
-                outcome = await self._look_up(outcome.question, "leader lost")
-            else:
-                return
-        async with aclosing(self._own(outcome, head, upstream, place)) as answer:
-            async for chunk in answer:
-                yield chunk
+        match outcome:
+            case Hit():
+                return _kept_chunks(outcome, head, place)
+            case Lead():
+                return self._led(outcome, upstream)
+            case Follow():
+                return self._shared(outcome, head, upstream, place)
+        return upstream()
 
     async def note(self, question: Question, label: str) -> bool:
         """Make an answer known under one more label, such as the message that shows it; whether it is."""
@@ -2657,26 +2669,30 @@ class ResponseCache:
             await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
             return None
 
-    async def _own(
+    async def _shared(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer to a request that does not follow, or has followed in vain."""
-        match outcome:
-            case Hit():
-                for chunk in entry_chunks(outcome.entry, head, CacheMark("hit", outcome.age_seconds), place):
-                    yield chunk
+        """What another request generates; one's own where it shows nothing."""
+        for _ in range(_ROUNDS):
+            if not isinstance(outcome, Follow):
+                break
+            answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
+            try:
+                async with aclosing(answer):
+                    async for chunk in answer:
+                        yield chunk
+            except _NothingShownError:
+                self.counters.add("takeovers")
+                outcome = await self._look_up(outcome.question, "leader lost")
+            else:
                 return
-            case Lead():
-                answer = self._led(outcome, upstream)
-            case _:
-                answer = upstream()
-        async with aclosing(answer):
-            async for chunk in answer:
+        own = upstream() if isinstance(outcome, Follow) else self.chunks(outcome, head, upstream, place)
+        async with aclosing(own):
+            async for chunk in own:
                 yield chunk
 
     async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
-        labels = tuple(map(self.keyring.label_tag, lead.question.labels))
-        generation = Generation(self._tools, lead.question, lead.lease, labels)
+        generation = Generation(self._tools, lead.question, lead.lease)
         live = generation.live
         self._hub.add(lead.lease.token, live)
         task = asyncio.create_task(generation.run(upstream))
@@ -2735,6 +2751,11 @@ class ResponseCache:
             done = await self._ask_patiently(lambda store: store.add_counts(new))
             if isinstance(done, StoreTrouble):
                 self.counters.give_back(new)
+
+
+async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGenerator[dict[str, Any], None]:
+    for chunk in entry_chunks(hit.entry, head, CacheMark("hit", hit.age_seconds), place):
+        yield chunk
 
 
 class _NothingShownError(Exception):

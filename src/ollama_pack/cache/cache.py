@@ -94,7 +94,7 @@ class ResponseCache:
         """Count a request that is not for the cache; a few words, without any text of the conversation."""
         self.counters.add(f"bypasses/{reason}")
 
-    async def chunks(
+    def chunks(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
@@ -112,23 +112,14 @@ class ResponseCache:
             LeaderLostError: another process led, and was lost half-way.
             Exception: what the upstream raises.
         """
-        answer: AsyncGenerator[dict[str, Any], None]
-        for _ in range(_ROUNDS):
-            if not isinstance(outcome, Follow):
-                break
-            try:
-                answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
-                async with aclosing(answer):
-                    async for chunk in answer:
-                        yield chunk
-            except _NothingShownError:
-                self.counters.add("takeovers")
-                outcome = await self._look_up(outcome.question, "leader lost")
-            else:
-                return
-        async with aclosing(self._own(outcome, head, upstream, place)) as answer:
-            async for chunk in answer:
-                yield chunk
+        match outcome:
+            case Hit():
+                return _kept_chunks(outcome, head, place)
+            case Lead():
+                return self._led(outcome, upstream)
+            case Follow():
+                return self._shared(outcome, head, upstream, place)
+        return upstream()
 
     async def note(self, question: Question, label: str) -> bool:
         """Make an answer known under one more label, such as the message that shows it; whether it is."""
@@ -214,26 +205,30 @@ class ResponseCache:
             await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
             return None
 
-    async def _own(
+    async def _shared(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer to a request that does not follow, or has followed in vain."""
-        match outcome:
-            case Hit():
-                for chunk in entry_chunks(outcome.entry, head, CacheMark("hit", outcome.age_seconds), place):
-                    yield chunk
+        """What another request generates; one's own where it shows nothing."""
+        for _ in range(_ROUNDS):
+            if not isinstance(outcome, Follow):
+                break
+            answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
+            try:
+                async with aclosing(answer):
+                    async for chunk in answer:
+                        yield chunk
+            except _NothingShownError:
+                self.counters.add("takeovers")
+                outcome = await self._look_up(outcome.question, "leader lost")
+            else:
                 return
-            case Lead():
-                answer = self._led(outcome, upstream)
-            case _:
-                answer = upstream()
-        async with aclosing(answer):
-            async for chunk in answer:
+        own = upstream() if isinstance(outcome, Follow) else self.chunks(outcome, head, upstream, place)
+        async with aclosing(own):
+            async for chunk in own:
                 yield chunk
 
     async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
-        labels = tuple(map(self.keyring.label_tag, lead.question.labels))
-        generation = Generation(self._tools, lead.question, lead.lease, labels)
+        generation = Generation(self._tools, lead.question, lead.lease)
         live = generation.live
         self._hub.add(lead.lease.token, live)
         task = asyncio.create_task(generation.run(upstream))
@@ -292,6 +287,11 @@ class ResponseCache:
             done = await self._ask_patiently(lambda store: store.add_counts(new))
             if isinstance(done, StoreTrouble):
                 self.counters.give_back(new)
+
+
+async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGenerator[dict[str, Any], None]:
+    for chunk in entry_chunks(hit.entry, head, CacheMark("hit", hit.age_seconds), place):
+        yield chunk
 
 
 class _NothingShownError(Exception):

@@ -1,7 +1,7 @@
 """What the cache did, in figures without any text: of this process, and to be added up over all of them."""
 
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 
 # Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
 LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -22,12 +22,11 @@ class CacheCounters:
     """
 
     def __init__(self) -> None:
-        self._all: Counter[str] = Counter()
-        self._new: Counter[str] = Counter()
+        self._all: defaultdict[str, float] = defaultdict(int)
+        self._taken: dict[str, float] = {}
 
     def add(self, name: str, value: float = 1) -> None:
-        self._all[name] += value  # type: ignore[assignment] # Counter adds up floats as well
-        self._new[name] += value  # type: ignore[assignment] # as above
+        self._all[name] += value
 
     def looked_up(self, seconds: float) -> None:
         place = bisect_left(LOOKUP_BOUNDS, seconds * 1000)
@@ -39,9 +38,11 @@ class CacheCounters:
 
     def take_new(self) -> dict[str, float]:
         """What was added since the last time."""
-        new, self._new = self._new, Counter()
-        return dict(new)
+        now, before = dict(self._all), self._taken
+        self._taken = now
+        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
 
     def give_back(self, new: dict[str, float]) -> None:
         """What was taken and could not be brought to the others."""
-        self._new.update(new)
+        for name, value in new.items():
+            self._taken[name] -= value

@@ -41,14 +41,14 @@ class Entry:
         return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "content": str,
     "reasoning": str,
     "model": str,
-    "usage": dict | None,
+    "usage": (dict, type(None)),
     "sources": list,
-    "created": float | int,
-    "seconds": float | int,
+    "created": (float, int),
+    "seconds": (float, int),
 }
 
 
@@ -70,6 +70,6 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
         raise EntryUnreadableError("the entry is not JSON") from error
     if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
         raise EntryUnreadableError("the entry is of another version")
-    if fields.keys() != _TYPES.keys() or any(not isinstance(fields[name], _TYPES[name]) for name in _TYPES):
+    if fields.keys() != _TYPES.keys() or not all(map(isinstance, map(fields.get, _TYPES), _TYPES.values())):
         raise EntryUnreadableError("the entry has other fields than it should")
     return Entry(**fields)

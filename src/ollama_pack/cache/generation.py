@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import orjson
@@ -12,7 +13,7 @@ from ollama_pack.cache.collect import AnswerCollector
 from ollama_pack.cache.counters import CacheCounters
 from ollama_pack.cache.entry import Entry, seal_entry
 from ollama_pack.cache.guard import StoreGuard, StoreTrouble
-from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.keyring import Keyring, StreamCipher
 from ollama_pack.cache.live import LiveAnswer
 from ollama_pack.cache.outcome import Question
 from ollama_pack.cache.store import CacheStore, Lease, Quota
@@ -93,43 +94,38 @@ class Generation:
         live: where this process listens.
     """
 
-    def __init__(
-        self, tools: GenerationTools, question: Question, lease: Lease, labels: tuple[str, ...]
-    ) -> None:
+    def __init__(self, tools: GenerationTools, question: Question, lease: Lease) -> None:
         """Take what is needed.
 
         Args:
             tools: of the process.
             question: that is answered.
             lease: of this generation.
-            labels: tags under which it can be discarded later.
         """
         self.live = LiveAnswer()
         self._tools = tools
         self._scope = question.scope
         self._lease = lease
-        self._labels = labels
-        self._labelled = not labels
+        self._labels = question.labels
+        self._labelled = not question.labels
         self._collector = AnswerCollector(needs_usage=question.needs_usage)
-        self._cipher = tools.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
-        self._records: list[bytes] = []  # sealed, and not yet in the store
+        self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
         self._last: tuple[int, bytes] | None = None
-        self._more = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
-        task = asyncio.current_task()
-        helpers = [asyncio.create_task(self._write()), asyncio.create_task(self._beat(task))]
+        beating = asyncio.create_task(self._beat(asyncio.current_task()))
         began = self._tools.clock()
         try:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
-            await self._close(self._tools.clock() - began, helpers[0])
+            await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
             self.live.close("lost", error)
@@ -139,6 +135,7 @@ class Generation:
         finally:
             self._tools.detached.discard(self)
             self.live.close("lost")
+            helpers = [beating, *filter(None, [self._writing])]
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -153,33 +150,32 @@ class Generation:
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
         else:
-            self._records.append(self._cipher.seal_record(self._place, record))
-            self._more.set()
+            self._records.append(record)
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.create_task(self._write())
 
-    @property
-    def _place(self) -> int:
-        """Of the next record."""
-        return self._sent + len(self._records) + 1
+    @cached_property
+    def _cipher(self) -> StreamCipher:
+        """Made when the first record is sealed: by then the first chunk is on its way."""
+        return self._tools.keyring.stream_cipher(self._scope, self._lease.slot.name, self._lease.token)
 
     def _ending(self, record: bytes) -> tuple[int, bytes]:
         """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
         if self._last is None:
-            self._last = (self._place, self._cipher.seal_record(self._place, record))
+            place = self._sent + len(self._records) + 1
+            self._last = (place, self._cipher.seal_record(place, record))
         return self._last
 
     async def _write(self) -> None:
-        """Bring records into the store, as many at once as there are, until the end."""
-        while not self._broken:
-            await self._more.wait()
-            self._more.clear()
-            while self._records and not self._broken:
-                await self._write_once()
-            if self._closing:
-                return
+        """Bring records into the store, as many at once as there are."""
+        while self._records and not self._broken:
+            await self._write_once()
 
     async def _write_once(self) -> None:
-        batch = tuple(self._records)
-        done = await self._tools.guard.ask(lambda store: store.append(self._lease, self._sent + 1, batch))
+        first = self._sent + 1
+        # at a second try they are the same bytes: a place is a nonce, and a record stays in its place
+        batch = [self._cipher.seal_record(place, each) for place, each in enumerate(self._records, first)]
+        done = await self._tools.guard.ask(lambda store: store.append(self._lease, first, batch))
         if done is True:
             self._sent += len(batch)
             del self._records[: len(batch)]
@@ -237,14 +233,14 @@ class Generation:
         """Make what will be kept known under its labels, before it is."""
         ttl = round(self._tools.rules.ttl_seconds * (1 + self._tools.rules.jitter) * 1000)
         for label in () if self._labelled else self._labels:
-            if isinstance(await self._label_once(label, ttl), StoreTrouble):
+            if isinstance(await self._label_once(self._tools.keyring.label_tag(label), ttl), StoreTrouble):
                 return
         self._labelled = True
 
-    async def _label_once(self, label: str, ttl: int) -> StoreTrouble | None:
-        return await self._tools.guard.ask(lambda store: store.label(label, self._lease.slot, ttl))
+    async def _label_once(self, tag: str, ttl: int) -> StoreTrouble | None:
+        return await self._tools.guard.ask(lambda store: store.label(tag, self._lease.slot, ttl))
 
-    async def _close(self, seconds: float, writer: asyncio.Task[None]) -> None:
+    async def _close(self, seconds: float) -> None:
         """Keep the answer if it may be kept, and tell all that it is complete.
 
         Those who listen here have all of it, and wait for the store no longer than its limit. Those elsewhere
@@ -252,10 +248,10 @@ class Generation:
         """
         self._closing = True
         self._until = self._tools.clock() + self._tools.rules.patience_seconds
-        self._more.set()
         late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
         try:
-            await writer
+            if self._writing is not None:
+                await self._writing
             verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")

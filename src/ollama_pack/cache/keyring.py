@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from collections import OrderedDict
+from dataclasses import dataclass
 from os import urandom
 
 from cryptography.exceptions import InvalidTag
@@ -16,7 +17,7 @@ SEAL_VERSION = 1
 SECRET_CHARACTERS = 16  # the fewest that a secret may have
 _SALT = b"open-webui-ollama-pack cache"
 _KEY_BYTES, _TAG_BYTES, _NONCE_BYTES, _KEY_ID_BYTES = 32, 16, 12, 4
-_SCOPES_KEPT = 4096  # ciphers of scopes that are kept ready
+_SCOPES_KEPT = 4096  # whose keys are kept ready
 
 
 class StreamCipher:
@@ -41,6 +42,19 @@ class StreamCipher:
             return self._cipher.decrypt(place.to_bytes(_NONCE_BYTES, "big"), sealed, None)
         except InvalidTag as error:
             raise EntryUnreadableError("a record of the live stream was changed") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _ScopeKeys:
+    """What is kept ready of a scope.
+
+    Attributes:
+        tag: its name in the store.
+        cipher: of its entries.
+    """
+
+    tag: str
+    cipher: AESGCM
 
 
 def check_secret(secret: str) -> str:
@@ -80,27 +94,27 @@ class Keyring:
         """
         _refuse_short(secret)
         self._secret = secret.encode("utf-8", "surrogatepass")
-        self._slot_key, self._scope_key, self._label_key = map(self._derive, (b"slot", b"scope", b"label"))
+        self._slot_mac, self._scope_mac, self._label_mac = map(self._mac, (b"slot", b"scope", b"label"))
         self._key_id = self._derive(b"key id")[:_KEY_ID_BYTES]
-        self._ciphers: OrderedDict[str, AESGCM] = OrderedDict()
+        self._scopes: OrderedDict[str, _ScopeKeys] = OrderedDict()
 
     def slot_name(self, version: int, fields: bytes) -> str:
         """HMAC-SHA256 of a request's fields, in hex, after the version of their format."""
-        return f"{version:02x}{hmac.digest(self._slot_key, bytes((version,)) + fields, 'sha256').hex()}"
+        return f"{version:02x}{_mac_of(self._slot_mac, bytes((version,)) + fields).hex()}"
 
     def scope_tag(self, scope: str) -> str:
         """What a scope is called in the store."""
-        return self._short(self._scope_key, scope)
+        return self._keys_of(scope).tag
 
     def label_tag(self, label: str) -> str:
         """What a label, such as `chat:<id>`, is called in the store."""
-        return self._short(self._label_key, label)
+        return _tag_of(self._label_mac, label)
 
     def seal_entry(self, scope: str, slot: str, plain: bytes) -> bytes:
         """Encrypt an entry: version, id of the key, nonce, and AES-256-GCM of the text."""
         nonce = urandom(_NONCE_BYTES)
         head = bytes((SEAL_VERSION,)) + self._key_id
-        return head + nonce + self._scope_cipher(scope).encrypt(nonce, plain, _bound(head, scope, slot))
+        return head + nonce + self._keys_of(scope).cipher.encrypt(nonce, plain, _bound(head, scope, slot))
 
     def open_entry(self, scope: str, slot: str, sealed: bytes) -> bytes:
         """Decrypt an entry.
@@ -114,7 +128,7 @@ class Keyring:
             raise EntryUnreadableError("the entry is of another version or secret, or cut off")
         try:
             rest = sealed[head_size + _NONCE_BYTES :]
-            return self._scope_cipher(scope).decrypt(nonce, rest, _bound(head, scope, slot))
+            return self._keys_of(scope).cipher.decrypt(nonce, rest, _bound(head, scope, slot))
         except InvalidTag as error:
             raise EntryUnreadableError("the entry was changed, or belongs elsewhere") from error
 
@@ -122,20 +136,32 @@ class Keyring:
         """The cipher of one generation's live stream."""
         return StreamCipher(self._derive(b"stream", scope, slot, token))
 
-    def _scope_cipher(self, scope: str) -> AESGCM:
-        found = self._ciphers.get(scope)
+    def _keys_of(self, scope: str) -> _ScopeKeys:
+        found = self._scopes.get(scope)
         if found is None:
-            found = self._ciphers[scope] = AESGCM(self._derive(b"entry", scope))
-            if len(self._ciphers) > _SCOPES_KEPT:
-                self._ciphers.popitem(last=False)
+            cipher = AESGCM(self._derive(b"entry", scope))
+            found = self._scopes[scope] = _ScopeKeys(_tag_of(self._scope_mac, scope), cipher)
+            if len(self._scopes) > _SCOPES_KEPT:
+                self._scopes.popitem(last=False)
         return found
 
     def _derive(self, use: bytes, *names: str) -> bytes:
         info = use + _joined_names(names)
         return HKDF(SHA256(), _KEY_BYTES, salt=_SALT, info=info).derive(self._secret)
 
-    def _short(self, key: bytes, name: str) -> str:
-        return hmac.digest(key, name.encode("utf-8", "surrogatepass"), "sha256")[:_TAG_BYTES].hex()
+    def _mac(self, use: bytes) -> hmac.HMAC:
+        """A mac that has its key and no content yet: copies of it cost half of a new one."""
+        return hmac.new(self._derive(use), digestmod="sha256")
+
+
+def _mac_of(mac: hmac.HMAC, content: bytes) -> bytes:
+    one = mac.copy()
+    one.update(content)
+    return one.digest()
+
+
+def _tag_of(mac: hmac.HMAC, name: str) -> str:
+    return _mac_of(mac, name.encode("utf-8", "surrogatepass"))[:_TAG_BYTES].hex()
 
 
 def digest_of(content: bytes) -> str:
