@@ -586,6 +586,7 @@ class CacheValves(BaseModel):
 _Put = Callable[[bytes], None]
 
 DEEPEST = 64  # levels of objects and lists; what is deeper is refused
+_MOST_NAMES = 32  # of an object whose shape is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -643,21 +644,27 @@ def _put_value(put: _Put, value: Any, levels: int) -> None:
 
 
 def _put_object(put: _Put, value: dict[Any, Any], levels: int) -> None:
-    put(b"d%d:" % len(value))
-    try:
-        names = sorted(value)
-    except TypeError:
-        raise NotCoveredError("names of different types") from None
-    for name in names:
-        if type(name) is not str:
-            raise NotCoveredError("a name that is not text")
-        put(_sized_text("s", name))
+    shape_of = _shape_of if len(value) <= _MOST_NAMES else _shape_of.__wrapped__
+    head, names = shape_of(tuple(value))
+    put(head)
+    for name, coded in names:
+        put(coded)
         _put_value(put, value[name], levels)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
+def _shape_of(names: tuple[Any, ...]) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """What stands before an object's values: the same names come again and again."""
+    try:
+        ordered = sorted(names)
+    except TypeError:
+        raise NotCoveredError("names of different types") from None
+    if any(type(name) is not str for name in ordered):
+        raise NotCoveredError("a name that is not text")
+    return b"d%d:" % len(ordered), [(name, _sized_text("s", name)) for name in ordered]
+
+
 def _sized_text(kind: str, text: str) -> bytes:
-    """A short text; names of fields come again and again."""
     content = text.encode("utf-8", "surrogatepass")
     return b"%b%d:%b" % (kind.encode(), len(content), content)
 
@@ -775,7 +782,7 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
         raise NotCoveredError(reason)
     body = {name: value for name, value in basis.body.items() if name not in IGNORED_FIELDS}
     body["messages"] = _messages_of(basis)
-    if isinstance(options := body.get("options"), Mapping):
+    if isinstance(options := body.get("options"), dict):
         body["options"] = {name: value for name, value in options.items() if name not in IGNORED_IN_OPTIONS}
     return {
         "scope": basis.scope,
@@ -810,7 +817,7 @@ def _why_not(basis: AnswerBasis) -> str:
 def _engine_tools(tools: object) -> Iterator[bool]:
     """For each tool, whether the engine itself runs it, with results that nobody here knows."""
     for tool in tools if isinstance(tools, list) else ():
-        yield not isinstance(tool, Mapping) or tool.get("type", "function") != "function"
+        yield not isinstance(tool, dict) or tool.get("type", "function") != "function"
 
 
 def _texts(values: object) -> Iterator[str]:
@@ -824,9 +831,11 @@ def _messages_of(basis: AnswerBasis) -> list[dict[str, Any]]:
 
 def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[str, str]) -> dict[str, Any]:
     """A message without ids of its own; ids of tool calls become their number, images their content."""
-    if not isinstance(message, Mapping):
+    if not isinstance(message, dict):
         raise NotCoveredError("a message that is not an object")
-    found = {name: value for name, value in message.items() if name not in IGNORED_IN_MESSAGES}
+    found = dict(message)
+    for name in IGNORED_IN_MESSAGES:
+        found.pop(name, None)
     if isinstance(called := found.get("tool_calls"), list):
         found["tool_calls"] = [_call_of(call, calls) for call in called]
     if isinstance(answered := found.get("tool_call_id"), str):
@@ -839,7 +848,7 @@ def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[st
 
 
 def _call_of(call: object, calls: dict[str, StandIn]) -> object:
-    if not isinstance(call, Mapping) or not isinstance(name := call.get("id"), str):
+    if not isinstance(call, dict) or not isinstance(name := call.get("id"), str):
         return call
     return {**call, "id": _call_number(name, calls)}
 
@@ -850,20 +859,20 @@ def _call_number(name: str, calls: dict[str, StandIn]) -> StandIn:
 
 
 def _part_of(part: object, contents: Mapping[str, str]) -> object:
-    if not isinstance(part, Mapping):
+    if not isinstance(part, dict):
         return part
     found = dict(part)
     for name in _MEDIA:
         if name in found:
             found[name] = _media_of(found[name], contents)
-    if isinstance(file := found.get("file"), Mapping) and "file_id" in file:
+    if isinstance(file := found.get("file"), dict) and "file_id" in file:
         found["file"] = {**file, "file_id": _referred(file["file_id"], contents)}
     return found
 
 
 def _media_of(media: object, contents: Mapping[str, str]) -> dict[str, Any]:
     """`{"url": …}` or the URL alone: the same."""
-    given = media if isinstance(media, Mapping) else {"url": media}
+    given = media if isinstance(media, dict) else {"url": media}
     url = given.get("url")
     inline = isinstance(url, str) and url[:5].lower() == "data:"
     return {**given, "url": _content_of_data_url(str(url)) if inline else _referred(url, contents)}
@@ -975,11 +984,11 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
 # and so it is not kept.
 _CHUNK_FIELDS = {
-    *("id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
+    *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
 
 class AnswerCollector:
@@ -1023,7 +1032,7 @@ class AnswerCollector:
         """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
         if chunk.get("error"):
             self._refuse("error")
-        if chunk.keys() - _CHUNK_FIELDS - {"error"}:
+        if not chunk.keys() <= _CHUNK_FIELDS:
             self._refuse("unknown field")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
@@ -1061,7 +1070,7 @@ class AnswerCollector:
     def _add_choices(self, choices: object) -> None:
         given = choices if isinstance(choices, list) else []
         for choice in given:
-            if not isinstance(choice, Mapping) or choice.get("index") not in (None, 0):
+            if not isinstance(choice, dict) or choice.get("index") not in (None, 0):
                 self._refuse("several choices")
                 continue
             if choice.get("logprobs"):
@@ -1069,7 +1078,7 @@ class AnswerCollector:
             if isinstance(reason := choice.get("finish_reason"), str) and reason:
                 self.finish_reason = reason
             delta = choice.get("delta") or choice.get("message")
-            self._add_delta(delta if isinstance(delta, Mapping) else {})
+            self._add_delta(delta if isinstance(delta, dict) else {})
 
     def _add_delta(self, delta: Mapping[str, Any]) -> None:
         if isinstance(content := delta.get("content"), str):
@@ -1081,7 +1090,7 @@ class AnswerCollector:
             self._calls += calls
         if delta.get("refusal"):
             self._refuse("refusal")
-        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS - set(_REASONING)):
+        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS):
             self._refuse("unknown field")
 
     def _refuse(self, reason: str) -> None:
@@ -1097,10 +1106,10 @@ def says_something(chunk: Mapping[str, Any]) -> bool:
 
 
 def _choice_says(choice: object) -> bool:
-    if not isinstance(choice, Mapping):
+    if not isinstance(choice, dict):
         return False
     delta = choice.get("delta")
-    said = delta if isinstance(delta, Mapping) else {}
+    said = delta if isinstance(delta, dict) else {}
     return bool(choice.get("finish_reason")) or any(said[name] for name in said.keys() - {"role"})
 
 

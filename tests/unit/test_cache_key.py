@@ -158,6 +158,15 @@ def test_what_is_not_json_is_refused(value: Any) -> None:
     assert isinstance(slot_of(basis(BODY | {"x": value}), KEYRING), NotCacheable)
 
 
+@pytest.mark.parametrize("count", [1, 32, 33, 1000])
+def test_many_names_are_covered_as_few_are(count: int) -> None:
+    """Would catch a long object, such as a tool's schema, whose order counts or whose names do not."""
+    value = {f"name{number}": number for number in range(count)}
+    assert canonical_bytes(dict(reversed(value.items()))) == canonical_bytes(value)
+    assert canonical_bytes({**value, "name0": None}) != canonical_bytes(value)
+    assert canonical_bytes({"other": 0, **value}) != canonical_bytes(value)
+
+
 def test_deepest_value_is_covered() -> None:
     """Would catch a limit that is one off, or a recursion that ends in an error."""
     assert canonical_bytes(deep(DEEPEST))

@@ -21,6 +21,7 @@ from typing import Any
 _Put = Callable[[bytes], None]
 
 DEEPEST = 64  # levels of objects and lists; what is deeper is refused
+_MOST_NAMES = 32  # of an object whose shape is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +79,27 @@ def _put_value(put: _Put, value: Any, levels: int) -> None:
 
 
 def _put_object(put: _Put, value: dict[Any, Any], levels: int) -> None:
-    put(b"d%d:" % len(value))
-    try:
-        names = sorted(value)
-    except TypeError:
-        raise NotCoveredError("names of different types") from None
-    for name in names:
-        if type(name) is not str:
-            raise NotCoveredError("a name that is not text")
-        put(_sized_text("s", name))
+    shape_of = _shape_of if len(value) <= _MOST_NAMES else _shape_of.__wrapped__
+    head, names = shape_of(tuple(value))
+    put(head)
+    for name, coded in names:
+        put(coded)
         _put_value(put, value[name], levels)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
+def _shape_of(names: tuple[Any, ...]) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """What stands before an object's values: the same names come again and again."""
+    try:
+        ordered = sorted(names)
+    except TypeError:
+        raise NotCoveredError("names of different types") from None
+    if any(type(name) is not str for name in ordered):
+        raise NotCoveredError("a name that is not text")
+    return b"d%d:" % len(ordered), [(name, _sized_text("s", name)) for name in ordered]
+
+
 def _sized_text(kind: str, text: str) -> bytes:
-    """A short text; names of fields come again and again."""
     content = text.encode("utf-8", "surrogatepass")
     return b"%b%d:%b" % (kind.encode(), len(content), content)
 

@@ -8,11 +8,11 @@ from ollama_pack.cache.entry import Entry
 # Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
 # and so it is not kept.
 _CHUNK_FIELDS = {
-    *("id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
+    *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
 
 class AnswerCollector:
@@ -56,7 +56,7 @@ class AnswerCollector:
         """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
         if chunk.get("error"):
             self._refuse("error")
-        if chunk.keys() - _CHUNK_FIELDS - {"error"}:
+        if not chunk.keys() <= _CHUNK_FIELDS:
             self._refuse("unknown field")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
@@ -94,7 +94,7 @@ class AnswerCollector:
     def _add_choices(self, choices: object) -> None:
         given = choices if isinstance(choices, list) else []
         for choice in given:
-            if not isinstance(choice, Mapping) or choice.get("index") not in (None, 0):
+            if not isinstance(choice, dict) or choice.get("index") not in (None, 0):
                 self._refuse("several choices")
                 continue
             if choice.get("logprobs"):
@@ -102,7 +102,7 @@ class AnswerCollector:
             if isinstance(reason := choice.get("finish_reason"), str) and reason:
                 self.finish_reason = reason
             delta = choice.get("delta") or choice.get("message")
-            self._add_delta(delta if isinstance(delta, Mapping) else {})
+            self._add_delta(delta if isinstance(delta, dict) else {})
 
     def _add_delta(self, delta: Mapping[str, Any]) -> None:
         if isinstance(content := delta.get("content"), str):
@@ -114,7 +114,7 @@ class AnswerCollector:
             self._calls += calls
         if delta.get("refusal"):
             self._refuse("refusal")
-        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS - set(_REASONING)):
+        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS):
             self._refuse("unknown field")
 
     def _refuse(self, reason: str) -> None:
@@ -130,10 +130,10 @@ def says_something(chunk: Mapping[str, Any]) -> bool:
 
 
 def _choice_says(choice: object) -> bool:
-    if not isinstance(choice, Mapping):
+    if not isinstance(choice, dict):
         return False
     delta = choice.get("delta")
-    said = delta if isinstance(delta, Mapping) else {}
+    said = delta if isinstance(delta, dict) else {}
     return bool(choice.get("finish_reason")) or any(said[name] for name in said.keys() - {"role"})
 
 

@@ -106,7 +106,7 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
         raise NotCoveredError(reason)
     body = {name: value for name, value in basis.body.items() if name not in IGNORED_FIELDS}
     body["messages"] = _messages_of(basis)
-    if isinstance(options := body.get("options"), Mapping):
+    if isinstance(options := body.get("options"), dict):
         body["options"] = {name: value for name, value in options.items() if name not in IGNORED_IN_OPTIONS}
     return {
         "scope": basis.scope,
@@ -141,7 +141,7 @@ def _why_not(basis: AnswerBasis) -> str:
 def _engine_tools(tools: object) -> Iterator[bool]:
     """For each tool, whether the engine itself runs it, with results that nobody here knows."""
     for tool in tools if isinstance(tools, list) else ():
-        yield not isinstance(tool, Mapping) or tool.get("type", "function") != "function"
+        yield not isinstance(tool, dict) or tool.get("type", "function") != "function"
 
 
 def _texts(values: object) -> Iterator[str]:
@@ -155,9 +155,11 @@ def _messages_of(basis: AnswerBasis) -> list[dict[str, Any]]:
 
 def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[str, str]) -> dict[str, Any]:
     """A message without ids of its own; ids of tool calls become their number, images their content."""
-    if not isinstance(message, Mapping):
+    if not isinstance(message, dict):
         raise NotCoveredError("a message that is not an object")
-    found = {name: value for name, value in message.items() if name not in IGNORED_IN_MESSAGES}
+    found = dict(message)
+    for name in IGNORED_IN_MESSAGES:
+        found.pop(name, None)
     if isinstance(called := found.get("tool_calls"), list):
         found["tool_calls"] = [_call_of(call, calls) for call in called]
     if isinstance(answered := found.get("tool_call_id"), str):
@@ -170,7 +172,7 @@ def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[st
 
 
 def _call_of(call: object, calls: dict[str, StandIn]) -> object:
-    if not isinstance(call, Mapping) or not isinstance(name := call.get("id"), str):
+    if not isinstance(call, dict) or not isinstance(name := call.get("id"), str):
         return call
     return {**call, "id": _call_number(name, calls)}
 
@@ -181,20 +183,20 @@ def _call_number(name: str, calls: dict[str, StandIn]) -> StandIn:
 
 
 def _part_of(part: object, contents: Mapping[str, str]) -> object:
-    if not isinstance(part, Mapping):
+    if not isinstance(part, dict):
         return part
     found = dict(part)
     for name in _MEDIA:
         if name in found:
             found[name] = _media_of(found[name], contents)
-    if isinstance(file := found.get("file"), Mapping) and "file_id" in file:
+    if isinstance(file := found.get("file"), dict) and "file_id" in file:
         found["file"] = {**file, "file_id": _referred(file["file_id"], contents)}
     return found
 
 
 def _media_of(media: object, contents: Mapping[str, str]) -> dict[str, Any]:
     """`{"url": …}` or the URL alone: the same."""
-    given = media if isinstance(media, Mapping) else {"url": media}
+    given = media if isinstance(media, dict) else {"url": media}
     url = given.get("url")
     inline = isinstance(url, str) and url[:5].lower() == "data:"
     return {**given, "url": _content_of_data_url(str(url)) if inline else _referred(url, contents)}
