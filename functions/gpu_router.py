@@ -264,6 +264,11 @@ class RedisClient(Protocol):
         """Close the connections."""
 
 
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
 class _PartMissingError(ValueError):
     """What is missing, in words that may be shown."""
 
@@ -274,6 +279,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.connection_pool = connection_pool_of(master)
         self._clients = master, *sentinels
 
     async def aclose(self) -> None:

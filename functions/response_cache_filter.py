@@ -55,7 +55,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, Field, field_validator
-from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -1314,6 +1313,11 @@ class RedisClient(Protocol):
         """Close the connections."""
 
 
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
 class _PartMissingError(ValueError):
     """What is missing, in words that may be shown."""
 
@@ -1324,6 +1328,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.connection_pool = connection_pool_of(master)
         self._clients = master, *sentinels
 
     async def aclose(self) -> None:
@@ -3325,6 +3330,7 @@ class RedisLink:
             most: commands at once, and so connections.
         """
         self._client = client
+        self._pool = connection_pool_of(client)
         self._free = asyncio.Semaphore(most)
         self._idle: list[AbstractConnection] = []
         self._closed = False
@@ -3342,9 +3348,9 @@ class RedisLink:
         """
         async with self._free:
             try:
-                if isinstance(self._client, RedisCluster):  # it alone knows which node to ask
+                if self._pool is None:  # a cluster: its client alone knows which node to ask
                     return await self._client.execute_command(name, *values)
-                return await self._ask_server(self._client, (name, *values))
+                return await self._ask_server((name, *values))
             except NoScriptError:
                 raise
             except REDIS_FAULTS as error:
@@ -3357,8 +3363,8 @@ class RedisLink:
             await connection.disconnect()
         await self._client.aclose()
 
-    async def _ask_server(self, client: Redis, command: tuple[Any, ...]) -> Any:
-        connection = self._idle.pop() if self._idle else _new_connection(client)
+    async def _ask_server(self, command: tuple[Any, ...]) -> Any:
+        connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
         try:
             packed = _packed(connection, command)
             try:
@@ -3377,11 +3383,6 @@ def store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
     return StoreDownError(f"Redis failed: {type(error).__name__}")
-
-
-def _new_connection(client: Redis) -> AbstractConnection:
-    made: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # it has no types
-    return made
 
 
 async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:

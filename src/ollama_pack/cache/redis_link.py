@@ -8,7 +8,6 @@ its way to log in, to find the master and to read.
 import asyncio
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -16,7 +15,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.utils import HIREDIS_AVAILABLE
 
 from ollama_pack.cache.errors import StoreDownError, StoreError, StoreFullError
-from ollama_pack.cache.redis_url import RedisClient
+from ollama_pack.cache.redis_url import RedisClient, connection_pool_of
 
 REDIS_FAULTS = (RedisError, OSError, EOFError)
 
@@ -32,6 +31,7 @@ class RedisLink:
             most: commands at once, and so connections.
         """
         self._client = client
+        self._pool = connection_pool_of(client)
         self._free = asyncio.Semaphore(most)
         self._idle: list[AbstractConnection] = []
         self._closed = False
@@ -49,9 +49,9 @@ class RedisLink:
         """
         async with self._free:
             try:
-                if isinstance(self._client, RedisCluster):  # it alone knows which node to ask
+                if self._pool is None:  # a cluster: its client alone knows which node to ask
                     return await self._client.execute_command(name, *values)
-                return await self._ask_server(self._client, (name, *values))
+                return await self._ask_server((name, *values))
             except NoScriptError:
                 raise
             except REDIS_FAULTS as error:
@@ -64,8 +64,8 @@ class RedisLink:
             await connection.disconnect()
         await self._client.aclose()
 
-    async def _ask_server(self, client: Redis, command: tuple[Any, ...]) -> Any:
-        connection = self._idle.pop() if self._idle else _new_connection(client)
+    async def _ask_server(self, command: tuple[Any, ...]) -> Any:
+        connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
         try:
             packed = _packed(connection, command)
             try:
@@ -84,11 +84,6 @@ def store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
     return StoreDownError(f"Redis failed: {type(error).__name__}")
-
-
-def _new_connection(client: Redis) -> AbstractConnection:
-    made: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # it has no types
-    return made
 
 
 async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
