@@ -5310,6 +5310,8 @@ MEDIA_TYPES: dict[TranscriptFormat, str] = {
     "verbose_json": "application/json",
 }
 
+WARNING_HEADER = "X-Ollama-Pack-Warning"
+
 _SEEK_PER_SECOND = 100  # of `seek` in OpenAI's segments
 
 
@@ -5367,6 +5369,21 @@ def verbose_form(transcript: Transcript) -> dict[str, Any]:
     }
 
 
+def warnings_in_header(transcript: Transcript) -> dict[str, str]:
+    """The notes as a header, for formats that have no place for them; nothing where there are none.
+
+    It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
+    """
+    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
+    return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
+
+
+def _header_text(text: str) -> str:
+    """What may stand between the quotes: one line of printable ASCII."""
+    line = " ".join(text.split()).encode("ascii", "replace").decode()
+    return line.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
     return {
         **_times(segment),
@@ -5420,7 +5437,12 @@ def _vtt(transcript: Transcript) -> str:
         f"{timestamp(cue.start, '.')} --> {timestamp(cue.end, '.')}\n{_vtt_text(cue.lines)}\n"
         for cue in cues(transcript.segments, transcript.duration)
     )
-    return "\n".join(["WEBVTT\n", *blocks])
+    return "\n".join(["WEBVTT\n", *map(_vtt_comment, transcript.notes), *blocks])
+
+
+def _vtt_comment(note: SpeechNote) -> str:
+    """Players do not show it; who opens the file reads it (WebVTT, section 4.1)."""
+    return f"NOTE Warning: {' '.join(note.text.split())}\n".replace("-->", "→")
 
 
 def _vtt_text(lines: tuple[str, ...]) -> str:
@@ -5582,11 +5604,11 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     return JSONResponse(value, status, headers)
 
 
-def text_answer(text: str, media_type: str) -> Any:
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
     """Text as a response of a type."""
     from starlette.responses import Response  # noqa: PLC0415
 
-    return Response(text, media_type=media_type)
+    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.uploads ---
@@ -5772,7 +5794,7 @@ class VoiceRoutes:
                 found = await unless_gone(request, _transcript(recording, settings))
         except PackError as error:
             return _failure(error, user)
-        return text_answer(render_transcript(found, form), MEDIA_TYPES[form])
+        return _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
         try:
@@ -5865,15 +5887,18 @@ def _silent(silence: NoSpeechError, asked: str) -> Transcript:
 def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: list[str]) -> Any:
     """As OpenAI's API answers: `json` has the text alone, `verbose_json` what was asked for of times."""
     if form == "json":
-        return json_answer({"text": found.text})
+        return json_answer({"text": found.text}, headers=warnings_in_header(found))
     if form == "verbose_json":
         left_out = {"word": "words", "segment": "segments"}
         for kind in granularities or ["segment"]:
             left_out.pop(kind, None)
-        return json_answer(
-            {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
-        )
-    return text_answer(render_transcript(found, form), MEDIA_TYPES[form])
+        wanted = {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
+        return json_answer(wanted, headers=warnings_in_header(found))
+    return _rendered(found, form)
+
+
+def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
+    return text_answer(render_transcript(found, form), MEDIA_TYPES[form], warnings_in_header(found))
 
 
 def _failure(error: PackError, user: Any) -> Any:

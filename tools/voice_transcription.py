@@ -3497,6 +3497,8 @@ MEDIA_TYPES: dict[TranscriptFormat, str] = {
     "verbose_json": "application/json",
 }
 
+WARNING_HEADER = "X-Ollama-Pack-Warning"
+
 _SEEK_PER_SECOND = 100  # of `seek` in OpenAI's segments
 
 
@@ -3554,6 +3556,21 @@ def verbose_form(transcript: Transcript) -> dict[str, Any]:
     }
 
 
+def warnings_in_header(transcript: Transcript) -> dict[str, str]:
+    """The notes as a header, for formats that have no place for them; nothing where there are none.
+
+    It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
+    """
+    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
+    return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
+
+
+def _header_text(text: str) -> str:
+    """What may stand between the quotes: one line of printable ASCII."""
+    line = " ".join(text.split()).encode("ascii", "replace").decode()
+    return line.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
     return {
         **_times(segment),
@@ -3607,7 +3624,12 @@ def _vtt(transcript: Transcript) -> str:
         f"{timestamp(cue.start, '.')} --> {timestamp(cue.end, '.')}\n{_vtt_text(cue.lines)}\n"
         for cue in cues(transcript.segments, transcript.duration)
     )
-    return "\n".join(["WEBVTT\n", *blocks])
+    return "\n".join(["WEBVTT\n", *map(_vtt_comment, transcript.notes), *blocks])
+
+
+def _vtt_comment(note: SpeechNote) -> str:
+    """Players do not show it; who opens the file reads it (WebVTT, section 4.1)."""
+    return f"NOTE Warning: {' '.join(note.text.split())}\n".replace("-->", "→")
 
 
 def _vtt_text(lines: tuple[str, ...]) -> str:

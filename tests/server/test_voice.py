@@ -27,6 +27,7 @@ from harness.voice_target import (
     silence,
 )
 from local.webui import Account, RunningWebUI
+from ollama_pack.speech.formats import TRANSCRIPT_FORMATS, WARNING_HEADER
 
 DOCTOR = Path(__file__).resolve().parents[2] / "scripts" / "doctor.py"
 MEGABYTE = 2**20
@@ -201,6 +202,26 @@ def test_a_truncated_recording_gives_what_there_is(voice: VoiceTarget, pupil: Ac
     found = voice.post(TRANSCRIBE, pupil, files={"audio": speech[: len(speech) * 2 // 3]}).json()
     assert found["text"] == "Good morning."
     assert [warning["kind"] for warning in found["warnings"]] == ["truncated"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(TRANSCRIBE, "format"), (OPENAI, "response_format")], ids=["own", "openai"]
+)
+def test_every_format_tells_that_something_is_wrong(
+    voice: VoiceTarget, pupil: Account, speech: bytes, path: str, field: str
+) -> None:
+    """Would catch half a recording, or one in another language, that looks right to who reads the text."""
+    voice.says(said("Good morning.", language="french"))
+    for form in TRANSCRIPT_FORMATS:
+        half = speech[: len(speech) * 3 // 5]
+        answer = voice.post(path, pupil, files={"file": half}, data={field: form, "language": "en"})
+        header = answer.headers[WARNING_HEADER]
+        assert header.startswith('truncated="The recording is not whole: ')
+        assert 'language="The recording seems to be in French (100% sure), but en was asked for."' in header
+        assert ("NOTE Warning: The recording is not whole" in answer.text) == (form == "vtt")
+        right = {"files": {"file": unique(speech, 13)}, "data": {field: form, "language": "fr"}}
+        whole = voice.post(path, pupil, **right)
+        assert (whole.status_code, WARNING_HEADER in whole.headers) == (200, False)
 
 
 def test_an_unknown_language_lists_the_known(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.audio import TranscriptionVerbose
 
-from ollama_pack.speech.formats import TRANSCRIPT_FORMATS, render_transcript
+from ollama_pack.speech.formats import (
+    TRANSCRIPT_FORMATS,
+    WARNING_HEADER,
+    render_transcript,
+    warnings_in_header,
+)
 from ollama_pack.speech.joining import columns, joined, tokens_of
 from ollama_pack.speech.subtitles import LINE_COLUMNS, MAX_LINES, cues, timestamp
 from ollama_pack.speech.values import SpeechNote, SpeechSegment, SpokenWord, Transcript
@@ -120,13 +126,29 @@ def test_srt() -> None:
 
 
 def test_vtt() -> None:
-    """Would catch a missing header, and text that a browser takes for tags."""
+    """Would catch a missing header, a lost warning, and text that a browser takes for tags."""
     assert render_transcript(EXAMPLE, "vtt") == (
         "WEBVTT\n\n"
+        "NOTE Warning: The recording is not whole.\n\n"
         "00:00:00.000 --> 00:00:02.500\nTom &amp; Jerry &lt;3 --&gt; end.\n"
         "\n"
         "01:02:04.000 --> 01:02:05.500\n再见。\n"
     )
+
+
+@pytest.mark.parametrize("text", ["a --> b", "two\n\nparagraphs", 'a "quoted" \\ é', ""])
+def test_a_warning_breaks_no_format(text: str) -> None:
+    """Would catch a comment that ends early, so that its rest is shown, or a header that cannot be sent."""
+    warned = replace(EXAMPLE, notes=(SpeechNote("language", text), SpeechNote("truncated", "Short.")))
+    comments = render_transcript(warned, "vtt").split("\n\n")[1:3]
+    assert [comment.startswith("NOTE Warning: ") for comment in comments] == [True, True]
+    assert "-->" not in "".join(comments)
+    header = warnings_in_header(warned)[WARNING_HEADER]
+    assert header.isascii()
+    assert header.isprintable()
+    (first, second) = re.fullmatch(r'language="((?:[^"\\]|\\["\\])*)", truncated="(.*)"', header).groups()  # type: ignore[union-attr] # it matches
+    assert re.sub(r"\\(.)", r"\1", first) == " ".join(text.split()).replace("é", "?")
+    assert second == "Short."
 
 
 def test_text_and_json() -> None:

@@ -27,6 +27,7 @@ from ollama_pack.speech.formats import (
     parse_format,
     render_transcript,
     verbose_form,
+    warnings_in_header,
 )
 from ollama_pack.speech.languages import UNKNOWN_LANGUAGE
 from ollama_pack.speech.pcm import pcm_container
@@ -89,7 +90,7 @@ class VoiceRoutes:
                 found = await unless_gone(request, _transcript(recording, settings))
         except PackError as error:
             return _failure(error, user)
-        return text_answer(render_transcript(found, form), MEDIA_TYPES[form])
+        return _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
         try:
@@ -182,15 +183,18 @@ def _silent(silence: NoSpeechError, asked: str) -> Transcript:
 def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: list[str]) -> Any:
     """As OpenAI's API answers: `json` has the text alone, `verbose_json` what was asked for of times."""
     if form == "json":
-        return json_answer({"text": found.text})
+        return json_answer({"text": found.text}, headers=warnings_in_header(found))
     if form == "verbose_json":
         left_out = {"word": "words", "segment": "segments"}
         for kind in granularities or ["segment"]:
             left_out.pop(kind, None)
-        return json_answer(
-            {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
-        )
-    return text_answer(render_transcript(found, form), MEDIA_TYPES[form])
+        wanted = {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
+        return json_answer(wanted, headers=warnings_in_header(found))
+    return _rendered(found, form)
+
+
+def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
+    return text_answer(render_transcript(found, form), MEDIA_TYPES[form], warnings_in_header(found))
 
 
 def _failure(error: PackError, user: Any) -> Any:
