@@ -4,9 +4,6 @@ The same nodes as `harness.sim_process` runs, but for the clock: with their own 
 durations of the wall, and every constant of the router would have to be scaled.
 """
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +12,7 @@ from pathlib import Path
 
 from bench.routing.clock import run_fast
 from harness.sim_command import rows_of, serve
-from harness.sim_process import SimulatedNodes, SimulationError
-from local.processes import stop
+from harness.sim_process import SimulatedNodes, nodes_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,25 +56,9 @@ def fast_nodes(shape: Shape, speed: float) -> Iterator[SimulatedNodes]:
     Raises:
         SimulationError: they could not be started.
     """
-    argv = [sys.executable, "-m", "bench.routing.nodes", str(speed), *shape.rows()]
-    path = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests", "scripts"))
-    process = subprocess.Popen(  # noqa: S603 - this very file
-        argv,
-        env=os.environ | {"PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        line = process.stdout.readline() if process.stdout else b""
-        if not line:
-            raise SimulationError(process.wait())
-        told = json.loads(line)
-        yield SimulatedNodes(told["nodes"], told["control"], process.pid)
-    finally:
-        stop(process)
-        if process.stdout:
-            process.stdout.close()
+    folders = [ROOT / folder for folder in (".", "tests", "scripts")]
+    with nodes_of("bench.routing.nodes", str(speed), *shape.rows(), folders=folders) as nodes:
+        yield nodes
 
 
 if __name__ == "__main__":

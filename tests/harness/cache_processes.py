@@ -14,7 +14,6 @@ import redis
 
 from harness import cache_upstream
 from harness.cache_upstream import HEAD, SECRET, Chunk, ScriptedUpstream, open_store, question, said
-from harness.valkey import Valkey
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.generation import CacheRules
 from ollama_pack.cache.guard import GuardRule
@@ -27,16 +26,6 @@ RULES = CacheRules(heartbeat_seconds=0.1, first_tail_seconds=0.1, tail_seconds=0
 PATIENT = GuardRule(limit=5.0)  # a busy machine is no fault of the store
 
 Test = Callable[[ResponseCache, ResponseCache], Awaitable[None]]
-
-
-def empty_place(request: pytest.FixtureRequest, folder: Path) -> str:
-    """For a fixture of tests on both stores: the URL of the module's server, emptied, or a file's path."""
-    if request.param == "sqlite":
-        return str(folder / "cache.sqlite3")
-    server: Valkey = request.getfixturevalue("valkey")
-    with server.client() as client:
-        client.flushall()
-    return server.url
 
 
 def open_cache(place: str, secret: str = SECRET, guard_rule: GuardRule = PATIENT) -> ResponseCache:

@@ -1,6 +1,7 @@
 """Real Valkey servers that the tests of a module share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,17 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A server on its own."""
     with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
         yield valkey
+
+
+@pytest.fixture(params=["valkey", "sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of the cache, of each kind: the URL of the module's server, or a file's path."""
+    if request.param == "sqlite":
+        return str(tmp_path / "cache.sqlite3")
+    server: Valkey = request.getfixturevalue("valkey")
+    with server.client() as client:
+        client.flushall()
+    return server.url
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import requests
 from harness.sim_faults import Fault
 from local.processes import stop
 
-__all__ = ["SimulatedNodes", "SimulationError", "simulated_nodes"]
+__all__ = ["SimulatedNodes", "SimulationError", "nodes_of", "simulated_nodes"]
 
 TESTS = Path(__file__).resolve().parent.parent
 SECONDS = 10.0
@@ -82,10 +82,28 @@ def simulated_nodes(*rows: str) -> Iterator[SimulatedNodes]:
     Raises:
         SimulationError: they could not be started.
     """
-    argv = [sys.executable, "-m", "harness.sim_command", *rows]
-    env = os.environ | {"PYTHONPATH": str(TESTS)}
+    with nodes_of("harness.sim_command", *rows, folders=(TESTS,)) as nodes:
+        yield nodes
+
+
+@contextmanager
+def nodes_of(module: str, *words: str, folders: Iterable[Path]) -> Iterator[SimulatedNodes]:
+    """Run a module that says where its nodes listen, as ``harness.sim_command.serve`` does.
+
+    Args:
+        module: its name.
+        words: what it is started with.
+        folders: where it and what it imports are.
+
+    Raises:
+        SimulationError: they could not be started.
+    """
     process = subprocess.Popen(
-        argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", module, *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         assert process.stdout  # it is a pipe

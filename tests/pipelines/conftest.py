@@ -3,7 +3,6 @@
 from harness.fixtures_pipelines import admin, alone, filter_api, node, pack_yaml, pipelines, student, webui
 from harness.fixtures_pipelines_router import routed_pipelines
 from harness.fixtures_pipelines_webui import piped
-from harness.fixtures_valkey import valkey
 
 __all__ = [
     "admin",
@@ -15,6 +14,5 @@ __all__ = [
     "pipelines",
     "routed_pipelines",
     "student",
-    "valkey",
     "webui",
 ]

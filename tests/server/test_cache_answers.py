@@ -1,14 +1,11 @@
 """The cache as a whole on real stores: what is kept, told again, and thrown away."""
 
-from pathlib import Path
-
 import pytest
 
 from harness.cache_processes import (
     ask,
     beginning,
     collected,
-    empty_place,
     open_cache,
     read_entry,
     run_on,
@@ -31,12 +28,6 @@ from harness.cache_upstream import (
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.outcome import Hit, Lead
 from ollama_pack.cache.replay import completion_from
-
-
-@pytest.fixture(params=["valkey", "sqlite"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store: its URL or path."""
-    return empty_place(request, tmp_path)
 
 
 def test_kept_answer_is_told_again_as_it_was(place: str) -> None:

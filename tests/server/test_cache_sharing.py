@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from harness.cache_processes import (
     ask,
     beginning,
     collected,
-    empty_place,
     follows,
     hanging_leader,
     run_on,
@@ -34,12 +32,6 @@ from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead
 from ollama_pack.cache.replay import completion_from
 from ollama_pack.ollama.to_openai import ReplyHead
-
-
-@pytest.fixture(params=["valkey", "sqlite"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store: its URL or path."""
-    return empty_place(request, tmp_path)
 
 
 def test_followers_get_every_word_as_it_comes(place: str) -> None:
