@@ -8399,6 +8399,12 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
+# --- ollama_pack.ollama.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases: see the tree in `ollama_pack.errors`.
 
@@ -9591,8 +9597,6 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
 
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-ROUTER = "gpu_router."  # begins the ids of the models that the router answers
 
 
 class ModelCatalogue(Mapping[str, str]):

@@ -715,10 +715,14 @@ def find_candidate(
     return variant or find_model(name, models, families)
 
 
+# --- ollama_pack.ollama.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-ROUTER = "gpu_router."  # begins the ids of the models that the router answers
 
 
 class ModelCatalogue(Mapping[str, str]):

@@ -851,6 +851,12 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
+# --- ollama_pack.ollama.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
@@ -1110,8 +1116,6 @@ def _as_mapping(told: Any) -> Mapping[str, Any]:
 
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-ROUTER = "gpu_router."  # begins the ids of the models that the router answers
 
 
 class ModelCatalogue(Mapping[str, str]):

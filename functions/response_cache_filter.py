@@ -1276,6 +1276,12 @@ async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[s
         return None
 
 
+# --- ollama_pack.ollama.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.plugins.cache_state ---
 # What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
 
@@ -4721,8 +4727,6 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
 
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-ROUTER = "gpu_router."  # begins the ids of the models that the router answers
 
 
 class ModelCatalogue(Mapping[str, str]):

@@ -8582,6 +8582,12 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
+# --- ollama_pack.ollama.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.plugins.pipeline_requests ---
 # What a pipeline can know of a request, and how it tells the next one.
 #
@@ -8592,7 +8598,6 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
 NOTE_FIELD = "ollama_pack"
-ROUTED = "gpu_router."  # begins the ids of the models that the router answers
 
 # What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
 _NOTED = (
@@ -8662,7 +8667,7 @@ def goes_to_router(body: Mapping[str, Any]) -> bool:
     model = str(body.get("model") or "")
     row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
-    return model.startswith(ROUTED) or base.startswith(ROUTED)
+    return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:

@@ -4330,6 +4330,12 @@ class PendingAnswers:
         return answer
 
 
+# --- ollama_pack.ollama.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.plugins.pipeline_requests ---
 # What a pipeline can know of a request, and how it tells the next one.
 #
@@ -4340,7 +4346,6 @@ class PendingAnswers:
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
 NOTE_FIELD = "ollama_pack"
-ROUTED = "gpu_router."  # begins the ids of the models that the router answers
 
 # What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
 _NOTED = (
@@ -4410,7 +4415,7 @@ def goes_to_router(body: Mapping[str, Any]) -> bool:
     model = str(body.get("model") or "")
     row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
-    return model.startswith(ROUTED) or base.startswith(ROUTED)
+    return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.published import concrete_names, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.ollama.routed_names import ROUTER
 from ollama_pack.webui.audience import Grants
 from ollama_pack.webui.contact import ROUTER_ID, RouterContact
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state
-from ollama_pack.webui.models import ROUTER, ModelCatalogue
+from ollama_pack.webui.models import ModelCatalogue
 from ollama_pack.webui.publication import MAKER, ExistingRow, WantedRow
 
 ALIAS_FILTER = "model_alias_filter"

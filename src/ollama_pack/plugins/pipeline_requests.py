@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.ollama.routed_names import ROUTER
+
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
 NOTE_FIELD = "ollama_pack"
-ROUTED = "gpu_router."  # begins the ids of the models that the router answers
 
 # What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
 _NOTED = (
@@ -82,7 +83,7 @@ def goes_to_router(body: Mapping[str, Any]) -> bool:
     model = str(body.get("model") or "")
     row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
-    return model.startswith(ROUTED) or base.startswith(ROUTED)
+    return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:

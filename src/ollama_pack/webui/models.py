@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
-ROUTER = "gpu_router."  # begins the ids of the models that the router answers
+from ollama_pack.ollama.routed_names import ROUTER
 
 
 class ModelCatalogue(Mapping[str, str]):

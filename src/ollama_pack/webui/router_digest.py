@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_pack.ollama.routed_names import ROUTER
 from ollama_pack.webui.functions import live_function
-from ollama_pack.webui.models import ROUTER
 
 log_digest = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from ollama_pack.fleet.journey import RouterSettings, Tell
 from ollama_pack.fleet.nodes import NodeRow
 from ollama_pack.fleet.report import dashboard_report, load_report
 from ollama_pack.fleet.router import Router
+from ollama_pack.ollama.routed_names import ROUTER
 from ollama_pack.ollama.to_openai import ReplyHead
 from ollama_pack.plugins.answers import answer_events, failure_body
 from ollama_pack.plugins.completions import whole_answer
@@ -32,7 +33,7 @@ from ollama_pack.plugins.router_host import RouterHost
 from ollama_pack.plugins.router_valves import RouterValves
 from ollama_pack.plugins.sharing import redis_sharing
 from ollama_pack.webui.connections import ollama_connections, trusted_certificates
-from ollama_pack.webui.models import ROUTER, group_names, remove_builtin_tools
+from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
 from ollama_pack.webui.streams import event_stream
 

@@ -18,13 +18,14 @@ from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
 from ollama_pack.ollama.digests import ModelDigests, TagSite
+from ollama_pack.ollama.routed_names import ROUTER
 from ollama_pack.plugins.cache_state import STATE
 from ollama_pack.plugins.cache_valves import CacheValves
 from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections
-from ollama_pack.webui.models import ROUTER, group_ids_of, may_use
+from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
