@@ -3498,7 +3498,6 @@ end
 local fence = whole(redis.call('HINCRBY', KEYS[1], 'fence', 1))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 if ARGV[2] == 'read' then
-  redis.call('DEL', KEYS[3])
   redis.call('HSET', KEYS[3], 'epoch', epoch, 'fence', fence, 'token', ARGV[1])
   redis.call('PEXPIRE', KEYS[3], ARGV[3])
   redis.call('SET', KEYS[4], fence, 'PX', ARGV[3])
