@@ -6,8 +6,10 @@
 - askers: 100 at once in 4 processes for one answer: how many generations, and how far each follower's
   first token is behind the leader's.
 - hit, miss: what the cache adds to a request, from the body to the first chunk, the round trip to the store
-  included; of hits also our own time, without what one GET takes. A miss is compared with the same upstream
-  without a cache.
+  included. Our own time is what is left of each without the GET of as many bytes, asked in the same way, that
+  comes right after it: both meet the machine as it is at that moment. Of a miss it is also without what the
+  same upstream takes by itself. The CPU time of our thread is what a machine that is busy with other things
+  does not change; all that the client of the store does is in it.
 - pairs: generated requests that differ in one field that matters share no key; those that differ in ids,
   order and spaces of JSON do.
 - reads: tries to get an answer of another scope: by asking, by opening what the store holds, by moving it.
@@ -28,11 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from itertools import count
+from os import urandom
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +53,7 @@ from ollama_pack.cache.errors import EntryUnreadableError  # noqa: E402 - see ab
 from ollama_pack.cache.key import AnswerBasis, Slot, slot_of  # noqa: E402 - see above
 from ollama_pack.cache.keyring import Keyring  # noqa: E402 - see above
 from ollama_pack.cache.outcome import Hit, Question  # noqa: E402 - see above
+from ollama_pack.cache.redis_link import RedisLink  # noqa: E402 - see above
 from ollama_pack.cache.redis_url import redis_client  # noqa: E402 - see above
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota  # noqa: E402 - see above
 from ollama_pack.cache.store_redis import RedisStore  # noqa: E402 - see above
@@ -59,11 +65,12 @@ KEYRING = Keyring("a secret of the benchmark")
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "gpt-4")
 PROCESSES, ASKERS = 4, 100
 FIRST_TOKEN_SECONDS, TOKENS, TOKEN_SECONDS = 0.3, 40, 0.01
+ENTRY_OCTETS = 1300  # of an entry as it is kept here
 GOALS = {
     "generations_of_a_round": 1,
     "follower_lag_max_ms": 50,
-    "hit_own_p50_ms": 0.3,  # without what one GET takes
-    "hit_own_p99_ms": 1,
+    "hit_own_p50_ms": 0.3,  # without one GET
+    "hit_cpu_p99_ms": 1,
     "miss_added_p50_ms": 0.3,
     "sqlite_hit_p50_ms": 1,
     "wrong_pairs": 0,
@@ -97,19 +104,39 @@ async def at_once() -> AsyncGenerator[dict[str, Any], None]:
     yield chunk({}, "stop")
 
 
-async def first_of(answer: AsyncGenerator[dict[str, Any], None], began: int) -> float:
-    """Milliseconds until the first chunk; the rest is read as well."""
+class Spent(NamedTuple):
+    """Milliseconds: that went by, and that this thread computed."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(time.perf_counter_ns() / 1e6, time.thread_time_ns() / 1e6)
+
+    def without(self, *others: "Spent") -> "Spent":
+        return Spent(
+            self.wall - sum(each.wall for each in others), self.cpu - sum(each.cpu for each in others)
+        )
+
+
+async def first_of(answer: AsyncGenerator[dict[str, Any], None], began: Spent) -> Spent:
+    """What went by until the first chunk; the rest is read as well."""
     async with aclosing(answer):
         await anext(answer)
-        taken = (time.perf_counter_ns() - began) / 1e6
+        spent = Spent.now().without(began)
         async for _ in answer:
             pass
-    return taken
+    return spent
 
 
-def figures(milliseconds: Sequence[float]) -> dict[str, float]:
+def quantiles(milliseconds: Iterable[float], prefix: str = "") -> dict[str, float]:
     cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
-    return {"p50_ms": round(cuts[49], 4), "p99_ms": round(cuts[98], 4)}
+    return {f"{prefix}p50_ms": round(cuts[49], 4), f"{prefix}p99_ms": round(cuts[98], 4)}
+
+
+def figures(spent: Sequence[Spent]) -> dict[str, float]:
+    return quantiles(each.wall for each in spent) | quantiles((each.cpu for each in spent), "cpu_")
 
 
 # --- one generation for 100 askers
@@ -179,7 +206,7 @@ def askers(url: str, rounds: int) -> dict[str, Any]:
         "generations_of_a_round": max(generations),
         "generations": sum(generations),
         "follower_lag_p50_ms": round(statistics.median(lags), 3),
-        "follower_lag_p99_ms": figures(lags)["p99_ms"],
+        "follower_lag_p99_ms": quantiles(lags)["p99_ms"],
         "follower_lag_max_ms": round(max(lags), 3),
     }
 
@@ -192,77 +219,90 @@ def lags_of(asked: Sequence[tuple[bool, int]]) -> list[float]:
 # --- what the cache adds to a request
 
 
-async def timed(call: Callable[[], Awaitable[float]], calls: int) -> list[float]:
-    """Milliseconds of each call, the garbage collected between them and not within."""
-    await call()
-    taken = []
+Ask = Callable[[], Awaitable[Spent]]
+
+
+async def in_turn(calls: int, *asks: Ask) -> list[list[Spent]]:
+    """What each took, asked one after another again and again; the garbage is collected in between."""
+    for ask in asks:
+        await ask()
+    taken: list[list[Spent]] = [[] for _ in asks]
     for number in range(calls):
         if number % 200 == 0:
             gc.collect()
-        taken.append(await call())
+        for ask, spent in zip(asks, taken, strict=True):
+            spent.append(await ask())
     return taken
 
 
-async def hits(store: CacheStore, calls: int) -> dict[str, dict[str, float]]:
+async def answered(cache: ResponseCache, body: dict[str, Any], scope: str) -> Spent:
+    """A request from the body to its first chunk."""
+    began = Spent.now()
+    outcome = await cache.lookup(question_of(body, scope))
+    return await first_of(cache.chunks(outcome, HEAD, at_once), began)
+
+
+@asynccontextmanager
+async def one_get(url: str) -> AsyncIterator[Ask]:
+    """A GET of as many bytes as an entry has, asked as the store asks; of no server, nothing."""
+
+    async def nothing() -> Spent:
+        return Spent(0, 0)
+
+    if not url:
+        yield nothing
+        return
+    link = RedisLink(redis_client(url), 1)
+    await link.ask("SET", "bytes", urandom(ENTRY_OCTETS))
+
+    async def get() -> Spent:
+        began = Spent.now()
+        await link.ask("GET", "bytes")
+        return Spent.now().without(began)
+
+    yield get
+    await link.close()
+
+
+async def hits(store: CacheStore, calls: int, url: str = "") -> dict[str, Any]:
     """From the body to the first chunk of a kept answer; and how often the store's limit ran out."""
     cache = ResponseCache(store, KEYRING)
-    found = {}
-    for name, body in BODIES.items():
-        async with aclosing(cache.chunks(await cache.lookup(question_of(body)), HEAD, at_once)) as answer:
-            async for _ in answer:
-                pass
-
-        async def hit(body: dict[str, Any] = body) -> float:
-            began = time.perf_counter_ns()
-            return await first_of(cache.chunks(await cache.lookup(question_of(body)), HEAD, at_once), began)
-
-        found[name] = figures(await timed(hit, calls))
+    found: dict[str, Any] = {}
+    async with one_get(url) as get:
+        for name, body in BODIES.items():
+            hit = partial(answered, cache, body, "user:1")
+            taken, gets = await in_turn(calls, hit, get)
+            found[name] = figures(taken) | {
+                "get": figures(gets),
+                "own": figures(list(map(Spent.without, taken, gets))),
+            }
     counts = cache.counters.snapshot()
     found["asked"] = {"hits": counts["hits"], "given_up": counts.get("misses/store slow", 0)}
     await cache.close()
     return found
 
 
-async def misses(store: CacheStore, calls: int) -> dict[str, Any]:
-    """What a cache adds before the first chunk of an answer that it does not have, and after the last."""
-    cache = ResponseCache(store, KEYRING)
-    number = 0
+async def misses(store: CacheStore, calls: int, url: str = "") -> dict[str, Any]:
+    """What a cache adds before the first chunk of an answer that it does not have."""
+    cache, numbers = ResponseCache(store, KEYRING), count()
 
-    async def without() -> float:
-        return await first_of(at_once(), time.perf_counter_ns())
+    async def alone() -> Spent:
+        return await first_of(at_once(), Spent.now())
 
-    async def missed() -> float:
-        nonlocal number
-        number += 1
-        body = BODIES["short"] | {"seed": number}
-        began = time.perf_counter_ns()
-        outcome = await cache.lookup(question_of(body, "user:2"))
-        return await first_of(cache.chunks(outcome, HEAD, at_once), began)
+    async def missed() -> Spent:
+        return await answered(cache, BODIES["short"] | {"seed": next(numbers)}, "user:2")
 
-    plain, through = figures(await timed(without, calls)), figures(await timed(missed, calls))
+    async with one_get(url) as get:
+        plain, through, gets = await in_turn(calls, alone, missed, get)
     counts = cache.counters.snapshot()
     await cache.close()
     return {
         "asked": {"led": counts["misses/absent"], "given_up": counts.get("misses/store slow", 0)},
-        "without": plain,
-        "through": through,
-        "added_p50_ms": round(through["p50_ms"] - plain["p50_ms"], 4),
-        "added_p99_ms": round(through["p99_ms"] - plain["p99_ms"], 4),
+        "without": figures(plain),
+        "through": figures(through),
+        "added": figures(list(map(Spent.without, through, plain))),
+        "own": figures(list(map(Spent.without, through, plain, gets))),
     }
-
-
-async def round_trip(url: str, calls: int) -> dict[str, float]:
-    """One GET of nothing: what no cache on this server can be faster than."""
-    client = redis_client(url)
-
-    async def ask() -> float:
-        began = time.perf_counter_ns()
-        await client.execute_command("GET", "nothing")
-        return (time.perf_counter_ns() - began) / 1e6
-
-    found = figures(await timed(ask, calls))
-    await client.aclose()
-    return found
 
 
 def peers(python: str, url: str, calls: int) -> Any:
@@ -373,41 +413,33 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "store": {name: info[name] for name in ("redis_version", "valkey_version") if name in info},
             "goals": GOALS,
             "askers": askers(valkey.url, rounds),
-            "round_trip": asyncio.run(round_trip(valkey.url, calls)),
-            "redis_hit": asyncio.run(hits(open_redis(valkey.url), calls)),
+            "redis_hit": asyncio.run(hits(open_redis(valkey.url), calls, valkey.url)),
             "sqlite_hit": asyncio.run(hits(SqliteStore(folder / "hits.sqlite3"), calls)),
             "peers_hit": peers(options.peers, valkey.url, calls),
-            "redis_miss": asyncio.run(misses(open_redis(valkey.url), calls)),
+            "redis_miss": asyncio.run(misses(open_redis(valkey.url), calls, valkey.url)),
             "sqlite_miss": asyncio.run(misses(SqliteStore(folder / "misses.sqlite3"), calls)),
             "foreign_reads": asyncio.run(foreign_reads(valkey.url, options.reads)),
         }
-    own = {name: beyond(result["redis_hit"][name], result["round_trip"]) for name in BODIES}
-    return result | {"redis_hit_own": own, "pairs": all_pairs(options.pairs)}
-
-
-def beyond(taken: dict[str, float], round_trip: dict[str, float]) -> dict[str, float]:
-    """Our own time: what a hit takes more than one GET, at each quantile of a run."""
-    return {name: round(taken[name] - round_trip[name], 4) for name in taken}
+    return result | {"pairs": all_pairs(options.pairs), "load_after": os.getloadavg()[0]}
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table("what", "p50 ms", "p99 ms", title="time of a request that the cache takes")
+    columns = {"p50 ms": "p50_ms", "p99 ms": "p99_ms", "CPU p50": "cpu_p50_ms", "CPU p99": "cpu_p99_ms"}
+    table = Table("what", *columns, title="time of a request that the cache takes")
     rows = {
-        f"hit, {store[:-4]}, {name}": each
+        f"hit, {store[:-4]}, {name}": result[store][name]
         for store in ("redis_hit", "sqlite_hit")
-        for name, each in result[store].items()
-        if name in BODIES
+        for name in BODIES
     }
+    rows |= {f"hit, redis, {name}, without one GET": result["redis_hit"][name]["own"] for name in BODIES}
+    rows["one GET"] = result["redis_hit"]["short"]["get"]
     if isinstance(result["peers_hit"], dict):
         rows |= {f"hit, {name}": each for name, each in result["peers_hit"].items()}
-    rows["one GET"] = result["round_trip"]
-    rows |= {f"hit, redis, {name}, without one GET": own for name, own in result["redis_hit_own"].items()}
+    rows |= {f"miss adds, {store[:-5]}": result[store]["added"] for store in ("redis_miss", "sqlite_miss")}
+    rows["miss adds, redis, without one GET"] = result["redis_miss"]["own"]
     for name, each in rows.items():
-        table.add_row(name, str(each.get("p50_ms", each.get("error", ""))), str(each.get("p99_ms", "")))
-    for store in ("redis_miss", "sqlite_miss"):
-        table.add_row(
-            f"miss adds, {store[:-5]}", str(result[store]["added_p50_ms"]), str(result[store]["added_p99_ms"])
-        )
+        cells = [each.get(column, "") for column in columns.values()] if "p50_ms" in each else [each["error"]]
+        table.add_row(name, *map(str, cells))
     Console().print(table)
     for name in ("askers", "pairs", "foreign_reads"):
         print(name, result[name])
