@@ -258,7 +258,7 @@ def _put_object(put: _Put, value: dict[Any, Any], levels: int) -> None:
         _put_value(put, value[name], levels)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _shape_of(names: tuple[Any, ...]) -> tuple[bytes, list[tuple[str, bytes]]]:
     """What stands before an object's values: the same names come again and again."""
     try:
