@@ -70,12 +70,8 @@ def main() -> None:
 def share(webui: RunningWebUI, model: str) -> None:
     """Give a model a row that everybody may read, as the router's own models have one."""
     everybody = {"principal_type": "user", "principal_id": "*", "permission": "read"}
-    requests.post(
-        f"{webui.url}/api/v1/models/create",
-        headers={"Authorization": f"Bearer {webui.admin.token}"},
-        json={"id": model, "name": model, "meta": {}, "params": {}, "access_grants": [everybody]},
-        timeout=30,
-    ).raise_for_status()
+    row = {"id": model, "name": model, "meta": {}, "params": {}, "access_grants": [everybody]}
+    webui.as_admin().post("/api/v1/models/create", row)
 
 
 def measure(webui: RunningWebUI, node: OllamaNode) -> dict[str, Any]:

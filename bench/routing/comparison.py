@@ -122,8 +122,7 @@ def run(  # noqa: PLR0913 - each is a fact of its own
         load_nvml()  # takes a third of a second once in a process, which would count `speed` times as much
     with ExitStack() as stack:
         nodes = stack.enter_context(fast_nodes(shape, speed))
-        models = tuple(f"m{number}" for number in range(shape.models))
-        peer_url = stack.enter_context(PEERS[policy](peer, nodes.urls, models)) if peer else ""
+        peer_url = stack.enter_context(PEERS[policy](peer, nodes.urls, shape.names)) if peer else ""
         processes = [psutil.Process(), psutil.Process(nodes.pid)]
         before = [_cpu_seconds(process) for process in processes]
         played = run_fast(play(nodes, peer_url), speed)

@@ -39,11 +39,14 @@ class Shape:
     prompt_rate: float = 700.0
     decode_rate: float = 50.0
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the models."""
+        return tuple(f"m{number}" for number in range(self.models))
+
     def rows(self) -> list[str]:
         """As `harness.sim_command` reads them. Tokens go out in bursts: what is measured is the first."""
-        models = ",".join(
-            f"m{number};size=4GB;load_seconds={self.load};num_ctx=8192" for number in range(self.models)
-        )
+        models = ",".join(f"{name};size=4GB;load_seconds={self.load};num_ctx=8192" for name in self.names)
         pace = f"prompt_rate={self.prompt_rate} decode_rate={self.decode_rate} write_seconds=0.5"
         room = f"slots={self.slots} max_loaded={self.resident}"
         return [f"gpu{number} models={models} {room} {pace}" for number in range(self.nodes)]

@@ -1,4 +1,4 @@
-"""Other routers for several Ollamas, as they ship, in front of the same nodes.
+"""Other routers for several Ollamas in front of the same nodes, with their defaults but where it is said.
 
 They live on the wall's clock, so runs with them take their whole time (speed 1). Each is installed into an
 environment of its own, whose folder of commands is given to the benchmark:

@@ -1,12 +1,11 @@
 """Many chats at once through several routers on the same nodes, and what came of it."""
 
 import json
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from harness.events_target import eventually
 from harness.ollama_node import Answer, OllamaNode
 from harness.valkey import Valkey
 
@@ -44,14 +43,14 @@ def use_slots_once(nodes: Sequence[OllamaNode], asks: Sequence[Ask], slots: int)
 
 def wait_until_met(valkey: Valkey, count: int) -> None:
     """Until so many workers have told something."""
-    _until(lambda: len(_told(valkey)) >= count)
+    eventually(lambda: len(_told(valkey)) >= count, PATIENCE_SECONDS)
 
 
 def all_who_tell(valkey: Valkey) -> set[str]:
     """The workers that tell something from now on: one has done so three times, and so each has by then."""
     with valkey.client() as client:
         client.flushall()
-    _until(lambda: max(_told(valkey).values(), default=0) >= BEATS)
+    eventually(lambda: max(_told(valkey).values(), default=0) >= BEATS, PATIENCE_SECONDS)
     return set(_told(valkey))
 
 
@@ -59,11 +58,3 @@ def _told(valkey: Valkey) -> Counter[str]:
     """How much each worker has told, while nobody asks for anything."""
     with valkey.client() as client:
         return Counter(json.loads(fields[b"m"])["w"] for _, fields in client.xrange(EVENTS))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """Look again and again: for what other processes tell one another."""
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "they have not told it"
-        pause.wait(0.2)
