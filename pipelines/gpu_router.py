@@ -1584,7 +1584,7 @@ class RoutingPolicy:
     return_share: float = 0.5
     return_seconds: float = 60.0
     overdue_share: float = 0.25
-    window: int = 6
+    window: int = 4
     crowd: int = 16
     probe_requests: int = 64
     unheard_peers: bool = False
