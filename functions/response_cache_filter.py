@@ -576,12 +576,29 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
 
 def _why_not(basis: AnswerBasis) -> str:
     """Why an answer must not be kept, whatever else the body holds; empty when nothing speaks against it."""
-    body = basis.body
+    model, messages = basis.body.get("model"), basis.body.get("messages")
+    if not basis.scope:
+        return "no scope"
+    if basis.digest is None:
+        return "model digest unknown"
+    if not isinstance(model, str) or not model:
+        return "no model"
+    if not isinstance(messages, list) or not messages:
+        return "no messages"
+    return "" if _MAY_SPEAK_AGAINST.isdisjoint(basis.body) else _asked_too_much(basis.body)
+
+
+_MAY_SPEAK_AGAINST = frozenset(
+    {
+        *("n", "logprobs", "top_logprobs", "audio", "modalities", "previous_response_id", "conversation"),
+        *("web_search_options", "tools"),
+    }
+)
+
+
+def _asked_too_much(body: Mapping[str, Any]) -> str:
+    """What it asks for that an answer which is kept cannot give; empty: nothing."""
     checks = {
-        "no scope": not basis.scope,
-        "model digest unknown": basis.digest is None,
-        "no model": not isinstance(body.get("model"), str) or not body["model"],
-        "no messages": not isinstance(body.get("messages"), list) or not body["messages"],
         "several choices": body.get("n") not in (None, 1),
         "log probabilities": bool(body.get("logprobs") or body.get("top_logprobs")),
         "an answer that is not text": bool(
@@ -1957,6 +1974,7 @@ class LiveAnswer:
 END_RECORD, LOST_RECORD = b"null", b"false"
 
 _RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
+_SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
 
 _Told = TypeVar("_Told")
 
@@ -2043,18 +2061,20 @@ class Generation:
         self._labels = question.labels
         self._labelled = not question.labels
         self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
         self._last: tuple[int, bytes] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
-        beating = asyncio.create_task(self._beat(asyncio.current_task()))
-        began = self._tools.clock()
+        loop, began = asyncio.get_running_loop(), self._tools.clock()
+        settled = loop.call_later(_SETTLED_SECONDS, self._look_after, asyncio.current_task())
         try:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
@@ -2069,24 +2089,40 @@ class Generation:
         finally:
             self._tools.detached.discard(self)
             self.live.close("lost")
-            helpers = [beating, *filter(None, [self._writing])]
+            settled.cancel()
+            helpers = [helper for helper in (self._beating, self._writing) if helper]
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
 
     def _take(self, chunk: dict[str, Any]) -> None:
-        self._collector.add(chunk)
+        """Show a chunk here; what else is done with it waits until those who listen have it."""
         self.live.push(chunk)
+        self._taken.append(chunk)
+        if len(self._taken) == 1:
+            asyncio.get_running_loop().call_soon(self._take_in)
+
+    def _take_in(self) -> None:
+        """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
+        if not self._taken:
+            return
+        for chunk in self._taken:
+            self._collector.add(chunk)
+            self._record(chunk)
+        self._taken.clear()
+        if not self._broken and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write())
+
+    def _record(self, chunk: dict[str, Any]) -> None:
         if self._broken:
             return
         try:
-            record = orjson.dumps(chunk)
+            self._records.append(orjson.dumps(chunk))
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
-        else:
-            self._records.append(record)
-            if self._writing is None or self._writing.done():
-                self._writing = asyncio.create_task(self._write())
+
+    def _look_after(self, task: asyncio.Task[Any] | None) -> None:
+        self._beating = asyncio.create_task(self._beat(task))
 
     @cached_property
     def _cipher(self) -> StreamCipher:
@@ -2096,6 +2132,7 @@ class Generation:
     def _ending(self, record: bytes) -> tuple[int, bytes]:
         """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
         if self._last is None:
+            self._take_in()
             place = self._sent + len(self._records) + 1
             self._last = (place, self._cipher.seal_record(place, record))
         return self._last
@@ -2182,6 +2219,7 @@ class Generation:
         """
         self._closing = True
         self._until = self._tools.clock() + self._tools.rules.patience_seconds
+        self._take_in()
         late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
         try:
             if self._writing is not None:

@@ -119,12 +119,29 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
 
 def _why_not(basis: AnswerBasis) -> str:
     """Why an answer must not be kept, whatever else the body holds; empty when nothing speaks against it."""
-    body = basis.body
+    model, messages = basis.body.get("model"), basis.body.get("messages")
+    if not basis.scope:
+        return "no scope"
+    if basis.digest is None:
+        return "model digest unknown"
+    if not isinstance(model, str) or not model:
+        return "no model"
+    if not isinstance(messages, list) or not messages:
+        return "no messages"
+    return "" if _MAY_SPEAK_AGAINST.isdisjoint(basis.body) else _asked_too_much(basis.body)
+
+
+_MAY_SPEAK_AGAINST = frozenset(
+    {
+        *("n", "logprobs", "top_logprobs", "audio", "modalities", "previous_response_id", "conversation"),
+        *("web_search_options", "tools"),
+    }
+)
+
+
+def _asked_too_much(body: Mapping[str, Any]) -> str:
+    """What it asks for that an answer which is kept cannot give; empty: nothing."""
     checks = {
-        "no scope": not basis.scope,
-        "model digest unknown": basis.digest is None,
-        "no model": not isinstance(body.get("model"), str) or not body["model"],
-        "no messages": not isinstance(body.get("messages"), list) or not body["messages"],
         "several choices": body.get("n") not in (None, 1),
         "log probabilities": bool(body.get("logprobs") or body.get("top_logprobs")),
         "an answer that is not text": bool(
