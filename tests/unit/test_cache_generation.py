@@ -74,8 +74,10 @@ async def led(upstream: ScriptedUpstream, most: int = 100) -> NotingStore:
     cache, answer = leading(store, upstream)
     try:
         async with aclosing(answer):
-            while most and await anext(answer, None):
+            async for _ in answer:
                 most -= 1
+                if not most:
+                    break
     except RuntimeError:
         assert most
     await cache.close()
