@@ -577,21 +577,21 @@ class CacheValves(BaseModel):
 # --- ollama_pack.cache.canonical ---
 # JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #
-# Each value is a letter for its type, for what has a length that length, and the content:
+# They are written as JSON by orjson, with names in order and no spaces, but for these:
 #
 # | value | bytes | why |
 # |---|---|---|
-# | object | `d<n>:` and each name and value, ordered by name | order and spaces of JSON mean nothing |
-# | list | `l<n>:` and the values | order means something |
-# | text | `s<bytes>:` and UTF-8 | "é" in one and in two code points are different tokens |
-# | number | `n<bytes>:` and its shortest form | JSON knows one kind of number: 1, 1.0 and 1e0 are the same |
-# | true, false, null | `t`, `f`, `z` | true is not 1, and null is not absent |
-# | a stand-in | `x<bytes>:` and its text | for what is named by its content or its order, such as an image |
+# | number without a fraction, below 2^53 | its digits | JSON has one kind of number: 1, 1.0 and 1e0 are one |
+# | whole number of more than 64 bits | `i` and its digits in hex | JSON has no limit |
+# | text with half a character | `s` and its bytes in hex | browsers cut emojis in half; UTF-8 has no halves |
+# | a stand-in | `x` and its text | for what is named by its content or its order, such as an image |
+#
+# What begins with one of these letters is no JSON, so it equals nothing else.
 
-_Put = Callable[[bytes], None]
-
-DEEPEST = 64  # levels of objects and lists; what is deeper is refused
-_MOST_NAMES = 32  # of an object whose shape is remembered
+DEEPEST = 200  # levels of objects and lists that are covered in any case; orjson refuses more than 254
+_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+_OPTIONS |= orjson.OPT_PASSTHROUGH_DATETIME
+_EXACT = 2**53  # below it every whole number is a double
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,68 +619,57 @@ def canonical_bytes(value: Any) -> bytes:
     Raises:
         NotCoveredError: a number that is not finite, a type that JSON does not have, or too many levels.
     """
-    out: list[bytes] = []
-    _put_value(out.append, value, DEEPEST)
-    return b"".join(out)
-
-
-def _put_value(put: _Put, value: Any, levels: int) -> None:
-    # by exact type first: this runs for every value of every request, and isinstance with ABCs is slow
-    kind = type(value)
-    if kind is str:
-        content = value.encode("utf-8", "surrogatepass")
-        put(b"s%d:" % len(content))
-        put(content)
-    elif kind is dict:
-        _put_object(put, value, _less(levels))
-    elif kind is list or kind is tuple:
-        deeper = _less(levels)
-        put(b"l%d:" % len(value))
-        for item in value:
-            _put_value(put, item, deeper)
-    elif kind is bool or value is None:
-        put(b"z" if value is None else b"t" if value else b"f")
-    elif kind is int or kind is float:
-        put(_sized_text("n", _shortest(value)))
-    elif kind is StandIn:
-        put(_sized_text("x", value.text))
-    else:
-        raise NotCoveredError(f"a value of type {kind.__name__}")
-
-
-def _put_object(put: _Put, value: dict[Any, Any], levels: int) -> None:
-    shape_of = _shape_of if len(value) <= _MOST_NAMES else _shape_of.__wrapped__
-    head, names = shape_of(tuple(value))
-    put(head)
-    for name, coded in names:
-        put(coded)
-        _put_value(put, value[name], levels)
-
-
-@lru_cache(maxsize=512)
-def _shape_of(names: tuple[Any, ...]) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """What stands before an object's values: the same names come again and again."""
     try:
-        ordered = sorted(names)
-    except TypeError:
-        raise NotCoveredError("names of different types") from None
-    if any(type(name) is not str for name in ordered):
-        raise NotCoveredError("a name that is not text")
-    return b"d%d:" % len(ordered), [(name, _sized_text("s", name)) for name in ordered]
+        written = _written(value)
+    except orjson.JSONEncodeError:
+        return _written(_settled(value, DEEPEST))
+    # there may be a number in it with a fraction of 0, or one that is not finite
+    return _written(_settled(value, DEEPEST)) if b".0" in written or b"null" in written else written
 
 
-def _sized_text(kind: str, text: str) -> bytes:
-    content = text.encode("utf-8", "surrogatepass")
-    return b"%b%d:%b" % (kind.encode(), len(content), content)
+def _written(value: Any) -> bytes:
+    return orjson.dumps([value], _stand_in, _OPTIONS)
 
 
-def _shortest(number: float) -> str:
+def _stand_in(value: Any) -> orjson.Fragment:
+    if type(value) is not StandIn:
+        raise TypeError
+    return orjson.Fragment(b"x" + orjson.dumps(value.text))
+
+
+def _settled(value: Any, levels: int) -> Any:
+    """The value in the one form that orjson writes as the table says."""
+    kind = type(value)
+    if kind is dict:
+        if any(type(name) is not str or not _is_unicode(name) for name in value):
+            raise NotCoveredError("a name that is not text")
+        return {name: _settled(each, _less(levels)) for name, each in value.items()}
+    if kind is list or kind is tuple:
+        return [_settled(each, _less(levels)) for each in value]
+    if kind is str:
+        return value if _is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
+    if kind is int or kind is float:
+        return _settled_number(value)
+    if kind is bool or kind is StandIn or value is None:
+        return value
+    raise NotCoveredError(f"a value of type {kind.__name__}")
+
+
+def _settled_number(number: float) -> Any:
     if isinstance(number, int):
-        return str(number)
+        return number if -(2**63) <= number < 2**64 else _marked("i", f"{number:x}")
     if not isfinite(number):
         raise NotCoveredError("a number that is not finite")
-    whole = int(number)
-    return str(whole) if whole == number else repr(number)  # repr is the shortest that reads back the same
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
+
+
+def _marked(letter: str, text: str) -> orjson.Fragment:
+    return orjson.Fragment(f"{letter}{text}".encode())
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _less(levels: int) -> int:
@@ -695,7 +684,7 @@ def _less(levels: int) -> int:
 # Everything in the final chat body is part of the key unless it is on one of the short lists below, so that a
 # field that nobody has thought of leads to a miss and never to another request's answer.
 
-KEY_VERSION = 1  # to be raised with any change of what follows; the golden vectors hold it
+KEY_VERSION = 2  # to be raised with any change of what follows; the golden vectors hold it
 
 # Who asks, in which chat, and how the answer is to be sent: none of it reaches the model.
 IGNORED_FIELDS = frozenset(
@@ -1147,6 +1136,7 @@ def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
 
 # Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
 LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
 
 
 class CacheCounters:
@@ -1171,8 +1161,7 @@ class CacheCounters:
         self._all[name] += value
 
     def looked_up(self, seconds: float) -> None:
-        place = bisect_left(LOOKUP_BOUNDS, seconds * 1000)
-        self.add(f"lookups_ms/{LOOKUP_BOUNDS[place]:g}" if place < len(LOOKUP_BOUNDS) else "lookups_ms/more")
+        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""
@@ -3204,6 +3193,7 @@ if not epoch then
   -- from the clock, so that a scope that was forgotten never counts from an earlier number again
   epoch = whole(now)
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'fence', epoch)
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])  -- each commit prolongs it, to outlive the entry
 end
 if ARGV[2] == 'read' then
   local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
@@ -3219,7 +3209,6 @@ if ARGV[2] == 'read' then
   end
 end
 local fence = whole(redis.call('HINCRBY', KEYS[1], 'fence', 1))
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
 if ARGV[2] == 'read' then
   redis.call('HSET', KEYS[3], 'epoch', epoch, 'fence', fence, 'token', ARGV[1])
   redis.call('PEXPIRE', KEYS[3], ARGV[3])

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 # Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
 LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
 
 
 class CacheCounters:
@@ -29,8 +30,7 @@ class CacheCounters:
         self._all[name] += value
 
     def looked_up(self, seconds: float) -> None:
-        place = bisect_left(LOOKUP_BOUNDS, seconds * 1000)
-        self.add(f"lookups_ms/{LOOKUP_BOUNDS[place]:g}" if place < len(LOOKUP_BOUNDS) else "lookups_ms/more")
+        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""

@@ -75,6 +75,7 @@ if not epoch then
   -- from the clock, so that a scope that was forgotten never counts from an earlier number again
   epoch = whole(now)
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'fence', epoch)
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])  -- each commit prolongs it, to outlive the entry
 end
 if ARGV[2] == 'read' then
   local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
@@ -90,7 +91,6 @@ if ARGV[2] == 'read' then
   end
 end
 local fence = whole(redis.call('HINCRBY', KEYS[1], 'fence', 1))
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
 if ARGV[2] == 'read' then
   redis.call('HSET', KEYS[3], 'epoch', epoch, 'fence', fence, 'token', ARGV[1])
   redis.call('PEXPIRE', KEYS[3], ARGV[3])
