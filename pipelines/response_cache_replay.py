@@ -224,8 +224,14 @@ def canonical_bytes(value: Any) -> bytes:
         written = _written(value)
     except orjson.JSONEncodeError:
         return _written(_settled(value, DEEPEST))
-    # there may be a number in it with a fraction of 0, or one that is not finite
-    return _written(_settled(value, DEEPEST)) if b".0" in written or b"null" in written else written
+    return _written(_settled(value, DEEPEST)) if _may_be_unsettled(written) else written
+
+
+def _may_be_unsettled(written: bytes) -> bool:
+    """Whether there may be a number in it with a fraction of 0, or one that is not finite; or such a text."""
+    return (b".0" in written and (b".0," in written or b".0}" in written or b".0]" in written)) or (
+        b"null" in written and (b":null" in written or b",null" in written or b"[null" in written)
+    )
 
 
 def _written(value: Any) -> bytes:
@@ -270,7 +276,13 @@ def _marked(letter: str, text: str) -> orjson.Fragment:
 
 def _is_unicode(text: str) -> bool:
     """Whether a text has no halves of characters."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _less(levels: int) -> int:
