@@ -14,7 +14,7 @@ from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota, Running, Sco
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
 
-SHORT = StoreTimes(lease=500, follower=500, stream=5_000)  # for what is to run out within a test
+SHORT = StoreTimes(lease=1_200, follower=1_200, stream=5_000)  # for what is to run out within a test
 LONG = StoreTimes()
 TTL = 60_000
 QUOTA = Quota()
