@@ -580,31 +580,10 @@ def _why_not(basis: AnswerBasis) -> str:
         return "no model"
     if not isinstance(messages, list) or not messages:
         return "no messages"
-    return "" if _MAY_SPEAK_AGAINST.isdisjoint(basis.body) else _asked_too_much(basis.body)
-
-
-_MAY_SPEAK_AGAINST = frozenset(
-    {
-        *("n", "logprobs", "top_logprobs", "audio", "modalities", "previous_response_id", "conversation"),
-        *("web_search_options", "tools"),
-    }
-)
-
-
-def _asked_too_much(body: Mapping[str, Any]) -> str:
-    """What it asks for that an answer which is kept cannot give; empty: nothing."""
-    checks = {
-        "several choices": body.get("n") not in (None, 1),
-        "log probabilities": bool(body.get("logprobs") or body.get("top_logprobs")),
-        "an answer that is not text": bool(
-            body.get("audio") or set(_texts(body.get("modalities"))) - {"text"}
-        ),
-        "a conversation kept by the engine": bool(
-            body.get("previous_response_id") or body.get("conversation")
-        ),
-        "a search of the engine": "web_search_options" in body or any(_engine_tools(body.get("tools"))),
-    }
-    return next((reason for reason, holds in checks.items() if holds), "")
+    against = (
+        reason for name, (reason, holds) in _AGAINST.items() if name in basis.body and holds(basis.body[name])
+    )
+    return next(against, "")
 
 
 def _engine_tools(tools: object) -> Iterator[bool]:
@@ -615,6 +594,20 @@ def _engine_tools(tools: object) -> Iterator[bool]:
 
 def _texts(values: object) -> Iterator[str]:
     yield from (str(value) for value in (values if isinstance(values, list) else ()))
+
+
+# Of each field that may speak against keeping an answer: why, and whether its value does.
+_AGAINST: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "n": ("several choices", lambda value: value not in (None, 1)),
+    "logprobs": ("log probabilities", bool),
+    "top_logprobs": ("log probabilities", bool),
+    "audio": ("an answer that is not text", bool),
+    "modalities": ("an answer that is not text", lambda value: bool(set(_texts(value)) - {"text"})),
+    "previous_response_id": ("a conversation kept by the engine", bool),
+    "conversation": ("a conversation kept by the engine", bool),
+    "web_search_options": ("a search of the engine", lambda _: True),
+    "tools": ("a search of the engine", lambda value: any(_engine_tools(value))),
+}
 
 
 def _messages_of(basis: AnswerBasis) -> list[dict[str, Any]]:
