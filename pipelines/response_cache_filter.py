@@ -41,7 +41,7 @@ from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 import orjson
@@ -51,7 +51,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from redis.asyncio.connection import AbstractConnection
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.utils import HIREDIS_AVAILABLE
@@ -724,8 +723,7 @@ IGNORED_IN_MESSAGES = frozenset({"id"})
 _MEDIA = ("image_url", "video_url", "audio_url")  # parts of a message whose content is behind a URL
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Where an answer is kept.
 
     Attributes:
@@ -748,8 +746,7 @@ class NotCacheable:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBasis:
+class AnswerBasis(NamedTuple):
     """All that an answer depends on.
 
     Attributes:
@@ -766,9 +763,9 @@ class AnswerBasis:
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = field(default_factory=dict)
+    preset: Mapping[str, Any] = {}
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = {}
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -810,6 +807,8 @@ def _why_not(basis: AnswerBasis) -> str:
         return "no model"
     if not isinstance(messages, list) or not messages:
         return "no messages"
+    if _AGAINST.keys().isdisjoint(basis.body):
+        return ""
     against = (
         reason for name, (reason, holds) in _AGAINST.items() if name in basis.body and holds(basis.body[name])
     )
@@ -1226,8 +1225,7 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to generate an answer.
 
     Attributes:
@@ -1245,8 +1243,7 @@ class Lease:
     shared: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """An entry was found.
 
     Attributes:
@@ -1260,8 +1257,7 @@ class Kept:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -1273,8 +1269,7 @@ class Running:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(NamedTuple):
     """A look at a live stream.
 
     Attributes:
@@ -1558,16 +1553,15 @@ class LiveAnswer:
                 self.alone.set()
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed.set()  # whoever waits goes on,
+        self._changed.clear()  # and whoever comes waits for the next
 
 
 # --- ollama_pack.cache.outcome ---
 # What a request asks of the cache, and what the cache makes of it.
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request whose answer may be kept.
 
     Attributes:
@@ -1586,8 +1580,7 @@ class Question:
     needs_usage: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """The answer is here.
 
     Attributes:
@@ -1601,8 +1594,7 @@ class Hit:
     age_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(NamedTuple):
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -1616,8 +1608,7 @@ class Lead:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(NamedTuple):
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -1629,8 +1620,7 @@ class Follow:
     running: Running
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(NamedTuple):
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:
@@ -2967,8 +2957,7 @@ class ResponseCache:
         self._hub.add(lead.lease.token, live)
         task = asyncio.create_task(generation.run(upstream))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
+        task.add_done_callback(partial(self._generated, lead.lease.token))
         shown = 0
         async with aclosing(live.listen()) as chunks:
             async for chunk in chunks:
@@ -2978,6 +2967,10 @@ class ResponseCache:
             raise live.error
         if live.end == "lost":
             raise LeaderLostError(shown)
+
+    def _generated(self, token: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._hub.remove(token)
 
     async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of another request's generation, from its first that says something."""
@@ -3038,6 +3031,9 @@ class _NothingShownError(Exception):
 # `Redis.execute_command` takes a connection out of a pool, looks whether it is still good, tells its metrics of
 # it, and puts it back: more work than all else for a kept answer. The connections here are redis-py's own, with
 # its way to log in, to find the master and to read.
+
+if HIREDIS_AVAILABLE:
+    import hiredis
 
 REDIS_FAULTS = (RedisError, OSError, EOFError)
 
@@ -3118,9 +3114,9 @@ async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any
 
 def _packed(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
     """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    packed: list[bytes] = (
-        HiredisRespSerializer().pack(*command) if HIREDIS_AVAILABLE else connection.pack_command(*command)
-    )
+    if HIREDIS_AVAILABLE:
+        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
+    packed: list[bytes] = connection.pack_command(*command)
     return packed
 
 
@@ -3135,7 +3131,7 @@ def _packed(connection: AbstractConnection, command: tuple[Any, ...]) -> list[by
 # |---|---|---|
 # | `{scope}:m` | hash | `epoch`; `fence`, the last one given out |
 # | `{scope}:e:<slot>` | hash | an entry: `epoch`, `fence`, `made`, `sealed` |
-# | `{scope}:l:<slot>` | hash | the lease, which allows to commit: `epoch`, `fence`, `token` |
+# | `{scope}:l:<slot>` | string | the lease, which allows to commit: `<token> <fence> <epoch>` |
 # | `{scope}:g:<token>` | string | a generation is alive; it may outlive its lease, after a flush |
 # | `{scope}:f:<token>` | sorted set | who follows it, by when they are forgotten |
 # | `{scope}:s:<token>` | stream | its records, `0-1`, `0-2`, … |
@@ -3160,11 +3156,15 @@ def _lua(text: str) -> LuaScript:
     return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+_CLOCK = """
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 local function whole(number) return string.format('%.0f', number) end
 """
+
+_NOW = _CLOCK + "local now = clock()\n"
 
 _FORGET = """
 local function forget(slot, ages, ends, sizes)
@@ -3178,45 +3178,58 @@ local function forget(slot, ages, ends, sizes)
 end
 """
 
+# KEYS: l. Whether the lease is of a token
+_LEADS = """
+local function leads(token)
+  local lease = redis.call('GET', KEYS[1])
+  return lease and string.sub(lease, 1, #token + 1) == token .. ' '
+end
+"""
+
 # KEYS: l, g. ARGV: token, lease time
-_PROLONG = """
+_PROLONG = (
+    _LEADS
+    + """
 local function prolong()
   if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then return false end
-  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  if leads(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
   return true
 end
 """
+)
 
 # KEYS: m, e, l, g of this token. ARGV: token, mode, lease, follower, scope times, '1' to begin the scope,
 # prefix of followers
 ACQUIRE = _lua(
-    _NOW
+    _CLOCK
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   if ARGV[6] ~= '1' then return {'new scope'} end
   -- from the clock, so that a scope that was forgotten never counts from an earlier number again
-  epoch = whole(now)
+  epoch = whole(clock())
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'fence', epoch)
   redis.call('PEXPIRE', KEYS[1], ARGV[5])  -- each commit prolongs it, to outlive the entry
 end
 if ARGV[2] == 'read' then
   local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
-  if entry[1] == epoch then return {'kept', entry[4], entry[3], now - entry[2]} end
-  local lease = redis.call('HMGET', KEYS[3], 'epoch', 'token', 'fence')
-  if lease[1] == epoch then
-    if lease[2] == ARGV[1] then return {'lease', lease[3], epoch} end
-    -- not among KEYS, because only the server knows who leads; it has the tag of the scope
-    local followers = ARGV[7] .. lease[2]
-    redis.call('ZADD', followers, now + ARGV[4], ARGV[1])
-    redis.call('PEXPIRE', followers, ARGV[4])
-    return {'running', lease[2]}
+  if entry[1] == epoch then return {'kept', entry[4], entry[3], clock() - entry[2]} end
+  local lease = redis.call('GET', KEYS[3])
+  if lease then
+    local leader, fence, leased = string.match(lease, '(%S+) (%S+) (%S+)')
+    if leased == epoch then
+      if leader == ARGV[1] then return {'lease', fence, epoch} end
+      -- not among KEYS, because only the server knows who leads; it has the tag of the scope
+      local followers = ARGV[7] .. leader
+      redis.call('ZADD', followers, clock() + ARGV[4], ARGV[1])
+      redis.call('PEXPIRE', followers, ARGV[4])
+      return {'running', leader}
+    end
   end
 end
 local fence = whole(redis.call('HINCRBY', KEYS[1], 'fence', 1))
 if ARGV[2] == 'read' then
-  redis.call('HSET', KEYS[3], 'epoch', epoch, 'fence', fence, 'token', ARGV[1])
-  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. fence .. ' ' .. epoch, 'PX', ARGV[3])
   redis.call('SET', KEYS[4], fence, 'PX', ARGV[3])
 end
 return {'lease', fence, epoch}
@@ -3253,11 +3266,12 @@ return redis.call('ZCARD', KEYS[3])
 # KEYS: l, g, f. ARGV: token
 LEAVE = _lua(
     _NOW
+    + _LEADS
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 local followers = redis.call('ZCARD', KEYS[3])
 if followers == 0 then
-  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+  if leads(ARGV[1]) then redis.call('DEL', KEYS[1]) end
   redis.call('DEL', KEYS[2])
 end
 return followers
@@ -3265,14 +3279,17 @@ return followers
 )
 
 # KEYS: l, g, s. ARGV: token, stream time, place, record
-_END = """
+_END = (
+    _LEADS
+    + """
 local function finish(token, keep, place, record)
-  if redis.call('HGET', KEYS[1], 'token') == token then redis.call('DEL', KEYS[1]) end
+  if leads(token) then redis.call('DEL', KEYS[1]) end
   if redis.call('DEL', KEYS[2]) == 0 then return 0 end
   redis.call('XADD', KEYS[3], '0-' .. place, 'r', record)
   return redis.call('PEXPIRE', KEYS[3], keep)
 end
 """
+)
 
 RELEASE = _lua(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
 
@@ -3286,11 +3303,11 @@ COMMIT = _lua(
 local entry = redis.call('HMGET', KEYS[8], 'epoch', 'fence')
 local newer = entry[1] == ARGV[3] and tonumber(entry[2]) - tonumber(ARGV[2]) or -1
 if newer == 0 then return 'stored' end  -- the answer to the first attempt was lost
-local leads = ARGV[4] ~= '1' or redis.call('HGET', KEYS[1], 'token') == ARGV[1]
+local allowed = ARGV[4] ~= '1' or leads(ARGV[1])
 local result = 'stored'
 if redis.call('HGET', KEYS[7], 'epoch') ~= ARGV[3] then
   result = 'flushed'
-elseif newer > 0 or not leads then
+elseif newer > 0 or not allowed then
   result = 'fenced'
 else
   -- the first write of all: a full server refuses the whole script here, and nothing after its first write
@@ -3405,11 +3422,11 @@ ALL_SCRIPTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class RedisNames:
     """The keys of a scope."""
 
-    scope: str
+    def __init__(self, scope: str) -> None:
+        self._prefix = f"{REDIS_PREFIX}{{{scope}}}:"
 
     @property
     def meta(self) -> str:
@@ -3446,7 +3463,7 @@ class RedisNames:
         return self._of(f"s:{token}")
 
     def _of(self, rest: str) -> str:
-        return f"{REDIS_PREFIX}{{{self.scope}}}:{rest}"
+        return f"{self._prefix}{rest}"
 
 
 # --- ollama_pack.cache.store_redis ---

@@ -67,7 +67,7 @@ def test_entry_opens_in_its_own_place_alone() -> None:
     for scope, slot, keyring in (
         ("user:2", SLOT, KEYRING),
         ("global", SLOT, KEYRING),
-        ("user:1", replace(SLOT, name="01" + "2" * 64), KEYRING),
+        ("user:1", SLOT._replace(name="01" + "2" * 64), KEYRING),
         ("user:1", SLOT, other),
     ):
         with pytest.raises(EntryUnreadableError):

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -233,8 +234,7 @@ class ResponseCache:
         self._hub.add(lead.lease.token, live)
         task = asyncio.create_task(generation.run(upstream))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
+        task.add_done_callback(partial(self._generated, lead.lease.token))
         shown = 0
         async with aclosing(live.listen()) as chunks:
             async for chunk in chunks:
@@ -244,6 +244,10 @@ class ResponseCache:
             raise live.error
         if live.end == "lost":
             raise LeaderLostError(shown)
+
+    def _generated(self, token: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._hub.remove(token)
 
     async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of another request's generation, from its first that says something."""

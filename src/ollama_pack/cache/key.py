@@ -7,8 +7,8 @@ field that nobody has thought of leads to a miss and never to another request's 
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from ollama_pack.cache.canonical import NotCoveredError, StandIn, canonical_bytes
@@ -42,8 +42,7 @@ IGNORED_IN_MESSAGES = frozenset({"id"})
 _MEDIA = ("image_url", "video_url", "audio_url")  # parts of a message whose content is behind a URL
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Where an answer is kept.
 
     Attributes:
@@ -66,8 +65,7 @@ class NotCacheable:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBasis:
+class AnswerBasis(NamedTuple):
     """All that an answer depends on.
 
     Attributes:
@@ -84,9 +82,9 @@ class AnswerBasis:
     scope: str
     body: Mapping[str, Any]
     digest: str | None
-    preset: Mapping[str, Any] = field(default_factory=dict)
+    preset: Mapping[str, Any] = {}
     knowledge: tuple[str, ...] = ()
-    contents: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = {}
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -128,6 +126,8 @@ def _why_not(basis: AnswerBasis) -> str:
         return "no model"
     if not isinstance(messages, list) or not messages:
         return "no messages"
+    if _AGAINST.keys().isdisjoint(basis.body):
+        return ""
     against = (
         reason for name, (reason, holds) in _AGAINST.items() if name in basis.body and holds(basis.body[name])
     )

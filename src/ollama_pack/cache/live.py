@@ -55,5 +55,5 @@ class LiveAnswer:
                 self.alone.set()
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed.set()  # whoever waits goes on,
+        self._changed.clear()  # and whoever comes waits for the next

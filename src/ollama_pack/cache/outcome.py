@@ -1,14 +1,13 @@
 """What a request asks of the cache, and what the cache makes of it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ollama_pack.cache.entry import Entry
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.store import Lease, Running
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request whose answer may be kept.
 
     Attributes:
@@ -27,8 +26,7 @@ class Question:
     needs_usage: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """The answer is here.
 
     Attributes:
@@ -42,8 +40,7 @@ class Hit:
     age_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(NamedTuple):
     """This request is to generate the answer, and others may follow.
 
     Attributes:
@@ -57,8 +54,7 @@ class Lead:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(NamedTuple):
     """Another request generates the answer at this moment.
 
     Attributes:
@@ -70,8 +66,7 @@ class Follow:
     running: Running
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(NamedTuple):
     """The cache cannot help: generate, and nothing is kept.
 
     Attributes:

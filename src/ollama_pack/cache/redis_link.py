@@ -9,13 +9,15 @@ import asyncio
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.utils import HIREDIS_AVAILABLE
 
 from ollama_pack.cache.errors import StoreDownError, StoreError, StoreFullError
 from ollama_pack.cache.redis_url import RedisClient, connection_pool_of
+
+if HIREDIS_AVAILABLE:
+    import hiredis
 
 REDIS_FAULTS = (RedisError, OSError, EOFError)
 
@@ -96,7 +98,7 @@ async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any
 
 def _packed(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
     """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    packed: list[bytes] = (
-        HiredisRespSerializer().pack(*command) if HIREDIS_AVAILABLE else connection.pack_command(*command)
-    )
+    if HIREDIS_AVAILABLE:
+        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
+    packed: list[bytes] = connection.pack_command(*command)
     return packed

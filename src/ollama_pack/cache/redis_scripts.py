@@ -8,7 +8,7 @@ its `maxmemory` takes no leases and no entries, but streams that have begun go o
 |---|---|---|
 | `{scope}:m` | hash | `epoch`; `fence`, the last one given out |
 | `{scope}:e:<slot>` | hash | an entry: `epoch`, `fence`, `made`, `sealed` |
-| `{scope}:l:<slot>` | hash | the lease, which allows to commit: `epoch`, `fence`, `token` |
+| `{scope}:l:<slot>` | string | the lease, which allows to commit: `<token> <fence> <epoch>` |
 | `{scope}:g:<token>` | string | a generation is alive; it may outlive its lease, after a flush |
 | `{scope}:f:<token>` | sorted set | who follows it, by when they are forgotten |
 | `{scope}:s:<token>` | stream | its records, `0-1`, `0-2`, … |
@@ -37,11 +37,15 @@ def _lua(text: str) -> LuaScript:
     return LuaScript(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+_CLOCK = """
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 local function whole(number) return string.format('%.0f', number) end
 """
+
+_NOW = _CLOCK + "local now = clock()\n"
 
 _FORGET = """
 local function forget(slot, ages, ends, sizes)
@@ -55,45 +59,58 @@ local function forget(slot, ages, ends, sizes)
 end
 """
 
+# KEYS: l. Whether the lease is of a token
+_LEADS = """
+local function leads(token)
+  local lease = redis.call('GET', KEYS[1])
+  return lease and string.sub(lease, 1, #token + 1) == token .. ' '
+end
+"""
+
 # KEYS: l, g. ARGV: token, lease time
-_PROLONG = """
+_PROLONG = (
+    _LEADS
+    + """
 local function prolong()
   if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then return false end
-  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  if leads(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
   return true
 end
 """
+)
 
 # KEYS: m, e, l, g of this token. ARGV: token, mode, lease, follower, scope times, '1' to begin the scope,
 # prefix of followers
 ACQUIRE = _lua(
-    _NOW
+    _CLOCK
     + """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   if ARGV[6] ~= '1' then return {'new scope'} end
   -- from the clock, so that a scope that was forgotten never counts from an earlier number again
-  epoch = whole(now)
+  epoch = whole(clock())
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'fence', epoch)
   redis.call('PEXPIRE', KEYS[1], ARGV[5])  -- each commit prolongs it, to outlive the entry
 end
 if ARGV[2] == 'read' then
   local entry = redis.call('HMGET', KEYS[2], 'epoch', 'made', 'fence', 'sealed')
-  if entry[1] == epoch then return {'kept', entry[4], entry[3], now - entry[2]} end
-  local lease = redis.call('HMGET', KEYS[3], 'epoch', 'token', 'fence')
-  if lease[1] == epoch then
-    if lease[2] == ARGV[1] then return {'lease', lease[3], epoch} end
-    -- not among KEYS, because only the server knows who leads; it has the tag of the scope
-    local followers = ARGV[7] .. lease[2]
-    redis.call('ZADD', followers, now + ARGV[4], ARGV[1])
-    redis.call('PEXPIRE', followers, ARGV[4])
-    return {'running', lease[2]}
+  if entry[1] == epoch then return {'kept', entry[4], entry[3], clock() - entry[2]} end
+  local lease = redis.call('GET', KEYS[3])
+  if lease then
+    local leader, fence, leased = string.match(lease, '(%S+) (%S+) (%S+)')
+    if leased == epoch then
+      if leader == ARGV[1] then return {'lease', fence, epoch} end
+      -- not among KEYS, because only the server knows who leads; it has the tag of the scope
+      local followers = ARGV[7] .. leader
+      redis.call('ZADD', followers, clock() + ARGV[4], ARGV[1])
+      redis.call('PEXPIRE', followers, ARGV[4])
+      return {'running', leader}
+    end
   end
 end
 local fence = whole(redis.call('HINCRBY', KEYS[1], 'fence', 1))
 if ARGV[2] == 'read' then
-  redis.call('HSET', KEYS[3], 'epoch', epoch, 'fence', fence, 'token', ARGV[1])
-  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. fence .. ' ' .. epoch, 'PX', ARGV[3])
   redis.call('SET', KEYS[4], fence, 'PX', ARGV[3])
 end
 return {'lease', fence, epoch}
@@ -130,11 +147,12 @@ return redis.call('ZCARD', KEYS[3])
 # KEYS: l, g, f. ARGV: token
 LEAVE = _lua(
     _NOW
+    + _LEADS
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 local followers = redis.call('ZCARD', KEYS[3])
 if followers == 0 then
-  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+  if leads(ARGV[1]) then redis.call('DEL', KEYS[1]) end
   redis.call('DEL', KEYS[2])
 end
 return followers
@@ -142,14 +160,17 @@ return followers
 )
 
 # KEYS: l, g, s. ARGV: token, stream time, place, record
-_END = """
+_END = (
+    _LEADS
+    + """
 local function finish(token, keep, place, record)
-  if redis.call('HGET', KEYS[1], 'token') == token then redis.call('DEL', KEYS[1]) end
+  if leads(token) then redis.call('DEL', KEYS[1]) end
   if redis.call('DEL', KEYS[2]) == 0 then return 0 end
   redis.call('XADD', KEYS[3], '0-' .. place, 'r', record)
   return redis.call('PEXPIRE', KEYS[3], keep)
 end
 """
+)
 
 RELEASE = _lua(_END + "return finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
 
@@ -163,11 +184,11 @@ COMMIT = _lua(
 local entry = redis.call('HMGET', KEYS[8], 'epoch', 'fence')
 local newer = entry[1] == ARGV[3] and tonumber(entry[2]) - tonumber(ARGV[2]) or -1
 if newer == 0 then return 'stored' end  -- the answer to the first attempt was lost
-local leads = ARGV[4] ~= '1' or redis.call('HGET', KEYS[1], 'token') == ARGV[1]
+local allowed = ARGV[4] ~= '1' or leads(ARGV[1])
 local result = 'stored'
 if redis.call('HGET', KEYS[7], 'epoch') ~= ARGV[3] then
   result = 'flushed'
-elseif newer > 0 or not leads then
+elseif newer > 0 or not allowed then
   result = 'fenced'
 else
   -- the first write of all: a full server refuses the whole script here, and nothing after its first write
@@ -282,11 +303,11 @@ ALL_SCRIPTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class RedisNames:
     """The keys of a scope."""
 
-    scope: str
+    def __init__(self, scope: str) -> None:
+        self._prefix = f"{REDIS_PREFIX}{{{scope}}}:"
 
     @property
     def meta(self) -> str:
@@ -323,4 +344,4 @@ class RedisNames:
         return self._of(f"s:{token}")
 
     def _of(self, rest: str) -> str:
-        return f"{REDIS_PREFIX}{{{self.scope}}}:{rest}"
+        return f"{self._prefix}{rest}"

@@ -6,7 +6,7 @@ one event loop. The same tests run on every store.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ollama_pack.cache.key import Slot
 
@@ -46,8 +46,7 @@ class Quota:
     octets: int = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to generate an answer.
 
     Attributes:
@@ -65,8 +64,7 @@ class Lease:
     shared: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """An entry was found.
 
     Attributes:
@@ -80,8 +78,7 @@ class Kept:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(NamedTuple):
     """Somebody generates the answer at this moment.
 
     Attributes:
@@ -93,8 +90,7 @@ class Running:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(NamedTuple):
     """A look at a live stream.
 
     Attributes:
