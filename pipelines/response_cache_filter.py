@@ -1183,6 +1183,79 @@ class CacheCounters:
             self._taken[name] -= value
 
 
+# --- ollama_pack.cache.limits ---
+# Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#
+# `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
+# cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
+
+_Given = TypeVar("_Given")
+
+
+class _Wait:
+    """A task that waits, until when it may by the loop's clock, and whether it was cancelled for that."""
+
+    __slots__ = ("end", "late", "task")
+
+    def __init__(self, task: asyncio.Task[Any], end: float) -> None:
+        self.task = task
+        self.end = end
+        self.late = False
+
+
+class TimeLimits:
+    """Limits of any length. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self._waits: set[_Wait] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def within(self, seconds: float, step: Awaitable[_Given]) -> _Given:
+        """What a step gives, if it does so in time; otherwise the step is cancelled.
+
+        Raises:
+            TimeoutError: the time ran out. Whoever cancels the task meanwhile is heard all the same.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit is for a task")
+        wait = _Wait(task, loop.time() + seconds)
+        self._waits.add(wait)
+        if self._timer is None or wait.end < self._timer.when():
+            self._wake_at(wait.end, loop)
+        before = task.cancelling()
+        try:
+            return await step
+        except asyncio.CancelledError as error:
+            if not wait.late:
+                raise
+            wait.late = False
+            if task.uncancel() > before:  # somebody else cancelled it too
+                raise
+            raise TimeoutError from error
+        finally:
+            self._waits.discard(wait)
+            if wait.late:  # the step ended in another way
+                task.uncancel()
+
+    def _wake_at(self, end: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(end, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now, ends = loop.time(), []
+        for wait in self._waits:
+            if wait.end > now:
+                ends.append(wait.end)
+            elif not wait.late:
+                wait.late = True
+                wait.task.cancel()
+        if ends:
+            self._wake_at(min(ends), loop)
+
+
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1425,6 +1498,7 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
+        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -1456,8 +1530,7 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            async with asyncio.timeout(seconds):
-                answer = await step(self._store)
+            answer = await self._limits.within(seconds, step(self._store))
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -1488,8 +1561,7 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            async with asyncio.timeout(self._rule.probe_limit):
-                await self._store.ping()
+            await self._limits.within(self._rule.probe_limit, self._store.ping())
         except (TimeoutError, StoreError):
             self._backoff = min(2 * self._backoff, self._rule.longest)
             self._retry_at = self._clock() + self._backoff
@@ -2810,8 +2882,10 @@ class ResponseCache:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
         began = self._clock()
         outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
-        self.counters.looked_up(self._clock() - began)
-        self._publish_sometimes()
+        now = self._clock()
+        self.counters.looked_up(now - began)
+        if now - self._published >= self._rules.publish_seconds:
+            self._publish_soon(now)
         return outcome
 
     def bypass(self, reason: str) -> None:
@@ -3002,12 +3076,11 @@ class ResponseCache:
     async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
         return await self._guard.ask(step, self._guard.patient_limit)
 
-    def _publish_sometimes(self) -> None:
-        if self._clock() - self._published >= self._rules.publish_seconds:
-            self._published = self._clock()
-            task = asyncio.create_task(self._publish())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _publish_soon(self, now: float) -> None:
+        self._published = now
+        task = asyncio.create_task(self._publish())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _publish(self) -> None:
         if new := self.counters.take_new():

@@ -87,8 +87,10 @@ class ResponseCache:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
         began = self._clock()
         outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
-        self.counters.looked_up(self._clock() - began)
-        self._publish_sometimes()
+        now = self._clock()
+        self.counters.looked_up(now - began)
+        if now - self._published >= self._rules.publish_seconds:
+            self._publish_soon(now)
         return outcome
 
     def bypass(self, reason: str) -> None:
@@ -279,12 +281,11 @@ class ResponseCache:
     async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
         return await self._guard.ask(step, self._guard.patient_limit)
 
-    def _publish_sometimes(self) -> None:
-        if self._clock() - self._published >= self._rules.publish_seconds:
-            self._published = self._clock()
-            task = asyncio.create_task(self._publish())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _publish_soon(self, now: float) -> None:
+        self._published = now
+        task = asyncio.create_task(self._publish())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _publish(self) -> None:
         if new := self.counters.take_new():
