@@ -3277,7 +3277,7 @@ class RedisLink:
     async def _ask_server(self, command: tuple[Any, ...]) -> Any:
         connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
         try:
-            packed = _packed(connection, command)
+            packed = packed_command(connection, command)
             try:
                 return await _answer_on(connection, packed)
             except RedisConnectionError:  # that it broke while it was idle says nothing of the server
@@ -3296,20 +3296,20 @@ def store_error(error: Exception) -> StoreError:
     return StoreDownError(f"Redis failed: {type(error).__name__}")
 
 
+def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
+    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
+    if HIREDIS_AVAILABLE:
+        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
+    packed: list[bytes] = connection.pack_command(*command)
+    return packed
+
+
 async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
     if not connection.is_connected:
         # to send would connect as well, but not ask the Sentinels where the master is now
         await connection.connect()  # type: ignore[no-untyped-call] # it has no types
     await connection.send_packed_command(packed, check_health=False)
     return await connection.read_response()
-
-
-def _packed(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
-    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    if HIREDIS_AVAILABLE:
-        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
-    packed: list[bytes] = connection.pack_command(*command)
-    return packed
 
 
 # --- ollama_pack.cache.redis_scripts ---
@@ -3749,7 +3749,7 @@ class RedisStore:
         # the answer's order is as asked, and the count of what a slow reader gets at once is bounded
         try:
             found = await self._waiting.execute_command(
-                "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place, keys=[place[0]]
+                "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place
             )
         except REDIS_FAULTS as error:
             raise store_error(error) from error

@@ -129,7 +129,7 @@ class RedisStore:
         # the answer's order is as asked, and the count of what a slow reader gets at once is bounded
         try:
             found = await self._waiting.execute_command(
-                "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place, keys=[place[0]]
+                "XREAD", "COUNT", _RECORDS_AT_ONCE, *block, "STREAMS", *place
             )
         except REDIS_FAULTS as error:
             raise store_error(error) from error
