@@ -13,7 +13,6 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import hmac
 import json
 import logging
 import math
@@ -53,6 +52,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, Field, field_validator
 from redis.asyncio.connection import AbstractConnection
@@ -508,18 +508,18 @@ class Keyring:
         info = use + _joined_names(names)
         return HKDF(SHA256(), _KEY_BYTES, salt=_SALT, info=info).derive(self._secret)
 
-    def _mac(self, use: bytes) -> hmac.HMAC:
+    def _mac(self, use: bytes) -> HMAC:
         """A mac that has its key and no content yet: copies of it cost half of a new one."""
-        return hmac.new(self._derive(use), digestmod="sha256")
+        return HMAC(self._derive(use), SHA256())
 
 
-def _mac_of(mac: hmac.HMAC, content: bytes) -> bytes:
+def _mac_of(mac: HMAC, content: bytes) -> bytes:
     one = mac.copy()
     one.update(content)
-    return one.digest()
+    return one.finalize()
 
 
-def _tag_of(mac: hmac.HMAC, name: str) -> str:
+def _tag_of(mac: HMAC, name: str) -> str:
     return _mac_of(mac, name.encode("utf-8", "surrogatepass"))[:_TAG_BYTES].hex()
 
 
@@ -568,6 +568,7 @@ IGNORED_FIELDS = frozenset(
 )
 IGNORED_IN_OPTIONS = frozenset({"keep_alive"})  # Open WebUI puts a row's parameter there
 IGNORED_IN_MESSAGES = frozenset({"id"})
+_PLAIN = frozenset({"role", "content"})  # a message with no more than these, and a text, is taken as it is
 
 _MEDIA = ("image_url", "video_url", "audio_url")  # parts of a message whose content is behind a URL
 
@@ -697,6 +698,8 @@ def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[st
     """A message without ids of its own; ids of tool calls become their number, images their content."""
     if not isinstance(message, dict):
         raise NotCoveredError("a message that is not an object")
+    if type(message) is dict and message.keys() <= _PLAIN and isinstance(message.get("content"), str):
+        return message
     found = dict(message)
     for name in IGNORED_IN_MESSAGES:
         found.pop(name, None)

@@ -38,6 +38,7 @@ IGNORED_FIELDS = frozenset(
 )
 IGNORED_IN_OPTIONS = frozenset({"keep_alive"})  # Open WebUI puts a row's parameter there
 IGNORED_IN_MESSAGES = frozenset({"id"})
+_PLAIN = frozenset({"role", "content"})  # a message with no more than these, and a text, is taken as it is
 
 _MEDIA = ("image_url", "video_url", "audio_url")  # parts of a message whose content is behind a URL
 
@@ -167,6 +168,8 @@ def _message_of(message: object, calls: dict[str, StandIn], contents: Mapping[st
     """A message without ids of its own; ids of tool calls become their number, images their content."""
     if not isinstance(message, dict):
         raise NotCoveredError("a message that is not an object")
+    if type(message) is dict and message.keys() <= _PLAIN and isinstance(message.get("content"), str):
+        return message
     found = dict(message)
     for name in IGNORED_IN_MESSAGES:
         found.pop(name, None)

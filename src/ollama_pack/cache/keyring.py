@@ -1,7 +1,6 @@
 """Everything that is derived from the admin's secret: names in the store, and ciphers."""
 
 import hashlib
-import hmac
 from collections import OrderedDict
 from dataclasses import dataclass
 from os import urandom
@@ -9,6 +8,7 @@ from os import urandom
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ollama_pack.cache.errors import CacheConfigError, EntryUnreadableError
@@ -149,18 +149,18 @@ class Keyring:
         info = use + _joined_names(names)
         return HKDF(SHA256(), _KEY_BYTES, salt=_SALT, info=info).derive(self._secret)
 
-    def _mac(self, use: bytes) -> hmac.HMAC:
+    def _mac(self, use: bytes) -> HMAC:
         """A mac that has its key and no content yet: copies of it cost half of a new one."""
-        return hmac.new(self._derive(use), digestmod="sha256")
+        return HMAC(self._derive(use), SHA256())
 
 
-def _mac_of(mac: hmac.HMAC, content: bytes) -> bytes:
+def _mac_of(mac: HMAC, content: bytes) -> bytes:
     one = mac.copy()
     one.update(content)
-    return one.digest()
+    return one.finalize()
 
 
-def _tag_of(mac: hmac.HMAC, name: str) -> str:
+def _tag_of(mac: HMAC, name: str) -> str:
     return _mac_of(mac, name.encode("utf-8", "surrogatepass"))[:_TAG_BYTES].hex()
 
 
