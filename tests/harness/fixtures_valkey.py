@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.valkey import Valkey
+from harness.valkey import Valkey, redis_program
 from local.processes import free_port
 
 
@@ -14,6 +14,16 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A server on its own."""
     with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
         yield valkey
+
+
+@pytest.fixture(scope="module")
+def redis_itself(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """Redis itself, where the machine has it."""
+    program = redis_program()
+    if program is None:
+        pytest.skip("no redis-server on the PATH: Debian has it in a package of this name")
+    with Valkey(tmp_path_factory.mktemp("redis"), program=program) as redis:
+        yield redis
 
 
 @pytest.fixture(params=["valkey", "sqlite"])

