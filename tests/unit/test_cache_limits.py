@@ -14,6 +14,21 @@ LONG = 60.0
 Within = Callable[[float, Awaitable[Any]], Coroutine[Any, Any, Any]]
 
 
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a test on a loop of each kind: Open WebUI's server has uvloop's, where that is installed."""
+    kind = pytest.importorskip(request.param, reason="uvloop is not installed")
+
+    def run(main: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=kind.new_event_loop) as runner:
+            runner.run(main)
+
+    return run
+
+
 async def by_asyncio(seconds: float, step: Awaitable[Any]) -> Any:
     async with asyncio.timeout(seconds):
         return await step
@@ -90,7 +105,7 @@ STEPS = (at_once, in_time, never, fails, answers_when_cancelled, fails_when_canc
 @pytest.mark.parametrize("cancelled_at", [None, LIMIT / 2, LIMIT])
 @pytest.mark.parametrize("ending", [False, True])
 def test_outcome_is_that_of_asyncio(
-    step: Callable[[], Awaitable[Any]], cancelled_at: float | None, *, ending: bool
+    run: Run, step: Callable[[], Awaitable[Any]], cancelled_at: float | None, *, ending: bool
 ) -> None:
     """Would catch a stop button taken for a slow store, or a slow store that counts as one for good."""
 
@@ -98,10 +113,10 @@ def test_outcome_is_that_of_asyncio(
         expected = await outcome_of(by_asyncio, step, cancelled_at, ending=ending)
         assert await outcome_of(TimeLimits().within, step, cancelled_at, ending=ending) == expected
 
-    asyncio.run(both())
+    run(both())
 
 
-def test_shorter_limit_that_comes_later_ends_first() -> None:
+def test_shorter_limit_that_comes_later_ends_first(run: Run) -> None:
     """Would catch a timer that stays at the end of an earlier, longer wait."""
 
     async def main() -> None:
@@ -118,10 +133,10 @@ def test_shorter_limit_that_comes_later_ends_first() -> None:
         with pytest.raises(asyncio.CancelledError):
             await longest
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_each_of_many_waits_ends_at_its_own_limit() -> None:
+def test_each_of_many_waits_ends_at_its_own_limit(run: Run) -> None:
     """Would catch one timer that ends all waits with the first, or forgets those after it."""
 
     async def main() -> None:
@@ -137,10 +152,10 @@ def test_each_of_many_waits_ends_at_its_own_limit() -> None:
                 group.create_task(wait(number * 4 * LIMIT))
         assert ended == sorted(ended)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_limit_inside_of_a_limit() -> None:
+def test_limit_inside_of_a_limit(run: Run) -> None:
     """Would catch a limit that knows one wait of a task only."""
 
     async def main() -> None:
@@ -155,4 +170,4 @@ def test_limit_inside_of_a_limit() -> None:
         with pytest.raises(TimeoutError):
             await limits.within(LIMIT, limits.within(LONG, never()))
 
-    asyncio.run(main())
+    run(main())
