@@ -190,7 +190,7 @@ class RedisShare:
     async def _last_event(self) -> str:
         key = f"{self._prefix}events"
         async with asyncio.timeout(STEP_SECONDS):
-            found = await self._client.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1, keys=[key])
+            found = await self._client.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1)
         return found[0][0].decode() if found else "0-0"
 
     async def _read(self, last: str) -> None:
@@ -198,7 +198,7 @@ class RedisShare:
         while True:
             async with asyncio.timeout(READ_MS / 1000 + STEP_SECONDS):
                 found = await self._waiting.execute_command(
-                    "XREAD", "COUNT", READ_AT_ONCE, "BLOCK", READ_MS, "STREAMS", key, last, keys=[key]
+                    "XREAD", "COUNT", READ_AT_ONCE, "BLOCK", READ_MS, "STREAMS", key, last
                 )
             _heed_cancelling()
             news = False
