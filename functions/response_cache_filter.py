@@ -26,6 +26,7 @@ from collections.abc import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -657,12 +658,10 @@ def _why_not(basis: AnswerBasis) -> str:
         return "no model"
     if not isinstance(messages, list) or not messages:
         return "no messages"
-    if _AGAINST.keys().isdisjoint(basis.body):
-        return ""
-    against = (
-        reason for name, (reason, holds) in _AGAINST.items() if name in basis.body and holds(basis.body[name])
-    )
-    return next(against, "")
+    for name, (reason, holds) in _AGAINST.items():
+        if name in basis.body and holds(basis.body[name]):
+            return reason
+    return ""
 
 
 def _engine_tools(tools: object) -> Iterator[bool]:
@@ -3203,7 +3202,8 @@ class ResponseCache:
         now = self._clock()
         self.counters.looked_up(now - began)
         if now - self._published >= self._rules.publish_seconds:
-            self._publish_soon(now)
+            self._published = now
+            self._begun(self._publish())
         return outcome
 
     def bypass(self, reason: str) -> None:
@@ -3347,9 +3347,8 @@ class ResponseCache:
         generation = Generation(self._tools, lead.question, lead.lease)
         live = generation.live
         self._hub.add(lead.lease.token, live)
-        task = asyncio.create_task(generation.run(upstream))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._generated, lead.lease.token))
+        task = self._begun(generation.run(upstream))
+        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
         shown = 0
         async with aclosing(live.listen()) as chunks:
             async for chunk in chunks:
@@ -3359,10 +3358,6 @@ class ResponseCache:
             raise live.error
         if live.end == "lost":
             raise LeaderLostError(shown)
-
-    def _generated(self, token: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._hub.remove(token)
 
     async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of another request's generation, from its first that says something."""
@@ -3394,11 +3389,12 @@ class ResponseCache:
     async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
         return await self._guard.ask(step, self._guard.patient_limit)
 
-    def _publish_soon(self, now: float) -> None:
-        self._published = now
-        task = asyncio.create_task(self._publish())
+    def _begun(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Its task, which `close` ends."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _publish(self) -> None:
         if new := self.counters.take_new():

@@ -3,9 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -90,7 +89,8 @@ class ResponseCache:
         now = self._clock()
         self.counters.looked_up(now - began)
         if now - self._published >= self._rules.publish_seconds:
-            self._publish_soon(now)
+            self._published = now
+            self._begun(self._publish())
         return outcome
 
     def bypass(self, reason: str) -> None:
@@ -234,9 +234,8 @@ class ResponseCache:
         generation = Generation(self._tools, lead.question, lead.lease)
         live = generation.live
         self._hub.add(lead.lease.token, live)
-        task = asyncio.create_task(generation.run(upstream))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._generated, lead.lease.token))
+        task = self._begun(generation.run(upstream))
+        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
         shown = 0
         async with aclosing(live.listen()) as chunks:
             async for chunk in chunks:
@@ -246,10 +245,6 @@ class ResponseCache:
             raise live.error
         if live.end == "lost":
             raise LeaderLostError(shown)
-
-    def _generated(self, token: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._hub.remove(token)
 
     async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of another request's generation, from its first that says something."""
@@ -281,11 +276,12 @@ class ResponseCache:
     async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
         return await self._guard.ask(step, self._guard.patient_limit)
 
-    def _publish_soon(self, now: float) -> None:
-        self._published = now
-        task = asyncio.create_task(self._publish())
+    def _begun(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Its task, which `close` ends."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _publish(self) -> None:
         if new := self.counters.take_new():

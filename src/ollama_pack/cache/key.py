@@ -127,12 +127,10 @@ def _why_not(basis: AnswerBasis) -> str:
         return "no model"
     if not isinstance(messages, list) or not messages:
         return "no messages"
-    if _AGAINST.keys().isdisjoint(basis.body):
-        return ""
-    against = (
-        reason for name, (reason, holds) in _AGAINST.items() if name in basis.body and holds(basis.body[name])
-    )
-    return next(against, "")
+    for name, (reason, holds) in _AGAINST.items():
+        if name in basis.body and holds(basis.body[name]):
+            return reason
+    return ""
 
 
 def _engine_tools(tools: object) -> Iterator[bool]:
