@@ -31,11 +31,11 @@ from harness.virtual_chats import Call, Chat, Done, Driver, Measured, Turn, trac
 from harness.virtual_fleet import Job, NodeShape, SimNode, Timeline  # noqa: E402 - see above
 from harness.virtual_share import Bus, SharingWorker  # noqa: E402 - see above
 from harness.virtual_workers import Worker, Workers  # noqa: E402 - see above
-from ollama_pack.fleet.nodes import NodeRow  # noqa: E402 - see above
-from ollama_pack.fleet.policy import RoutingPolicy  # noqa: E402 - see above
-from ollama_pack.fleet.rates import Durations  # noqa: E402 - see above
-from ollama_pack.fleet.scheduler import Scheduler  # noqa: E402 - see above
-from ollama_pack.fleet.view import FleetRequest, InstalledModel, PairRates, PromptBlock  # noqa: E402 - see above
+from ollama_pack.routing.decide.policy import RoutingPolicy  # noqa: E402 - see above
+from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PairRates, PromptBlock  # noqa: E402 - see above
+from ollama_pack.routing.nodes import NodeRow  # noqa: E402 - see above
+from ollama_pack.routing.state.estimates import Durations  # noqa: E402 - see above
+from ollama_pack.routing.state.scheduler import Scheduler  # noqa: E402 - see above
 
 RESULTS = ROOT / "bench/results/fleet.json"
 SEEDS = (1, 2, 3)

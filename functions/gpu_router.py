@@ -404,7 +404,280 @@ def _login(username: str | None, password: str | None) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.fleet.policy ---
+# --- ollama_pack.engines.errors ---
+# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
+
+
+class NodeCertificateError(NodeUnreachableError):
+    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, said)
+        self.reason = (
+            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
+            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
+        )
+        self.args = (f"node {node} {self.reason}: {said}",)
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is no answer, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.engines.ollama.to_openai ---
+# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#
+# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
+
+NANOSECONDS = 1_000_000_000
+_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
+_DURATIONS = ("total_duration", "load_duration")
+_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What all parts of one answer have in common.
+
+    Attributes:
+        id: of the answer, such as chatcmpl-….
+        created: Unix time, in seconds.
+        model: the name that the client knows the model by.
+    """
+
+    id: str
+    created: int
+    model: str
+
+    def tagged(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
+    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
+    message = openai_message(answer, head)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **message},
+        "logprobs": openai_logprobs(answer),
+        "finish_reason": finish_reason(answer, called="tool_calls" in message),
+    }
+    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
+
+
+def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
+    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
+
+    Args:
+        line: a line of `/api/chat`.
+        head: of the answer, for the ids of tool calls that have none.
+        calls_before: number of tool calls in earlier lines.
+    """
+    message = line.get("message")
+    if not isinstance(message, Mapping):
+        return {}
+    said: dict[str, Any] = {}
+    if content := _text_or_none(message.get("content")):
+        said["content"] = content
+    if thinking := _text_or_none(message.get("thinking")):
+        said["reasoning_content"] = thinking
+    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
+        said["tool_calls"] = calls
+    return said
+
+
+def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
+    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
+    if not isinstance(calls, list):
+        return []
+    given = (call for call in calls if isinstance(call, Mapping))
+    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
+
+
+def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
+    function = call.get("function")
+    given = function if isinstance(function, Mapping) else {}
+    arguments = given.get("arguments") or {}
+    compact = (",", ":")
+    text = (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, ensure_ascii=False, separators=compact)
+    )
+    return {
+        "index": number,
+        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
+        "type": "function",
+        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
+    }
+
+
+def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
+    tokens = line.get("logprobs")
+    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
+
+
+def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
+    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
+    reason = line.get("done_reason")
+    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
+
+
+def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
+    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
+    seconds = _figure(line, "total_duration") // NANOSECONDS
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "input_tokens": prompt,
+        "output_tokens": answer,
+        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
+        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
+        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
+        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
+        "completion_tokens_details": dict.fromkeys(
+            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
+        ),
+    }
+
+
+def openai_error(error: PackError) -> dict[str, Any]:
+    """An error as the body of a refusal, or as the chunk that ends a stream."""
+    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
+    match error:
+        case ChatBodyError():
+            details |= {"type": "invalid_request_error", "param": error.field}
+        case RequestRefusedError():
+            details |= {"type": "invalid_request_error"}
+        case ModelNotFoundError():
+            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
+        case NodeBusyError():
+            details |= {"code": "server_busy"}
+    return {"error": details}
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _figure(line: Mapping[str, Any], name: str) -> int:
+    value = line.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _rate(tokens: int, nanoseconds: int) -> float | str:
+    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
+    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.routing.decide.policy ---
 # The numbers that routing goes by and that nobody has to set.
 
 
@@ -454,7 +727,7 @@ class RoutingPolicy:
     busy_percent: float = 50.0
 
 
-# --- ollama_pack.fleet.view ---
+# --- ollama_pack.routing.decide.view ---
 # What a routing decision looks at: plain values, made once and never changed.
 #
 # Times are seconds on one monotonic clock of the caller's choice; rates are tokens per second or bytes per
@@ -657,7 +930,7 @@ class FleetView:
     demand: Mapping[str, float] = field(default_factory=dict)
 
 
-# --- ollama_pack.fleet.cost ---
+# --- ollama_pack.routing.decide.cost ---
 # What sending a request to a node costs, term by term.
 #
 #     C = wait + load + (P - hit) / pp + a * E[out] * tpot * (b + 1) / slots + evict
@@ -763,657 +1036,7 @@ def explain_terms(terms: Mapping[str, float]) -> str:
     return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"
 
 
-# --- ollama_pack.fleet.prefix ---
-# Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#
-# A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
-# tells whether two prompts begin alike. A long message is several blocks: Open WebUI's prompts for titles and
-# tags, and for questions about documents, are one message each whose beginning never changes. Were that one
-# block, no hit would be expected, and what it saves would be taken for a faster GPU. What the model itself has
-# written is one block: it comes back whole or not at all. A runner keeps one prefix or several; how many is
-# learned from the prompt evaluation times that it reports.
-
-MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the looking
-MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
-MISSES_TO_FORGET = 3
-MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
-WHOLE_BYTES = 600  # of a message; a longer one is several blocks
-PIECE_BYTES = 400  # of each of its first blocks, and
-PIECE_SHARE = 1 / 8  # of what is before it in the message, where that is more: a book is a hundred blocks
-IMAGE_TOKENS = 768  # roughly what an image is to a model, however many bytes it has
-_CHAIN_BYTES = 8
-
-
-def prompt_blocks(
-    messages: Iterable[Mapping[str, Any]],
-    tools: Sequence[Any] = (),
-    bytes_per_token: float = 4.0,
-    key: bytes = b"",
-) -> tuple[PromptBlock, ...]:
-    """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
-
-    Args:
-        messages: the conversation; keys other than role, content, images and tool calls do not matter.
-        tools: what the model may call.
-        bytes_per_token: of UTF-8 text; what it is really is learned later.
-        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
-            from the hashes whether a guessed prompt was asked.
-    """
-    parts: list[_Part] = []
-    if tools:
-        parts += _pieces("tools", json.dumps(list(tools), sort_keys=True, default=str))
-    for message in messages:
-        text, images = _said(message)
-        parts += _pieces(str(message.get("role", "")), text, images)
-    if len(parts) > MAX_BLOCKS:
-        rest = parts[MAX_BLOCKS - 1 :]
-        written = b"\0".join(part.written for part in rest)
-        parts[MAX_BLOCKS - 1 :] = [_Part(written, sum(part.images for part in rest))]
-    return tuple(_chained(parts, bytes_per_token, key))
-
-
-class _Part(NamedTuple):
-    """What becomes a block: the bytes, how many images are in it, whether the model wrote it."""
-
-    written: bytes
-    images: int = 0
-    answer: bool = False
-
-
-def _pieces(role: str, text: str, images: int = 0) -> Iterator[_Part]:
-    """A message in pieces. Where they end depends on nothing behind them, so equal beginnings stay equal."""
-    written = f"{role}\0{text}".encode(errors="replace")
-    if role == "assistant" or len(written) <= WHOLE_BYTES:
-        yield _Part(written, images, role == "assistant")
-        return
-    begins = 0
-    while len(written) - begins > WHOLE_BYTES:
-        ends = begins + max(PIECE_BYTES, int(begins * PIECE_SHARE))
-        yield _Part(written[begins:ends])
-        begins = ends
-    yield _Part(written[begins:], images)
-
-
-def _said(message: Mapping[str, Any]) -> tuple[str, int]:
-    """A message as text, with hashes in place of its images; and how many these are."""
-    kept = {
-        key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
-    }
-    images = 0
-
-    def hashed(value: Any) -> str:
-        nonlocal images
-        images += 1
-        return blake2b(repr(value).encode(errors="replace"), digest_size=_CHAIN_BYTES).hexdigest()
-
-    if isinstance(kept.get("images"), list):
-        kept["images"] = list(map(hashed, kept["images"]))
-    if isinstance(kept.get("content"), list):
-        kept["content"] = [
-            {**part, "image_url": hashed(part["image_url"])}
-            if isinstance(part, dict) and "image_url" in part
-            else part
-            for part in kept["content"]
-        ]
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str), images
-
-
-def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iterator[PromptBlock]:
-    chain, tokens = b"", 0.0
-    for part in parts:
-        chain = blake2b(chain + part.written, digest_size=_CHAIN_BYTES, key=key).digest()
-        tokens += len(part.written) / bytes_per_token + IMAGE_TOKENS * part.images
-        yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
-
-
-def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
-    """How many tokens of a prompt a kept prefix covers.
-
-    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
-    """
-    chains = prefix.chains
-    if not blocks or blocks[0].chain not in chains:
-        return 0
-    low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
-    if high and blocks[1].chain not in chains:
-        high = 0  # most prompts share nothing but the system prompt
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)
-    hit = blocks[low].upto
-    if blocks[low].chain == prefix.last and low + 1 < len(blocks) and blocks[low + 1].answer:
-        hit += min(prefix.output, blocks[low + 1].upto - hit)
-    return hit
-
-
-def continues(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> bool:
-    """Whether a prompt is the kept one, or the kept one with more after it: the same chat."""
-    return prefix_hit(prefix, blocks) >= prefix.tokens
-
-
-class PrefixMirror:
-    """The prefixes of one runner, the last used first. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._kept: list[KeptPrefix] = []
-
-    def kept(self, keeps: int) -> tuple[KeptPrefix, ...]:
-        """What the runner holds if it keeps so many."""
-        return tuple(self._kept[:keeps])
-
-    def depth(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
-        """Where in the list the longest match lies, and its tokens; (-1, 0) without any."""
-        hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
-        best = max(hits, default=0)
-        return (hits.index(best), best) if best else (-1, 0)
-
-    def state(self) -> tuple[KeptPrefix, ...]:
-        """All that is remembered, to be given to `restore`."""
-        return tuple(self._kept)
-
-    def restore(self, state: Iterable[KeptPrefix]) -> None:
-        """What was started since did not happen."""
-        self._kept = list(state)
-
-    def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
-        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
-        if not blocks:
-            return
-        own = next((prefix for prefix in self._kept if continues(prefix, blocks)), None)
-        if own:
-            self._kept.remove(own)
-        chains = {block.chain: block.upto for block in blocks}
-        self._kept.insert(0, KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now))
-        del self._kept[MAX_KEPT:]
-
-    def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
-        """Its answer is held too, unless the prompt has been overwritten meanwhile."""
-        for index, prefix in enumerate(self._kept):
-            if blocks and prefix.last == blocks[-1].chain:
-                self._kept[index] = KeptPrefix(prefix.chains, prefix.last, prefix.tokens, output, now)
-
-    def clear(self) -> None:
-        """The runner was loaded anew, or somebody else used it."""
-        self._kept.clear()
-
-
-class KeepsLearner:
-    """How many prefixes a runner of one (node, weights) keeps: one, until a deeper one proves to be held."""
-
-    def __init__(self) -> None:
-        self.keeps = 1
-        self._misses = 0
-
-    def observe(self, depth: int, matched: int, hit: float) -> None:
-        """Learn from one prompt.
-
-        Args:
-            depth: where in the mirror its longest match lay, 0 the last used; -1: nowhere.
-            matched: the tokens of that match.
-            hit: the tokens that were in fact reused, as the evaluation time tells.
-        """
-        if depth < 0 or matched < MIN_MATCH:
-            return
-        if hit > 0.6 * matched:
-            self._misses = 0
-            self.keeps = max(self.keeps, depth + 1)
-        elif hit < 0.3 * matched and depth < self.keeps:
-            self._misses += 1
-            if self._misses >= MISSES_TO_FORGET:
-                self.keeps, self._misses = max(1, depth), 0
-
-
-# --- ollama_pack.fleet.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
-
-
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class RoutingError(PackError):
-    """A request cannot be given to any node."""
-
-
-class NoNodeError(RoutingError):
-    """No node has any of the models that may answer.
-
-    Attributes:
-        models: the models, the preferred one first.
-        nodes: the names of all nodes.
-        silent: name of each of them that does not answer → what is wrong with it.
-    """
-
-    def __init__(
-        self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
-    ) -> None:
-        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
-        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
-        if there := [node for node in nodes if node not in silent]:
-            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
-            said = f"no node has {wanted}: {where}"
-        else:
-            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
-        super().__init__(said)
-        self.models = models
-        self.nodes = nodes
-        self.silent = dict(silent)
-
-
-class QueueFullError(RoutingError):
-    """Too many requests wait already.
-
-    Attributes:
-        limit: how many may wait.
-        waiting: how many do.
-        own: how many of them are this user's.
-    """
-
-    def __init__(self, limit: int, waiting: int, own: int) -> None:
-        yours = f", {own} of them yours" if own else ""
-        super().__init__(
-            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
-            "try again in a minute"
-        )
-        self.limit = limit
-        self.waiting = waiting
-        self.own = own
-
-
-class NodesDownError(RoutingError):
-    """Nodes have the model, and none of them answers."""
-
-    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
-        """Say which nodes there are.
-
-        Args:
-            models: the models that may answer.
-            nodes: name of each node that has one → what is wrong with it.
-        """
-        wanted = " or ".join(f"`{model}`" for model in models)
-        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
-        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
-        self.models = models
-        self.nodes = dict(nodes)
-
-
-class WaitedTooLongError(RoutingError):
-    """No node became free in time.
-
-    Attributes:
-        seconds: the limit.
-        waiting: how many requests wait.
-    """
-
-    def __init__(self, seconds: float, waiting: int) -> None:
-        super().__init__(
-            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
-            "admin add a node or raise first_token_timeout_seconds"
-        )
-        self.seconds = seconds
-        self.waiting = waiting
-
-
-class NoAnswerError(RoutingError):
-    """Every node that was tried failed before its first token.
-
-    Attributes:
-        tried: name of each → what went wrong.
-    """
-
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
-        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.tried = dict(tried)
-
-
-class AnswerBrokenError(RoutingError):
-    """A node failed in the middle of its answer. Another node's words are never put behind it.
-
-    Attributes:
-        node: its name.
-    """
-
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(
-            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
-            "regenerate it and another node answers"
-        )
-        self.node = node
-
-
-# --- ollama_pack.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
-
-
-# --- ollama_pack.fleet.naming ---
-# Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-
-
-@lru_cache(maxsize=1024)
-def fold_name(name: str) -> str:
-    """The form in which two names of one model are equal: in lower case, without the default tag."""
-    folded = name.lower()
-    stem, tag = split_tag(folded)
-    return stem if tag == DEFAULT_TAG else folded
-
-
-# --- ollama_pack.fleet.queue ---
-# Who comes next: start-time fair queueing between users, background calls behind people.
-#
-# Each request gets a start tag, the later of the queue's virtual time and the end of its user's request before;
-# the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). A user who sends many
-# requests at once gets tags further and further away, and another user's first request goes before them.
-
-# The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
-RESERVED_SHARE = 0.25
-MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
-
-
-@dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
-class WaitingRequest:
-    """A request that waits.
-
-    Attributes:
-        request: what waits.
-        models: names of its models, as `fold_name` makes them.
-        start: its start tag, in seconds of service on the queue's virtual clock.
-        cost: the seconds of service that it is expected to take.
-        number: counts the requests; breaks ties.
-        came: when it came, on the caller's clock.
-        overtaken: how often a request behind it was bound before it.
-        tried: nodes that have failed it.
-        kind: equal for requests that any node would treat alike, but for their prompts. A string, because
-            decisions count them, and a string computes its hash once.
-    """
-
-    request: FleetRequest
-    models: tuple[str, ...]
-    start: float
-    cost: float
-    number: int
-    came: float
-    overtaken: int = 0
-    tried: frozenset[str] = field(default_factory=frozenset)
-    kind: str = ""
-
-    @property
-    def place(self) -> tuple[float, int]:
-        return self.start, self.number
-
-
-class FairQueue:
-    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
-
-    def __init__(self, limit: int, patience: float) -> None:
-        self.limit = limit
-        self._patience = patience
-        self._people: list[WaitingRequest] = []
-        self._background: list[WaitingRequest] = []
-        self._by_id: dict[str, WaitingRequest] = {}
-        self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
-        self._waiting_of: dict[str, int] = {}
-        self._virtual = 0.0
-        self._count = 0
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._by_id
-
-    def __iter__(self) -> Iterator[WaitingRequest]:
-        return iter(self._by_id.values())
-
-    def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
-        """Take a request in.
-
-        Raises:
-            QueueFullError: there is no place, or none for this user or for a background call.
-        """
-        own = self._waiting_of.get(request.user, 0)
-        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
-        if len(self) >= self.limit - reserved:
-            raise QueueFullError(self.limit, len(self), own)
-        self._count += 1
-        start = max(self._virtual, self._ends.get(request.user, 0.0))
-        self._ends[request.user] = start + cost
-        models = tuple(map(fold_name, request.models))
-        kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
-        self._insert(entry)
-        return entry
-
-    def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
-        """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
-        if failed_node:
-            entry.tried |= {failed_node}
-            entry.kind += f" {failed_node}"
-        self._insert(entry)
-
-    def _insert(self, entry: WaitingRequest) -> None:
-        self._by_id[entry.request.id] = entry
-        user = entry.request.user
-        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
-        insort(self._list_of(entry), entry, key=_fair_place)
-
-    def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
-        return self._background if entry.request.background else self._people
-
-    def order(self, now: float) -> list[WaitingRequest]:
-        """All that wait, in fair order; background calls that have waited long enough among the people."""
-        since = now - self._patience
-        ripe = [entry for entry in self._background if entry.came <= since]
-        if not ripe:
-            return self._people + self._background
-        behind = [entry for entry in self._background if entry.came > since]
-        return sorted(self._people + ripe, key=_fair_place) + behind
-
-    def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
-        """Whether it is a person's, or has waited behind people for long enough."""
-        return not entry.request.background or entry.came <= now - self._patience
-
-    def ripens_at(self) -> float | None:
-        """When the next background call has waited long enough; None when none waits."""
-        return min((entry.came + self._patience for entry in self._background), default=None)
-
-    def bound(self, request_id: str, now: float) -> WaitingRequest:
-        """Take out a request that has a node. Those before it in fair order have been overtaken."""
-        entry = self._by_id[request_id]
-        if self.is_ripe(entry, now):
-            for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
-                other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
-        self._remove(entry)
-        return entry
-
-    def cancel(self, request_id: str) -> None:
-        """Take out a request that nobody wants any more. Its user gets the time back."""
-        entry = self._by_id[request_id]
-        self._remove(entry)
-        if entry.request.user in self._ends:
-            self._ends[entry.request.user] -= entry.cost
-
-    def _remove(self, entry: WaitingRequest) -> None:
-        user = entry.request.user
-        del self._by_id[entry.request.id]
-        self._list_of(entry).remove(entry)
-        self._waiting_of[user] -= 1
-        if not self._waiting_of[user]:
-            del self._waiting_of[user]
-        if not self._by_id:  # nobody waits, so nobody has had more than a fair share: all begin anew
-            self._virtual = max(self._virtual, *self._ends.values()) if self._ends else self._virtual
-            self._ends.clear()
-        elif len(self._ends) > 2 * len(self._waiting_of) + MAX_TAGS:  # tags of the past mean nothing
-            self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
-
-
-def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
-    return entry.place
-
-
-# --- ollama_pack.fleet.rendezvous ---
-# Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#
-# Workers that do not hear of one another reckon the same node for the same chat, so that its next turn finds
-# its prefix there whichever worker it comes to. A node is passed over while it has more than its share.
-
-LOAD_BOUND = 1.25
-
-
-@lru_cache(maxsize=16384)
-def rendezvous_score(chat: str, node: str, weight: float) -> float:
-    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
-
-    The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
-    Tables", 2005).
-    """
-    digest = blake2b(f"{node}\\0{chat}".encode(errors="replace"), digest_size=8).digest()
-    uniform = (int.from_bytes(digest) + 0.5) / 2**64
-    return -weight / math.log(uniform) if weight > 0 else 0.0
-
-
-def may_take(load: int, total: int, share: float) -> bool:
-    """Whether a node may get one more without having more than its share of all, and a quarter.
-
-    The bound is ceil(c * share * (total + 1)) (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with
-    Bounded Loads", 2018).
-
-    Args:
-        load: what the node has.
-        total: what all nodes have.
-        share: of the node in all weights.
-    """
-    return load + 1 <= math.ceil(LOAD_BOUND * share * (total + 1))
-
-
-# --- ollama_pack.fleet.timeline ---
+# --- ollama_pack.routing.decide.node_timeline ---
 # A node's virtual future: what it does now, and what those ahead in the queue will have it do.
 #
 # The decision places each waiting request here, in fair order, so that the ones behind see the queue as it is.
@@ -1714,7 +1337,657 @@ def _idle_at(runner: VirtualRunner) -> float:
     return runner.free_at[-1]
 
 
-# --- ollama_pack.fleet.binding ---
+# --- ollama_pack.routing.errors ---
+# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+
+
+class NodeTableError(PackError, ValueError):
+    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, but for its key.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class RoutingError(PackError):
+    """A request cannot be given to any node."""
+
+
+class NoNodeError(RoutingError):
+    """No node has any of the models that may answer.
+
+    Attributes:
+        models: the models, the preferred one first.
+        nodes: the names of all nodes.
+        silent: name of each of them that does not answer → what is wrong with it.
+    """
+
+    def __init__(
+        self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
+    ) -> None:
+        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
+        if there := [node for node in nodes if node not in silent]:
+            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
+            said = f"no node has {wanted}: {where}"
+        else:
+            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
+        super().__init__(said)
+        self.models = models
+        self.nodes = nodes
+        self.silent = dict(silent)
+
+
+class QueueFullError(RoutingError):
+    """Too many requests wait already.
+
+    Attributes:
+        limit: how many may wait.
+        waiting: how many do.
+        own: how many of them are this user's.
+    """
+
+    def __init__(self, limit: int, waiting: int, own: int) -> None:
+        yours = f", {own} of them yours" if own else ""
+        super().__init__(
+            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
+            "try again in a minute"
+        )
+        self.limit = limit
+        self.waiting = waiting
+        self.own = own
+
+
+class NodesDownError(RoutingError):
+    """Nodes have the model, and none of them answers."""
+
+    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
+        """Say which nodes there are.
+
+        Args:
+            models: the models that may answer.
+            nodes: name of each node that has one → what is wrong with it.
+        """
+        wanted = " or ".join(f"`{model}`" for model in models)
+        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
+        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
+        self.models = models
+        self.nodes = dict(nodes)
+
+
+class WaitedTooLongError(RoutingError):
+    """No node became free in time.
+
+    Attributes:
+        seconds: the limit.
+        waiting: how many requests wait.
+    """
+
+    def __init__(self, seconds: float, waiting: int) -> None:
+        super().__init__(
+            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
+            "admin add a node or raise first_token_timeout_seconds"
+        )
+        self.seconds = seconds
+        self.waiting = waiting
+
+
+class NoAnswerError(RoutingError):
+    """Every node that was tried failed before its first token.
+
+    Attributes:
+        tried: name of each → what went wrong.
+    """
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
+        self.tried = dict(tried)
+
+
+class AnswerBrokenError(RoutingError):
+    """A node failed in the middle of its answer. Another node's words are never put behind it.
+
+    Attributes:
+        node: its name.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(
+            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
+            "regenerate it and another node answers"
+        )
+        self.node = node
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.routing.naming ---
+# Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+
+
+@lru_cache(maxsize=1024)
+def fold_name(name: str) -> str:
+    """The form in which two names of one model are equal: in lower case, without the default tag."""
+    folded = name.lower()
+    stem, tag = split_tag(folded)
+    return stem if tag == DEFAULT_TAG else folded
+
+
+# --- ollama_pack.routing.decide.fair_queue ---
+# Who comes next: start-time fair queueing between users, background calls behind people.
+#
+# Each request gets a start tag, the later of the queue's virtual time and the end of its user's request before;
+# the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). A user who sends many
+# requests at once gets tags further and further away, and another user's first request goes before them.
+
+# The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
+RESERVED_SHARE = 0.25
+MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
+
+
+@dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
+class WaitingRequest:
+    """A request that waits.
+
+    Attributes:
+        request: what waits.
+        models: names of its models, as `fold_name` makes them.
+        start: its start tag, in seconds of service on the queue's virtual clock.
+        cost: the seconds of service that it is expected to take.
+        number: counts the requests; breaks ties.
+        came: when it came, on the caller's clock.
+        overtaken: how often a request behind it was bound before it.
+        tried: nodes that have failed it.
+        kind: equal for requests that any node would treat alike, but for their prompts. A string, because
+            decisions count them, and a string computes its hash once.
+    """
+
+    request: FleetRequest
+    models: tuple[str, ...]
+    start: float
+    cost: float
+    number: int
+    came: float
+    overtaken: int = 0
+    tried: frozenset[str] = field(default_factory=frozenset)
+    kind: str = ""
+
+    @property
+    def place(self) -> tuple[float, int]:
+        return self.start, self.number
+
+
+class FairQueue:
+    """The requests that wait, in fair order. Bounded by `limit`, and by as many users as wait."""
+
+    def __init__(self, limit: int, patience: float) -> None:
+        self.limit = limit
+        self._patience = patience
+        self._people: list[WaitingRequest] = []
+        self._background: list[WaitingRequest] = []
+        self._by_id: dict[str, WaitingRequest] = {}
+        self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
+        self._waiting_of: dict[str, int] = {}
+        self._virtual = 0.0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._by_id
+
+    def __iter__(self) -> Iterator[WaitingRequest]:
+        return iter(self._by_id.values())
+
+    def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
+        """Take a request in.
+
+        Raises:
+            QueueFullError: there is no place, or none for this user or for a background call.
+        """
+        own = self._waiting_of.get(request.user, 0)
+        reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        if len(self) >= self.limit - reserved:
+            raise QueueFullError(self.limit, len(self), own)
+        self._count += 1
+        start = max(self._virtual, self._ends.get(request.user, 0.0))
+        self._ends[request.user] = start + cost
+        models = tuple(map(fold_name, request.models))
+        kind = repr((models, request.background, request.context, request.options))
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
+        self._insert(entry)
+        return entry
+
+    def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
+        """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
+        if failed_node:
+            entry.tried |= {failed_node}
+            entry.kind += f" {failed_node}"
+        self._insert(entry)
+
+    def _insert(self, entry: WaitingRequest) -> None:
+        self._by_id[entry.request.id] = entry
+        user = entry.request.user
+        self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        insort(self._list_of(entry), entry, key=_fair_place)
+
+    def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
+        return self._background if entry.request.background else self._people
+
+    def order(self, now: float) -> list[WaitingRequest]:
+        """All that wait, in fair order; background calls that have waited long enough among the people."""
+        since = now - self._patience
+        ripe = [entry for entry in self._background if entry.came <= since]
+        if not ripe:
+            return self._people + self._background
+        behind = [entry for entry in self._background if entry.came > since]
+        return sorted(self._people + ripe, key=_fair_place) + behind
+
+    def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
+        """Whether it is a person's, or has waited behind people for long enough."""
+        return not entry.request.background or entry.came <= now - self._patience
+
+    def ripens_at(self) -> float | None:
+        """When the next background call has waited long enough; None when none waits."""
+        return min((entry.came + self._patience for entry in self._background), default=None)
+
+    def bound(self, request_id: str, now: float) -> WaitingRequest:
+        """Take out a request that has a node. Those before it in fair order have been overtaken."""
+        entry = self._by_id[request_id]
+        if self.is_ripe(entry, now):
+            for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
+                other.overtaken += 1
+        self._virtual = max(self._virtual, entry.start)
+        self._remove(entry)
+        return entry
+
+    def cancel(self, request_id: str) -> None:
+        """Take out a request that nobody wants any more. Its user gets the time back."""
+        entry = self._by_id[request_id]
+        self._remove(entry)
+        if entry.request.user in self._ends:
+            self._ends[entry.request.user] -= entry.cost
+
+    def _remove(self, entry: WaitingRequest) -> None:
+        user = entry.request.user
+        del self._by_id[entry.request.id]
+        self._list_of(entry).remove(entry)
+        self._waiting_of[user] -= 1
+        if not self._waiting_of[user]:
+            del self._waiting_of[user]
+        if not self._by_id:  # nobody waits, so nobody has had more than a fair share: all begin anew
+            self._virtual = max(self._virtual, *self._ends.values()) if self._ends else self._virtual
+            self._ends.clear()
+        elif len(self._ends) > 2 * len(self._waiting_of) + MAX_TAGS:  # tags of the past mean nothing
+            self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
+
+
+def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
+    return entry.place
+
+
+# --- ollama_pack.routing.decide.prefix ---
+# Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#
+# A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
+# tells whether two prompts begin alike. A long message is several blocks: Open WebUI's prompts for titles and
+# tags, and for questions about documents, are one message each whose beginning never changes. Were that one
+# block, no hit would be expected, and what it saves would be taken for a faster GPU. What the model itself has
+# written is one block: it comes back whole or not at all. A runner keeps one prefix or several; how many is
+# learned from the prompt evaluation times that it reports.
+
+MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the looking
+MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
+MISSES_TO_FORGET = 3
+MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
+WHOLE_BYTES = 600  # of a message; a longer one is several blocks
+PIECE_BYTES = 400  # of each of its first blocks, and
+PIECE_SHARE = 1 / 8  # of what is before it in the message, where that is more: a book is a hundred blocks
+IMAGE_TOKENS = 768  # roughly what an image is to a model, however many bytes it has
+_CHAIN_BYTES = 8
+
+
+def prompt_blocks(
+    messages: Iterable[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    bytes_per_token: float = 4.0,
+    key: bytes = b"",
+) -> tuple[PromptBlock, ...]:
+    """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
+
+    Args:
+        messages: the conversation; keys other than role, content, images and tool calls do not matter.
+        tools: what the model may call.
+        bytes_per_token: of UTF-8 text; what it is really is learned later.
+        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
+            from the hashes whether a guessed prompt was asked.
+    """
+    parts: list[_Part] = []
+    if tools:
+        parts += _pieces("tools", json.dumps(list(tools), sort_keys=True, default=str))
+    for message in messages:
+        text, images = _said(message)
+        parts += _pieces(str(message.get("role", "")), text, images)
+    if len(parts) > MAX_BLOCKS:
+        rest = parts[MAX_BLOCKS - 1 :]
+        written = b"\0".join(part.written for part in rest)
+        parts[MAX_BLOCKS - 1 :] = [_Part(written, sum(part.images for part in rest))]
+    return tuple(_chained(parts, bytes_per_token, key))
+
+
+class _Part(NamedTuple):
+    """What becomes a block: the bytes, how many images are in it, whether the model wrote it."""
+
+    written: bytes
+    images: int = 0
+    answer: bool = False
+
+
+def _pieces(role: str, text: str, images: int = 0) -> Iterator[_Part]:
+    """A message in pieces. Where they end depends on nothing behind them, so equal beginnings stay equal."""
+    written = f"{role}\0{text}".encode(errors="replace")
+    if role == "assistant" or len(written) <= WHOLE_BYTES:
+        yield _Part(written, images, role == "assistant")
+        return
+    begins = 0
+    while len(written) - begins > WHOLE_BYTES:
+        ends = begins + max(PIECE_BYTES, int(begins * PIECE_SHARE))
+        yield _Part(written[begins:ends])
+        begins = ends
+    yield _Part(written[begins:], images)
+
+
+def _said(message: Mapping[str, Any]) -> tuple[str, int]:
+    """A message as text, with hashes in place of its images; and how many these are."""
+    kept = {
+        key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
+    }
+    images = 0
+
+    def hashed(value: Any) -> str:
+        nonlocal images
+        images += 1
+        return blake2b(repr(value).encode(errors="replace"), digest_size=_CHAIN_BYTES).hexdigest()
+
+    if isinstance(kept.get("images"), list):
+        kept["images"] = list(map(hashed, kept["images"]))
+    if isinstance(kept.get("content"), list):
+        kept["content"] = [
+            {**part, "image_url": hashed(part["image_url"])}
+            if isinstance(part, dict) and "image_url" in part
+            else part
+            for part in kept["content"]
+        ]
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str), images
+
+
+def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iterator[PromptBlock]:
+    chain, tokens = b"", 0.0
+    for part in parts:
+        chain = blake2b(chain + part.written, digest_size=_CHAIN_BYTES, key=key).digest()
+        tokens += len(part.written) / bytes_per_token + IMAGE_TOKENS * part.images
+        yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
+
+
+def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
+    """How many tokens of a prompt a kept prefix covers.
+
+    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
+    """
+    chains = prefix.chains
+    if not blocks or blocks[0].chain not in chains:
+        return 0
+    low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
+    if high and blocks[1].chain not in chains:
+        high = 0  # most prompts share nothing but the system prompt
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)
+    hit = blocks[low].upto
+    if blocks[low].chain == prefix.last and low + 1 < len(blocks) and blocks[low + 1].answer:
+        hit += min(prefix.output, blocks[low + 1].upto - hit)
+    return hit
+
+
+def continues(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> bool:
+    """Whether a prompt is the kept one, or the kept one with more after it: the same chat."""
+    return prefix_hit(prefix, blocks) >= prefix.tokens
+
+
+class PrefixMirror:
+    """The prefixes of one runner, the last used first. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._kept: list[KeptPrefix] = []
+
+    def kept(self, keeps: int) -> tuple[KeptPrefix, ...]:
+        """What the runner holds if it keeps so many."""
+        return tuple(self._kept[:keeps])
+
+    def depth(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
+        """Where in the list the longest match lies, and its tokens; (-1, 0) without any."""
+        hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
+        best = max(hits, default=0)
+        return (hits.index(best), best) if best else (-1, 0)
+
+    def state(self) -> tuple[KeptPrefix, ...]:
+        """All that is remembered, to be given to `restore`."""
+        return tuple(self._kept)
+
+    def restore(self, state: Iterable[KeptPrefix]) -> None:
+        """What was started since did not happen."""
+        self._kept = list(state)
+
+    def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
+        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
+        if not blocks:
+            return
+        own = next((prefix for prefix in self._kept if continues(prefix, blocks)), None)
+        if own:
+            self._kept.remove(own)
+        chains = {block.chain: block.upto for block in blocks}
+        self._kept.insert(0, KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now))
+        del self._kept[MAX_KEPT:]
+
+    def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
+        """Its answer is held too, unless the prompt has been overwritten meanwhile."""
+        for index, prefix in enumerate(self._kept):
+            if blocks and prefix.last == blocks[-1].chain:
+                self._kept[index] = KeptPrefix(prefix.chains, prefix.last, prefix.tokens, output, now)
+
+    def clear(self) -> None:
+        """The runner was loaded anew, or somebody else used it."""
+        self._kept.clear()
+
+
+class KeepsLearner:
+    """How many prefixes a runner of one (node, weights) keeps: one, until a deeper one proves to be held."""
+
+    def __init__(self) -> None:
+        self.keeps = 1
+        self._misses = 0
+
+    def observe(self, depth: int, matched: int, hit: float) -> None:
+        """Learn from one prompt.
+
+        Args:
+            depth: where in the mirror its longest match lay, 0 the last used; -1: nowhere.
+            matched: the tokens of that match.
+            hit: the tokens that were in fact reused, as the evaluation time tells.
+        """
+        if depth < 0 or matched < MIN_MATCH:
+            return
+        if hit > 0.6 * matched:
+            self._misses = 0
+            self.keeps = max(self.keeps, depth + 1)
+        elif hit < 0.3 * matched and depth < self.keeps:
+            self._misses += 1
+            if self._misses >= MISSES_TO_FORGET:
+                self.keeps, self._misses = max(1, depth), 0
+
+
+# --- ollama_pack.routing.decide.rendezvous ---
+# Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#
+# Workers that do not hear of one another reckon the same node for the same chat, so that its next turn finds
+# its prefix there whichever worker it comes to. A node is passed over while it has more than its share.
+
+LOAD_BOUND = 1.25
+
+
+@lru_cache(maxsize=16384)
+def rendezvous_score(chat: str, node: str, weight: float) -> float:
+    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
+
+    The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
+    Tables", 2005).
+    """
+    digest = blake2b(f"{node}\\0{chat}".encode(errors="replace"), digest_size=8).digest()
+    uniform = (int.from_bytes(digest) + 0.5) / 2**64
+    return -weight / math.log(uniform) if weight > 0 else 0.0
+
+
+def may_take(load: int, total: int, share: float) -> bool:
+    """Whether a node may get one more without having more than its share of all, and a quarter.
+
+    The bound is ceil(c * share * (total + 1)) (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with
+    Bounded Loads", 2018).
+
+    Args:
+        load: what the node has.
+        total: what all nodes have.
+        share: of the node in all weights.
+    """
+    return load + 1 <= math.ceil(LOAD_BOUND * share * (total + 1))
+
+
+# --- ollama_pack.routing.decide.planner ---
 # Late binding on a virtual timeline: which of the waiting requests begin now, and where.
 #
 # Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
@@ -2033,7 +2306,7 @@ def plan_bindings(
     return BindingPass(view, policy, dice, is_ripe).bind(waiting)
 
 
-# --- ollama_pack.fleet.bound ---
+# --- ollama_pack.routing.decide.assignment ---
 # A decision that was made: which node a request goes to, and what all nodes would have cost.
 
 
@@ -2114,274 +2387,7 @@ class Binding:
         return Considered(node.view.name, installed.name, terms, looked_at=False)
 
 
-# --- ollama_pack.ollama.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-        self.args = (f"node {node} {self.reason}: {said}",)
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
-    ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
-
-
-# --- ollama_pack.ollama.to_openai ---
-# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#
-# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
-
-NANOSECONDS = 1_000_000_000
-_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
-_DURATIONS = ("total_duration", "load_duration")
-_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
-    """What all parts of one answer have in common.
-
-    Attributes:
-        id: of the answer, such as chatcmpl-….
-        created: Unix time, in seconds.
-        model: the name that the client knows the model by.
-    """
-
-    id: str
-    created: int
-    model: str
-
-    def tagged(self, kind: str) -> dict[str, Any]:
-        """The first fields of an object of this answer."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
-    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
-    message = openai_message(answer, head)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **message},
-        "logprobs": openai_logprobs(answer),
-        "finish_reason": finish_reason(answer, called="tool_calls" in message),
-    }
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
-
-
-def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
-    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
-
-    Args:
-        line: a line of `/api/chat`.
-        head: of the answer, for the ids of tool calls that have none.
-        calls_before: number of tool calls in earlier lines.
-    """
-    message = line.get("message")
-    if not isinstance(message, Mapping):
-        return {}
-    said: dict[str, Any] = {}
-    if content := _text_or_none(message.get("content")):
-        said["content"] = content
-    if thinking := _text_or_none(message.get("thinking")):
-        said["reasoning_content"] = thinking
-    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
-        said["tool_calls"] = calls
-    return said
-
-
-def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
-    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
-    if not isinstance(calls, list):
-        return []
-    given = (call for call in calls if isinstance(call, Mapping))
-    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
-
-
-def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
-    arguments = given.get("arguments") or {}
-    compact = (",", ":")
-    text = (
-        arguments
-        if isinstance(arguments, str)
-        else json.dumps(arguments, ensure_ascii=False, separators=compact)
-    )
-    return {
-        "index": number,
-        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
-        "type": "function",
-        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
-    }
-
-
-def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
-
-
-def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
-    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
-    reason = line.get("done_reason")
-    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
-
-
-def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
-    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
-    seconds = _figure(line, "total_duration") // NANOSECONDS
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-        "input_tokens": prompt,
-        "output_tokens": answer,
-        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
-        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
-        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
-        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
-        "completion_tokens_details": dict.fromkeys(
-            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
-        ),
-    }
-
-
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _figure(line: Mapping[str, Any], name: str) -> int:
-    value = line.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _rate(tokens: int, nanoseconds: int) -> float | str:
-    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
-    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
-
-
-# --- ollama_pack.fleet.journey ---
+# --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
 
@@ -2440,7 +2446,2726 @@ class Journey:
     answering: bool = False
 
 
-# --- ollama_pack.fleet.nodes ---
+# --- ollama_pack.engines.openai.metrics ---
+# How busy an engine is, by the Prometheus metrics that it serves.
+#
+# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
+
+_SAMPLE = re.compile(
+    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
+)
+_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
+# Processes that share one request; each may report it.
+_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
+_CACHE_USE = (
+    "vllm:kv_cache_usage_perc",
+    "vllm:gpu_cache_usage_perc",
+    "sglang:token_usage",
+    "llamacpp:kv_cache_usage_ratio",
+)
+_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+
+# Labels but for ranks → value.
+_Series = dict[tuple[tuple[str, str], ...], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does at one moment, whoever asked for it.
+
+    Attributes:
+        running: requests that it generates for.
+        waiting: requests in its own queue.
+        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
+    """
+
+    running: int
+    waiting: int
+    cache_use: float | None
+
+
+def engine_activity(text: str) -> EngineActivity | None:
+    """Read an exposition; None where none of the engines that are known speaks.
+
+    Numbers of requests are added up over all series, as several engines behind one address are told apart by
+    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    counts once, and so does what SGLang also reports by priority.
+
+    Args:
+        text: the answer of `/metrics`. Lines that cannot be read are left out.
+    """
+    found: dict[str, _Series] = {}
+    for name, labels, value in _samples(text):
+        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
+        series = found.setdefault(name, {})
+        series[kept] = max(value, series.get(kept, 0.0))
+    running = _first_of(_RUNNING, found)
+    if running is None:
+        return None
+    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
+    return EngineActivity(
+        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample that matters."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
+        if match is None or match[1] not in _KNOWN:
+            continue
+        labels = dict(_LABEL.findall(match[2] or ""))
+        value = _sample_value(match[3])
+        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
+            yield match[1], labels, value
+
+
+def _sample_value(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
+    return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.ollama.messages ---
+# The conversation of an OpenAI chat body, as Ollama wants it.
+
+_ROLES = {"developer": "system", "function": "tool"}
+# Type of a part → where its text is. The second and third are the Responses API's.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_IMAGE_PARTS = frozenset({"image_url", "input_image"})
+_THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
+
+
+def ollama_messages(value: object) -> list[dict[str, Any]]:
+    """Ollama's messages for OpenAI's.
+
+    Every message has `content`, as text. Texts of several parts are put end to end. Images are base64 without
+    a head, arguments of tool calls are objects, and a tool's result tells by name which tool it is from.
+
+    Raises:
+        ChatBodyError: something in them has no place in Ollama's form.
+    """
+    tools: dict[str, str] = {}  # id of a call → name of the tool; an id that comes again means the later call
+    converted = []
+    for number, message in enumerate(objects_in(value, "messages")):
+        converted.append(_ollama_message(message, f"messages[{number}]", tools))
+        for call in converted[-1].get("tool_calls", ()):
+            tools[call.get("id", "")] = call["function"]["name"]
+    return converted
+
+
+def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
+    role = text_in(message.get("role"), f"{field}.role")
+    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts += [("image", image) for image in _own_images(message, field)]
+    texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
+    return {
+        "role": _ROLES.get(role, role),
+        "content": "".join(texts),
+        **_thinking(message),
+        **({"images": images} if images else {}),
+        **_tool_calls(message, field),
+        **(_tool_result(message, field, tools) if _ROLES.get(role, role) == "tool" else {}),
+    }
+
+
+def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
+    """Each part of a content as ("text", text) or ("image", base64)."""
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield "text", content
+        return
+    for number, part in enumerate(objects_in(content, field)):
+        yield _content_part(part, f"{field}[{number}]")
+
+
+def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
+    kind = text_in(part.get("type"), f"{field}.type")
+    if kind in _TEXT_PARTS:
+        name = _TEXT_PARTS[kind]
+        return "text", text_in(part.get(name), f"{field}.{name}")
+    if kind in _IMAGE_PARTS:
+        where = part.get("image_url")
+        address = where.get("url") if isinstance(where, Mapping) else where
+        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+
+
+def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
+    """The images of a message that already has Ollama's own field for them."""
+    images = message.get("images")
+    if images is not None and not isinstance(images, list):
+        raise ChatBodyError(f"{field}.images", "must be a list of images in base64")
+    for number, image in enumerate(images or ()):
+        yield _image(text_in(image, f"{field}.images[{number}]"), f"{field}.images[{number}]")
+
+
+def _image(address: str, field: str) -> str:
+    """The base64 of a data URL, or of what is base64 already."""
+    scheme = address[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        raise ChatBodyError(field, "is a link: Ollama fetches none, so send the image itself as a data URL")
+    head, comma, data = address.partition(",") if scheme.startswith("data:") else ("", "", address)
+    if comma and not head.lower().endswith(";base64"):
+        raise ChatBodyError(field, "is a data URL without base64: encode it as data:image/…;base64,…")
+    data = "".join(data.split())
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except ValueError:  # binascii.Error, and characters that are not ASCII
+        raise ChatBodyError(field, "is not base64: send the image as a data URL") from None
+    if not decoded:
+        raise ChatBodyError(field, "is empty")
+    return data
+
+
+def _thinking(message: Mapping[str, Any]) -> dict[str, str]:
+    given = (message.get(name) for name in _THINKING_FIELDS)
+    thought = next((text for text in given if isinstance(text, str) and text), "")
+    return {"thinking": thought} if thought else {}
+
+
+def _tool_calls(message: Mapping[str, Any], field: str) -> dict[str, list[dict[str, Any]]]:
+    calls = objects_in(message.get("tool_calls"), f"{field}.tool_calls")
+    converted = [
+        _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
+    ]
+    return {"tool_calls": converted} if converted else {}
+
+
+def _ollama_call(call: Mapping[str, Any], number: int, field: str) -> dict[str, Any]:
+    function = object_in(call.get("function"), f"{field}.function")
+    identity = call.get("id")
+    index = call.get("index", function.get("index"))
+    return {
+        **({} if identity is None else {"id": text_in(identity, f"{field}.id")}),
+        "function": {
+            "index": index if isinstance(index, int) and not isinstance(index, bool) else number,
+            "name": text_in(function.get("name"), f"{field}.function.name"),
+            "arguments": _arguments(function.get("arguments"), f"{field}.function.arguments"),
+        },
+    }
+
+
+def _arguments(given: object, field: str) -> Mapping[str, Any]:
+    """Arguments as an object; OpenAI writes that object out as text, and models leave it empty for none."""
+    if isinstance(given, str):
+        try:
+            given = json_in(given) if given.strip() else {}
+        except ValueError as error:
+            raise ChatBodyError(field, "is not JSON: an earlier answer was cut off or made up") from error
+    return object_in(given, field)
+
+
+def _tool_result(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, str]:
+    identity = message.get("tool_call_id")
+    named = message.get("tool_name") or (tools.get(identity) if isinstance(identity, str) else None)
+    found = {"tool_name": named or message.get("name"), "tool_call_id": identity}
+    return {name: text_in(value, f"{field}.{name}") for name, value in found.items() if value}
+
+
+# --- ollama_pack.engines.ollama.options ---
+# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+
+
+def _stop_in(value: object, field: str) -> list[str]:
+    """OpenAI allows one text or a list of them, Ollama a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
+    raise ChatBodyError(field, "must be text or a list of texts")
+
+
+_WHOLE_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_keep",
+    "num_predict",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+)
+_DECIMAL_OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
+# mean nothing to a newer Ollama, and do no harm there.
+OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
+    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
+    "use_mmap": switch_in,
+    "stop": _stop_in,
+}
+# OpenAI's names of `num_predict`; a later one counts where several are given.
+_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
+# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
+_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
+
+
+def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a body sets, in one place and in Ollama's names.
+
+    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
+    than `params`. Null counts as absent.
+
+    Raises:
+        ChatBodyError: `params`, `custom_params` or `options` is no object.
+    """
+    params = object_in(body.get("params"), "params")
+    custom = object_in(params.get("custom_params"), "params.custom_params")
+    options = object_in(body.get("options"), "options")
+    settings: dict[str, Any] = {}
+    for layer in (params, custom, options, body):
+        given = {name: value for name, value in layer.items() if value is not None}
+        settings |= given
+        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
+        settings |= {"num_predict": lengths[-1]} if lengths else {}
+    return settings
+
+
+def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` for an OpenAI chat body.
+
+    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
+
+    Raises:
+        ChatBodyError: an option has a value of a type that Ollama would refuse.
+    """
+    settings = flat_settings(body)
+    own = object_in(body.get("options"), "options")
+    unknown = {
+        str(name): value
+        for name, value in own.items()
+        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
+    }
+    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    return unknown | known
+
+
+# --- ollama_pack.engines.ollama.to_ollama ---
+# An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+
+# What `think` a model takes: none, true and false, or also how much.
+Thinking = Literal["never", "switch", "levels"]
+
+# Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
+_FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
+# OpenAI's efforts → Ollama's levels.
+_LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def thinking_of(capabilities: Collection[str], family: str) -> Thinking:
+    """What `think` a model takes, by what `/api/show` says of it."""
+    if "thinking" not in capabilities:
+        return "never"
+    return "levels" if family in _FAMILIES_WITH_LEVELS else "switch"
+
+
+def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """The body for `/api/chat` that asks what an OpenAI chat body asks.
+
+    Fields that Ollama has no word for (`metadata`, `user`, `n`, `logit_bias`, `parallel_tool_calls`, …) are
+    left out. `stream` is always there, because Ollama streams unless told otherwise.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+        thinking: what `think` the model takes. None: not known; then `reasoning_effort` is left out, unless
+            it is "none", because a wrong `think` is refused and a model that can think does so unasked.
+
+    Raises:
+        ChatBodyError: something in the body cannot be put into Ollama's form.
+    """
+    settings = flat_settings(body)
+    found = {
+        "tools": _tools(body),
+        "format": _format(settings),
+        "think": _think(settings, thinking),
+        "keep_alive": _keep_alive(settings.get("keep_alive")),
+        "options": ollama_options(body) or None,
+        **_logprobs(body),
+    }
+    return {
+        "model": text_in(body.get("model"), "model"),
+        "messages": ollama_messages(body.get("messages")),
+        "stream": bool(body.get("stream")),
+        **{name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
+    tools = objects_in(body.get("tools"), "tools")
+    choice = body.get("tool_choice")
+    if choice == "none":
+        return None
+    if isinstance(choice, Mapping):
+        name = object_in(choice.get("function"), "tool_choice.function").get("name")
+        tools = [tool for tool in tools if _declared_name(tool) == name]
+        if not tools:
+            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return tools or None
+
+
+def _declared_name(tool: Mapping[str, Any]) -> object:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, Mapping) else None
+
+
+def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    """Ollama's `format`: "json", or a JSON schema."""
+    wanted = object_in(settings.get("response_format"), "response_format")
+    match wanted.get("type"):
+        case "json_schema":
+            given = object_in(wanted.get("json_schema"), "response_format.json_schema")
+            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+        case "json_object":
+            return "json"
+        case "text":
+            return None
+        case None:
+            return _own_format(settings.get("format"))
+    raise ChatBodyError("response_format.type", "must be text, json_object or json_schema")
+
+
+def _own_format(value: object) -> str | Mapping[str, Any] | None:
+    """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
+    if not isinstance(value, str):
+        return object_in(value, "format") or None
+    if not value.strip().startswith(("{", "[")):
+        return value or None
+    try:
+        return object_in(json_in(value), "format")
+    except ValueError as error:
+        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+
+
+def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
+    """`think` as asked for, true for a level where the model has none; an effort only where it is safe."""
+    explicit = "think" in settings
+    asked = _level_in(settings["think"]) if explicit else _effort(settings.get("reasoning_effort"))
+    if isinstance(asked, str) and thinking == "switch":
+        return True
+    if isinstance(asked, str) and thinking != "levels" and not explicit:
+        return None
+    return asked
+
+
+def _level_in(value: object) -> str | bool:
+    level = _LEVELS.get(value.lower()) if isinstance(value, str) else None
+    return level or switch_in(value, "think")
+
+
+def _effort(value: object) -> str | bool | None:
+    if value is None:
+        return None
+    effort = text_in(value, "reasoning_effort").lower()
+    if effort != "none" and effort not in _LEVELS:
+        raise ChatBodyError("reasoning_effort", f"must be one of none, {', '.join(_LEVELS)}")
+    return _LEVELS.get(effort, False)
+
+
+def _keep_alive(value: object) -> str | float | None:
+    """Seconds, or Go's "5m30s". Open WebUI's settings have seconds as text, which Ollama would refuse."""
+    if isinstance(value, str):
+        try:
+            value = json_in(value)
+        except ValueError:
+            return value if isinstance(value, str) and value.strip() else None
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        decimal_in(value, "keep_alive")  # refuses what is beyond every number
+        return value
+    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+
+
+def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
+    given = {"logprobs": switch_in, "top_logprobs": whole_in}
+    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+
+
+# --- ollama_pack.routing.state.estimates ---
+# How fast a node runs a model, learned from the durations that the engine reports.
+
+SAMPLES_TO_TRUST = 5
+SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
+MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
+MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
+HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
+MAX_SLOTS = 64
+MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
+WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """What an engine reports at the end of a request, in seconds and tokens.
+
+    Attributes:
+        total: from its arrival at the node to its end.
+        load: loading the model.
+        prompt: evaluating the prompt.
+        prompt_count: tokens of the prompt, those reused included.
+        decode: generating.
+        decode_count: tokens generated.
+        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
+    """
+
+    total: float
+    load: float = 0.0
+    prompt: float = 0.0
+    prompt_count: int = 0
+    decode: float = 0.0
+    decode_count: int = 0
+    hit: int | None = None
+
+    @property
+    def wait(self) -> float:
+        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
+        return max(0.0, self.total - self.load - self.prompt - self.decode)
+
+
+class Average:
+    """An exponentially weighted mean; its first samples are averaged plainly."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.count = 0
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
+
+    def or_else(self, prior: float) -> float:
+        return self.value if self.count else prior
+
+
+class PairLearner:
+    """The rates of one (node, weights)."""
+
+    def __init__(self) -> None:
+        self.load = Average()
+        self.prompt = Average()
+        self.token = Average()
+        self.output = Average()
+        self.background_output = Average()
+        self.service = Average()
+        self._fast = 0
+
+    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
+        """Learn from one finished request.
+
+        Args:
+            spent: what the engine reports.
+            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
+            background: whether it was a background call, whose answers are shorter.
+            loaded: whether it made the node load the model.
+        """
+        if loaded and spent.load > 0:
+            self.load.add(spent.load)
+        if spent.decode > 0 and spent.decode_count > 1:
+            self.token.add(spent.decode / spent.decode_count)
+        if spent.decode_count:
+            (self.background_output if background else self.output).add(spent.decode_count)
+        if not background:
+            self.service.add(spent.prompt + spent.decode)
+        known = spent.hit if spent.hit is not None else hit
+        if known is not None:
+            self._observe_prompt(spent, known)
+
+    def _observe_prompt(self, spent: Durations, hit: int) -> None:
+        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
+        evaluated = spent.prompt_count - hit
+        if (
+            spent.prompt <= 0
+            or evaluated < MIN_PROMPT
+            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
+        ):
+            return
+        rate = evaluated / spent.prompt
+        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
+        if self._fast == 0:
+            self.prompt.add(rate)
+        elif self._fast >= SAMPLES_TO_TRUST:
+            self.prompt.value, self._fast = rate, 0
+
+    def hit(self, spent: Durations) -> float:
+        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
+        if spent.hit is not None:
+            return spent.hit
+        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
+
+    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
+        """What is known, filled up with what is usual."""
+        return PairRates(
+            slots=slots,
+            keeps=keeps,
+            load=self.load.or_else(priors.load),
+            prompt=self.prompt.or_else(priors.prompt),
+            token=self.token.or_else(priors.token),
+            output=self.output.or_else(priors.output),
+            background_output=self.background_output.or_else(priors.background_output),
+            service=self.service.or_else(priors.service),
+            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
+            load_measured=self.load.count > 0,
+        )
+
+
+class SlotLearner:
+    """How many requests a runner answers at once: what its row says, else learned, from one upwards.
+
+    While requests wait, one more than is known to work is tried now and then. If it is answered without
+    waiting in the engine's queue the runner has that slot; if not, the next try is twice as far away.
+    """
+
+    def __init__(self, declared: int | None, probe_requests: int) -> None:
+        self.slots = declared or 1
+        self._declared = declared is not None
+        self._every = probe_requests
+        self._until_try = 0
+        self._waited = 0
+        self._held_back = 0
+
+    @property
+    def offered(self) -> int:
+        """The slots to count on now, the one that is tried included."""
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
+        return self.slots + tries
+
+    def counted(self, running: int, waiting: int) -> None:
+        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
+        if self._declared:
+            return
+        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
+        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
+            self.slots, self._held_back = min(running, MAX_COUNTED), 0
+
+    def observe(self, beside: int, wait: float) -> None:
+        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
+        self._until_try -= 1
+        if self._declared:
+            return
+        self._waited = self._waited + 1 if 0 < beside < self.slots and wait >= WAIT_NOISE else 0
+        if self._waited >= SAMPLES_TO_TRUST:  # it has fewer than it had
+            self.slots, self._waited = beside, 0
+        elif beside >= self.slots and wait < WAIT_NOISE:
+            self.slots = min(MAX_SLOTS, beside + 1)
+        elif beside >= self.slots and self._until_try <= 0:
+            self._until_try = self._every
+            self._every = min(2 * self._every, 4096)
+
+
+# --- ollama_pack.routing.dispatch.durations ---
+# How long a finished answer took the engine, by the figures in its last chunk.
+
+NANO, MILLI = 1e-9, 1e-3
+FASTEST_TOKEN = 0.0002  # seconds; no engine generates one faster, so what came faster came in one piece
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """What was measured here, in seconds since the request was sent.
+
+    Attributes:
+        first_token: until the first chunk came.
+        total: until the end.
+    """
+
+    first_token: float
+    total: float
+
+
+def spent_on(
+    usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None, elapsed: Elapsed
+) -> Durations:
+    """Read what the chunk with the figures tells: durations, or counts whose durations were measured here.
+
+    Args:
+        usage: its `usage`: with Ollama's nanoseconds, as `openai_usage` puts them, or OpenAI's own.
+        timings: its `timings`: llama.cpp's milliseconds.
+        elapsed: what was measured here, for what the engine does not tell.
+    """
+    usage, timings = usage or {}, timings or {}
+    if _told(usage, "total_duration"):
+        return _by_ollama(usage)
+    if _told(timings, "prompt_ms") or _told(timings, "predicted_ms"):
+        return _by_llamacpp(usage, timings, elapsed)
+    return _by_clock(usage, elapsed)
+
+
+def _by_ollama(usage: Mapping[str, Any]) -> Durations:
+    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
+    return Durations(
+        total=_told(usage, "total_duration") * NANO,
+        load=_told(usage, "load_duration") * NANO,
+        prompt=_told(usage, "prompt_eval_duration") * NANO,
+        prompt_count=int(_told(usage, "prompt_eval_count")),
+        decode=_told(usage, "eval_duration") * NANO,
+        decode_count=int(_told(usage, "eval_count")),
+    )
+
+
+def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: Elapsed) -> Durations:
+    """llama.cpp reports durations and hits. What it does not report is how long the request waited.
+
+    That is what passed before the first token without a prompt being evaluated. The time to the end does not
+    tell, since a slow reader makes it longer.
+    """
+    prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
+    began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
+    evaluated = int(_told(timings, "prompt_n"))
+    hit = _count_or_none(timings, "cache_n")
+    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
+        hit = count - evaluated  # an older one, which tells only what it evaluated
+    return Durations(
+        total=max(0.0, began - prompt) + prompt + decode,
+        prompt=prompt,
+        prompt_count=evaluated + (hit or 0),
+        decode=decode,
+        decode_count=int(_told(timings, "predicted_n")),
+        hit=hit,
+    )
+
+
+def _by_clock(usage: Mapping[str, Any], elapsed: Elapsed) -> Durations:
+    """Counts alone, as of vLLM and SGLang: what passed before the first token counts as the prompt's.
+
+    Waiting in the engine's queue is in it, as nothing tells them apart. An answer that came in one piece
+    shows no first token: then all of it counts as generation, and nothing is learned of the prompt.
+    """
+    total = max(0.0, elapsed.total)
+    first = min(max(0.0, elapsed.first_token), total)
+    count = int(_told(usage, "completion_tokens"))
+    in_one_piece = count > 1 and total - first < FASTEST_TOKEN * (count - 1)
+    return Durations(
+        total=total,
+        prompt=0.0 if in_one_piece else first,
+        prompt_count=int(_told(usage, "prompt_tokens")),
+        decode=total if in_one_piece else total - first,
+        decode_count=count,
+        hit=_cached(usage),
+    )
+
+
+def _cached(usage: Mapping[str, Any]) -> int | None:
+    """Tokens of the prompt that were reused; None where it is not told.
+
+    vLLM tells it with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-report`.
+    """
+    details = usage.get("prompt_tokens_details")
+    return _count_or_none(details, "cached_tokens") if isinstance(details, Mapping) else None
+
+
+def _count_or_none(figures: Mapping[str, Any], name: str) -> int | None:
+    return int(_told(figures, name)) if isinstance(figures.get(name), int | float) else None
+
+
+def _told(figures: Mapping[str, Any], name: str) -> float:
+    """A figure; 0 where there is none, or nonsense."""
+    value = figures.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < math.inf else 0.0
+
+
+# --- ollama_pack.routing.dispatch.explain ---
+# Decisions in words: status lines for people, records for the dashboard.
+
+
+def waiting_line(ahead: int) -> str:
+    """What somebody reads who waits."""
+    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+
+
+def reason(binding: Binding) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if binding.hit and binding.request.tokens:
+        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    return " · ".join(parts)
+
+
+def status_line(binding: Binding) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
+    return f"{binding.node} · {reason(binding)}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Holds nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: every node that was looked at, with the terms of its cost in seconds.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def explained(binding: Binding, at: float) -> Decision:
+    """A decision as it is recorded."""
+    considered = [
+        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
+        for other in binding.considered
+    ]
+    return Decision(
+        at=at,
+        node=binding.node,
+        model=binding.model,
+        loads=binding.loads,
+        hit=binding.hit,
+        tokens=binding.request.tokens,
+        waited=binding.waited,
+        predicted=binding.terms.predict_ttft,
+        actual=None,
+        background=binding.request.background,
+        considered=considered,
+    )
+
+
+# --- ollama_pack.routing.dispatch.request ---
+# What the scheduler needs to know of an OpenAI chat body.
+
+# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+
+
+def fleet_request(  # noqa: PLR0913 - each is a fact of its own
+    body: Mapping[str, Any],
+    models: Sequence[str],
+    *,
+    request_id: str,
+    user: str,
+    chat: str = "",
+    background: bool = False,
+    key: bytes = b"",
+) -> FleetRequest:
+    """Read an OpenAI chat body.
+
+    Args:
+        body: whether or not Ollama's own fields are mixed in.
+        models: names of the models that may answer, the preferred one first.
+        request_id: unique among the requests that wait or run.
+        user: whom fairness counts it for.
+        chat: the conversation; empty: none.
+        background: nobody looks at the answer as it is written.
+        key: as `prompt_blocks` takes it.
+
+    Raises:
+        ChatBodyError: something in the body cannot be put into Ollama's form.
+    """
+    options = ollama_options(body)
+    return FleetRequest(
+        id=request_id,
+        user=user,
+        chat=chat,
+        models=tuple(models),
+        blocks=prompt_blocks(
+            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
+        ),
+        max_output=max(0, options.get("num_predict", 0)),
+        context=max(0, options.get("num_ctx", 0)),
+        options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
+        background=background,
+    )
+
+
+def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
+    """The body for one node.
+
+    Args:
+        body: as it came.
+        model: the node's name of the model.
+        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
+        keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
+    """
+    made = {**body, "model": model}
+    if context:
+        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
+        made.pop("num_ctx", None)
+    if keep_alive and flat_settings(body).get("keep_alive") is None:
+        made["keep_alive"] = keep_alive
+    return made
+
+
+# --- ollama_pack.engines.ollama.stream ---
+# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+
+# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
+UsagePlace = Literal["apart", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What of the lines before matters for the next.
+
+    Attributes:
+        started: a chunk was sent, so the role is known.
+        calls: number of tool calls so far.
+    """
+
+    started: bool = False
+    calls: int = 0
+
+
+def usage_place(body: Mapping[str, Any]) -> UsagePlace:
+    """Where the client that sent this OpenAI chat body wants the figures.
+
+    Raises:
+        ChatBodyError: `stream_options` is not of its form.
+    """
+    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
+    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
+
+
+def line_to_chunks(
+    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
+) -> tuple[StreamState, list[dict[str, Any]]]:
+    """One line of `/api/chat` as chunks, and the state for the next line.
+
+    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
+    that has the finish reason.
+    """
+    delta = openai_message(line, head, state.calls)
+    done = line.get("done") is True
+    if not delta and not done:
+        return state, []
+    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
+    if not state.started:
+        delta = {"role": "assistant", **delta}
+    if not state.started or calls != state.calls:
+        state = StreamState(started=True, calls=calls)
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "logprobs": openai_logprobs(line),
+        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
+    }
+    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
+    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
+
+
+def _usage_chunks(
+    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
+) -> list[dict[str, Any]]:
+    usage = {"usage": openai_usage(line)}
+    if place == "last":
+        last |= usage
+        return []
+    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
+
+
+def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
+    taken = list(chunks)
+    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
+    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": choices[-1]["finish_reason"],
+    }
+    head = {name: taken[0][name] for name in ("id", "created", "model")}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
+
+
+def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {}
+    for delta in deltas:
+        for name in ("content", "reasoning_content"):
+            if name in delta:
+                message[name] = message.get(name, "") + delta[name]
+        if "tool_calls" in delta:
+            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
+    return message
+
+
+async def stream_to_openai(
+    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
+    state = StreamState()
+    async with aclosing(lines):
+        async for line in lines:
+            state, chunks = line_to_chunks(line, head, state, place)
+            for chunk in chunks:
+                yield chunk
+
+
+# --- ollama_pack.engines.ollama.values ---
+# What a node tells about its models. Read leniently: a field that is missing or null has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.MULTILINE)
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NodeValue):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    details: ModelDetails = ModelDetails()
+
+
+class LoadedModel(NodeValue):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: datetime | None = None
+
+
+class ModelList(NodeValue):
+    """The answer of `/api/tags`."""
+
+    models: tuple[ListedModel, ...]
+
+
+class LoadedList(NodeValue):
+    """The answer of `/api/ps`."""
+
+    models: tuple[LoadedModel, ...]
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        found = _NUM_CTX.search(self.parameters)
+        return int(found[1]) if found else None
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
+# --- ollama_pack.engines.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened."""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
+
+
+# --- ollama_pack.engines.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.engines.silence ---
+# A limit on the silence between two pieces of a stream, with one timer for all of them.
+
+
+class SilenceWatch:
+    """Ends a read of a stream that has waited longer than a limit.
+
+    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
+
+    Attributes:
+        is_over: it was too long; the read has ended with an error.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
+        """Watch nothing yet.
+
+        Args:
+            stream: what is read.
+            seconds: the limit.
+        """
+        self.is_over = False
+        self._stream = stream
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        """A read begins."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It has ended."""
+        self._since = None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """End the read, or come again when it will have lasted too long."""
+        self._timer = None
+        if self._since is None:  # the next read sets a new timer
+            return
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        self.is_over = True
+        self._stream.set_exception(TimeoutError("silent for too long"))
+
+
+# --- ollama_pack.engines.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+# --- ollama_pack.engines.transport ---
+# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+
+HTTP_OK = 200
+REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+_Stage = Literal["first byte", "next line", "answer"]
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """How long and how much a node may take.
+
+    Attributes:
+        connect: seconds until there is a connection.
+        answer: seconds for a whole answer about the node and its models.
+        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
+            writes the arguments of a tool call.
+        line_bytes: the longest line.
+        answer_bytes: the longest answer about the node and its models.
+    """
+
+    connect: float = 3.0
+    answer: float = 5.0
+    next_line: float = 300.0
+    line_bytes: int = 4 * 2**20
+    answer_bytes: int = 16 * 2**20
+
+
+class StreamBuffer(Protocol[_Piece]):
+    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
+
+    def feed(self, data: bytes) -> list[_Piece]:
+        """The pieces that are complete now; LineTooLongError where one is too long."""
+
+    def end(self) -> list[_Piece]:
+        """What came last, when nothing more does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of engine is called, and what its refusals mean.
+
+    Attributes:
+        engine: what should run at the node, for messages.
+        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
+    """
+
+    engine: str
+    refusal: Callable[[str, int, bytes, str], NodeError]
+
+
+OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+
+
+class NodeTransport:
+    """The way to one node. The session is the caller's, with its pool of connections."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: NodeLimits,
+        headers: Mapping[str, str],
+        dialect: Dialect = OLLAMA_DIALECT,
+    ) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.name = node_name(url)
+        self.dialect = dialect
+        self.limits = limits
+        self._url = url.rstrip("/")
+        self._session = session
+        self._headers = {**headers, "Content-Type": "application/json"}
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The answer to a GET, or to a POST of the body, as a whole.
+
+        Args:
+            path: such as /api/tags.
+            body: of a POST.
+            seconds: for all of it, instead of the limit for answers.
+
+        Raises:
+            NodeError: there is none, or not in time, or it is an error or no JSON object.
+        """
+        return self.parsed(await self.fetch(path, body, seconds))
+
+    async def fetch(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> bytes:
+        """As `ask`, for an answer that need not be JSON."""
+        async with self._within("answer", self.limits.answer if seconds is None else seconds):
+            response = await self._open(path, body)
+            try:
+                return await self._read(response, self.limits.answer_bytes)
+            finally:
+                response.close()  # after its end, this leaves the connection in the pool
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], first_byte: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
+
+        Closing the iterator closes the connection.
+
+        Args:
+            path: such as /api/chat.
+            body: what is sent.
+            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+
+        Raises:
+            NodeError: before the first line, or at any point afterwards.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
+        ) as pieces:
+            async for text in pieces:
+                line = self._line(text)
+                yield line
+                if line.get("done") is True:
+                    await _read_to_end(pieces)
+                    return
+        raise NodeFaultError(self.name, "ended its answer before the last line")
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], first_byte: float
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
+
+        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
+        and whoever sent a request there would find nobody. As for `lines` otherwise.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+        ) as pieces:
+            async for event in pieces:
+                yield event
+                if event.is_last:
+                    return
+
+    async def _pieces(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        buffer: StreamBuffer[_Piece],
+        *,
+        last_request: bool = False,
+    ) -> AsyncGenerator[_Piece, None]:
+        """The pieces of the answer to a POST, to the end of its body."""
+        until = asyncio.get_running_loop().time() + first_byte
+        async with self._within("first byte", first_byte):
+            response = await self._open(path, body, last_request=last_request)
+        silence = SilenceWatch(response.content, self.limits.next_line)
+        try:
+            if last_request and response.connection and response.connection.protocol is not None:
+                response.connection.protocol.force_close()  # also where the node does not repeat `close`
+            async with self._within("first byte", first_byte, until):
+                pieces = await self._next_pieces(response, buffer)
+            while pieces:
+                for piece in pieces:
+                    yield piece
+                with silence:
+                    pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
+        finally:
+            silence.close()
+            response.close()
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+    ) -> aiohttp.ClientResponse:
+        """Send a request and get an answer that is no error, its body unread."""
+        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        if response.status == HTTP_OK:
+            return response
+        try:
+            said = await self._read(response, REFUSAL_BYTES, whole=False)
+        finally:
+            response.close()
+        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    async def _send(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if not self._url.startswith(("http://", "https://")):
+            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
+        try:
+            return await self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers={**self._headers, **headers},
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachableError(self.name, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
+        """The body, or its beginning where it is not needed as a whole."""
+        body = b""
+        while len(body) <= limit and (data := await self._some(response)):
+            body += data
+        if whole and len(body) > limit:
+            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+        return body[:limit]
+
+    async def _next_pieces(
+        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+    ) -> list[_Piece]:
+        """One piece or more; none when the answer has ended."""
+        try:
+            while data := await self._some(response):
+                if pieces := buffer.feed(data):
+                    return pieces
+        except LineTooLongError as error:
+            message = f"sends a line of more than {self.limits.line_bytes} bytes"
+            raise NodeFaultError(self.name, message) from error
+        return buffer.end()
+
+    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has come, at least a byte; empty at the end."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+
+    def _line(self, text: bytes) -> dict[str, Any]:
+        line = self.parsed(text)
+        if "error" in line:
+            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+        return line
+
+    def parsed(self, text: bytes) -> dict[str, Any]:
+        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
+
+        Raises:
+            NodeFaultError: it is none.
+        """
+        try:
+            value = json_in(text.decode())
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
+        raise NodeFaultError(self.name, message)
+
+    @asynccontextmanager
+    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
+        """Bound what is done inside, by the event loop's clock."""
+        end = asyncio.get_running_loop().time() + seconds if until is None else until
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as error:
+            raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
+    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
+    with suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in pieces:
+                pass
+
+
+# --- ollama_pack.engines.ollama.client ---
+# What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+
+_Read = TypeVar("_Read", bound=NodeValue)
+
+
+class NodeClient(Protocol):
+    """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
+
+    Every method raises `NodeError`; where it is a `RetryableNodeError`, another node may do it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+
+    async def version(self) -> str:
+        """The version of the engine."""
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the node has."""
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in the node's memory."""
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of a model."""
+
+    def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+
+class OllamaClient:
+    """A node that runs Ollama."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        limits: NodeLimits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            url: such as http://gpu1:11434, with or without a path.
+            session: holds the connections. Its timeouts do not apply; a limit on connections does.
+            limits: when left out, the defaults.
+            headers: sent with every request, such as `Authorization`.
+        """
+        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown: without user name, password and query."""
+        return self._node.name
+
+    async def version(self) -> str:
+        """The version of the Ollama, such as 0.17.4; empty where it is not told.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return str((await self._node.ask("/api/version")).get("version") or "")
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the node has.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(ModelList, await self._node.ask("/api/tags")).models
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in the node's memory.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of a model.
+
+        Raises:
+            ModelNotFoundError: it does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+
+    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
+
+        Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
+        connection, and the node stops generating.
+
+        Args:
+            request: as `request_to_ollama` gives it.
+            first_byte: seconds until the first line; with `stream` false that is the whole answer.
+
+        Raises:
+            ModelNotFoundError: the node does not have the model.
+            RequestRefusedError: the request has to change.
+            RetryableNodeError: the node failed, before or in the stream.
+        """
+        return self._node.lines("/api/chat", request, first_byte)
+
+    async def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
+
+        Args:
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the node's name of the model.
+            head: what the chunks have in common.
+            first_byte: seconds until the first line.
+            thinking: what `think` the model takes, from `show`; None where it is not known.
+
+        Raises:
+            ChatBodyError: the body cannot be put into Ollama's form.
+            NodeError: as `chat`.
+        """
+        place = usage_place(body)
+        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        async with aclosing(stream_to_openai(lines, head, place)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there.
+
+        Args:
+            model: the node's name of it.
+            seconds: for all of it.
+            keep_alive: how long it stays: seconds or "5m"; the node's own time when left out.
+            options: runner options, such as `num_ctx`. They must be those of the chats to come.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: it could not be loaded.
+        """
+        found = {"keep_alive": keep_alive, "options": options}
+        given = {name: value for name, value in found.items() if value is not None}
+        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of memory, once it has finished what it does.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
+
+    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
+        try:
+            return kind.model_validate(answer)
+        except ValidationError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+
+
+# --- ollama_pack.engines.openai.failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+SERVE_IT = "start the engine there with it, or name a model that it serves"
+
+# vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
+# loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
+_NO_MODEL = re.compile(
+    r"\W*(?:the )?model\b.*\b(?:not found|does not exist|not loaded)|.*\binvalid model name",
+    re.IGNORECASE | re.DOTALL,
+)
+# llama.cpp says with 500 that a model cannot see or hear.
+_CANNOT_TAKE = re.compile(r"\b(?:image|audio|video|multimodal)\b.*\bnot supported", re.IGNORECASE | re.DOTALL)
+_BAD_REQUEST, _NOT_FOUND, _SERVER_ERROR = 400, 404, 500
+_CLIENT_ERRORS = range(400, 500)
+
+
+def engine_status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
+    said = engine_said_in(answer)
+    if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
+        return ModelNotFoundError(node, model, said, SERVE_IT)
+    if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
+        return RequestRefusedError(node, status, said)
+    return status_error(node, status, json.dumps({"error": said}).encode(), model)
+
+
+def event_status(event: dict[str, Any]) -> int | None:
+    """The status that an error in a stream would have had before it, where it is the request's fault."""
+    error = event.get("error", event)
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and code in _CLIENT_ERRORS else None
+
+
+def engine_said_in(answer: bytes) -> str:
+    """The message in an answer: in `error` as OpenAI has it, in `message` or in FastAPI's `detail`."""
+    try:
+        value = json.loads(answer.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return said_in(answer)
+    found = _message_in(value)
+    return shortened(found) if found else said_in(answer)
+
+
+def _message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
+
+
+# --- ollama_pack.engines.openai.models ---
+# What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#
+# `/v1/models` has little in common between engines but the ids: vLLM and SGLang add `max_model_len`, llama.cpp
+# `meta` (size, context, quantization), `architecture` and, where it serves several, whether each is loaded.
+
+_MILLION, _BILLION = 10**6, 10**9
+_MODALITIES = {"image": "vision", "audio": "audio"}
+_ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
+# llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
+_FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """An entry of `/v1/models`.
+
+    Attributes:
+        name: its id.
+        others: other names that it answers to.
+        engine: who serves it, such as llamacpp or vllm; empty where it is not told.
+        loaded: it is in memory, as everything is that is not told to be elsewhere.
+        context: tokens that it was started for; 0 where it is not told.
+        longest: tokens that the weights are made for; 0 where it is not told.
+        size: bytes of the weights; 0 where it is not told.
+        parameters: their number; 0 where it is not told.
+        quantization: such as Q4_K_M; empty where it is not told.
+        capabilities: such as completion and vision; empty where they are not told.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+    engine: str = ""
+    loaded: bool = True
+    context: int = 0
+    longest: int = 0
+    size: int = 0
+    parameters: int = 0
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def _details(self) -> ModelDetails:
+        return ModelDetails(
+            parameter_size=_parameter_size(self.parameters), quantization_level=self.quantization
+        )
+
+    def listed(self) -> ListedModel:
+        """As `/api/tags` would have it. No engine tells a digest."""
+        return ListedModel(name=self.name, size=self.size, details=self._details)
+
+    def resident(self) -> LoadedModel:
+        """As `/api/ps` would have it. Nobody unloads it."""
+        return LoadedModel(name=self.name, size=self.size, context_length=self.context)
+
+    def shown(self, props: Mapping[str, Any]) -> ShownModel:
+        """As `/api/show` would have it.
+
+        Args:
+            props: what llama.cpp's `/props` tells, of its chat template among others; empty: nothing.
+        """
+        info = {"general.architecture": _ARCHITECTURE, "general.parameter_count": self.parameters}
+        info |= {f"{_ARCHITECTURE}.context_length": self.longest or self.context}
+        return ShownModel(capabilities=self._able(props), details=self._details, model_info=info)
+
+    def _able(self, props: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it can; empty where that is not told, as by vLLM and SGLang: then whatever is asked is tried.
+
+        Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
+        without a parser for them refuses with a sentence that says so.
+        """
+        if not self.capabilities:
+            return ()
+        modalities = _part(props, "modalities")
+        seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
+        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
+
+
+def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
+    """Read the answer of `/v1/models`.
+
+    Raises:
+        ValueError: it is not of OpenAI's form.
+    """
+    entries = answer.get("data")
+    if not isinstance(entries, list):
+        raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    beside = _capabilities_beside(answer.get("models"))
+    return tuple(_engine_model(entry, beside) for entry in entries)
+
+
+def served_context(props: Mapping[str, Any]) -> int:
+    """The context in tokens that llama.cpp's `/props` tells; 0: none."""
+    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+
+
+def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
+    name = entry.get("id") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
+        raise ValueError("a model has no `id`")
+    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    return EngineModel(
+        name=name,
+        others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
+        engine=engine if isinstance(engine, str) else "",
+        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
+        longest=_whole_or_zero(meta.get("n_ctx_train")),
+        size=_whole_or_zero(meta.get("size")),
+        parameters=_whole_or_zero(meta.get("n_params")),
+        quantization=_quantization(meta.get("ftype")),
+        capabilities=_capabilities(entry, beside.get(name, ())),
+    )
+
+
+def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
+    """Name → capabilities in the list that llama.cpp gives beside OpenAI's, in Ollama's form."""
+    entries = [entry for entry in models if isinstance(entry, Mapping)] if isinstance(models, list) else []
+    return {
+        str(entry.get("name")): tuple(map(str, able))
+        for entry in entries
+        if isinstance(able := entry.get("capabilities"), list)
+    }
+
+
+def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
+    inputs = _part(entry, "architecture").get("input_modalities")
+    told = inputs if isinstance(inputs, list) else []
+    seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
+    base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
+    return tuple(dict.fromkeys((*base, *seen)))
+
+
+def _quantization(ftype: object) -> str:
+    found = _FTYPE.search(ftype) if isinstance(ftype, str) else None
+    return found[1].upper() + (f"_{found[2][0].upper()}" if found[2] else "") if found else ""
+
+
+def _parameter_size(count: int) -> str:
+    """The number as Ollama writes it: 8.0B, 134.52M."""
+    if count >= _BILLION:
+        return f"{count / _BILLION:.1f}B"
+    return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
+
+
+def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = value.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _whole_or_zero(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+# --- ollama_pack.engines.openai.request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_offered_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    tools = objects_in(body.get("tools"), "tools")
+    if not tools:
+        return {}
+    choice = body.get("tool_choice")
+    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+# --- ollama_pack.engines.openai.stream ---
+# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#
+# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
+# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
+_FINISHES = frozenset({"stop", "length", "content_filter"})
+_ABORTS = frozenset({"abort", "error"})
+_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A tool call of which more may come."""
+
+    index: object
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add what is new."""
+        function = _object_or_empty(fragment.get("function"))
+        self.id = self.id or _string_or_empty(fragment.get("id"))
+        self.name = self.name or _string_or_empty(function.get("name"))
+        self.arguments += _string_or_empty(function.get("arguments"))
+
+
+class EngineReply:
+    """Takes the chunks of one answer and gives those that it is made up of. Nothing here raises."""
+
+    def __init__(self, head: ReplyHead, place: UsagePlace) -> None:
+        """Start an answer.
+
+        Args:
+            head: what its chunks have in common.
+            place: where the figures go.
+        """
+        self._head = head
+        self._place = place
+        self._started = False
+        self._reason = ""
+        self._calls: list[PendingCall] = []
+        self._usage: Mapping[str, Any] | None = None
+        self._timings: Mapping[str, Any] | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has said something."""
+        return self._started
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the engine has said why it ends, and it is not that it gave up."""
+        return bool(self._reason) and not self.is_aborted
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the engine gave up: vLLM and SGLang do when they are shut down, for instance."""
+        return self._reason in _ABORTS
+
+    def take(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a chunk says; nothing where it says nothing, or only a part of a tool call.
+
+        The first part of a tool call gives a chunk with the role alone: it shows when the answer began.
+        """
+        self._usage = _object_or_none(chunk.get("usage")) or self._usage
+        self._timings = _object_or_none(chunk.get("timings")) or self._timings
+        choice = _first_choice(chunk)
+        reason = choice.get("finish_reason")
+        self._reason = reason if isinstance(reason, str) and reason else self._reason
+        given = _object_or_empty(choice.get("delta"))
+        calls = given.get("tool_calls")
+        for fragment in calls if isinstance(calls, list) else ():
+            self._take_call(_object_or_empty(fragment))
+        delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
+        if not delta and not logprobs and (self._started or not self._calls):
+            return []
+        return [self._chunk(delta, logprobs=logprobs)]
+
+    def end(self) -> list[dict[str, Any]]:
+        """The tool calls, the reason for the end and the figures, once nothing more comes."""
+        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
+        made = [self._chunk({"tool_calls": calls})] if calls else []
+        reason = self._reason if self._reason in _FINISHES else "stop"
+        reason = "tool_calls" if calls and reason == "stop" else reason
+        figures: dict[str, Any] = {"usage": engine_usage(self._usage, self._timings)}
+        figures |= {"timings": dict(self._timings)} if self._timings else {}
+        last = self._chunk({}, finish=reason)
+        if self._place == "last":
+            return [*made, last | figures]
+        return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
+
+    def _take_call(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            known = None if named or not self._calls else self._calls[-1]
+        else:
+            known = next((call for call in reversed(self._calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self._calls.append(known)
+        known.take(fragment)
+
+    def _chunk(
+        self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        role = {} if self._started else {"role": "assistant"}
+        self._started = True
+        choice = {"index": 0, "delta": role | delta, "logprobs": logprobs, "finish_reason": finish}
+        return {**self._head.tagged("chat.completion.chunk"), "choices": [choice]}
+
+
+def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The engine's figures, with those that Open WebUI shows beside them; None where there are none.
+
+    Args:
+        usage: as OpenAI has it.
+        timings: as llama.cpp has it, with tokens per second.
+    """
+    if not usage:
+        return None
+    kept = {str(name): value for name, value in usage.items() if value is not None}
+    made = {"input_tokens": kept.get("prompt_tokens", 0), "output_tokens": kept.get("completion_tokens", 0)}
+    rates = {name: (timings or {}).get(source) for name, source in _RATES.items()}
+    made |= {name: round(rate, 2) for name, rate in rates.items() if isinstance(rate, int | float)}
+    return made | kept
+
+
+def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
+    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    found = {
+        "content": _string_or_empty(given.get("content")),
+        "reasoning_content": next((thought for thought in thoughts if thought), ""),
+        **{name: given.get(name) for name in _KEPT_DELTAS},
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
+    return {
+        "index": number,
+        "id": call.id or f"call_{head.id}_{number}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments or "{}"},
+    }
+
+
+def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The choice numbered 0, or without a number; empty where there is none."""
+    choices = chunk.get("choices")
+    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    return next((choice for choice in given if not choice.get("index")), {})
+
+
+def _object_or_none(value: object) -> Mapping[str, Any] | None:
+    return value if isinstance(value, Mapping) and value else None
+
+
+def _object_or_empty(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# --- ollama_pack.engines.openai.client ---
+# A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+
+METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
+OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
+
+_V1 = "/v1"
+# Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
+_VERSIONS = (
+    ("/version", "version"),
+    ("/props", "build_info"),
+    ("/server_info", "version"),
+    ("/get_server_info", "version"),
+)
+# What an engine answers where it does not have what was asked for.
+_ABSENT = frozenset({400, 404, 405, 422, 501})
+
+
+class OpenAIClient:
+    """A node that runs an OpenAI-compatible engine. It answers as `OllamaClient` does, chunk for chunk."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        limits: NodeLimits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            session: holds the connections. Its timeouts do not apply; a limit on connections does.
+            limits: when left out, the defaults.
+            headers: sent with every request, such as `Authorization`.
+        """
+        root = url.rstrip("/").removesuffix(_V1)
+        self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
+        self._served: frozenset[str] = frozenset()
+        self._takes_usage = True
+        self._metrics_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown: without `/v1`, user name, password and query."""
+        return self._node.name
+
+    async def version(self) -> str:
+        """The version of the engine; empty where it is not told.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        for path, key in _VERSIONS:
+            version = (await self._told(path)).get(key)
+            if isinstance(version, str) and version:
+                return version
+        return ""
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the engine serves, or can load.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return tuple(model.listed() for model in await self._models())
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        models = [model for model in await self._models() if model.loaded]
+        if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
+            context = served_context(await self._told("/props"))
+            return tuple(
+                model.resident().model_copy(update={"context_length": model.context or context})
+                for model in models
+            )
+        return tuple(model.resident() for model in models)
+
+    async def show(self, model: str) -> ShownModel:
+        """What the engine knows of a model. `capabilities` is empty where it does not tell them.
+
+        Raises:
+            ModelNotFoundError: it does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        if found is None:
+            raise self._not_served(model)
+        return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
+
+    async def activity(self) -> EngineActivity | None:
+        """How busy the engine is, by its metrics; None where it has none: then it is not asked for a while.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._metrics_at:
+            return None
+        try:
+            text = (await self._node.fetch("/metrics")).decode(errors="replace")
+        except NodeError as error:
+            if error.status not in _ABSENT:
+                raise
+            text = ""
+        found = engine_activity(text)
+        if found is None:
+            self._metrics_at = now + METRICS_RETRY_SECONDS
+        return found
+
+    async def complete(
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
+
+        The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
+
+        Args:
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            head: what the chunks have in common.
+            first_byte: seconds until the first event.
+            thinking: not used.
+
+        Raises:
+            ChatBodyError: the body is not of its form.
+            ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
+                would answer with the model that it has.
+            RequestRefusedError: the request has to change.
+            RetryableNodeError: the engine failed, before or in the stream.
+        """
+        place = usage_place(body)
+        request = request_to_engine(body)
+        if request["model"] not in self._served:
+            await self._models()
+        if request["model"] not in self._served:
+            raise self._not_served(request["model"])
+        async with (
+            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+        """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
+        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        sent = request if asks_usage else without_usage(request)
+        try:
+            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+                async for event in events:
+                    yield event
+        except RequestRefusedError as error:  # comes before the first event or never
+            if not asks_usage or "stream_options" not in error.said:
+                raise
+            self._takes_usage = False
+        else:
+            return
+        async with aclosing(self._events(request, first_byte)) as events:
+            async for event in events:
+                yield event
+
+    async def _chunks(
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks that the events make up."""
+        ended = False
+        async for event in events:
+            ended = event.is_last
+            made = self._end(reply) if ended else reply.take(self._chunk_in(event, reply, model))
+            for chunk in made:
+                yield chunk
+        if not ended:
+            for chunk in self._end(reply):
+                yield chunk
+
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+        """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
+        chunk = self._node.parsed(event.data)
+        if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            return chunk
+        status = None if reply.is_begun else event_status(chunk)
+        if status is not None:
+            raise engine_status_error(self.name, status, event.data, model)
+        raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
+
+    def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
+        """The last chunks, where the answer has come to its end. Some engines do without `[DONE]`."""
+        if reply.is_aborted:
+            raise NodeFaultError(self.name, "gave up in the middle of its answer")
+        if not reply.is_whole:
+            raise NodeFaultError(self.name, "ended its answer before the last chunk")
+        return reply.end()
+
+    async def _models(self) -> tuple[EngineModel, ...]:
+        """The models, which are remembered as those that it answers for."""
+        answer = await self._node.ask(f"{_V1}/models")
+        try:
+            models = engine_models(answer)
+        except ValueError as error:
+            raise NodeFaultError(
+                self.name, f"lists models in a form that is not OpenAI's: {error}"
+            ) from error
+        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        return models
+
+    async def _told(self, path: str) -> dict[str, Any]:
+        """What the engine tells there; empty where it has no such thing."""
+        try:
+            return await self._node.ask(path)
+        except NodeError as error:
+            if error.status not in _ABSENT:
+                raise
+            return {}
+
+    def _not_served(self, model: str) -> ModelNotFoundError:
+        listed = ", ".join(sorted(self._served)[:5])
+        said = f"it serves {listed}" if listed else "it serves nothing"
+        return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+# --- ollama_pack.routing.nodes ---
 # The `nodes` valve: a row a line, read once.
 #
 # For example::
@@ -2601,181 +5326,94 @@ def _refuse_repeated(rows: list[NodeRow]) -> None:
         raise ValueError(f"at most {MAX_NODES} nodes can be configured")
 
 
-# --- ollama_pack.ollama.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
+# --- ollama_pack.routing.probe.catalogue ---
+# Which models the nodes have, put together: what a picker offers and what an alias may stand for.
 
 
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
+@dataclass(frozen=True, slots=True)
+class NodeModel:
+    """A model as one node has it.
 
-    Raises:
-        ChatBodyError: it is something else.
+    Attributes:
+        name: as the node lists it, with its tag.
+        installed: what the scheduler goes by.
+        digest: of the manifest; empty where it is not told.
+        quantization: such as Q4_K_M; empty where it is not told.
+        capabilities: such as tools and vision; None where it is not told.
+        thinking: what `think` it takes; None where it is not told.
+        context: `num_ctx` that its own recipe asks for; 0: none.
     """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
+
+    name: str
+    installed: InstalledModel
+    digest: str = ""
+    quantization: str = ""
+    capabilities: frozenset[str] | None = None
+    thinking: Thinking | None = None
+    context: int = 0
 
 
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
+@dataclass(frozen=True, slots=True)
+class FleetModel:
+    """A model of the fleet.
 
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
+    Attributes:
+        name: as the nodes list it.
+        nodes: names of the nodes that have it.
+        model: as the first of them has it.
+        digests: of the manifests, in order, each once; without the nodes that tell none.
     """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
+
+    name: str
+    nodes: tuple[str, ...]
+    model: NodeModel
+    digests: tuple[str, ...] = ()
+
+    def can(self, capability: str) -> bool:
+        """Whether it is able to, as far as is known."""
+        return self.model.capabilities is None or capability in self.model.capabilities
 
 
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The models of all nodes, without duplicates, by name.
 
-    Raises:
-        ChatBodyError: it is something else.
+    Attributes:
+        models: name → model, sorted by name.
+        levels: name → quantization level, which is what alias tables are resolved against.
     """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
+
+    models: Mapping[str, FleetModel] = field(default_factory=dict)
+    levels: Mapping[str, str] = field(default_factory=dict)
+    _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
+
+    def find(self, name: str) -> FleetModel | None:
+        """The model of a name in any spelling; None where no node has it."""
+        return self.models.get(name) or self._folded.get(fold_name(name))
 
 
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
-# --- ollama_pack.ollama.failures ---
-# Which typed error an answer or a failure of a node is. Nothing here shows a password.
-
-SAID_CHARACTERS = 300
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
-
-
-def node_name(url: str) -> str:
-    """A node's address as it may be shown: without user name, password, query and fragment."""
-    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
+def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
+    """Put the models of some nodes together.
 
     Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
+        nodes: name of a node → what it has.
     """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+    holders: dict[str, list[tuple[str, NodeModel]]] = {}
+    for node, models in nodes.items():
+        for model in models:
+            holders.setdefault(model.name, []).append((node, model))
+    found = {name: _fleet_model(name, holders[name]) for name in sorted(holders)}
+    levels = {name: model.model.quantization for name, model in found.items()}
+    return Catalogue(found, levels, {fold_name(name): model for name, model in found.items()})
 
 
-def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
-    text = answer.decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
+def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
+    first = holders[0][1]
+    digests = {model.digest for _, model in holders if model.digest}
+    return FleetModel(name, tuple(node for node, _ in holders), first, tuple(sorted(digests)))
 
 
-def shortened(text: str) -> str:
-    """A message on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
-
-
-# --- ollama_pack.fleet.gpus ---
+# --- ollama_pack.routing.probe.gpus ---
 # GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
 #
 # What comes from a driver or over the network is bounded here: a figure out of its range counts as not told.
@@ -2950,898 +5588,7 @@ def _gpu_text(value: object) -> str:
     return "".join(character for character in text if character.isprintable())[:_GPU_TEXT_CHARACTERS]
 
 
-# --- ollama_pack.ollama.options ---
-# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-
-
-def _stop_in(value: object, field: str) -> list[str]:
-    """OpenAI allows one text or a list of them, Ollama a list."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
-    raise ChatBodyError(field, "must be text or a list of texts")
-
-
-_WHOLE_OPTIONS = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "num_keep",
-    "num_predict",
-    "seed",
-    "top_k",
-    "repeat_last_n",
-    "mirostat",
-)
-_DECIMAL_OPTIONS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "mirostat_tau",
-    "mirostat_eta",
-)
-# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
-# mean nothing to a newer Ollama, and do no harm there.
-OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
-    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
-    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
-    "use_mmap": switch_in,
-    "stop": _stop_in,
-}
-# OpenAI's names of `num_predict`; a later one counts where several are given.
-_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
-# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
-_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
-_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
-
-
-def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a body sets, in one place and in Ollama's names.
-
-    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
-    than `params`. Null counts as absent.
-
-    Raises:
-        ChatBodyError: `params`, `custom_params` or `options` is no object.
-    """
-    params = object_in(body.get("params"), "params")
-    custom = object_in(params.get("custom_params"), "params.custom_params")
-    options = object_in(body.get("options"), "options")
-    settings: dict[str, Any] = {}
-    for layer in (params, custom, options, body):
-        given = {name: value for name, value in layer.items() if value is not None}
-        settings |= given
-        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
-        settings |= {"num_predict": lengths[-1]} if lengths else {}
-    return settings
-
-
-def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Ollama's `options` for an OpenAI chat body.
-
-    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
-
-    Raises:
-        ChatBodyError: an option has a value of a type that Ollama would refuse.
-    """
-    settings = flat_settings(body)
-    own = object_in(body.get("options"), "options")
-    unknown = {
-        str(name): value
-        for name, value in own.items()
-        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
-    }
-    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
-    return unknown | known
-
-
-# --- ollama_pack.fleet.asking ---
-# What the scheduler needs to know of an OpenAI chat body.
-
-# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
-
-
-def fleet_request(  # noqa: PLR0913 - each is a fact of its own
-    body: Mapping[str, Any],
-    models: Sequence[str],
-    *,
-    request_id: str,
-    user: str,
-    chat: str = "",
-    background: bool = False,
-    key: bytes = b"",
-) -> FleetRequest:
-    """Read an OpenAI chat body.
-
-    Args:
-        body: whether or not Ollama's own fields are mixed in.
-        models: names of the models that may answer, the preferred one first.
-        request_id: unique among the requests that wait or run.
-        user: whom fairness counts it for.
-        chat: the conversation; empty: none.
-        background: nobody looks at the answer as it is written.
-        key: as `prompt_blocks` takes it.
-
-    Raises:
-        ChatBodyError: something in the body cannot be put into Ollama's form.
-    """
-    options = ollama_options(body)
-    return FleetRequest(
-        id=request_id,
-        user=user,
-        chat=chat,
-        models=tuple(models),
-        blocks=prompt_blocks(
-            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
-        ),
-        max_output=max(0, options.get("num_predict", 0)),
-        context=max(0, options.get("num_ctx", 0)),
-        options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
-        background=background,
-    )
-
-
-def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
-    """The body for one node.
-
-    Args:
-        body: as it came.
-        model: the node's name of the model.
-        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
-        keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
-    """
-    made = {**body, "model": model}
-    if context:
-        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
-        made.pop("num_ctx", None)
-    if keep_alive and flat_settings(body).get("keep_alive") is None:
-        made["keep_alive"] = keep_alive
-    return made
-
-
-# --- ollama_pack.fleet.explain ---
-# Decisions in words: status lines for people, records for the dashboard.
-
-
-def waiting_line(ahead: int) -> str:
-    """What somebody reads who waits."""
-    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
-
-
-def reason(binding: Binding) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
-    if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
-    return " · ".join(parts)
-
-
-def status_line(binding: Binding) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
-
-
-@dataclass(slots=True)
-class Decision:
-    """One decision and what came of it. Holds nothing of the conversation and not who asked.
-
-    Attributes:
-        at: Unix time, in seconds.
-        node: the node that was chosen.
-        model: the model that answers there.
-        loads: it had to be loaded.
-        hit: tokens of the prompt that the node held.
-        tokens: tokens of the prompt, as estimated.
-        waited: seconds in the queue.
-        predicted: seconds to the first token at the node, as predicted.
-        actual: seconds that it took; None: not yet, or never.
-        background: it was a background call.
-        considered: every node that was looked at, with the terms of its cost in seconds.
-    """
-
-    at: float
-    node: str
-    model: str
-    loads: bool
-    hit: int
-    tokens: int
-    waited: float
-    predicted: float
-    actual: float | None
-    background: bool
-    considered: list[dict[str, Any]] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
-
-
-def explained(binding: Binding, at: float) -> Decision:
-    """A decision as it is recorded."""
-    considered = [
-        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
-        for other in binding.considered
-    ]
-    return Decision(
-        at=at,
-        node=binding.node,
-        model=binding.model,
-        loads=binding.loads,
-        hit=binding.hit,
-        tokens=binding.request.tokens,
-        waited=binding.waited,
-        predicted=binding.terms.predict_ttft,
-        actual=None,
-        background=binding.request.background,
-        considered=considered,
-    )
-
-
-# --- ollama_pack.fleet.rates ---
-# How fast a node runs a model, learned from the durations that the engine reports.
-
-SAMPLES_TO_TRUST = 5
-SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
-MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
-MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
-HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
-MAX_SLOTS = 64
-MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
-WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """What an engine reports at the end of a request, in seconds and tokens.
-
-    Attributes:
-        total: from its arrival at the node to its end.
-        load: loading the model.
-        prompt: evaluating the prompt.
-        prompt_count: tokens of the prompt, those reused included.
-        decode: generating.
-        decode_count: tokens generated.
-        hit: tokens reused, where the engine tells (`cached_tokens`); None: it does not.
-    """
-
-    total: float
-    load: float = 0.0
-    prompt: float = 0.0
-    prompt_count: int = 0
-    decode: float = 0.0
-    decode_count: int = 0
-    hit: int | None = None
-
-    @property
-    def wait(self) -> float:
-        """Seconds in the engine's own queue: total - load - prompt evaluation - generation."""
-        return max(0.0, self.total - self.load - self.prompt - self.decode)
-
-
-class Average:
-    """An exponentially weighted mean; its first samples are averaged plainly."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-        self.count = 0
-
-    def add(self, sample: float) -> None:
-        self.count += 1
-        self.value += max(SMOOTHING, 1 / self.count) * (sample - self.value)
-
-    def or_else(self, prior: float) -> float:
-        return self.value if self.count else prior
-
-
-class PairLearner:
-    """The rates of one (node, weights)."""
-
-    def __init__(self) -> None:
-        self.load = Average()
-        self.prompt = Average()
-        self.token = Average()
-        self.output = Average()
-        self.background_output = Average()
-        self.service = Average()
-        self._fast = 0
-
-    def observe(self, spent: Durations, hit: int | None, *, background: bool, loaded: bool) -> None:
-        """Learn from one finished request.
-
-        Args:
-            spent: what the engine reports.
-            hit: tokens of the prompt that are believed to have been held; None: nobody knows.
-            background: whether it was a background call, whose answers are shorter.
-            loaded: whether it made the node load the model.
-        """
-        if loaded and spent.load > 0:
-            self.load.add(spent.load)
-        if spent.decode > 0 and spent.decode_count > 1:
-            self.token.add(spent.decode / spent.decode_count)
-        if spent.decode_count:
-            (self.background_output if background else self.output).add(spent.decode_count)
-        if not background:
-            self.service.add(spent.prompt + spent.decode)
-        known = spent.hit if spent.hit is not None else hit
-        if known is not None:
-            self._observe_prompt(spent, known)
-
-    def _observe_prompt(self, spent: Durations, hit: int) -> None:
-        """Likely hits are left out, unless every prompt is fast: then it is the rate that has changed."""
-        evaluated = spent.prompt_count - hit
-        if (
-            spent.prompt <= 0
-            or evaluated < MIN_PROMPT
-            or (spent.hit is None and hit > MOST_HIT * spent.prompt_count)
-        ):
-            return
-        rate = evaluated / spent.prompt
-        self._fast = self._fast + 1 if self.prompt.count and rate > HIT_FACTOR * self.prompt.value else 0
-        if self._fast == 0:
-            self.prompt.add(rate)
-        elif self._fast >= SAMPLES_TO_TRUST:
-            self.prompt.value, self._fast = rate, 0
-
-    def hit(self, spent: Durations) -> float:
-        """Tokens of the prompt that were reused: as told, or 1 - duration * rate / count of it."""
-        if spent.hit is not None:
-            return spent.hit
-        return max(0.0, spent.prompt_count - spent.prompt * self.prompt.value)
-
-    def rates(self, priors: PairRates, slots: int, keeps: int) -> PairRates:
-        """What is known, filled up with what is usual."""
-        return PairRates(
-            slots=slots,
-            keeps=keeps,
-            load=self.load.or_else(priors.load),
-            prompt=self.prompt.or_else(priors.prompt),
-            token=self.token.or_else(priors.token),
-            output=self.output.or_else(priors.output),
-            background_output=self.background_output.or_else(priors.background_output),
-            service=self.service.or_else(priors.service),
-            learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
-            load_measured=self.load.count > 0,
-        )
-
-
-class SlotLearner:
-    """How many requests a runner answers at once: what its row says, else learned, from one upwards.
-
-    While requests wait, one more than is known to work is tried now and then. If it is answered without
-    waiting in the engine's queue the runner has that slot; if not, the next try is twice as far away.
-    """
-
-    def __init__(self, declared: int | None, probe_requests: int) -> None:
-        self.slots = declared or 1
-        self._declared = declared is not None
-        self._every = probe_requests
-        self._until_try = 0
-        self._waited = 0
-        self._held_back = 0
-
-    @property
-    def offered(self) -> int:
-        """The slots to count on now, the one that is tried included."""
-        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
-        return self.slots + tries
-
-    def counted(self, running: int, waiting: int) -> None:
-        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
-        if self._declared:
-            return
-        self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
-        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
-            self.slots, self._held_back = min(running, MAX_COUNTED), 0
-
-    def observe(self, beside: int, wait: float) -> None:
-        """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
-        self._until_try -= 1
-        if self._declared:
-            return
-        self._waited = self._waited + 1 if 0 < beside < self.slots and wait >= WAIT_NOISE else 0
-        if self._waited >= SAMPLES_TO_TRUST:  # it has fewer than it had
-            self.slots, self._waited = beside, 0
-        elif beside >= self.slots and wait < WAIT_NOISE:
-            self.slots = min(MAX_SLOTS, beside + 1)
-        elif beside >= self.slots and self._until_try <= 0:
-            self._until_try = self._every
-            self._every = min(2 * self._every, 4096)
-
-
-# --- ollama_pack.fleet.spent ---
-# How long a finished answer took the engine, by the figures in its last chunk.
-
-NANO, MILLI = 1e-9, 1e-3
-FASTEST_TOKEN = 0.0002  # seconds; no engine generates one faster, so what came faster came in one piece
-
-
-@dataclass(frozen=True, slots=True)
-class Elapsed:
-    """What was measured here, in seconds since the request was sent.
-
-    Attributes:
-        first_token: until the first chunk came.
-        total: until the end.
-    """
-
-    first_token: float
-    total: float
-
-
-def spent_on(
-    usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None, elapsed: Elapsed
-) -> Durations:
-    """Read what the chunk with the figures tells: durations, or counts whose durations were measured here.
-
-    Args:
-        usage: its `usage`: with Ollama's nanoseconds, as `openai_usage` puts them, or OpenAI's own.
-        timings: its `timings`: llama.cpp's milliseconds.
-        elapsed: what was measured here, for what the engine does not tell.
-    """
-    usage, timings = usage or {}, timings or {}
-    if _told(usage, "total_duration"):
-        return _by_ollama(usage)
-    if _told(timings, "prompt_ms") or _told(timings, "predicted_ms"):
-        return _by_llamacpp(usage, timings, elapsed)
-    return _by_clock(usage, elapsed)
-
-
-def _by_ollama(usage: Mapping[str, Any]) -> Durations:
-    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
-    return Durations(
-        total=_told(usage, "total_duration") * NANO,
-        load=_told(usage, "load_duration") * NANO,
-        prompt=_told(usage, "prompt_eval_duration") * NANO,
-        prompt_count=int(_told(usage, "prompt_eval_count")),
-        decode=_told(usage, "eval_duration") * NANO,
-        decode_count=int(_told(usage, "eval_count")),
-    )
-
-
-def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: Elapsed) -> Durations:
-    """llama.cpp reports durations and hits. What it does not report is how long the request waited.
-
-    That is what passed before the first token without a prompt being evaluated. The time to the end does not
-    tell, since a slow reader makes it longer.
-    """
-    prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
-    began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
-    evaluated = int(_told(timings, "prompt_n"))
-    hit = _count_or_none(timings, "cache_n")
-    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
-        hit = count - evaluated  # an older one, which tells only what it evaluated
-    return Durations(
-        total=max(0.0, began - prompt) + prompt + decode,
-        prompt=prompt,
-        prompt_count=evaluated + (hit or 0),
-        decode=decode,
-        decode_count=int(_told(timings, "predicted_n")),
-        hit=hit,
-    )
-
-
-def _by_clock(usage: Mapping[str, Any], elapsed: Elapsed) -> Durations:
-    """Counts alone, as of vLLM and SGLang: what passed before the first token counts as the prompt's.
-
-    Waiting in the engine's queue is in it, as nothing tells them apart. An answer that came in one piece
-    shows no first token: then all of it counts as generation, and nothing is learned of the prompt.
-    """
-    total = max(0.0, elapsed.total)
-    first = min(max(0.0, elapsed.first_token), total)
-    count = int(_told(usage, "completion_tokens"))
-    in_one_piece = count > 1 and total - first < FASTEST_TOKEN * (count - 1)
-    return Durations(
-        total=total,
-        prompt=0.0 if in_one_piece else first,
-        prompt_count=int(_told(usage, "prompt_tokens")),
-        decode=total if in_one_piece else total - first,
-        decode_count=count,
-        hit=_cached(usage),
-    )
-
-
-def _cached(usage: Mapping[str, Any]) -> int | None:
-    """Tokens of the prompt that were reused; None where it is not told.
-
-    vLLM tells it with `--enable-prompt-tokens-details`, SGLang with `--enable-cache-report`.
-    """
-    details = usage.get("prompt_tokens_details")
-    return _count_or_none(details, "cached_tokens") if isinstance(details, Mapping) else None
-
-
-def _count_or_none(figures: Mapping[str, Any], name: str) -> int | None:
-    return int(_told(figures, name)) if isinstance(figures.get(name), int | float) else None
-
-
-def _told(figures: Mapping[str, Any], name: str) -> float:
-    """A figure; 0 where there is none, or nonsense."""
-    value = figures.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0.0
-    return float(value) if 0 < value < math.inf else 0.0
-
-
-# --- ollama_pack.ollama.messages ---
-# The conversation of an OpenAI chat body, as Ollama wants it.
-
-_ROLES = {"developer": "system", "function": "tool"}
-# Type of a part → where its text is. The second and third are the Responses API's.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_IMAGE_PARTS = frozenset({"image_url", "input_image"})
-_THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
-
-
-def ollama_messages(value: object) -> list[dict[str, Any]]:
-    """Ollama's messages for OpenAI's.
-
-    Every message has `content`, as text. Texts of several parts are put end to end. Images are base64 without
-    a head, arguments of tool calls are objects, and a tool's result tells by name which tool it is from.
-
-    Raises:
-        ChatBodyError: something in them has no place in Ollama's form.
-    """
-    tools: dict[str, str] = {}  # id of a call → name of the tool; an id that comes again means the later call
-    converted = []
-    for number, message in enumerate(objects_in(value, "messages")):
-        converted.append(_ollama_message(message, f"messages[{number}]", tools))
-        for call in converted[-1].get("tool_calls", ()):
-            tools[call.get("id", "")] = call["function"]["name"]
-    return converted
-
-
-def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
-    role = text_in(message.get("role"), f"{field}.role")
-    parts = list(_content_parts(message.get("content"), f"{field}.content"))
-    parts += [("image", image) for image in _own_images(message, field)]
-    texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
-    return {
-        "role": _ROLES.get(role, role),
-        "content": "".join(texts),
-        **_thinking(message),
-        **({"images": images} if images else {}),
-        **_tool_calls(message, field),
-        **(_tool_result(message, field, tools) if _ROLES.get(role, role) == "tool" else {}),
-    }
-
-
-def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
-    """Each part of a content as ("text", text) or ("image", base64)."""
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield "text", content
-        return
-    for number, part in enumerate(objects_in(content, field)):
-        yield _content_part(part, f"{field}[{number}]")
-
-
-def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
-    kind = text_in(part.get("type"), f"{field}.type")
-    if kind in _TEXT_PARTS:
-        name = _TEXT_PARTS[kind]
-        return "text", text_in(part.get(name), f"{field}.{name}")
-    if kind in _IMAGE_PARTS:
-        where = part.get("image_url")
-        address = where.get("url") if isinstance(where, Mapping) else where
-        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
-
-
-def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
-    """The images of a message that already has Ollama's own field for them."""
-    images = message.get("images")
-    if images is not None and not isinstance(images, list):
-        raise ChatBodyError(f"{field}.images", "must be a list of images in base64")
-    for number, image in enumerate(images or ()):
-        yield _image(text_in(image, f"{field}.images[{number}]"), f"{field}.images[{number}]")
-
-
-def _image(address: str, field: str) -> str:
-    """The base64 of a data URL, or of what is base64 already."""
-    scheme = address[:8].lower()
-    if scheme.startswith(("http://", "https://")):
-        raise ChatBodyError(field, "is a link: Ollama fetches none, so send the image itself as a data URL")
-    head, comma, data = address.partition(",") if scheme.startswith("data:") else ("", "", address)
-    if comma and not head.lower().endswith(";base64"):
-        raise ChatBodyError(field, "is a data URL without base64: encode it as data:image/…;base64,…")
-    data = "".join(data.split())
-    try:
-        decoded = base64.b64decode(data, validate=True)
-    except ValueError:  # binascii.Error, and characters that are not ASCII
-        raise ChatBodyError(field, "is not base64: send the image as a data URL") from None
-    if not decoded:
-        raise ChatBodyError(field, "is empty")
-    return data
-
-
-def _thinking(message: Mapping[str, Any]) -> dict[str, str]:
-    given = (message.get(name) for name in _THINKING_FIELDS)
-    thought = next((text for text in given if isinstance(text, str) and text), "")
-    return {"thinking": thought} if thought else {}
-
-
-def _tool_calls(message: Mapping[str, Any], field: str) -> dict[str, list[dict[str, Any]]]:
-    calls = objects_in(message.get("tool_calls"), f"{field}.tool_calls")
-    converted = [
-        _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
-    ]
-    return {"tool_calls": converted} if converted else {}
-
-
-def _ollama_call(call: Mapping[str, Any], number: int, field: str) -> dict[str, Any]:
-    function = object_in(call.get("function"), f"{field}.function")
-    identity = call.get("id")
-    index = call.get("index", function.get("index"))
-    return {
-        **({} if identity is None else {"id": text_in(identity, f"{field}.id")}),
-        "function": {
-            "index": index if isinstance(index, int) and not isinstance(index, bool) else number,
-            "name": text_in(function.get("name"), f"{field}.function.name"),
-            "arguments": _arguments(function.get("arguments"), f"{field}.function.arguments"),
-        },
-    }
-
-
-def _arguments(given: object, field: str) -> Mapping[str, Any]:
-    """Arguments as an object; OpenAI writes that object out as text, and models leave it empty for none."""
-    if isinstance(given, str):
-        try:
-            given = json_in(given) if given.strip() else {}
-        except ValueError as error:
-            raise ChatBodyError(field, "is not JSON: an earlier answer was cut off or made up") from error
-    return object_in(given, field)
-
-
-def _tool_result(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, str]:
-    identity = message.get("tool_call_id")
-    named = message.get("tool_name") or (tools.get(identity) if isinstance(identity, str) else None)
-    found = {"tool_name": named or message.get("name"), "tool_call_id": identity}
-    return {name: text_in(value, f"{field}.{name}") for name, value in found.items() if value}
-
-
-# --- ollama_pack.ollama.to_ollama ---
-# An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-
-# What `think` a model takes: none, true and false, or also how much.
-Thinking = Literal["never", "switch", "levels"]
-
-# Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
-_FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
-# OpenAI's efforts → Ollama's levels.
-_LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-
-
-def thinking_of(capabilities: Collection[str], family: str) -> Thinking:
-    """What `think` a model takes, by what `/api/show` says of it."""
-    if "thinking" not in capabilities:
-        return "never"
-    return "levels" if family in _FAMILIES_WITH_LEVELS else "switch"
-
-
-def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
-    """The body for `/api/chat` that asks what an OpenAI chat body asks.
-
-    Fields that Ollama has no word for (`metadata`, `user`, `n`, `logit_bias`, `parallel_tool_calls`, …) are
-    left out. `stream` is always there, because Ollama streams unless told otherwise.
-
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
-        thinking: what `think` the model takes. None: not known; then `reasoning_effort` is left out, unless
-            it is "none", because a wrong `think` is refused and a model that can think does so unasked.
-
-    Raises:
-        ChatBodyError: something in the body cannot be put into Ollama's form.
-    """
-    settings = flat_settings(body)
-    found = {
-        "tools": _tools(body),
-        "format": _format(settings),
-        "think": _think(settings, thinking),
-        "keep_alive": _keep_alive(settings.get("keep_alive")),
-        "options": ollama_options(body) or None,
-        **_logprobs(body),
-    }
-    return {
-        "model": text_in(body.get("model"), "model"),
-        "messages": ollama_messages(body.get("messages")),
-        "stream": bool(body.get("stream")),
-        **{name: value for name, value in found.items() if value is not None},
-    }
-
-
-def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
-    tools = objects_in(body.get("tools"), "tools")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, Mapping):
-        name = object_in(choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if _declared_name(tool) == name]
-        if not tools:
-            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return tools or None
-
-
-def _declared_name(tool: Mapping[str, Any]) -> object:
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else None
-
-
-def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
-    """Ollama's `format`: "json", or a JSON schema."""
-    wanted = object_in(settings.get("response_format"), "response_format")
-    match wanted.get("type"):
-        case "json_schema":
-            given = object_in(wanted.get("json_schema"), "response_format.json_schema")
-            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
-        case "json_object":
-            return "json"
-        case "text":
-            return None
-        case None:
-            return _own_format(settings.get("format"))
-    raise ChatBodyError("response_format.type", "must be text, json_object or json_schema")
-
-
-def _own_format(value: object) -> str | Mapping[str, Any] | None:
-    """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
-    if not isinstance(value, str):
-        return object_in(value, "format") or None
-    if not value.strip().startswith(("{", "[")):
-        return value or None
-    try:
-        return object_in(json_in(value), "format")
-    except ValueError as error:
-        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-
-
-def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
-    """`think` as asked for, true for a level where the model has none; an effort only where it is safe."""
-    explicit = "think" in settings
-    asked = _level_in(settings["think"]) if explicit else _effort(settings.get("reasoning_effort"))
-    if isinstance(asked, str) and thinking == "switch":
-        return True
-    if isinstance(asked, str) and thinking != "levels" and not explicit:
-        return None
-    return asked
-
-
-def _level_in(value: object) -> str | bool:
-    level = _LEVELS.get(value.lower()) if isinstance(value, str) else None
-    return level or switch_in(value, "think")
-
-
-def _effort(value: object) -> str | bool | None:
-    if value is None:
-        return None
-    effort = text_in(value, "reasoning_effort").lower()
-    if effort != "none" and effort not in _LEVELS:
-        raise ChatBodyError("reasoning_effort", f"must be one of none, {', '.join(_LEVELS)}")
-    return _LEVELS.get(effort, False)
-
-
-def _keep_alive(value: object) -> str | float | None:
-    """Seconds, or Go's "5m30s". Open WebUI's settings have seconds as text, which Ollama would refuse."""
-    if isinstance(value, str):
-        try:
-            value = json_in(value)
-        except ValueError:
-            return value if isinstance(value, str) and value.strip() else None
-    if value is None or isinstance(value, str):
-        return value or None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        decimal_in(value, "keep_alive")  # refuses what is beyond every number
-        return value
-    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
-
-
-def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
-    given = {"logprobs": switch_in, "top_logprobs": whole_in}
-    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
-
-
-# --- ollama_pack.fleet.catalogue ---
-# Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-
-
-@dataclass(frozen=True, slots=True)
-class NodeModel:
-    """A model as one node has it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        installed: what the scheduler goes by.
-        digest: of the manifest; empty where it is not told.
-        quantization: such as Q4_K_M; empty where it is not told.
-        capabilities: such as tools and vision; None where it is not told.
-        thinking: what `think` it takes; None where it is not told.
-        context: `num_ctx` that its own recipe asks for; 0: none.
-    """
-
-    name: str
-    installed: InstalledModel
-    digest: str = ""
-    quantization: str = ""
-    capabilities: frozenset[str] | None = None
-    thinking: Thinking | None = None
-    context: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FleetModel:
-    """A model of the fleet.
-
-    Attributes:
-        name: as the nodes list it.
-        nodes: names of the nodes that have it.
-        model: as the first of them has it.
-        digests: of the manifests, in order, each once; without the nodes that tell none.
-    """
-
-    name: str
-    nodes: tuple[str, ...]
-    model: NodeModel
-    digests: tuple[str, ...] = ()
-
-    def can(self, capability: str) -> bool:
-        """Whether it is able to, as far as is known."""
-        return self.model.capabilities is None or capability in self.model.capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """The models of all nodes, without duplicates, by name.
-
-    Attributes:
-        models: name → model, sorted by name.
-        levels: name → quantization level, which is what alias tables are resolved against.
-    """
-
-    models: Mapping[str, FleetModel] = field(default_factory=dict)
-    levels: Mapping[str, str] = field(default_factory=dict)
-    _folded: Mapping[str, FleetModel] = field(default_factory=dict, repr=False)
-
-    def find(self, name: str) -> FleetModel | None:
-        """The model of a name in any spelling; None where no node has it."""
-        return self.models.get(name) or self._folded.get(fold_name(name))
-
-
-def build_catalogue(nodes: Mapping[str, Iterable[NodeModel]]) -> Catalogue:
-    """Put the models of some nodes together.
-
-    Args:
-        nodes: name of a node → what it has.
-    """
-    holders: dict[str, list[tuple[str, NodeModel]]] = {}
-    for node, models in nodes.items():
-        for model in models:
-            holders.setdefault(model.name, []).append((node, model))
-    found = {name: _fleet_model(name, holders[name]) for name in sorted(holders)}
-    levels = {name: model.model.quantization for name, model in found.items()}
-    return Catalogue(found, levels, {fold_name(name): model for name, model in found.items()})
-
-
-def _fleet_model(name: str, holders: list[tuple[str, NodeModel]]) -> FleetModel:
-    first = holders[0][1]
-    digests = {model.digest for _, model in holders if model.digest}
-    return FleetModel(name, tuple(node for node, _ in holders), first, tuple(sorted(digests)))
-
-
-# --- ollama_pack.fleet.gpu_nvml ---
+# --- ollama_pack.routing.probe.gpu_nvml ---
 # GPUs of this machine, from NVIDIA's driver through NVML.
 #
 # What NVML's answers mean is in the comments of NVIDIA's `nvml.h`, and its Python form in `nvidia-ml-py`.
@@ -4035,7 +5782,7 @@ def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
     return future
 
 
-# --- ollama_pack.fleet.breaker ---
+# --- ollama_pack.routing.state.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -4115,7 +5862,7 @@ class Breaker:
             self._retry_at = now + self._backoff
 
 
-# --- ollama_pack.fleet.foreign ---
+# --- ollama_pack.routing.state.external_load ---
 # Requests of clients that do not come through us, at one runner or on one node's GPU.
 #
 # They are not seen, only their traces: a runner that is busy without us, an engine's own count, a GPU at work.
@@ -4181,7 +5928,7 @@ class ForeignLoad:
         return (self.yields_at, self.stale_at) if self.count else ()
 
 
-# --- ollama_pack.fleet.pairs ---
+# --- ollama_pack.routing.state.model_stats ---
 # What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
 
 
@@ -4233,7 +5980,7 @@ class PairState:
             self.slots.observe(lesson.beside, lesson.spent.wait)
 
 
-# --- ollama_pack.fleet.runners ---
+# --- ollama_pack.routing.state.node_state ---
 # What is known of one node between two decisions: its models, its runners, what was learned of it.
 
 MODEL_RULE = BreakerRule(threshold=2)
@@ -4560,868 +6307,7 @@ class NodeState:
         )
 
 
-# --- ollama_pack.ollama.stream ---
-# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-
-# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
-UsagePlace = Literal["apart", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What of the lines before matters for the next.
-
-    Attributes:
-        started: a chunk was sent, so the role is known.
-        calls: number of tool calls so far.
-    """
-
-    started: bool = False
-    calls: int = 0
-
-
-def usage_place(body: Mapping[str, Any]) -> UsagePlace:
-    """Where the client that sent this OpenAI chat body wants the figures.
-
-    Raises:
-        ChatBodyError: `stream_options` is not of its form.
-    """
-    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
-    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
-
-
-def line_to_chunks(
-    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
-) -> tuple[StreamState, list[dict[str, Any]]]:
-    """One line of `/api/chat` as chunks, and the state for the next line.
-
-    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
-    that has the finish reason.
-    """
-    delta = openai_message(line, head, state.calls)
-    done = line.get("done") is True
-    if not delta and not done:
-        return state, []
-    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
-    if not state.started:
-        delta = {"role": "assistant", **delta}
-    if not state.started or calls != state.calls:
-        state = StreamState(started=True, calls=calls)
-    choice = {
-        "index": 0,
-        "delta": delta,
-        "logprobs": openai_logprobs(line),
-        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
-    }
-    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
-    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
-
-
-def _usage_chunks(
-    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
-) -> list[dict[str, Any]]:
-    usage = {"usage": openai_usage(line)}
-    if place == "last":
-        last |= usage
-        return []
-    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
-
-
-def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
-    taken = list(chunks)
-    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
-    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
-        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": choices[-1]["finish_reason"],
-    }
-    head = {name: taken[0][name] for name in ("id", "created", "model")}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
-
-
-def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    message: dict[str, Any] = {}
-    for delta in deltas:
-        for name in ("content", "reasoning_content"):
-            if name in delta:
-                message[name] = message.get(name, "") + delta[name]
-        if "tool_calls" in delta:
-            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
-    return message
-
-
-async def stream_to_openai(
-    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
-) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
-    state = StreamState()
-    async with aclosing(lines):
-        async for line in lines:
-            state, chunks = line_to_chunks(line, head, state, place)
-            for chunk in chunks:
-                yield chunk
-
-
-# --- ollama_pack.ollama.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `ollama/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
-# --- ollama_pack.ollama.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
-# --- ollama_pack.ollama.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
-
-DONE = b"[DONE]"  # OpenAI's last event
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
-    """One event.
-
-    Attributes:
-        data: its lines, joined by line feeds.
-        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
-    """
-
-    data: bytes
-    is_error: bool = False
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing that matters comes after it."""
-        return self.data.strip() == DONE
-
-
-class SseBuffer:
-    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line and the longest event, in bytes."""
-        self._limit = limit
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._size = 0  # of the lines in `_data`, their ends included
-        self._is_error = False
-        self._begun = False
-        self._after_return = False  # a line feed that comes now belongs to the end of the line before
-
-    def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that are complete now. Comments, such as pings, give none.
-
-        Raises:
-            LineTooLongError: a line or an event is.
-        """
-        if self._after_return and data:
-            data = data.removeprefix(b"\n")
-            self._after_return = False
-        self._after_return = data.endswith(b"\r")
-        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = whole.split(b"\n")
-        events = [event for line in lines if (event := self._take(line))]
-        if len(self._rest) > self._limit:
-            raise LineTooLongError
-        return events
-
-    def end(self) -> list[ServerEvent]:
-        """What came after the last end of an event, as an event of its own."""
-        rest, self._rest = self._rest, b""
-        ended = [self._take(rest), self._take(b"")]
-        return [event for event in ended if event]
-
-    def _take(self, line: bytes) -> ServerEvent | None:
-        """Take in a line; an empty one ends the event."""
-        if not self._begun:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-            self._begun = True
-        if not line:
-            return self._dispatch()
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"event":
-            self._is_error = value == b"error"
-        elif field in {b"data", b"error"}:
-            self._is_error = self._is_error or field == b"error"
-            self._data.append(value)
-            self._size += len(value) + 1
-        if len(line) > self._limit or self._size > self._limit:
-            raise LineTooLongError
-        return None
-
-    def _dispatch(self) -> ServerEvent | None:
-        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
-        self._data, self._size, self._is_error = [], 0, False
-        return event
-
-
-# --- ollama_pack.ollama.transport ---
-# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-
-HTTP_OK = 200
-REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
-END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
-
-_Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """How long and how much a node may take.
-
-    Attributes:
-        connect: seconds until there is a connection.
-        answer: seconds for a whole answer about the node and its models.
-        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
-            writes the arguments of a tool call.
-        line_bytes: the longest line.
-        answer_bytes: the longest answer about the node and its models.
-    """
-
-    connect: float = 3.0
-    answer: float = 5.0
-    next_line: float = 300.0
-    line_bytes: int = 4 * 2**20
-    answer_bytes: int = 16 * 2**20
-
-
-class StreamBuffer(Protocol[_Piece]):
-    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
-
-    def feed(self, data: bytes) -> list[_Piece]:
-        """The pieces that are complete now; LineTooLongError where one is too long."""
-
-    def end(self) -> list[_Piece]:
-        """What came last, when nothing more does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What a kind of engine is called, and what its refusals mean.
-
-    Attributes:
-        engine: what should run at the node, for messages.
-        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
-    """
-
-    engine: str
-    refusal: Callable[[str, int, bytes, str], NodeError]
-
-
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
-
-
-class NodeTransport:
-    """The way to one node. The session is the caller's, with its pool of connections."""
-
-    def __init__(
-        self,
-        url: str,
-        session: aiohttp.ClientSession,
-        limits: NodeLimits,
-        headers: Mapping[str, str],
-        dialect: Dialect = OLLAMA_DIALECT,
-    ) -> None:
-        """Take what is needed later; nothing is connected."""
-        self.name = node_name(url)
-        self.dialect = dialect
-        self.limits = limits
-        self._url = url.rstrip("/")
-        self._session = session
-        self._headers = {**headers, "Content-Type": "application/json"}
-
-    async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> dict[str, Any]:
-        """The answer to a GET, or to a POST of the body, as a whole.
-
-        Args:
-            path: such as /api/tags.
-            body: of a POST.
-            seconds: for all of it, instead of the limit for answers.
-
-        Raises:
-            NodeError: there is none, or not in time, or it is an error or no JSON object.
-        """
-        return self.parsed(await self.fetch(path, body, seconds))
-
-    async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> bytes:
-        """As `ask`, for an answer that need not be JSON."""
-        async with self._within("answer", self.limits.answer if seconds is None else seconds):
-            response = await self._open(path, body)
-            try:
-                return await self._read(response, self.limits.answer_bytes)
-            finally:
-                response.close()  # after its end, this leaves the connection in the pool
-
-    async def lines(
-        self, path: str, body: Mapping[str, Any], first_byte: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
-
-        Closing the iterator closes the connection.
-
-        Args:
-            path: such as /api/chat.
-            body: what is sent.
-            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
-
-        Raises:
-            NodeError: before the first line, or at any point afterwards.
-        """
-        async with aclosing(
-            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
-        ) as pieces:
-            async for text in pieces:
-                line = self._line(text)
-                yield line
-                if line.get("done") is True:
-                    await _read_to_end(pieces)
-                    return
-        raise NodeFaultError(self.name, "ended its answer before the last line")
-
-    async def events(
-        self, path: str, body: Mapping[str, Any], first_byte: float
-    ) -> AsyncGenerator[ServerEvent, None]:
-        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
-
-        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
-        and whoever sent a request there would find nobody. As for `lines` otherwise.
-        """
-        async with aclosing(
-            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
-        ) as pieces:
-            async for event in pieces:
-                yield event
-                if event.is_last:
-                    return
-
-    async def _pieces(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        buffer: StreamBuffer[_Piece],
-        *,
-        last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
-        """The pieces of the answer to a POST, to the end of its body."""
-        until = asyncio.get_running_loop().time() + first_byte
-        async with self._within("first byte", first_byte):
-            response = await self._open(path, body, last_request=last_request)
-        silence = SilenceWatch(response.content, self.limits.next_line)
-        try:
-            if last_request and response.connection and response.connection.protocol is not None:
-                response.connection.protocol.force_close()  # also where the node does not repeat `close`
-            async with self._within("first byte", first_byte, until):
-                pieces = await self._next_pieces(response, buffer)
-            while pieces:
-                for piece in pieces:
-                    yield piece
-                with silence:
-                    pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
-        finally:
-            silence.close()
-            response.close()
-
-    async def _open(
-        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
-    ) -> aiohttp.ClientResponse:
-        """Send a request and get an answer that is no error, its body unread."""
-        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
-        if response.status == HTTP_OK:
-            return response
-        try:
-            said = await self._read(response, REFUSAL_BYTES, whole=False)
-        finally:
-            response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
-
-    async def _send(
-        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        if not self._url.startswith(("http://", "https://")):
-            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
-        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
-        try:
-            return await self._session.request(
-                method,
-                self._url + path,
-                data=data,
-                headers={**self._headers, **headers},
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        except aiohttp.ServerTimeoutError as error:
-            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
-        except aiohttp.ClientSSLError as error:
-            raise NodeCertificateError(self.name, shortened(str(error))) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NodeUnreachableError(self.name, shortened(str(error))) from error
-        except ValueError:  # aiohttp shows the address as it is, with its password
-            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
-
-    def _encoded(self, body: Mapping[str, Any]) -> bytes:
-        try:
-            return json.dumps(body, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
-        """The body, or its beginning where it is not needed as a whole."""
-        body = b""
-        while len(body) <= limit and (data := await self._some(response)):
-            body += data
-        if whole and len(body) > limit:
-            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
-        return body[:limit]
-
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
-        """One piece or more; none when the answer has ended."""
-        try:
-            while data := await self._some(response):
-                if pieces := buffer.feed(data):
-                    return pieces
-        except LineTooLongError as error:
-            message = f"sends a line of more than {self.limits.line_bytes} bytes"
-            raise NodeFaultError(self.name, message) from error
-        return buffer.end()
-
-    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
-        """What has come, at least a byte; empty at the end."""
-        try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
-
-    def _line(self, text: bytes) -> dict[str, Any]:
-        line = self.parsed(text)
-        if "error" in line:
-            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
-        return line
-
-    def parsed(self, text: bytes) -> dict[str, Any]:
-        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
-
-        Raises:
-            NodeFaultError: it is none.
-        """
-        try:
-            value = json_in(text.decode())
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
-        raise NodeFaultError(self.name, message)
-
-    @asynccontextmanager
-    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
-        """Bound what is done inside, by the event loop's clock."""
-        end = asyncio.get_running_loop().time() + seconds if until is None else until
-        try:
-            async with asyncio.timeout_at(end):
-                yield
-        except TimeoutError as error:
-            raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
-    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
-    with suppress(NodeError, TimeoutError):
-        async with asyncio.timeout(END_SECONDS):
-            async for _ in pieces:
-                pass
-
-
-# --- ollama_pack.ollama.values ---
-# What a node tells about its models. Read leniently: a field that is missing or null has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.MULTILINE)
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NodeValue):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-    """
-
-    name: str
-    digest: str = ""
-    size: int = 0
-    details: ModelDetails = ModelDetails()
-
-
-class LoadedModel(NodeValue):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    name: str
-    digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
-    expires_at: datetime | None = None
-
-
-class ModelList(NodeValue):
-    """The answer of `/api/tags`."""
-
-    models: tuple[ListedModel, ...]
-
-
-class LoadedList(NodeValue):
-    """The answer of `/api/ps`."""
-
-    models: tuple[LoadedModel, ...]
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        found = _NUM_CTX.search(self.parameters)
-        return int(found[1]) if found else None
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
-
-
-# --- ollama_pack.ollama.client ---
-# What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-
-_Read = TypeVar("_Read", bound=NodeValue)
-
-
-class NodeClient(Protocol):
-    """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
-
-    Every method raises `NodeError`; where it is a `RetryableNodeError`, another node may do it.
-    """
-
-    @property
-    def name(self) -> str:
-        """The node's address, as it may be shown."""
-
-    async def version(self) -> str:
-        """The version of the engine."""
-
-    async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the node has."""
-
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory."""
-
-    async def show(self, model: str) -> ShownModel:
-        """What the node knows of a model."""
-
-    def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
-
-
-class OllamaClient:
-    """A node that runs Ollama."""
-
-    def __init__(
-        self,
-        url: str,
-        session: aiohttp.ClientSession,
-        *,
-        limits: NodeLimits | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Take what is needed later; nothing is connected.
-
-        Args:
-            url: such as http://gpu1:11434, with or without a path.
-            session: holds the connections. Its timeouts do not apply; a limit on connections does.
-            limits: when left out, the defaults.
-            headers: sent with every request, such as `Authorization`.
-        """
-        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
-
-    @property
-    def name(self) -> str:
-        """The node's address, as it may be shown: without user name, password and query."""
-        return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
-
-    async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the node has.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return self._read(ModelList, await self._node.ask("/api/tags")).models
-
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return self._read(LoadedList, await self._node.ask("/api/ps")).models
-
-    async def show(self, model: str) -> ShownModel:
-        """What the node knows of a model.
-
-        Raises:
-            ModelNotFoundError: it does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
-
-    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
-
-        Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
-        connection, and the node stops generating.
-
-        Args:
-            request: as `request_to_ollama` gives it.
-            first_byte: seconds until the first line; with `stream` false that is the whole answer.
-
-        Raises:
-            ModelNotFoundError: the node does not have the model.
-            RequestRefusedError: the request has to change.
-            RetryableNodeError: the node failed, before or in the stream.
-        """
-        return self._node.lines("/api/chat", request, first_byte)
-
-    async def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
-
-        Args:
-            body: OpenAI's, whether or not it asks for a stream; its `model` is the node's name of the model.
-            head: what the chunks have in common.
-            first_byte: seconds until the first line.
-            thinking: what `think` the model takes, from `show`; None where it is not known.
-
-        Raises:
-            ChatBodyError: the body cannot be put into Ollama's form.
-            NodeError: as `chat`.
-        """
-        place = usage_place(body)
-        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
-        async with aclosing(stream_to_openai(lines, head, place)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def load(
-        self,
-        model: str,
-        *,
-        seconds: float,
-        keep_alive: str | float | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Load a model into memory, and wait until it is there.
-
-        Args:
-            model: the node's name of it.
-            seconds: for all of it.
-            keep_alive: how long it stays: seconds or "5m"; the node's own time when left out.
-            options: runner options, such as `num_ctx`. They must be those of the chats to come.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: it could not be loaded.
-        """
-        found = {"keep_alive": keep_alive, "options": options}
-        given = {name: value for name, value in found.items() if value is not None}
-        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
-
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
-
-    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
-        try:
-            return kind.model_validate(answer)
-        except ValidationError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
-
-
-# --- ollama_pack.fleet.prober ---
+# --- ollama_pack.routing.probe.node_probe ---
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
@@ -5526,887 +6412,7 @@ def _can_chat(model: NodeModel) -> bool:
     )
 
 
-# --- ollama_pack.ollama.engine_metrics ---
-# How busy an engine is, by the Prometheus metrics that it serves.
-#
-# The names are those of vLLM, SGLang and llama.cpp's server, the text is Prometheus' exposition format 0.0.4.
-
-_SAMPLE = re.compile(
-    r"""([a-zA-Z_:][\w:]*)\s*(?:\{((?:[^"}]|"(?:\\.|[^"\\])*")*)\})?\s+(\S+)(?:\s+-?\d+)?\s*""", re.ASCII
-)
-_LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
-# Processes that share one request; each may report it.
-_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
-
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
-_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
-_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
-
-# Labels but for ranks → value.
-_Series = dict[tuple[tuple[str, str], ...], float]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineActivity:
-    """What an engine does at one moment, whoever asked for it.
-
-    Attributes:
-        running: requests that it generates for.
-        waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
-    """
-
-    running: int
-    waiting: int
-    cache_use: float | None
-
-
-def engine_activity(text: str) -> EngineActivity | None:
-    """Read an exposition; None where none of the engines that are known speaks.
-
-    Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
-    counts once, and so does what SGLang also reports by priority.
-
-    Args:
-        text: the answer of `/metrics`. Lines that cannot be read are left out.
-    """
-    found: dict[str, _Series] = {}
-    for name, labels, value in _samples(text):
-        kept = tuple(sorted(label for label in labels.items() if label[0] not in _RANKS))
-        series = found.setdefault(name, {})
-        series[kept] = max(value, series.get(kept, 0.0))
-    running = _first_of(_RUNNING, found)
-    if running is None:
-        return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
-
-
-def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    """Name, labels and value of each sample that matters."""
-    for line in text.splitlines():
-        match = _SAMPLE.fullmatch(line) if line.startswith(("vllm:", "sglang:", "llamacpp:")) else None
-        if match is None or match[1] not in _KNOWN:
-            continue
-        labels = dict(_LABEL.findall(match[2] or ""))
-        value = _sample_value(match[3])
-        if math.isfinite(value) and value >= 0 and not labels.get("priority"):
-            yield match[1], labels, value
-
-
-def _sample_value(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
-    return next((list(found[name].values()) for name in names if name in found), None)
-
-
-# --- ollama_pack.ollama.engine_failures ---
-# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-
-SERVE_IT = "start the engine there with it, or name a model that it serves"
-
-# vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
-# loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
-_NO_MODEL = re.compile(
-    r"\W*(?:the )?model\b.*\b(?:not found|does not exist|not loaded)|.*\binvalid model name",
-    re.IGNORECASE | re.DOTALL,
-)
-# llama.cpp says with 500 that a model cannot see or hear.
-_CANNOT_TAKE = re.compile(r"\b(?:image|audio|video|multimodal)\b.*\bnot supported", re.IGNORECASE | re.DOTALL)
-_BAD_REQUEST, _NOT_FOUND, _SERVER_ERROR = 400, 404, 500
-_CLIENT_ERRORS = range(400, 500)
-
-
-def engine_status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for. As `status_error` has it."""
-    said = engine_said_in(answer)
-    if status in {_BAD_REQUEST, _NOT_FOUND} and _NO_MODEL.match(said):
-        return ModelNotFoundError(node, model, said, SERVE_IT)
-    if status == _SERVER_ERROR and _CANNOT_TAKE.search(said):
-        return RequestRefusedError(node, status, said)
-    return status_error(node, status, json.dumps({"error": said}).encode(), model)
-
-
-def event_status(event: dict[str, Any]) -> int | None:
-    """The status that an error in a stream would have had before it, where it is the request's fault."""
-    error = event.get("error", event)
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and code in _CLIENT_ERRORS else None
-
-
-def engine_said_in(answer: bytes) -> str:
-    """The message in an answer: in `error` as OpenAI has it, in `message` or in FastAPI's `detail`."""
-    try:
-        value = json.loads(answer.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        return said_in(answer)
-    found = _message_in(value)
-    return shortened(found) if found else said_in(answer)
-
-
-def _message_in(value: object, depth: int = 0) -> str:
-    """The first text under one of the names that engines have for it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):  # FastAPI's list of what is wrong
-        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
-        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
-        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
-    if not isinstance(value, dict) or depth > 1:
-        return ""
-    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
-    return next((text for text in found if text), "")
-
-
-# --- ollama_pack.ollama.engine_models ---
-# What an OpenAI-compatible engine tells of its models, in the words of `ollama/values.py`.
-#
-# `/v1/models` has little in common between engines but the ids: vLLM and SGLang add `max_model_len`, llama.cpp
-# `meta` (size, context, quantization), `architecture` and, where it serves several, whether each is loaded.
-
-_MILLION, _BILLION = 10**6, 10**9
-_MODALITIES = {"image": "vision", "audio": "audio"}
-_ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
-# llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
-_FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineModel:
-    """An entry of `/v1/models`.
-
-    Attributes:
-        name: its id.
-        others: other names that it answers to.
-        engine: who serves it, such as llamacpp or vllm; empty where it is not told.
-        loaded: it is in memory, as everything is that is not told to be elsewhere.
-        context: tokens that it was started for; 0 where it is not told.
-        longest: tokens that the weights are made for; 0 where it is not told.
-        size: bytes of the weights; 0 where it is not told.
-        parameters: their number; 0 where it is not told.
-        quantization: such as Q4_K_M; empty where it is not told.
-        capabilities: such as completion and vision; empty where they are not told.
-    """
-
-    name: str
-    others: tuple[str, ...] = ()
-    engine: str = ""
-    loaded: bool = True
-    context: int = 0
-    longest: int = 0
-    size: int = 0
-    parameters: int = 0
-    quantization: str = ""
-    capabilities: tuple[str, ...] = ()
-
-    @property
-    def _details(self) -> ModelDetails:
-        return ModelDetails(
-            parameter_size=_parameter_size(self.parameters), quantization_level=self.quantization
-        )
-
-    def listed(self) -> ListedModel:
-        """As `/api/tags` would have it. No engine tells a digest."""
-        return ListedModel(name=self.name, size=self.size, details=self._details)
-
-    def resident(self) -> LoadedModel:
-        """As `/api/ps` would have it. Nobody unloads it."""
-        return LoadedModel(name=self.name, size=self.size, context_length=self.context)
-
-    def shown(self, props: Mapping[str, Any]) -> ShownModel:
-        """As `/api/show` would have it.
-
-        Args:
-            props: what llama.cpp's `/props` tells, of its chat template among others; empty: nothing.
-        """
-        info = {"general.architecture": _ARCHITECTURE, "general.parameter_count": self.parameters}
-        info |= {f"{_ARCHITECTURE}.context_length": self.longest or self.context}
-        return ShownModel(capabilities=self._able(props), details=self._details, model_info=info)
-
-    def _able(self, props: Mapping[str, Any]) -> tuple[str, ...]:
-        """What it can; empty where that is not told, as by vLLM and SGLang: then whatever is asked is tried.
-
-        Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
-        without a parser for them refuses with a sentence that says so.
-        """
-        if not self.capabilities:
-            return ()
-        modalities = _part(props, "modalities")
-        seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
-        return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
-
-
-def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
-    """Read the answer of `/v1/models`.
-
-    Raises:
-        ValueError: it is not of OpenAI's form.
-    """
-    entries = answer.get("data")
-    if not isinstance(entries, list):
-        raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
-    beside = _capabilities_beside(answer.get("models"))
-    return tuple(_engine_model(entry, beside) for entry in entries)
-
-
-def served_context(props: Mapping[str, Any]) -> int:
-    """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
-
-
-def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    name = entry.get("id") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
-        raise ValueError("a model has no `id`")
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
-    return EngineModel(
-        name=name,
-        others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
-        engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
-        context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
-        longest=_whole_or_zero(meta.get("n_ctx_train")),
-        size=_whole_or_zero(meta.get("size")),
-        parameters=_whole_or_zero(meta.get("n_params")),
-        quantization=_quantization(meta.get("ftype")),
-        capabilities=_capabilities(entry, beside.get(name, ())),
-    )
-
-
-def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
-    """Name → capabilities in the list that llama.cpp gives beside OpenAI's, in Ollama's form."""
-    entries = [entry for entry in models if isinstance(entry, Mapping)] if isinstance(models, list) else []
-    return {
-        str(entry.get("name")): tuple(map(str, able))
-        for entry in entries
-        if isinstance(able := entry.get("capabilities"), list)
-    }
-
-
-def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
-    told = inputs if isinstance(inputs, list) else []
-    seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
-    base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
-    return tuple(dict.fromkeys((*base, *seen)))
-
-
-def _quantization(ftype: object) -> str:
-    found = _FTYPE.search(ftype) if isinstance(ftype, str) else None
-    return found[1].upper() + (f"_{found[2][0].upper()}" if found[2] else "") if found else ""
-
-
-def _parameter_size(count: int) -> str:
-    """The number as Ollama writes it: 8.0B, 134.52M."""
-    if count >= _BILLION:
-        return f"{count / _BILLION:.1f}B"
-    return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _whole_or_zero(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-# --- ollama_pack.ollama.engine_request ---
-# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#
-# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
-# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
-
-# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
-_OPEN_WEBUI_FIELDS = frozenset(
-    {
-        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
-        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
-        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
-        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
-        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
-        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
-        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
-        "variables",
-    }
-)
-# What a runner of Ollama is started with, and what else only Ollama knows.
-_OLLAMA_FIELDS = frozenset(
-    {
-        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
-        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
-        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
-    }
-)
-# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
-_OWN_FIELDS = frozenset(
-    {
-        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
-        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
-    }
-)
-_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
-_EFFORTS = frozenset({"low", "medium", "high"})
-
-
-def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
-
-    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
-    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
-
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
-
-    Raises:
-        ChatBodyError: something in the body is not of its form.
-    """
-    settings = flat_settings(body)
-    options = ollama_options(body)
-    passed = {
-        str(name): value
-        for name, value in {**settings, **options}.items()
-        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
-    }
-    return {
-        **passed,
-        **_engine_penalty(options),
-        **_engine_length(options),
-        **_engine_bias(settings.get("logit_bias")),
-        **_engine_format(settings),
-        **_engine_thinking(settings),
-        **_offered_tools(body),
-        "model": text_in(body.get("model"), "model"),
-        "messages": list(_engine_messages(body.get("messages"))),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request for an engine that does not know `stream_options`."""
-    return {name: value for name, value in request.items() if name != "stream_options"}
-
-
-def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
-    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
-    penalty = options.get("repeat_penalty")
-    return {} if penalty is None else {"repetition_penalty": penalty}
-
-
-def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
-    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
-    length = options.get("num_predict", 0)
-    return {"max_tokens": length} if length > 0 else {}
-
-
-def _engine_bias(given: object) -> dict[str, dict[str, float]]:
-    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
-    if not isinstance(given, str):
-        bias = object_in(given, "logit_bias")
-        return {"logit_bias": dict(bias)} if bias else {}
-    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
-    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
-    return {"logit_bias": bias} if bias else {}
-
-
-def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`response_format` for Ollama's `format`, unless the body has it."""
-    wanted = settings.get("format")
-    if "response_format" in settings or not wanted:
-        return {}
-    if isinstance(wanted, str):
-        if not wanted.strip().startswith(("{", "[")):
-            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
-        try:
-            wanted = json_in(wanted)
-        except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-    schema = {"name": "answer", "schema": object_in(wanted, "format")}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
-
-
-def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
-    asked = settings.get("think")
-    word = asked.strip().lower() if isinstance(asked, str) else asked
-    if isinstance(word, str) and word in _EFFORTS:
-        return {"reasoning_effort": word}
-    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
-    if not isinstance(switch, bool):
-        return {}
-    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
-    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
-
-
-def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    tools = objects_in(body.get("tools"), "tools")
-    if not tools:
-        return {}
-    choice = body.get("tool_choice")
-    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
-
-
-def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
-        yield made
-
-
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
-    function = object_in(call.get("function"), f"{field}.function")
-    given = function.get("arguments")
-    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    arguments = written if written.strip() else "{}"
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
-
-
-# --- ollama_pack.ollama.engine_stream ---
-# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#
-# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
-# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
-
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
-_FINISHES = frozenset({"stop", "length", "content_filter"})
-_ABORTS = frozenset({"abort", "error"})
-_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
-
-
-@dataclass(slots=True)
-class PendingCall:
-    """A tool call of which more may come."""
-
-    index: object
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
-
-    def take(self, fragment: Mapping[str, Any]) -> None:
-        """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
-
-
-class EngineReply:
-    """Takes the chunks of one answer and gives those that it is made up of. Nothing here raises."""
-
-    def __init__(self, head: ReplyHead, place: UsagePlace) -> None:
-        """Start an answer.
-
-        Args:
-            head: what its chunks have in common.
-            place: where the figures go.
-        """
-        self._head = head
-        self._place = place
-        self._started = False
-        self._reason = ""
-        self._calls: list[PendingCall] = []
-        self._usage: Mapping[str, Any] | None = None
-        self._timings: Mapping[str, Any] | None = None
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether it has said something."""
-        return self._started
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the engine has said why it ends, and it is not that it gave up."""
-        return bool(self._reason) and not self.is_aborted
-
-    @property
-    def is_aborted(self) -> bool:
-        """Whether the engine gave up: vLLM and SGLang do when they are shut down, for instance."""
-        return self._reason in _ABORTS
-
-    def take(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What a chunk says; nothing where it says nothing, or only a part of a tool call.
-
-        The first part of a tool call gives a chunk with the role alone: it shows when the answer began.
-        """
-        self._usage = _object_or_none(chunk.get("usage")) or self._usage
-        self._timings = _object_or_none(chunk.get("timings")) or self._timings
-        choice = _first_choice(chunk)
-        reason = choice.get("finish_reason")
-        self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
-        calls = given.get("tool_calls")
-        for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
-        delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
-        if not delta and not logprobs and (self._started or not self._calls):
-            return []
-        return [self._chunk(delta, logprobs=logprobs)]
-
-    def end(self) -> list[dict[str, Any]]:
-        """The tool calls, the reason for the end and the figures, once nothing more comes."""
-        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
-        made = [self._chunk({"tool_calls": calls})] if calls else []
-        reason = self._reason if self._reason in _FINISHES else "stop"
-        reason = "tool_calls" if calls and reason == "stop" else reason
-        figures: dict[str, Any] = {"usage": engine_usage(self._usage, self._timings)}
-        figures |= {"timings": dict(self._timings)} if self._timings else {}
-        last = self._chunk({}, finish=reason)
-        if self._place == "last":
-            return [*made, last | figures]
-        return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
-
-    def _take_call(self, fragment: Mapping[str, Any]) -> None:
-        """Add to the last call of the same index, or begin a new one.
-
-        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
-        """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
-        if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
-            known = None if named or not self._calls else self._calls[-1]
-        else:
-            known = next((call for call in reversed(self._calls) if call.index == index), None)
-        if known is None or (identity and known.id and identity != known.id):
-            known = PendingCall(index)
-            self._calls.append(known)
-        known.take(fragment)
-
-    def _chunk(
-        self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
-    ) -> dict[str, Any]:
-        role = {} if self._started else {"role": "assistant"}
-        self._started = True
-        choice = {"index": 0, "delta": role | delta, "logprobs": logprobs, "finish_reason": finish}
-        return {**self._head.tagged("chat.completion.chunk"), "choices": [choice]}
-
-
-def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The engine's figures, with those that Open WebUI shows beside them; None where there are none.
-
-    Args:
-        usage: as OpenAI has it.
-        timings: as llama.cpp has it, with tokens per second.
-    """
-    if not usage:
-        return None
-    kept = {str(name): value for name, value in usage.items() if value is not None}
-    made = {"input_tokens": kept.get("prompt_tokens", 0), "output_tokens": kept.get("completion_tokens", 0)}
-    rates = {name: (timings or {}).get(source) for name, source in _RATES.items()}
-    made |= {name: round(rate, 2) for name, rate in rates.items() if isinstance(rate, int | float)}
-    return made | kept
-
-
-def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
-    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
-    found = {
-        "content": _string_or_empty(given.get("content")),
-        "reasoning_content": next((thought for thought in thoughts if thought), ""),
-        **{name: given.get(name) for name in _KEPT_DELTAS},
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
-    return {
-        "index": number,
-        "id": call.id or f"call_{head.id}_{number}",
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments or "{}"},
-    }
-
-
-def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The choice numbered 0, or without a number; empty where there is none."""
-    choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
-    return next((choice for choice in given if not choice.get("index")), {})
-
-
-def _object_or_none(value: object) -> Mapping[str, Any] | None:
-    return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-# --- ollama_pack.ollama.openai_client ---
-# A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-
-METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
-LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
-
-_V1 = "/v1"
-# Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
-_VERSIONS = (
-    ("/version", "version"),
-    ("/props", "build_info"),
-    ("/server_info", "version"),
-    ("/get_server_info", "version"),
-)
-# What an engine answers where it does not have what was asked for.
-_ABSENT = frozenset({400, 404, 405, 422, 501})
-
-
-class OpenAIClient:
-    """A node that runs an OpenAI-compatible engine. It answers as `OllamaClient` does, chunk for chunk."""
-
-    def __init__(
-        self,
-        url: str,
-        session: aiohttp.ClientSession,
-        *,
-        limits: NodeLimits | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Take what is needed later; nothing is connected.
-
-        Args:
-            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
-            session: holds the connections. Its timeouts do not apply; a limit on connections does.
-            limits: when left out, the defaults.
-            headers: sent with every request, such as `Authorization`.
-        """
-        root = url.rstrip("/").removesuffix(_V1)
-        self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
-        self._takes_usage = True
-        self._metrics_at = 0.0
-
-    @property
-    def name(self) -> str:
-        """The node's address, as it may be shown: without `/v1`, user name, password and query."""
-        return self._node.name
-
-    async def version(self) -> str:
-        """The version of the engine; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        for path, key in _VERSIONS:
-            version = (await self._told(path)).get(key)
-            if isinstance(version, str) and version:
-                return version
-        return ""
-
-    async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the engine serves, or can load.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return tuple(model.listed() for model in await self._models())
-
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        models = [model for model in await self._models() if model.loaded]
-        if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
-            context = served_context(await self._told("/props"))
-            return tuple(
-                model.resident().model_copy(update={"context_length": model.context or context})
-                for model in models
-            )
-        return tuple(model.resident() for model in models)
-
-    async def show(self, model: str) -> ShownModel:
-        """What the engine knows of a model. `capabilities` is empty where it does not tell them.
-
-        Raises:
-            ModelNotFoundError: it does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
-        if found is None:
-            raise self._not_served(model)
-        return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
-
-    async def activity(self) -> EngineActivity | None:
-        """How busy the engine is, by its metrics; None where it has none: then it is not asked for a while.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        now = asyncio.get_running_loop().time()
-        if now < self._metrics_at:
-            return None
-        try:
-            text = (await self._node.fetch("/metrics")).decode(errors="replace")
-        except NodeError as error:
-            if error.status not in _ABSENT:
-                raise
-            text = ""
-        found = engine_activity(text)
-        if found is None:
-            self._metrics_at = now + METRICS_RETRY_SECONDS
-        return found
-
-    async def complete(
-        self,
-        body: Mapping[str, Any],
-        head: ReplyHead,
-        *,
-        first_byte: float,
-        thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
-
-        The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
-
-        Args:
-            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
-            head: what the chunks have in common.
-            first_byte: seconds until the first event.
-            thinking: not used.
-
-        Raises:
-            ChatBodyError: the body is not of its form.
-            ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
-                would answer with the model that it has.
-            RequestRefusedError: the request has to change.
-            RetryableNodeError: the engine failed, before or in the stream.
-        """
-        place = usage_place(body)
-        request = request_to_engine(body)
-        if request["model"] not in self._served:
-            await self._models()
-        if request["model"] not in self._served:
-            raise self._not_served(request["model"])
-        async with (
-            aclosing(self._events(request, first_byte)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
-        ):
-            async for chunk in chunks:
-                yield chunk
-
-    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
-        """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
-        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
-        sent = request if asks_usage else without_usage(request)
-        try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
-                async for event in events:
-                    yield event
-        except RequestRefusedError as error:  # comes before the first event or never
-            if not asks_usage or "stream_options" not in error.said:
-                raise
-            self._takes_usage = False
-        else:
-            return
-        async with aclosing(self._events(request, first_byte)) as events:
-            async for event in events:
-                yield event
-
-    async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks that the events make up."""
-        ended = False
-        async for event in events:
-            ended = event.is_last
-            made = self._end(reply) if ended else reply.take(self._chunk_in(event, reply, model))
-            for chunk in made:
-                yield chunk
-        if not ended:
-            for chunk in self._end(reply):
-                yield chunk
-
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
-        """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
-        chunk = self._node.parsed(event.data)
-        if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
-            return chunk
-        status = None if reply.is_begun else event_status(chunk)
-        if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
-        raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
-
-    def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
-        """The last chunks, where the answer has come to its end. Some engines do without `[DONE]`."""
-        if reply.is_aborted:
-            raise NodeFaultError(self.name, "gave up in the middle of its answer")
-        if not reply.is_whole:
-            raise NodeFaultError(self.name, "ended its answer before the last chunk")
-        return reply.end()
-
-    async def _models(self) -> tuple[EngineModel, ...]:
-        """The models, which are remembered as those that it answers for."""
-        answer = await self._node.ask(f"{_V1}/models")
-        try:
-            models = engine_models(answer)
-        except ValueError as error:
-            raise NodeFaultError(
-                self.name, f"lists models in a form that is not OpenAI's: {error}"
-            ) from error
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
-        return models
-
-    async def _told(self, path: str) -> dict[str, Any]:
-        """What the engine tells there; empty where it has no such thing."""
-        try:
-            return await self._node.ask(path)
-        except NodeError as error:
-            if error.status not in _ABSENT:
-                raise
-            return {}
-
-    def _not_served(self, model: str) -> ModelNotFoundError:
-        listed = ", ".join(sorted(self._served)[:5])
-        said = f"it serves {listed}" if listed else "it serves nothing"
-        return ModelNotFoundError(self.name, model, said, SERVE_IT)
-
-
-# --- ollama_pack.fleet.watch ---
+# --- ollama_pack.routing.probe.node_watch ---
 # One node as the router holds it: its client, and what the last looks at it have shown.
 
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
@@ -6526,7 +6532,7 @@ class NodeWatch:
         self.hurry.clear()
 
 
-# --- ollama_pack.fleet.attempt ---
+# --- ollama_pack.routing.dispatch.attempt ---
 # One request at one node: what was sent, when it was last heard of, and what it took.
 
 TAG = "ollama_pack"  # key of what we add to an answer
@@ -6685,106 +6691,7 @@ def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
     return next((model.thinking for model in watch.known.models if model.name == name), None)
 
 
-# --- ollama_pack.fleet.lookout ---
-# Looking at all nodes again and again, for as long as anybody uses them.
-
-FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
-IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
-
-lookout_log = logging.getLogger(__name__)
-
-
-class Listens(Protocol):
-    """Whoever is told what a look at a node has shown."""
-
-    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
-        """What it has; None: it does not answer."""
-
-    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
-        """What its engine does for all clients, since which moment at the earliest."""
-
-    def gpus_read(self, watch: NodeWatch) -> None:
-        """What its GPUs do stands in `watch.gpus`."""
-
-
-class Lookout:
-    """Looks at nodes, each in a task of its own."""
-
-    def __init__(
-        self,
-        nodes: Mapping[str, NodeWatch],
-        session: aiohttp.ClientSession,
-        seconds: float,
-        listener: Listens,
-    ) -> None:
-        """Take what is needed; nothing is looked at before `ready`.
-
-        Args:
-            nodes: by name.
-            session: holds the connections to agents.
-            seconds: between two looks at a node.
-            listener: told what each look has shown.
-        """
-        self._nodes = nodes
-        self._session = session
-        self._seconds = seconds
-        self._listener = listener
-        self._loop = asyncio.get_running_loop()
-        self._gpus = GpuReader()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._used_at = self._loop.time()
-        self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
-
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
-        self._used_at = self._loop.time()
-        for name, watch in self._nodes.items():
-            if name not in self._tasks or self._tasks[name].done():
-                watch.looked.clear()  # what was seen long ago may not be so any more
-                self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
-        unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
-        if unseen:
-            looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
-            try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
-            finally:
-                for look in looks:
-                    look.cancel()
-
-    async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:  # noqa: BLE001 - logged, and looked at again
-                lookout_log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
-
-    async def _look(self, watch: NodeWatch) -> None:
-        """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
-        look = await watch.look()
-        self._listener.looked(watch, look)
-        asked_at = self._loop.time()
-        if look is not None and (activity := await watch.activity()):
-            self._listener.counted(watch, activity, asked_at)
-        await watch.look_at_gpus(self._gpus, self._session)
-        self._listener.gpus_read(watch)
-
-    def catalogue(self) -> Catalogue:
-        """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
-        if listed != self._made[0]:
-            self._made = listed, build_catalogue(dict(listed))
-        return self._made[1]
-
-    async def close(self) -> None:
-        """Leave the nodes alone."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._gpus.close()
-
-
-# --- ollama_pack.fleet.patience ---
+# --- ollama_pack.routing.dispatch.hang_delay ---
 # How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
 #
 # The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
@@ -6821,7 +6728,7 @@ def _load(quote: Quote, binding: Binding) -> float:
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
-# --- ollama_pack.fleet.events ---
+# --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
 
@@ -6898,7 +6805,161 @@ def tell_nobody(event: FleetEvent) -> None:
     """For a worker that is alone."""
 
 
-# --- ollama_pack.fleet.demand ---
+# --- ollama_pack.routing.peers.messages ---
+# What workers write to each other: events as JSON, with hashes instead of prompts.
+#
+# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
+
+MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
+
+
+@dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A worker has come and asks what there is."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliveMessage:
+    """A worker is there, and so are these requests of its own."""
+
+    worker: str
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ByeMessage:
+    """A worker goes, and its requests have ended."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """Something happened to a request of a worker."""
+
+    worker: str
+    event: FleetEvent
+
+
+FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
+
+_EVENTS: dict[str, type[FleetEvent]] = {
+    "bound": BoundEvent,
+    "begun": BegunEvent,
+    "finished": FinishedEvent,
+    "ended": EndedEvent,
+    "failed": FailedEvent,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+def encode_message(message: FleetMessage) -> bytes:
+    """As JSON in UTF-8."""
+    match message:
+        case HelloMessage(worker):
+            written: dict[str, Any] = {"t": "hello", "w": worker}
+        case AliveMessage(worker, requests):
+            written = {"t": "alive", "w": worker, "r": requests}
+        case ByeMessage(worker):
+            written = {"t": "bye", "w": worker}
+        case EventMessage(worker, event):
+            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
+    return json.dumps(written, separators=(",", ":"), default=str).encode()
+
+
+def _event_fields(event: FleetEvent) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, BoundEvent):
+        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
+    return fields
+
+
+def decode_message(payload: bytes) -> FleetMessage | None:
+    """Read a message; None when it is none that this version knows."""
+    if len(payload) > MAX_MESSAGE:
+        return None
+    try:
+        written = json.loads(payload, parse_constant=_refuse_constant)
+        kind, worker = str(written["t"]), str(written["w"])
+        match kind:
+            case "hello":
+                return HelloMessage(worker)
+            case "alive":
+                return AliveMessage(worker, _strings(written["r"]))
+            case "bye":
+                return ByeMessage(worker)
+        return EventMessage(worker, _fleet_event(kind, written["e"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
+    request_id = str(fields["request_id"])
+    match kind:
+        case "bound":
+            return _bound_event(request_id, fields)
+        case "begun":
+            return BegunEvent(request_id, float(fields["left"]))
+        case "finished":
+            lesson = _lesson(fields["lesson"])
+            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
+        case "ended":
+            return EndedEvent(request_id)
+        case "failed":
+            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+    raise ValueError(kind)
+
+
+def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
+    return BoundEvent(
+        request_id=request_id,
+        node=str(fields["node"]),
+        model=str(fields["model"]),
+        blob=str(fields["blob"]),
+        loads=bool(fields["loads"]),
+        victims=_strings(fields["victims"]),
+        context=int(fields["context"]),
+        options=tuple((str(name), value) for name, value in fields["options"]),
+        ready=float(fields["ready"]),
+        left=float(fields["left"]),
+        blocks=tuple(
+            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
+        ),
+    )
+
+
+def _lesson(fields: dict[str, Any]) -> Lesson:
+    spent = fields["spent"]
+    durations = Durations(
+        total=float(spent["total"]),
+        load=float(spent["load"]),
+        prompt=float(spent["prompt"]),
+        prompt_count=int(spent["prompt_count"]),
+        decode=float(spent["decode"]),
+        decode_count=int(spent["decode_count"]),
+        hit=None if spent["hit"] is None else int(spent["hit"]),
+    )
+    return Lesson(
+        spent=durations,
+        depth=int(fields["depth"]),
+        matched=int(fields["matched"]),
+        beside=int(fields["beside"]),
+        background=bool(fields["background"]),
+        loaded=bool(fields["loaded"]),
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number to reckon with")
+
+
+def _strings(values: Collection[Any]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+# --- ollama_pack.routing.state.demand ---
 # How often each set of weights is asked for, over the last minutes.
 
 DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
@@ -6931,7 +6992,7 @@ class DemandMeter:
         return count * math.exp(-(now - then) / DEMAND_SECONDS)
 
 
-# --- ollama_pack.fleet.remote ---
+# --- ollama_pack.routing.state.peer_requests ---
 # Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 
 MAX_REMOTE = 4096
@@ -7103,7 +7164,67 @@ class RemoteRequests:
         return min(due, default=None)
 
 
-# --- ollama_pack.fleet.known_nodes ---
+# --- ollama_pack.routing.decide.strategies ---
+# The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#
+# They see the same nodes as late binding does, and wait in the same queue; failover, breakers, admission and
+# draining are the scheduler's, and hold for all.
+
+
+class LeastBusyPass(BindingPass):
+    """To the node with the fewest running requests for its slots, of those that have a slot free.
+
+    A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
+    that has the model in memory, then chance.
+    """
+
+    holds_back = False
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place what can begin now, in fair order; the rest waits."""
+        placed: list[Placement] = []
+        stuck: set[str] = set()  # kinds that no node has a slot for
+        for entry in waiting:
+            if entry.kind in stuck:
+                continue
+            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
+            if bids:
+                placed.append(self._give(entry, self._idlest(bids), bids))
+            else:
+                stuck.add(entry.kind)
+        return placed
+
+    def _idlest(self, bids: Sequence[Bid]) -> Bid:
+        ranks = [self._rank(bid) for bid in bids]
+        best = min(ranks)
+        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
+
+    @staticmethod
+    def _rank(bid: Bid) -> tuple[float, int, bool]:
+        node, quote = bid[3], bid[4]
+        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
+
+
+def _has_slot(quote: Quote) -> bool:
+    runner = quote.reused
+    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
+
+
+class RandomPass(BindingPass):
+    """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
+
+    holds_back = False
+
+    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
+        """Place everything that any node may answer."""
+        return [
+            self._give(entry, self._dice.choice(bids), bids)
+            for entry in waiting
+            if (bids := self._all_bids(entry))
+        ]
+
+
+# --- ollama_pack.routing.state.cluster ---
 # The nodes of a fleet as they are known, and the events that tell of them.
 
 
@@ -7183,7 +7304,7 @@ class KnownNodes:
         return any(not names.isdisjoint(node.models) for node in self.view().nodes)
 
 
-# --- ollama_pack.fleet.running ---
+# --- ollama_pack.routing.state.running ---
 # A request at a node, as the scheduler remembers it until it ends.
 
 
@@ -7240,67 +7361,7 @@ class RunningRequest:
         )
 
 
-# --- ollama_pack.fleet.strategies ---
-# The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#
-# They see the same nodes as late binding does, and wait in the same queue; failover, breakers, admission and
-# draining are the scheduler's, and hold for all.
-
-
-class LeastBusyPass(BindingPass):
-    """To the node with the fewest running requests for its slots, of those that have a slot free.
-
-    A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
-    that has the model in memory, then chance.
-    """
-
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place what can begin now, in fair order; the rest waits."""
-        placed: list[Placement] = []
-        stuck: set[str] = set()  # kinds that no node has a slot for
-        for entry in waiting:
-            if entry.kind in stuck:
-                continue
-            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
-            if bids:
-                placed.append(self._give(entry, self._idlest(bids), bids))
-            else:
-                stuck.add(entry.kind)
-        return placed
-
-    def _idlest(self, bids: Sequence[Bid]) -> Bid:
-        ranks = [self._rank(bid) for bid in bids]
-        best = min(ranks)
-        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
-
-    @staticmethod
-    def _rank(bid: Bid) -> tuple[float, int, bool]:
-        node, quote = bid[3], bid[4]
-        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
-
-
-def _has_slot(quote: Quote) -> bool:
-    runner = quote.reused
-    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
-
-
-class RandomPass(BindingPass):
-    """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
-
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place everything that any node may answer."""
-        return [
-            self._give(entry, self._dice.choice(bids), bids)
-            for entry in waiting
-            if (bids := self._all_bids(entry))
-        ]
-
-
-# --- ollama_pack.fleet.scheduler ---
+# --- ollama_pack.routing.state.scheduler ---
 # The state that decisions are made on, and the events that change it. No input, no output.
 #
 # Tell it what happens, then ask `decide` what begins::
@@ -7595,161 +7656,7 @@ class Scheduler(KnownNodes):
         return min((when for when in due if when > now), default=None)
 
 
-# --- ollama_pack.fleet.messages ---
-# What workers write to each other: events as JSON, with hashes instead of prompts.
-#
-# A message that a worker does not understand, of another version of the pack perhaps, is passed over.
-
-MAX_MESSAGE = 256 * 1024  # bytes; a prompt of the most blocks takes a tenth of it
-
-
-@dataclass(frozen=True, slots=True)
-class HelloMessage:
-    """A worker has come and asks what there is."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class AliveMessage:
-    """A worker is there, and so are these requests of its own."""
-
-    worker: str
-    requests: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ByeMessage:
-    """A worker goes, and its requests have ended."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventMessage:
-    """Something happened to a request of a worker."""
-
-    worker: str
-    event: FleetEvent
-
-
-FleetMessage = HelloMessage | AliveMessage | ByeMessage | EventMessage
-
-_EVENTS: dict[str, type[FleetEvent]] = {
-    "bound": BoundEvent,
-    "begun": BegunEvent,
-    "finished": FinishedEvent,
-    "ended": EndedEvent,
-    "failed": FailedEvent,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
-
-
-def encode_message(message: FleetMessage) -> bytes:
-    """As JSON in UTF-8."""
-    match message:
-        case HelloMessage(worker):
-            written: dict[str, Any] = {"t": "hello", "w": worker}
-        case AliveMessage(worker, requests):
-            written = {"t": "alive", "w": worker, "r": requests}
-        case ByeMessage(worker):
-            written = {"t": "bye", "w": worker}
-        case EventMessage(worker, event):
-            written = {"t": _NAMES[type(event)], "w": worker, "e": _event_fields(event)}
-    return json.dumps(written, separators=(",", ":"), default=str).encode()
-
-
-def _event_fields(event: FleetEvent) -> dict[str, Any]:
-    fields = asdict(event)
-    if isinstance(event, BoundEvent):
-        fields["blocks"] = [(block.chain, block.upto, int(block.answer)) for block in event.blocks]
-    return fields
-
-
-def decode_message(payload: bytes) -> FleetMessage | None:
-    """Read a message; None when it is none that this version knows."""
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        written = json.loads(payload, parse_constant=_refuse_constant)
-        kind, worker = str(written["t"]), str(written["w"])
-        match kind:
-            case "hello":
-                return HelloMessage(worker)
-            case "alive":
-                return AliveMessage(worker, _strings(written["r"]))
-            case "bye":
-                return ByeMessage(worker)
-        return EventMessage(worker, _fleet_event(kind, written["e"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-
-
-def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
-    request_id = str(fields["request_id"])
-    match kind:
-        case "bound":
-            return _bound_event(request_id, fields)
-        case "begun":
-            return BegunEvent(request_id, float(fields["left"]))
-        case "finished":
-            lesson = _lesson(fields["lesson"])
-            return FinishedEvent(request_id, str(fields["node"]), str(fields["blob"]), lesson)
-        case "ended":
-            return EndedEvent(request_id)
-        case "failed":
-            return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
-    raise ValueError(kind)
-
-
-def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
-    return BoundEvent(
-        request_id=request_id,
-        node=str(fields["node"]),
-        model=str(fields["model"]),
-        blob=str(fields["blob"]),
-        loads=bool(fields["loads"]),
-        victims=_strings(fields["victims"]),
-        context=int(fields["context"]),
-        options=tuple((str(name), value) for name, value in fields["options"]),
-        ready=float(fields["ready"]),
-        left=float(fields["left"]),
-        blocks=tuple(
-            PromptBlock(int(chain), int(upto), bool(answer)) for chain, upto, answer in fields["blocks"]
-        ),
-    )
-
-
-def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent = fields["spent"]
-    durations = Durations(
-        total=float(spent["total"]),
-        load=float(spent["load"]),
-        prompt=float(spent["prompt"]),
-        prompt_count=int(spent["prompt_count"]),
-        decode=float(spent["decode"]),
-        decode_count=int(spent["decode_count"]),
-        hit=None if spent["hit"] is None else int(spent["hit"]),
-    )
-    return Lesson(
-        spent=durations,
-        depth=int(fields["depth"]),
-        matched=int(fields["matched"]),
-        beside=int(fields["beside"]),
-        background=bool(fields["background"]),
-        loaded=bool(fields["loaded"]),
-    )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number to reckon with")
-
-
-def _strings(values: Collection[Any]) -> tuple[str, ...]:
-    return tuple(map(str, values))
-
-
-# --- ollama_pack.fleet.share ---
+# --- ollama_pack.routing.peers.share ---
 # Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
 #
 # They tell what happens to their requests, and each applies what it hears to its own picture of the nodes. A
@@ -8010,7 +7917,106 @@ def _nobody_to_wake() -> None:
     pass
 
 
-# --- ollama_pack.fleet.router ---
+# --- ollama_pack.routing.probe.poller ---
+# Looking at all nodes again and again, for as long as anybody uses them.
+
+FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
+IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are left alone
+
+lookout_log = logging.getLogger(__name__)
+
+
+class Listens(Protocol):
+    """Whoever is told what a look at a node has shown."""
+
+    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        """What it has; None: it does not answer."""
+
+    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
+        """What its engine does for all clients, since which moment at the earliest."""
+
+    def gpus_read(self, watch: NodeWatch) -> None:
+        """What its GPUs do stands in `watch.gpus`."""
+
+
+class Lookout:
+    """Looks at nodes, each in a task of its own."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, NodeWatch],
+        session: aiohttp.ClientSession,
+        seconds: float,
+        listener: Listens,
+    ) -> None:
+        """Take what is needed; nothing is looked at before `ready`.
+
+        Args:
+            nodes: by name.
+            session: holds the connections to agents.
+            seconds: between two looks at a node.
+            listener: told what each look has shown.
+        """
+        self._nodes = nodes
+        self._session = session
+        self._seconds = seconds
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._gpus = GpuReader()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._used_at = self._loop.time()
+        self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
+
+    async def ready(self) -> None:
+        """Wait until every node has been looked at once, but not for long."""
+        self._used_at = self._loop.time()
+        for name, watch in self._nodes.items():
+            if name not in self._tasks or self._tasks[name].done():
+                watch.looked.clear()  # what was seen long ago may not be so any more
+                self._tasks[name] = self._loop.create_task(self._watch(watch), name=f"watch {name}")
+        unseen = [watch.looked for watch in self._nodes.values() if not watch.looked.is_set()]
+        if unseen:
+            looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
+            try:
+                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+            finally:
+                for look in looks:
+                    look.cancel()
+
+    async def _watch(self, watch: NodeWatch) -> None:
+        while self._loop.time() - self._used_at < IDLE_SECONDS:
+            try:
+                await self._look(watch)
+            except Exception:  # noqa: BLE001 - logged, and looked at again
+                lookout_log.exception("Node %s could not be looked at", watch.row.name)
+            await watch.rest(self._seconds)
+
+    async def _look(self, watch: NodeWatch) -> None:
+        """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
+        look = await watch.look()
+        self._listener.looked(watch, look)
+        asked_at = self._loop.time()
+        if look is not None and (activity := await watch.activity()):
+            self._listener.counted(watch, activity, asked_at)
+        await watch.look_at_gpus(self._gpus, self._session)
+        self._listener.gpus_read(watch)
+
+    def catalogue(self) -> Catalogue:
+        """The models of all nodes that answer, or did a short while ago."""
+        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        if listed != self._made[0]:
+            self._made = listed, build_catalogue(dict(listed))
+        return self._made[1]
+
+    async def close(self) -> None:
+        """Leave the nodes alone."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._gpus.close()
+
+
+# --- ollama_pack.routing.dispatch.router ---
 # The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
 #
 # All decisions are `fleet.scheduler`'s. What is here tells it what happens, and does what it decides.
@@ -8331,7 +8337,7 @@ class Router:
         journey.bound = self._loop.create_future()
 
 
-# --- ollama_pack.fleet.report ---
+# --- ollama_pack.routing.dispatch.report ---
 # What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
 
 
@@ -8399,12 +8405,6 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.ollama.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases: see the tree in `ollama_pack.errors`.
 
@@ -8446,7 +8446,7 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
-# --- ollama_pack.ollama.event_text ---
+# --- ollama_pack.engines.event_text ---
 # A server-sent event as text.
 
 LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
@@ -8464,7 +8464,7 @@ def event_text(value: Mapping[str, Any]) -> str:
     return f"data: {text}\n\n"
 
 
-# --- ollama_pack.plugins.answers ---
+# --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it: server-sent events, errors included.
 
 
@@ -8497,7 +8497,7 @@ def failure_status(error: PackError) -> int:
     return HTTPStatus.SERVICE_UNAVAILABLE
 
 
-# --- ollama_pack.plugins.completions ---
+# --- ollama_pack.services.completions ---
 # What `gpu_router` gives a client that wants no stream.
 
 
@@ -8942,7 +8942,7 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.plugins.routed ---
+# --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
 
@@ -8970,7 +8970,7 @@ def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
     return " ".join("+".join((model.name, *model.digests)) for model in found)
 
 
-# --- ollama_pack.plugins.router_host ---
+# --- ollama_pack.services.router_host ---
 # The one router of a plugin, which changes with its valves and loses no chat for it.
 
 
@@ -9032,7 +9032,7 @@ class RouterHost:
             self.current = None
 
 
-# --- ollama_pack.plugins.router_valves ---
+# --- ollama_pack.services.router_valves ---
 # The valves of the router, wherever it runs.
 
 NODES_NOTE = (
@@ -9115,7 +9115,7 @@ class RouterValves(BaseModel):
         )
 
 
-# --- ollama_pack.fleet.share_scripts ---
+# --- ollama_pack.routing.peers.scripts ---
 # What happens in one step inside of Redis, for workers that share a fleet.
 #
 # All keys have one hash tag, so a cluster keeps them on one node and one script may use them. Commands of Redis
@@ -9229,7 +9229,7 @@ SHARE_SCRIPTS = {
 }
 
 
-# --- ollama_pack.fleet.share_redis ---
+# --- ollama_pack.routing.peers.redis ---
 # Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
 #
 # The errors of redis-py are imported where one has come: the minimal image of the Pipelines server lacks it,
@@ -9519,7 +9519,7 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
     return [(name.decode(), dict(fields)) for _, entries in streams for name, fields in entries]
 
 
-# --- ollama_pack.plugins.sharing ---
+# --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
 sharing_log = logging.getLogger(__name__)

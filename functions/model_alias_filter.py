@@ -495,7 +495,7 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
-# --- ollama_pack.ollama.names ---
+# --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
@@ -715,7 +715,7 @@ def find_candidate(
     return variant or find_model(name, models, families)
 
 
-# --- ollama_pack.ollama.routed_names ---
+# --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
 ROUTER = "gpu_router."  # begins their ids

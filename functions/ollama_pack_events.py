@@ -107,7 +107,7 @@ async def rated_down(feedback_id: str) -> str | None:
     return message if isinstance(message, str) else None
 
 
-# --- ollama_pack.plugins.forgetting ---
+# --- ollama_pack.services.forgetting ---
 # Which answers of the cache to discard when something happens in Open WebUI.
 
 # Event → what the label of the answers begins with; the rest is the id of the event's subject.
@@ -597,7 +597,7 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
-# --- ollama_pack.ollama.names ---
+# --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
@@ -851,7 +851,7 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.ollama.routed_names ---
+# --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
 ROUTER = "gpu_router."  # begins their ids
@@ -1503,7 +1503,7 @@ class Absences:
         self._withdrawn.add(model)
 
 
-# --- ollama_pack.plugins.offer ---
+# --- ollama_pack.services.offer ---
 # What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
 
 ALIAS_FILTER = "model_alias_filter"
@@ -1803,7 +1803,7 @@ async def refresh_models(app: Any) -> None:
     await get_all_models(Request(scope), refresh=True)
 
 
-# --- ollama_pack.plugins.publishing ---
+# --- ollama_pack.services.publishing ---
 # Publishing: what the router and the alias tables offer becomes models that users see and may use.
 
 log_publishing = logging.getLogger(__name__)
@@ -2411,7 +2411,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     return by_region or ("hant-hk" if code == "yue" else "hant")
 
 
-# --- ollama_pack.ollama.errors ---
+# --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
 
@@ -2528,7 +2528,7 @@ class RequestRefusedError(NodeError):
         super().__init__(node, "refuses the request", status=status, said=said)
 
 
-# --- ollama_pack.ollama.failures ---
+# --- ollama_pack.engines.failures ---
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
@@ -3830,7 +3830,7 @@ def _reaches(heard: Heard) -> float:
     return max(ends, default=-1.0)
 
 
-# --- ollama_pack.plugins.voice_settings ---
+# --- ollama_pack.services.voice_settings ---
 # The valves of voice transcription, for the tool and the routes, and the engine they ask for.
 
 VOICE_TOOL = "voice_transcription"
@@ -5087,7 +5087,7 @@ async def tool_valves(tool_id: str) -> Mapping[str, Any]:
     return await Tools.get_tool_valves_by_id(tool_id) or {}
 
 
-# --- ollama_pack.plugins.transcribing ---
+# --- ollama_pack.services.transcribing ---
 # Transcribing on behalf of somebody: by the admin's settings, and not twice.
 
 
@@ -5742,7 +5742,7 @@ def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
 
 
-# --- ollama_pack.plugins.voice_routes ---
+# --- ollama_pack.services.voice_routes ---
 # The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 
 log_voice = logging.getLogger(__name__)

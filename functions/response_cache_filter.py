@@ -1237,7 +1237,7 @@ class Miss(NamedTuple):
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
-# --- ollama_pack.ollama.digests ---
+# --- ollama_pack.engines.ollama.digests ---
 # Which weights a model's name stands for on some Ollama nodes.
 
 LOOK_LIMIT_SECONDS = 2.0  # for all nodes together
@@ -1351,13 +1351,13 @@ async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[s
         return None
 
 
-# --- ollama_pack.ollama.routed_names ---
+# --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.plugins.cache_state ---
+# --- ollama_pack.services.cache_state ---
 # What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
 
 # Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
@@ -1534,7 +1534,7 @@ def _login(username: str | None, password: str | None) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.plugins.cache_valves ---
+# --- ollama_pack.services.cache_valves ---
 # The valves of the response cache, wherever it runs.
 
 
@@ -1671,7 +1671,7 @@ def _is_zero(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
 
 
-# --- ollama_pack.plugins.cacheable ---
+# --- ollama_pack.services.cacheable ---
 # Which requests the cache is for, whose answers they share, and what it is asked.
 #
 # It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
@@ -2495,7 +2495,7 @@ class JoinedCalls(Generic[_Key, _Shared]):
         self._turns[key] = turn
 
 
-# --- ollama_pack.ollama.errors ---
+# --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
 
@@ -2612,7 +2612,7 @@ class RequestRefusedError(NodeError):
         super().__init__(node, "refuses the request", status=status, said=said)
 
 
-# --- ollama_pack.ollama.body ---
+# --- ollama_pack.engines.body ---
 # Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
 SHOWN_CHARACTERS = 40
@@ -2731,7 +2731,7 @@ def _outline(value: object) -> str:
     return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
 
 
-# --- ollama_pack.ollama.to_openai ---
+# --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
 # Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
@@ -2881,7 +2881,7 @@ def _rate(tokens: int, nanoseconds: int) -> float | str:
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
 
 
-# --- ollama_pack.ollama.stream ---
+# --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
 # Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
@@ -4538,7 +4538,7 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.plugins.completions ---
+# --- ollama_pack.services.completions ---
 # What `gpu_router` gives a client that wants no stream.
 
 
@@ -4549,7 +4549,7 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
-# --- ollama_pack.plugins.caching ---
+# --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
 CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten

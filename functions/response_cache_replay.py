@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import orjson
 
-# --- ollama_pack.ollama.event_text ---
+# --- ollama_pack.engines.event_text ---
 # A server-sent event as text.
 
 LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
@@ -111,7 +111,7 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
-# --- ollama_pack.ollama.errors ---
+# --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
 
@@ -228,7 +228,7 @@ class RequestRefusedError(NodeError):
         super().__init__(node, "refuses the request", status=status, said=said)
 
 
-# --- ollama_pack.ollama.body ---
+# --- ollama_pack.engines.body ---
 # Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
 SHOWN_CHARACTERS = 40
@@ -347,7 +347,7 @@ def _outline(value: object) -> str:
     return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
 
 
-# --- ollama_pack.ollama.to_openai ---
+# --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
 # Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
@@ -497,7 +497,7 @@ def _rate(tokens: int, nanoseconds: int) -> float | str:
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
 
 
-# --- ollama_pack.ollama.stream ---
+# --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
 # Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
@@ -602,7 +602,7 @@ async def stream_to_openai(
                 yield chunk
 
 
-# --- ollama_pack.plugins.cache_state ---
+# --- ollama_pack.services.cache_state ---
 # What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
 
 # Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
@@ -611,12 +611,12 @@ async def stream_to_openai(
 STATE = "ollama_pack_cache"
 
 
-# --- ollama_pack.ollama.lines ---
+# --- ollama_pack.engines.lines ---
 # Cutting a stream of bytes into lines of bounded length.
 
 
 class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `ollama/`."""
+    """A line is longer than it may be. Never leaves `engines/`."""
 
 
 class LineBuffer:
@@ -644,7 +644,7 @@ class LineBuffer:
         return [rest] if rest.strip() else []
 
 
-# --- ollama_pack.ollama.sse ---
+# --- ollama_pack.engines.sse ---
 # Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
 #
 # Lenient where engines are: an event without an empty line after it counts when the stream ends.

@@ -499,7 +499,7 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
-# --- ollama_pack.ollama.names ---
+# --- ollama_pack.engines.ollama.names ---
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
@@ -719,7 +719,7 @@ def find_candidate(
     return variant or find_model(name, models, families)
 
 
-# --- ollama_pack.ollama.tags ---
+# --- ollama_pack.engines.ollama.tags ---
 # Which models a set of Ollama nodes has, remembered for a while.
 
 TIMEOUT_SECONDS = 2.0
@@ -775,7 +775,7 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
         return None
 
 
-# --- ollama_pack.plugins.pipeline_valves ---
+# --- ollama_pack.services.pipeline_valves ---
 # Valves on the Pipelines server: what all of our pipelines have in common there.
 
 DIGEST_LENGTH = 16

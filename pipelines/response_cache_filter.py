@@ -513,7 +513,7 @@ def _login(username: str | None, password: str | None) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.plugins.cache_valves ---
+# --- ollama_pack.services.cache_valves ---
 # The valves of the response cache, wherever it runs.
 
 
@@ -2180,7 +2180,7 @@ class JoinedCalls(Generic[_Key, _Shared]):
         self._turns[key] = turn
 
 
-# --- ollama_pack.ollama.errors ---
+# --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
 
@@ -2297,7 +2297,7 @@ class RequestRefusedError(NodeError):
         super().__init__(node, "refuses the request", status=status, said=said)
 
 
-# --- ollama_pack.ollama.body ---
+# --- ollama_pack.engines.body ---
 # Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
 SHOWN_CHARACTERS = 40
@@ -2416,7 +2416,7 @@ def _outline(value: object) -> str:
     return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
 
 
-# --- ollama_pack.ollama.to_openai ---
+# --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
 # Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
@@ -2566,7 +2566,7 @@ def _rate(tokens: int, nanoseconds: int) -> float | str:
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
 
 
-# --- ollama_pack.ollama.stream ---
+# --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
 # Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
@@ -4223,7 +4223,7 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.plugins.completions ---
+# --- ollama_pack.services.completions ---
 # What `gpu_router` gives a client that wants no stream.
 
 
@@ -4234,7 +4234,7 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
-# --- ollama_pack.plugins.caching ---
+# --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
 CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
@@ -4450,13 +4450,13 @@ class PendingAnswers:
         return answer
 
 
-# --- ollama_pack.ollama.routed_names ---
+# --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.plugins.pipeline_requests ---
+# --- ollama_pack.services.pipeline_requests ---
 # What a pipeline can know of a request, and how it tells the next one.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
@@ -4565,7 +4565,7 @@ def _is_task(body: Mapping[str, Any]) -> bool:
     return isinstance(content, str) and content.startswith(_TASK_BEGINS)
 
 
-# --- ollama_pack.plugins.pipeline_valves ---
+# --- ollama_pack.services.pipeline_valves ---
 # Valves on the Pipelines server: what all of our pipelines have in common there.
 
 DIGEST_LENGTH = 16

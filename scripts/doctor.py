@@ -34,9 +34,9 @@ from deploy.plan import Plan
 from deploy.rows import unanswered
 from deploy.voice import EVENTS, VOICE
 from ollama_pack.cache.redis_url import redis_client
-from ollama_pack.fleet.gpus import LOAD_PATH, report_in
-from ollama_pack.ollama.names import find_model
-from ollama_pack.ollama.routed_names import ROUTER
+from ollama_pack.engines.ollama.names import find_model
+from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from upload import make_plan, servers, wanted_plugins
 
 OLDEST_VERSION = (0, 11, 2)

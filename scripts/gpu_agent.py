@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.server import Agent, ListenError, serving
-from ollama_pack.fleet.gpu_nvml import GpuReader
-from ollama_pack.fleet.gpus import GpuReport, agent_load
+from ollama_pack.routing.probe.gpu_nvml import GpuReader
+from ollama_pack.routing.probe.gpus import GpuReport, agent_load
 from package import pack_version
 
 ROOT = Path(__file__).resolve().parent.parent

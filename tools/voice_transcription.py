@@ -594,7 +594,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     return by_region or ("hant-hk" if code == "yue" else "hant")
 
 
-# --- ollama_pack.ollama.errors ---
+# --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
 
@@ -711,7 +711,7 @@ class RequestRefusedError(NodeError):
         super().__init__(node, "refuses the request", status=status, said=said)
 
 
-# --- ollama_pack.ollama.failures ---
+# --- ollama_pack.engines.failures ---
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
@@ -2013,7 +2013,7 @@ def _reaches(heard: Heard) -> float:
     return max(ends, default=-1.0)
 
 
-# --- ollama_pack.plugins.voice_settings ---
+# --- ollama_pack.services.voice_settings ---
 # The valves of voice transcription, for the tool and the routes, and the engine they ask for.
 
 VOICE_TOOL = "voice_transcription"
@@ -3270,7 +3270,7 @@ async def tool_valves(tool_id: str) -> Mapping[str, Any]:
     return await Tools.get_tool_valves_by_id(tool_id) or {}
 
 
-# --- ollama_pack.plugins.transcribing ---
+# --- ollama_pack.services.transcribing ---
 # Transcribing on behalf of somebody: by the admin's settings, and not twice.
 
 
@@ -3800,7 +3800,7 @@ async def store_text(request: Any, user_id: str, name: str, text: str, media_typ
     }
 
 
-# --- ollama_pack.plugins.voice_job ---
+# --- ollama_pack.services.voice_job ---
 # One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 log_job = logging.getLogger(__name__)

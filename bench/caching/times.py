@@ -20,7 +20,7 @@ from ollama_pack.cache.redis_link import RedisLink
 from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 KEYRING = Keyring("a secret of the benchmark")
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "gpt-4")

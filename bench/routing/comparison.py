@@ -16,8 +16,8 @@ from bench.routing.peers import PEERS
 from bench.routing.ways import Ours, way_of, way_through
 from harness.sim_process import SimulatedNodes
 from harness.virtual_chats import Chat, trace
-from ollama_pack.fleet.gpu_nvml import load_nvml
-from ollama_pack.fleet.journey import RouterSettings
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.probe.gpu_nvml import load_nvml
 
 Beside = Callable[[SimulatedNodes], Coroutine[Any, Any, None]]
 

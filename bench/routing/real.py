@@ -9,7 +9,7 @@ from bench.routing.chats import Call, Way
 from bench.routing.prompts import Message
 from bench.routing.ways import OURS, RANDOM, way_of
 from local import ollama
-from ollama_pack.ollama.stream import completion_of
+from ollama_pack.engines.ollama.stream import completion_of
 
 MODEL = "smollm2:135m"
 TURNS = 4

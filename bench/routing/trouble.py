@@ -9,8 +9,8 @@ from bench.routing.nodes import Shape
 from harness.sim_faults import Fault
 from harness.sim_process import SimulatedNodes
 from harness.virtual_chats import Chat, Turn, trace
-from ollama_pack.fleet.journey import RouterSettings
-from ollama_pack.fleet.router import router_log
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import router_log
 
 FAULT_SECONDS, REST_SECONDS = 40.0, 10.0
 CHAT = "/api/chat"  # a runner that crashes takes nothing else with it: probes are answered as ever

@@ -11,14 +11,14 @@ from typing import Any
 import aiohttp
 
 from bench.routing.chats import Call, Way
-from ollama_pack.fleet.bound import Binding
-from ollama_pack.fleet.journey import RouterSettings
-from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.router import Router
-from ollama_pack.ollama.client import OllamaClient
-from ollama_pack.ollama.openai_client import OpenAIClient
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.ollama.transport import NodeLimits
+from ollama_pack.engines.ollama.client import OllamaClient
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.transport import NodeLimits
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import NodeRow
 
 OURS, RANDOM = "ours", "random"
 POLICIES = (RANDOM, "round robin", "least busy", "sticky", OURS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ollama_pack.fleet.gpus import Gpu, GpuReport
+from ollama_pack.routing.probe.gpus import Gpu, GpuReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

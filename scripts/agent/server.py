@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from agent.metrics import CONTENT_TYPE, metrics_text
-from ollama_pack.fleet.gpus import LOAD_PATH, GpuReport, agent_load
+from ollama_pack.routing.probe.gpus import LOAD_PATH, GpuReport, agent_load
 
 FRESH_SECONDS = 0.5  # one reading serves everybody who asks within
 MAX_CONNECTIONS = 64

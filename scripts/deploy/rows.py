@@ -16,7 +16,7 @@ from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, value_diff
 from ollama_pack.aliases.published import models_behind
 from ollama_pack.aliases.table import AliasTable
-from ollama_pack.ollama.routed_names import ROUTER
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.models import ModelCatalogue
 
 Json = dict[str, Any]

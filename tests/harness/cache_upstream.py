@@ -15,7 +15,7 @@ from ollama_pack.cache.redis_url import redis_client
 from ollama_pack.cache.store import CacheStore, StoreTimes
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 SECRET = "a secret of the tests, long enough"
 HEAD = ReplyHead("chatcmpl-own", 1_700_000_000, "the name I asked for")

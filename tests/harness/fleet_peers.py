@@ -9,9 +9,9 @@ from typing import Any
 from harness.cache_processes import until
 from harness.virtual_world import World
 from ollama_pack.cache.redis_url import redis_client
-from ollama_pack.fleet.bound import Binding
-from ollama_pack.fleet.share import FleetShare
-from ollama_pack.fleet.share_redis import RedisShare
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.peers.redis import RedisShare
+from ollama_pack.routing.peers.share import FleetShare
 
 
 @dataclass

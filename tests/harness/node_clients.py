@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 
-from ollama_pack.ollama.client import NodeClient, OllamaClient
-from ollama_pack.ollama.errors import NodeError
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.ollama.transport import NodeLimits
+from ollama_pack.engines.errors import NodeError
+from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.transport import NodeLimits
 
 __all__ = ["HEAD", "JSON", "PATIENCE", "USER", "chunks_of", "fail", "run"]
 

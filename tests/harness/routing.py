@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import aiohttp
 
 from harness.ollama_node import OllamaNode
-from ollama_pack.fleet.journey import RouterSettings
-from ollama_pack.fleet.nodes import NodeRow, parse_nodes
-from ollama_pack.fleet.router import Router
-from ollama_pack.ollama.stream import completion_of
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.stream import completion_of
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import NodeRow, parse_nodes
 
 JSON = dict[str, Any]
 HEAD = ReplyHead("chatcmpl-1", 1, "llama3:8b")

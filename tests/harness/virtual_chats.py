@@ -7,7 +7,7 @@ from random import Random
 from typing import Protocol
 
 from harness.virtual_fleet import Spent, Timeline, Work
-from ollama_pack.fleet.view import PromptBlock
+from ollama_pack.routing.decide.view import PromptBlock
 
 USERS = 40
 

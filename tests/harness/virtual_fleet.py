@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ollama_pack.fleet.view import PromptBlock
+from ollama_pack.routing.decide.view import PromptBlock
 
 
 class Timeline:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from harness.virtual_fleet import Timeline
 from harness.virtual_workers import Worker
-from ollama_pack.fleet.bound import Binding
-from ollama_pack.fleet.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.peers.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
 
 
 @dataclass

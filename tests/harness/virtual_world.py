@@ -7,12 +7,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ollama_pack.fleet.bound import Binding
-from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.rates import Durations
-from ollama_pack.fleet.runners import ResidentModel
-from ollama_pack.fleet.scheduler import Scheduler
-from ollama_pack.fleet.view import FleetRequest, InstalledModel, PromptBlock
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.node_state import ResidentModel
+from ollama_pack.routing.state.scheduler import Scheduler
 
 MODELS = {name: InstalledModel(f"blob-{name}", 10) for name in ("a", "b", "c")}
 SLOTS = 2

@@ -15,9 +15,9 @@ from harness.node_clients import HEAD, JSON, PATIENCE, USER, chunks_of, run
 from harness.ollama_node import Answer
 from ollama.conftest import STEADY, Node, wait_until
 from ollama.test_contract import WEATHER, WEATHER_CALL
-from ollama_pack.ollama.client import OllamaClient
-from ollama_pack.ollama.errors import ModelNotFoundError, RequestRefusedError, RetryableNodeError
-from ollama_pack.ollama.stream import completion_of
+from ollama_pack.engines.errors import ModelNotFoundError, RequestRefusedError, RetryableNodeError
+from ollama_pack.engines.ollama.client import OllamaClient
+from ollama_pack.engines.ollama.stream import completion_of
 
 PIXEL = "data:image/png;base64,aGVsbG8="
 

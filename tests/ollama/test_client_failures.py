@@ -14,8 +14,7 @@ from harness.node_clients import HEAD, JSON, PATIENCE, USER, chunks_of, fail, ru
 from harness.ollama_node import Answer, OllamaNode, Request, ToolCall
 from local.processes import free_port
 from ollama.conftest import MODELS, wait_until
-from ollama_pack.ollama.client import OllamaClient
-from ollama_pack.ollama.errors import (
+from ollama_pack.engines.errors import (
     NodeBusyError,
     NodeError,
     NodeFaultError,
@@ -24,8 +23,9 @@ from ollama_pack.ollama.errors import (
     RequestRefusedError,
     RetryableNodeError,
 )
-from ollama_pack.ollama.stream import completion_of
-from ollama_pack.ollama.transport import NodeLimits
+from ollama_pack.engines.ollama.client import OllamaClient
+from ollama_pack.engines.ollama.stream import completion_of
+from ollama_pack.engines.transport import NodeLimits
 
 
 @pytest.fixture(autouse=True)

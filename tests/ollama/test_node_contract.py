@@ -22,9 +22,7 @@ from harness.openai_engine import EngineAnswer, OpenAIEngine
 from local import engine
 from local.processes import free_port
 from ollama.conftest import STEADY, wait_until
-from ollama_pack.fleet.spent import Elapsed, spent_on
-from ollama_pack.ollama.client import NodeClient, OllamaClient
-from ollama_pack.ollama.errors import (
+from ollama_pack.engines.errors import (
     ChatBodyError,
     ModelNotFoundError,
     NodeError,
@@ -34,9 +32,11 @@ from ollama_pack.ollama.errors import (
     RequestRefusedError,
     RetryableNodeError,
 )
-from ollama_pack.ollama.openai_client import OpenAIClient
-from ollama_pack.ollama.stream import completion_of
-from ollama_pack.ollama.transport import NodeLimits
+from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
+from ollama_pack.engines.ollama.stream import completion_of
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.transport import NodeLimits
+from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 
 T = TypeVar("T")
 CLIENTS: dict[str, type[OllamaClient | OpenAIClient]] = {

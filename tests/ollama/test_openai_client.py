@@ -14,8 +14,7 @@ from harness.node_clients import HEAD, JSON, USER, chunks_of
 from harness.openai_engine import MODEL, EngineAnswer, EngineKind, OpenAIEngine
 from harness.openai_wire import engine_wire
 from local.processes import free_port
-from ollama_pack.ollama.engine_metrics import EngineActivity
-from ollama_pack.ollama.errors import (
+from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeError,
     NodeFaultError,
@@ -23,9 +22,10 @@ from ollama_pack.ollama.errors import (
     NodeUnreachableError,
     RequestRefusedError,
 )
-from ollama_pack.ollama.openai_client import OpenAIClient
-from ollama_pack.ollama.stream import completion_of
-from ollama_pack.ollama.transport import NodeLimits
+from ollama_pack.engines.ollama.stream import completion_of
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.openai.metrics import EngineActivity
+from ollama_pack.engines.transport import NodeLimits
 
 T = TypeVar("T")
 KINDS: list[EngineKind] = ["vllm", "sglang", "llamacpp"]

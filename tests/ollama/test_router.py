@@ -10,19 +10,19 @@ import pytest
 
 from harness.ollama_node import Answer, Model, OllamaNode
 from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
-from ollama_pack.fleet import router as router_module
-from ollama_pack.fleet.bound import Binding
-from ollama_pack.fleet.errors import (
+from ollama_pack.engines.errors import NodeTimeoutError, RequestRefusedError
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.dispatch import router as router_module
+from ollama_pack.routing.dispatch.report import dashboard_report, load_report
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
     NodesDownError,
     NoNodeError,
     WaitedTooLongError,
 )
-from ollama_pack.fleet.report import dashboard_report, load_report
-from ollama_pack.fleet.router import Router
-from ollama_pack.fleet.share import FleetShare
-from ollama_pack.ollama.errors import NodeTimeoutError, RequestRefusedError
+from ollama_pack.routing.peers.share import FleetShare
 
 LLAMA, MISTRAL = Model("llama3:8b"), Model("mistral:7b", num_ctx=8192)
 FOREVER = Answer(["never"], delay=3600.0)

@@ -15,9 +15,9 @@ from harness.openai_engine import MODEL as SERVED
 from harness.openai_engine import OpenAIEngine
 from harness.routing import JSON, QUICK, Chat, run, until
 from local import engine
-from ollama_pack.fleet.gpus import LOAD_PATH, Gpu, GpuReport, agent_load
-from ollama_pack.fleet.nodes import parse_nodes
-from ollama_pack.fleet.router import Router
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import parse_nodes
+from ollama_pack.routing.probe.gpus import LOAD_PATH, Gpu, GpuReport, agent_load
 
 LLAMA = Model("llama3:8b")
 METRICS = "vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\n"
@@ -67,7 +67,7 @@ def test_an_engine_that_others_keep_busy_gets_nothing() -> None:
 
 def test_metrics_that_hang_do_not_hide_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a node that counts as gone because its metrics are slow."""
-    monkeypatch.setattr("ollama_pack.fleet.watch.METRICS_SECONDS", 0.1)
+    monkeypatch.setattr("ollama_pack.routing.probe.node_watch.METRICS_SECONDS", 0.1)
 
     async def never(_: web.Request) -> web.Response:
         await asyncio.Event().wait()

@@ -19,9 +19,9 @@ from harness.ollama_wire import Model
 from harness.routing import Chat
 from harness.sim_faults import Fault
 from harness.sim_shape import NodeShape
-from ollama_pack.fleet.journey import RouterSettings
-from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.router import Router
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import NodeRow
 
 SPEED = 10.0
 WALL_SECONDS = 40.0  # that a scenario may take: one that waits for the admin's limit takes ten times as long

@@ -10,10 +10,10 @@ import pytest
 from harness.fixtures_ollama import RealServer
 from harness.routing import HEAD, JSON, run, until
 from local import ollama
-from ollama_pack.fleet.journey import RouterSettings
-from ollama_pack.fleet.nodes import parse_nodes
-from ollama_pack.fleet.router import Router
-from ollama_pack.ollama.stream import completion_of
+from ollama_pack.engines.ollama.stream import completion_of
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import parse_nodes
 
 TURNS = 3
 

@@ -17,9 +17,9 @@ from cryptography.x509.oid import NameOID
 
 from harness.ollama_node import Model, OllamaNode
 from harness.routing import QUICK, Chat, run
-from ollama_pack.fleet.errors import NoNodeError
-from ollama_pack.fleet.nodes import parse_nodes
-from ollama_pack.fleet.router import Router
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.errors import NoNodeError
+from ollama_pack.routing.nodes import parse_nodes
 
 LLAMA = Model("llama3:8b")
 

@@ -20,13 +20,13 @@ from harness.ollama_node import Fault, Model, NodeShape, OllamaNode
 from harness.sim_faults import FaultKind
 from harness.sim_process import TESTS, SimulationError, simulated_nodes
 from ollama.conftest import lines, wait_until
-from ollama_pack.ollama.errors import (
+from ollama_pack.engines.errors import (
     NodeError,
     NodeFaultError,
     NodeTimeoutError,
     NodeUnreachableError,
 )
-from ollama_pack.ollama.transport import NodeLimits
+from ollama_pack.engines.transport import NodeLimits
 
 MODEL = "smollm2:135m"
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Write 20 words"}]}

@@ -16,7 +16,7 @@ from harness.fixtures_pipelines import FILTER, mount_filter, resolved, skip_unle
 from harness.ollama_node import Model, OllamaNode
 from local.pipelines import RunningPipelines, pipelines_server
 from local.processes import free_port
-from ollama_pack.ollama.tags import TIMEOUT_SECONDS
+from ollama_pack.engines.ollama.tags import TIMEOUT_SECONDS
 
 Json = dict[str, Any]
 

@@ -31,7 +31,7 @@ from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead
 from ollama_pack.cache.replay import completion_from
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 
 def test_followers_get_every_word_as_it_comes(place: str) -> None:

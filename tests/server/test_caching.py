@@ -10,8 +10,8 @@ import pytest
 from harness.cache_upstream import ScriptedUpstream, question
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.outcome import Lead
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 
 HEAD = ReplyHead("chatcmpl-1", 1, "m")
 

@@ -13,10 +13,10 @@ import pytest
 from harness.ollama_node import Answer, Model, OllamaNode
 from harness.routing import QUICK, Chat, rows_of, run, until
 from harness.valkey import Valkey
-from ollama_pack.fleet import share_redis
-from ollama_pack.fleet.report import dashboard_report
-from ollama_pack.fleet.router import Router
-from ollama_pack.plugins.sharing import redis_sharing
+from ollama_pack.routing.dispatch.report import dashboard_report
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.peers import redis as share_redis
+from ollama_pack.services.sharing import redis_sharing
 
 LLAMA = Model("llama3:8b")
 SLOW = Answer([f"word{number} " for number in range(100)], pause=0.02)
@@ -164,7 +164,7 @@ def test_chats_go_on_without_redis(
             await until(lambda: one.peers == two.peers == 1)
             return during + await crowd((one, two), 4)
 
-    with caplog.at_level(logging.WARNING, logger="ollama_pack.fleet.share_redis"):
+    with caplog.at_level(logging.WARNING, logger="ollama_pack.routing.peers.redis"):
         answered = run(scenario)
     assert len(answered) == 14
     assert all(chat.answer for chat in answered)

@@ -16,7 +16,7 @@ from harness.crowds import EVENTS
 from harness.fleet_peers import Peer, peers, run
 from harness.valkey import Sentinel, Valkey
 from harness.virtual_world import MODELS, resident
-from ollama_pack.fleet.share_scripts import SHARE_PREFIX
+from ollama_pack.routing.peers.scripts import SHARE_PREFIX
 
 
 @dataclass(frozen=True)

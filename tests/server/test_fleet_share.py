@@ -14,8 +14,8 @@ from harness.valkey import Valkey
 from harness.virtual_share import SharedPlace
 from harness.virtual_world import MODELS, World, resident
 from ollama_pack.cache.redis_url import redis_client
-from ollama_pack.fleet.share import FleetShare, ShareStep, SlotClaim
-from ollama_pack.fleet.share_redis import RedisShare
+from ollama_pack.routing.peers.redis import RedisShare
+from ollama_pack.routing.peers.share import FleetShare, ShareStep, SlotClaim
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.webui_converters import Converters
-from ollama_pack.ollama.errors import ChatBodyError
-from ollama_pack.ollama.stream import StreamState, line_to_chunks
-from ollama_pack.ollama.to_ollama import request_to_ollama
-from ollama_pack.ollama.to_openai import ReplyHead, answer_to_openai
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.stream import StreamState, line_to_chunks
+from ollama_pack.engines.ollama.to_ollama import request_to_ollama
+from ollama_pack.engines.ollama.to_openai import ReplyHead, answer_to_openai
 
 JSON = dict[str, Any]
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "llama3:8b")

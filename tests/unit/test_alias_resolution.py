@@ -14,8 +14,8 @@ from ollama_pack.aliases.errors import AliasTableError, AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, Resolution, candidates, resolve
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
+from ollama_pack.engines.ollama.names import find_model, split_tag
 from ollama_pack.errors import PackError
-from ollama_pack.ollama.names import find_model, split_tag
 from unit.reference_aliases import NoneLeftError, reference_candidates, reference_resolve
 
 MODELS = {

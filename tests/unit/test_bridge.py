@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ollama_pack.plugins.bridge import Bridge
-from ollama_pack.plugins.line_stream import LINES_AHEAD
+from ollama_pack.services.bridge import Bridge
+from ollama_pack.services.line_stream import LINES_AHEAD
 
 
 class Source:

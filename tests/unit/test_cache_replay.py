@@ -18,7 +18,7 @@ from ollama_pack.cache.replay import (
     entry_completion,
     shared_chunks,
 )
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 HEAD = ReplyHead("chatcmpl-own", 1_700_000_000, "gpt-4")
 THEIRS = ReplyHead("chatcmpl-theirs", 1, "llama3:8b")

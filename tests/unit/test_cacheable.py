@@ -8,7 +8,7 @@ import pytest
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Question
-from ollama_pack.plugins.cacheable import (
+from ollama_pack.services.cacheable import (
     LARGE_CHARACTERS,
     CacheRequest,
     question_of,

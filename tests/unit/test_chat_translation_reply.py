@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.errors import PackError
-from ollama_pack.ollama.errors import (
+from ollama_pack.engines.errors import (
     ChatBodyError,
     ModelNotFoundError,
     NodeBusyError,
     NodeFaultError,
     RequestRefusedError,
 )
-from ollama_pack.ollama.messages import ollama_messages
-from ollama_pack.ollama.stream import (
+from ollama_pack.engines.ollama.messages import ollama_messages
+from ollama_pack.engines.ollama.stream import (
     StreamState,
     UsagePlace,
     completion_of,
@@ -26,7 +25,8 @@ from ollama_pack.ollama.stream import (
     stream_to_openai,
     usage_place,
 )
-from ollama_pack.ollama.to_openai import ReplyHead, answer_to_openai, openai_error, openai_usage
+from ollama_pack.engines.ollama.to_openai import ReplyHead, answer_to_openai, openai_error, openai_usage
+from ollama_pack.errors import PackError
 
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "gpt-4")
 FIGURES = {

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.ollama.errors import ChatBodyError
-from ollama_pack.ollama.messages import ollama_messages
-from ollama_pack.ollama.options import OPTION_TYPES, ollama_options
-from ollama_pack.ollama.to_ollama import Thinking, request_to_ollama, thinking_of
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.messages import ollama_messages
+from ollama_pack.engines.ollama.options import OPTION_TYPES, ollama_options
+from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama, thinking_of
 
 PIXEL = base64.b64encode(b"a picture").decode()
 USER = {"role": "user", "content": "Hello"}

@@ -17,14 +17,16 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
 
-# plugins → {aliases, fleet, cache, speech} → ollama, errors; and webui, reached from plugins alone.
-BASE = {"ollama", "errors"}
-CORE = {"aliases", "fleet", "cache", "speech"}
+# plugins → services → {aliases, routing, cache, speech} → engines, errors.
+# webui is reached from the first two alone.
+BASE = {"engines", "errors"}
+CORE = {"aliases", "routing", "cache", "speech"}
 MAY_IMPORT = {
-    "plugins": CORE | BASE | {"webui"},
+    "plugins": CORE | BASE | {"services", "webui"},
+    "services": CORE | BASE | {"webui"},
     "webui": BASE,
     **dict.fromkeys(CORE, BASE),
-    "ollama": {"errors"},
+    "engines": {"errors"},
     "errors": set[str](),
     "__init__": set[str](),
 }
@@ -35,7 +37,7 @@ def name_of(path: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """The part of the pack that a module is in: `ollama_pack.fleet.cost` is in `fleet`."""
+    """The part of the pack that a module is in: `ollama_pack.routing.decide.cost` is in `fleet`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -58,16 +60,40 @@ def imported_by(node: ast.AST) -> Iterator[str]:
 
 def test_there_is_something_to_look_at() -> None:
     """Would catch a test that holds because it finds no modules."""
-    assert {"plugins", "aliases", "webui", "ollama", "errors"} <= {part_of(name_of(path)) for path in MODULES}
+    assert {"plugins", "services", "aliases", "webui", "engines", "errors"} <= {
+        part_of(name_of(path)) for path in MODULES
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_dependencies_point_one_way(path: Path) -> None:
-    """Would catch an import against the direction of docs/design: a core that knows plugins or Open WebUI."""
+    """Would catch an import in the wrong direction: a core that knows plugins or Open WebUI."""
     part = part_of(name_of(path))
     assert part in MAY_IMPORT, f"say in MAY_IMPORT where {part!r} stands"
     ours = {part_of(name) for name, _ in imports(path) if name.split(".")[0] == "ollama_pack"}
     assert ours <= MAY_IMPORT[part] | {part}
+
+
+# A folder of routing/ or engines/ may import itself, those before it in its row, and the modules above both.
+FLOORS = (
+    ("routing", ("decide", "state", "probe", "peers", "dispatch")),
+    ("engines", ("ollama", "openai")),
+)
+
+
+@pytest.mark.parametrize(("part", "floors"), FLOORS, ids=[part for part, _ in FLOORS])
+def test_folders_of_a_part_import_downwards(part: str, floors: tuple[str, ...]) -> None:
+    """Would catch a decision that needs a server, or a state that needs a router."""
+    upward = []
+    for path in (SOURCE / "ollama_pack" / part).rglob("*.py"):
+        floor = path.relative_to(SOURCE / "ollama_pack" / part).parts[0]
+        own = floors.index(floor) if floor in floors else -1
+        for name, _ in imports(path):
+            if name.startswith(f"ollama_pack.{part}."):
+                other = name.split(".")[2]
+                if other in floors and floors.index(other) > own:
+                    upward.append((name_of(path), name))
+    assert upward == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

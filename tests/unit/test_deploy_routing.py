@@ -7,7 +7,7 @@ import pytest
 from deploy.config import load_config
 from deploy.errors import ConfigError
 from deploy.plan import valves_diff, without_secrets
-from ollama_pack.fleet.nodes import parse_nodes
+from ollama_pack.routing.nodes import parse_nodes
 
 
 def write(folder: Path, text: str) -> Path:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.openai_wire import VLLM_METRICS
-from ollama_pack.ollama.engine_metrics import EngineActivity, engine_activity
+from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
 
 SGLANG = """\
 # TYPE sglang:num_running_reqs gauge

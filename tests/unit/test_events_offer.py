@@ -1,6 +1,6 @@
 """What there is to publish, from what the router tells and what the alias tables say."""
 
-from ollama_pack.plugins.offer import (
+from ollama_pack.services.offer import (
     AliasTables,
     Offer,
     absent_routed,

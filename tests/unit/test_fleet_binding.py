@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ollama_pack.fleet.binding import Placement, plan_bindings
-from ollama_pack.fleet.policy import RoutingPolicy
-from ollama_pack.fleet.queue import FairQueue, WaitingRequest
-from ollama_pack.fleet.view import (
+from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
+from ollama_pack.routing.decide.planner import Placement, plan_bindings
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.view import (
     FleetRequest,
     FleetView,
     InstalledModel,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.fleet.cost import (
+from ollama_pack.routing.decide.cost import (
     CostTerms,
     decode_share,
     evict_model,
@@ -13,8 +13,8 @@ from ollama_pack.fleet.cost import (
     predict_output,
     predict_prompt,
 )
-from ollama_pack.fleet.policy import RoutingPolicy
-from ollama_pack.fleet.view import KeptPrefix, PairRates
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.view import KeptPrefix, PairRates
 
 POLICY = RoutingPolicy()
 seconds = st.floats(0, 1e4)

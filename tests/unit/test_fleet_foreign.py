@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.fleet.foreign import FOREIGN_PATIENCE, STALE_SERVICES, ForeignLoad
+from ollama_pack.routing.state.external_load import FOREIGN_PATIENCE, STALE_SERVICES, ForeignLoad
 
 SERVICE = 5.0  # the prior
 

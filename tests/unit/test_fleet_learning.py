@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.fleet.demand import MAX_BLOBS, DemandMeter
-from ollama_pack.fleet.prefix import (
+from ollama_pack.routing.decide.prefix import (
     IMAGE_TOKENS,
     MAX_BLOCKS,
     MAX_KEPT,
@@ -17,8 +16,9 @@ from ollama_pack.fleet.prefix import (
     prefix_hit,
     prompt_blocks,
 )
-from ollama_pack.fleet.rates import Durations, PairLearner, SlotLearner
-from ollama_pack.fleet.view import PairRates, PromptBlock
+from ollama_pack.routing.decide.view import PairRates, PromptBlock
+from ollama_pack.routing.state.demand import MAX_BLOBS, DemandMeter
+from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
 
 PRIORS = PairRates()
 

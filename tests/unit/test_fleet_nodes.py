@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_pack.errors import PackError
-from ollama_pack.fleet.errors import NodeTableError
-from ollama_pack.fleet.nodes import MAX_NODES, NodeRow, parse_nodes
+from ollama_pack.routing.errors import NodeTableError
+from ollama_pack.routing.nodes import MAX_NODES, NodeRow, parse_nodes
 
 FULL = "gpu0 http://gpu0:11434/ kind=openai weight=2.5 tier=1 slots=4 agent=http://gpu0:9400 key=s3cret"
 TOO_MANY = "\n".join(f"n{number} http://n{number}" for number in range(MAX_NODES + 1))

@@ -4,9 +4,9 @@ import math
 from dataclasses import replace
 
 from harness.virtual_world import MODELS, World
-from ollama_pack.fleet.bound import Binding
-from ollama_pack.fleet.patience import SUSPICION_SECONDS, honest_silence
-from ollama_pack.fleet.view import InstalledModel
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.view import InstalledModel
+from ollama_pack.routing.dispatch.hang_delay import SUSPICION_SECONDS, honest_silence
 
 
 def bound(world: World, number: int) -> Binding:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.fleet.errors import QueueFullError
-from ollama_pack.fleet.queue import FairQueue
-from ollama_pack.fleet.view import FleetRequest
+from ollama_pack.routing.decide.fair_queue import FairQueue
+from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.errors import QueueFullError
 
 PATIENCE = 10.0
 

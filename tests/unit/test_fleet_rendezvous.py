@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.fleet.rendezvous import LOAD_BOUND, may_take, rendezvous_score
+from ollama_pack.routing.decide.rendezvous import LOAD_BOUND, may_take, rendezvous_score
 
 CHATS = [f"chat-{number}" for number in range(4000)]
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.virtual_world import MODELS, World, check, resident, steps, take
-from ollama_pack.fleet.errors import NoNodeError, QueueFullError
-from ollama_pack.fleet.view import InstalledModel
+from ollama_pack.routing.decide.view import InstalledModel
+from ollama_pack.routing.errors import NoNodeError, QueueFullError
 
 
 def test_a_request_on_an_idle_fleet_begins_at_once() -> None:

@@ -14,8 +14,9 @@ from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline
 from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Workers
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.fleet.events import BegunEvent, BoundEvent, EndedEvent, FailedEvent, FinishedEvent
-from ollama_pack.fleet.messages import (
+from ollama_pack.routing.decide.prefix import prompt_blocks
+from ollama_pack.routing.decide.view import FleetRequest, PromptBlock
+from ollama_pack.routing.peers.messages import (
     AliveMessage,
     ByeMessage,
     EventMessage,
@@ -24,12 +25,11 @@ from ollama_pack.fleet.messages import (
     decode_message,
     encode_message,
 )
-from ollama_pack.fleet.pairs import Lesson
-from ollama_pack.fleet.prefix import prompt_blocks
-from ollama_pack.fleet.rates import Durations
-from ollama_pack.fleet.scheduler import MAX_FAILOVERS
-from ollama_pack.fleet.share import RETRY_SECONDS, SILENT_SECONDS, ClaimRefusal, FleetShare, chain_key
-from ollama_pack.fleet.view import FleetRequest, PromptBlock
+from ollama_pack.routing.peers.share import RETRY_SECONDS, SILENT_SECONDS, ClaimRefusal, FleetShare, chain_key
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.events import BegunEvent, BoundEvent, EndedEvent, FailedEvent, FinishedEvent
+from ollama_pack.routing.state.model_stats import Lesson
+from ollama_pack.routing.state.scheduler import MAX_FAILOVERS
 
 words = st.text(max_size=20)
 counts, seconds = st.integers(0, 10**6), st.floats(0, 10**6)

@@ -7,7 +7,7 @@ import pytest
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.plugins.pipelines.gpu_router import KEY_VARIABLE, KNOWN_KEY, shared_secret
-from ollama_pack.plugins.sharing import redis_sharing
+from ollama_pack.services.sharing import redis_sharing
 
 
 @pytest.mark.parametrize(

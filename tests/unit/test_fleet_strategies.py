@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.fleet.errors import QueueFullError
-from ollama_pack.fleet.rates import Durations
+from ollama_pack.routing.errors import QueueFullError
+from ollama_pack.routing.state.estimates import Durations
 
 PLAIN = ("least_busy", "random")
 

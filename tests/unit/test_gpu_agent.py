@@ -25,8 +25,8 @@ from agent import server
 from agent.metrics import CONTENT_TYPE, metrics_text
 from agent.server import MAX_CONNECTIONS, Agent, ListenError, serving
 from harness.scripted_driver import GPU_IS_LOST, Card, ScriptedDriver, nvml_over, pynvml_path
-from ollama_pack.fleet.gpu_nvml import GpuReader
-from ollama_pack.fleet.gpus import Gpu, GpuReport, agent_load, read_agent
+from ollama_pack.routing.probe.gpu_nvml import GpuReader
+from ollama_pack.routing.probe.gpus import Gpu, GpuReport, agent_load, read_agent
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_agent.py"

@@ -24,8 +24,8 @@ from harness.scripted_driver import (
     ScriptedDriver,
     nvml_over,
 )
-from ollama_pack.fleet.gpu_nvml import GpuReader, preload_nvml
-from ollama_pack.fleet.gpus import (
+from ollama_pack.routing.probe.gpu_nvml import GpuReader, preload_nvml
+from ollama_pack.routing.probe.gpus import (
     AGENT_BYTES,
     LOAD_PATH,
     MAX_GPUS,

@@ -4,7 +4,7 @@ from collections import UserDict
 
 import pytest
 
-from ollama_pack.ollama.names import find_model, find_variant, quantization_in, split_tag
+from ollama_pack.engines.ollama.names import find_model, find_variant, quantization_in, split_tag
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.openai_wire import LLAMACPP_MODELS, LLAMACPP_PROPS, MODEL, SGLANG_MODELS, VLLM_MODELS
-from ollama_pack.ollama.engine_failures import engine_status_error
-from ollama_pack.ollama.engine_models import engine_models, served_context
-from ollama_pack.ollama.engine_stream import EngineReply, engine_usage
-from ollama_pack.ollama.errors import (
+from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
     NodeError,
     NodeFaultError,
     RequestRefusedError,
 )
-from ollama_pack.ollama.stream import UsagePlace, completion_of
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.stream import UsagePlace, completion_of
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.openai.failures import engine_status_error
+from ollama_pack.engines.openai.models import engine_models, served_context
+from ollama_pack.engines.openai.stream import EngineReply, engine_usage
 
 JSON = dict[str, Any]
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "gpt-4")

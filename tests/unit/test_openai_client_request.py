@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.ollama.engine_request import request_to_engine, without_usage
-from ollama_pack.ollama.errors import ChatBodyError
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.openai.request import request_to_engine, without_usage
 
 USER = {"role": "user", "content": "Hello"}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ollama_pack.plugins.pipeline_requests import (
+from ollama_pack.services.pipeline_requests import (
     NOTE_FIELD,
     Asking,
     asking,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.fleet.rates import Durations
-from ollama_pack.fleet.spent import Elapsed, spent_on
-from ollama_pack.ollama.to_openai import openai_usage
+from ollama_pack.engines.ollama.to_openai import openai_usage
+from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
+from ollama_pack.routing.state.estimates import Durations
 
 SECOND = 1_000_000_000
 MEASURED = Elapsed(first_token=1.5, total=4.0)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.ollama.lines import LineTooLongError
-from ollama_pack.ollama.sse import ServerEvent, SseBuffer
+from ollama_pack.engines.lines import LineTooLongError
+from ollama_pack.engines.sse import ServerEvent, SseBuffer
 
 LIMIT = 1000
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect
 
-from ollama_pack.plugins.transcribing import error_code, told_to
-from ollama_pack.plugins.voice_job import chosen_recordings, for_model, progress_line
-from ollama_pack.plugins.voice_routes import unless_gone
-from ollama_pack.plugins.voice_settings import VoiceSettings
+from ollama_pack.services.transcribing import error_code, told_to
+from ollama_pack.services.voice_job import chosen_recordings, for_model, progress_line
+from ollama_pack.services.voice_routes import unless_gone
+from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import (
     AudioTooLongError,
     NoAttachmentError,

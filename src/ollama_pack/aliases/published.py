@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.resolve import candidates, find_candidate
 from ollama_pack.aliases.table import AliasTable
-from ollama_pack.ollama.names import Families
+from ollama_pack.engines.ollama.names import Families
 
 MOST_TOKENS = 2**62  # meets every `context>=`
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.table import AliasRow, AliasTable
-from ollama_pack.ollama.names import Families, find_model, find_variant
+from ollama_pack.engines.ollama.names import Families, find_model, find_variant
 
 NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"

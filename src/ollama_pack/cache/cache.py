@@ -21,8 +21,8 @@ from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question
 from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
-from ollama_pack.ollama.stream import UsagePlace
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.stream import UsagePlace
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
 _ROUNDS = 2  # that a request follows in vain before it generates by itself

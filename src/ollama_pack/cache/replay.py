@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from ollama_pack.cache.collect import AnswerCollector
 from ollama_pack.cache.entry import Entry
-from ollama_pack.ollama.stream import UsagePlace
-from ollama_pack.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.stream import UsagePlace
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 MARKER = "ollama_pack"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from ollama_pack.ollama.failures import node_name, said_in, shortened
+from ollama_pack.engines.failures import node_name, said_in, shortened
 from ollama_pack.speech.errors import (
     SpeechServerBusyError,
     SpeechServerError,

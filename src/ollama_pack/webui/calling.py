@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from ollama_pack.ollama.sse import ServerEvent, SseBuffer
+from ollama_pack.engines.sse import ServerEvent, SseBuffer
 from ollama_pack.webui.errors import ModelRefusedError
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures

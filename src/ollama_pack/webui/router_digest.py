@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_pack.ollama.routed_names import ROUTER
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.functions import live_function
 
 log_digest = logging.getLogger(__name__)

@@ -19,19 +19,19 @@ from pydantic import Field, field_validator
 
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import PackError
-from ollama_pack.fleet.journey import RouterSettings, Tell
-from ollama_pack.fleet.nodes import NodeRow
-from ollama_pack.fleet.report import dashboard_report, load_report
-from ollama_pack.fleet.router import Router
-from ollama_pack.ollama.routed_names import ROUTER
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.answers import answer_events, failure_body
-from ollama_pack.plugins.completions import whole_answer
-from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
-from ollama_pack.plugins.router_host import RouterHost
-from ollama_pack.plugins.router_valves import RouterValves
-from ollama_pack.plugins.sharing import redis_sharing
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings, Tell
+from ollama_pack.routing.dispatch.report import dashboard_report, load_report
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.services.answers import answer_events, failure_body
+from ollama_pack.services.completions import whole_answer
+from ollama_pack.services.routed import models_for, routed_aliases, weights_behind
+from ollama_pack.services.router_host import RouterHost
+from ollama_pack.services.router_valves import RouterValves
+from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.webui.connections import ollama_connections, trusted_certificates
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret

@@ -17,7 +17,7 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
-from ollama_pack.ollama.routed_names import ROUTER
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.models import (
     add_system_prompt,
     catalogue,

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from ollama_pack.plugins.forgetting import label_to_discard
-from ollama_pack.plugins.publishing import Publisher
-from ollama_pack.plugins.voice_routes import VoiceRoutes, check_microphone_key
+from ollama_pack.services.forgetting import label_to_discard
+from ollama_pack.services.publishing import Publisher
+from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
 from ollama_pack.webui.audience import parse_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact

@@ -17,12 +17,12 @@ from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
-from ollama_pack.ollama.digests import ModelDigests, TagSite
-from ollama_pack.ollama.routed_names import ROUTER
-from ollama_pack.plugins.cache_state import STATE
-from ollama_pack.plugins.cache_valves import CacheValves
-from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.plugins.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.engines.ollama.digests import ModelDigests, TagSite
+from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.services.cache_state import STATE
+from ollama_pack.services.cache_valves import CacheValves
+from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
+from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections
 from ollama_pack.webui.models import group_ids_of, may_use

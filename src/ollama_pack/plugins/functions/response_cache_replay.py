@@ -14,10 +14,10 @@ from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
-from ollama_pack.ollama.event_text import LAST_EVENT, event_text
-from ollama_pack.ollama.stream import usage_place
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.cache_state import STATE
+from ollama_pack.engines.event_text import LAST_EVENT, event_text
+from ollama_pack.engines.ollama.stream import usage_place
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.services.cache_state import STATE
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.errors import ModelRefusedError
 from ollama_pack.webui.streams import event_stream, json_response

@@ -20,27 +20,27 @@ from pydantic import Field, field_validator
 
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.cache.errors import CacheConfigError
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import PackError
-from ollama_pack.fleet.catalogue import Catalogue
-from ollama_pack.fleet.router import Router
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.answers import answer_events, failure_status
-from ollama_pack.plugins.bridge import Bridge, ThreadPool
-from ollama_pack.plugins.completions import whole_answer
-from ollama_pack.plugins.line_stream import LineStream
-from ollama_pack.plugins.pipeline_requests import asking, with_hints, without_asking
-from ollama_pack.plugins.pipeline_siblings import sibling
-from ollama_pack.plugins.pipeline_valves import (
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.probe.catalogue import Catalogue
+from ollama_pack.services.answers import answer_events, failure_status
+from ollama_pack.services.bridge import Bridge, ThreadPool
+from ollama_pack.services.completions import whole_answer
+from ollama_pack.services.line_stream import LineStream
+from ollama_pack.services.pipeline_requests import asking, with_hints, without_asking
+from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
     PipelineValves,
     one_a_line,
     starting_valves,
 )
-from ollama_pack.plugins.routed import models_for, routed_aliases, weights_behind
-from ollama_pack.plugins.router_host import RouterHost
-from ollama_pack.plugins.router_valves import NODES_NOTE, RouterValves
-from ollama_pack.plugins.sharing import redis_sharing, usable_redis_url
+from ollama_pack.services.routed import models_for, routed_aliases, weights_behind
+from ollama_pack.services.router_host import RouterHost
+from ollama_pack.services.router_valves import NODES_NOTE, RouterValves
+from ollama_pack.services.sharing import redis_sharing, usable_redis_url
 
 log = logging.getLogger(__name__)
 

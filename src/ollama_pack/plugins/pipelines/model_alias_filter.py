@@ -15,8 +15,8 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts, request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
-from ollama_pack.ollama.tags import InstalledModels
-from ollama_pack.plugins.pipeline_valves import (
+from ollama_pack.engines.ollama.tags import InstalledModels
+from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
     PipelineValves,

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ollama_pack.plugins.cache_valves import CacheValves
-from ollama_pack.plugins.caching import CacheSettings
-from ollama_pack.plugins.pipeline_requests import goes_to_router, noted
-from ollama_pack.plugins.pipeline_valves import (
+from ollama_pack.services.cache_valves import CacheValves
+from ollama_pack.services.caching import CacheSettings
+from ollama_pack.services.pipeline_requests import goes_to_router, noted
+from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
     PipelineValves,

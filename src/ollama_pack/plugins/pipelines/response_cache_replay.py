@@ -18,12 +18,12 @@ from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.generation import Upstream
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import CacheOutcome
-from ollama_pack.ollama.stream import usage_place
-from ollama_pack.ollama.to_openai import ReplyHead
-from ollama_pack.plugins.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.plugins.caching import CacheInUse, CacheKeeper
-from ollama_pack.plugins.pipeline_requests import Asking
-from ollama_pack.plugins.pipeline_siblings import sibling
+from ollama_pack.engines.ollama.stream import usage_place
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
+from ollama_pack.services.caching import CacheInUse, CacheKeeper
+from ollama_pack.services.pipeline_requests import Asking
+from ollama_pack.services.pipeline_siblings import sibling
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from ollama_pack.errors import PackError
-from ollama_pack.plugins.voice_job import VoiceJob
-from ollama_pack.plugins.voice_settings import VoiceSettings
+from ollama_pack.services.voice_job import VoiceJob
+from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.language import parse_language
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,189 @@
+"""What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+import aiohttp
+from pydantic import ValidationError
+
+from ollama_pack.engines.errors import NodeFaultError
+from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
+from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.values import (
+    ListedModel,
+    LoadedList,
+    LoadedModel,
+    ModelList,
+    NodeValue,
+    ShownModel,
+)
+from ollama_pack.engines.transport import NodeLimits, NodeTransport
+
+_Read = TypeVar("_Read", bound=NodeValue)
+
+
+class NodeClient(Protocol):
+    """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
+
+    Every method raises `NodeError`; where it is a `RetryableNodeError`, another node may do it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+
+    async def version(self) -> str:
+        """The version of the engine."""
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the node has."""
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in the node's memory."""
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of a model."""
+
+    def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+
+class OllamaClient:
+    """A node that runs Ollama."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        limits: NodeLimits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            url: such as http://gpu1:11434, with or without a path.
+            session: holds the connections. Its timeouts do not apply; a limit on connections does.
+            limits: when left out, the defaults.
+            headers: sent with every request, such as `Authorization`.
+        """
+        self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown: without user name, password and query."""
+        return self._node.name
+
+    async def version(self) -> str:
+        """The version of the Ollama, such as 0.17.4; empty where it is not told.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return str((await self._node.ask("/api/version")).get("version") or "")
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the node has.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(ModelList, await self._node.ask("/api/tags")).models
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in the node's memory.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of a model.
+
+        Raises:
+            ModelNotFoundError: it does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+
+    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
+
+        Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
+        connection, and the node stops generating.
+
+        Args:
+            request: as `request_to_ollama` gives it.
+            first_byte: seconds until the first line; with `stream` false that is the whole answer.
+
+        Raises:
+            ModelNotFoundError: the node does not have the model.
+            RequestRefusedError: the request has to change.
+            RetryableNodeError: the node failed, before or in the stream.
+        """
+        return self._node.lines("/api/chat", request, first_byte)
+
+    async def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
+
+        Args:
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the node's name of the model.
+            head: what the chunks have in common.
+            first_byte: seconds until the first line.
+            thinking: what `think` the model takes, from `show`; None where it is not known.
+
+        Raises:
+            ChatBodyError: the body cannot be put into Ollama's form.
+            NodeError: as `chat`.
+        """
+        place = usage_place(body)
+        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        async with aclosing(stream_to_openai(lines, head, place)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there.
+
+        Args:
+            model: the node's name of it.
+            seconds: for all of it.
+            keep_alive: how long it stays: seconds or "5m"; the node's own time when left out.
+            options: runner options, such as `num_ctx`. They must be those of the chats to come.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: it could not be loaded.
+        """
+        found = {"keep_alive": keep_alive, "options": options}
+        given = {name: value for name, value in found.items() if value is not None}
+        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of memory, once it has finished what it does.
+
+        Raises:
+            ModelNotFoundError: the node does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
+
+    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
+        try:
+            return kind.model_validate(answer)
+        except ValidationError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error

@@ -1,0 +1,147 @@
+"""An OpenAI chat request as Ollama's `POST /api/chat` wants it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from ollama_pack.engines.body import decimal_in, json_in, object_in, objects_in, switch_in, text_in, whole_in
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.messages import ollama_messages
+from ollama_pack.engines.ollama.options import flat_settings, ollama_options
+
+# What `think` a model takes: none, true and false, or also how much.
+Thinking = Literal["never", "switch", "levels"]
+
+# Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
+_FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
+# OpenAI's efforts → Ollama's levels.
+_LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def thinking_of(capabilities: Collection[str], family: str) -> Thinking:
+    """What `think` a model takes, by what `/api/show` says of it."""
+    if "thinking" not in capabilities:
+        return "never"
+    return "levels" if family in _FAMILIES_WITH_LEVELS else "switch"
+
+
+def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """The body for `/api/chat` that asks what an OpenAI chat body asks.
+
+    Fields that Ollama has no word for (`metadata`, `user`, `n`, `logit_bias`, `parallel_tool_calls`, …) are
+    left out. `stream` is always there, because Ollama streams unless told otherwise.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+        thinking: what `think` the model takes. None: not known; then `reasoning_effort` is left out, unless
+            it is "none", because a wrong `think` is refused and a model that can think does so unasked.
+
+    Raises:
+        ChatBodyError: something in the body cannot be put into Ollama's form.
+    """
+    settings = flat_settings(body)
+    found = {
+        "tools": _tools(body),
+        "format": _format(settings),
+        "think": _think(settings, thinking),
+        "keep_alive": _keep_alive(settings.get("keep_alive")),
+        "options": ollama_options(body) or None,
+        **_logprobs(body),
+    }
+    return {
+        "model": text_in(body.get("model"), "model"),
+        "messages": ollama_messages(body.get("messages")),
+        "stream": bool(body.get("stream")),
+        **{name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
+    tools = objects_in(body.get("tools"), "tools")
+    choice = body.get("tool_choice")
+    if choice == "none":
+        return None
+    if isinstance(choice, Mapping):
+        name = object_in(choice.get("function"), "tool_choice.function").get("name")
+        tools = [tool for tool in tools if _declared_name(tool) == name]
+        if not tools:
+            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return tools or None
+
+
+def _declared_name(tool: Mapping[str, Any]) -> object:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, Mapping) else None
+
+
+def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    """Ollama's `format`: "json", or a JSON schema."""
+    wanted = object_in(settings.get("response_format"), "response_format")
+    match wanted.get("type"):
+        case "json_schema":
+            given = object_in(wanted.get("json_schema"), "response_format.json_schema")
+            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+        case "json_object":
+            return "json"
+        case "text":
+            return None
+        case None:
+            return _own_format(settings.get("format"))
+    raise ChatBodyError("response_format.type", "must be text, json_object or json_schema")
+
+
+def _own_format(value: object) -> str | Mapping[str, Any] | None:
+    """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
+    if not isinstance(value, str):
+        return object_in(value, "format") or None
+    if not value.strip().startswith(("{", "[")):
+        return value or None
+    try:
+        return object_in(json_in(value), "format")
+    except ValueError as error:
+        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+
+
+def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
+    """`think` as asked for, true for a level where the model has none; an effort only where it is safe."""
+    explicit = "think" in settings
+    asked = _level_in(settings["think"]) if explicit else _effort(settings.get("reasoning_effort"))
+    if isinstance(asked, str) and thinking == "switch":
+        return True
+    if isinstance(asked, str) and thinking != "levels" and not explicit:
+        return None
+    return asked
+
+
+def _level_in(value: object) -> str | bool:
+    level = _LEVELS.get(value.lower()) if isinstance(value, str) else None
+    return level or switch_in(value, "think")
+
+
+def _effort(value: object) -> str | bool | None:
+    if value is None:
+        return None
+    effort = text_in(value, "reasoning_effort").lower()
+    if effort != "none" and effort not in _LEVELS:
+        raise ChatBodyError("reasoning_effort", f"must be one of none, {', '.join(_LEVELS)}")
+    return _LEVELS.get(effort, False)
+
+
+def _keep_alive(value: object) -> str | float | None:
+    """Seconds, or Go's "5m30s". Open WebUI's settings have seconds as text, which Ollama would refuse."""
+    if isinstance(value, str):
+        try:
+            value = json_in(value)
+        except ValueError:
+            return value if isinstance(value, str) and value.strip() else None
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        decimal_in(value, "keep_alive")  # refuses what is beyond every number
+        return value
+    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+
+
+def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
+    given = {"logprobs": switch_in, "top_logprobs": whole_in}
+    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}

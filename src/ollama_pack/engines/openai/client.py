@@ -1,0 +1,248 @@
+"""A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+
+from ollama_pack.engines.errors import ModelNotFoundError, NodeError, NodeFaultError, RequestRefusedError
+from ollama_pack.engines.ollama.stream import usage_place
+from ollama_pack.engines.ollama.to_ollama import Thinking
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
+from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
+from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
+from ollama_pack.engines.openai.models import EngineModel, engine_models, served_context
+from ollama_pack.engines.openai.request import request_to_engine, without_usage
+from ollama_pack.engines.openai.stream import EngineReply
+from ollama_pack.engines.sse import ServerEvent
+from ollama_pack.engines.transport import Dialect, NodeLimits, NodeTransport
+
+METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
+OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
+
+_V1 = "/v1"
+# Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
+_VERSIONS = (
+    ("/version", "version"),
+    ("/props", "build_info"),
+    ("/server_info", "version"),
+    ("/get_server_info", "version"),
+)
+# What an engine answers where it does not have what was asked for.
+_ABSENT = frozenset({400, 404, 405, 422, 501})
+
+
+class OpenAIClient:
+    """A node that runs an OpenAI-compatible engine. It answers as `OllamaClient` does, chunk for chunk."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        limits: NodeLimits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            session: holds the connections. Its timeouts do not apply; a limit on connections does.
+            limits: when left out, the defaults.
+            headers: sent with every request, such as `Authorization`.
+        """
+        root = url.rstrip("/").removesuffix(_V1)
+        self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
+        self._served: frozenset[str] = frozenset()
+        self._takes_usage = True
+        self._metrics_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown: without `/v1`, user name, password and query."""
+        return self._node.name
+
+    async def version(self) -> str:
+        """The version of the engine; empty where it is not told.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        for path, key in _VERSIONS:
+            version = (await self._told(path)).get(key)
+            if isinstance(version, str) and version:
+                return version
+        return ""
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that the engine serves, or can load.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        return tuple(model.listed() for model in await self._models())
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        models = [model for model in await self._models() if model.loaded]
+        if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
+            context = served_context(await self._told("/props"))
+            return tuple(
+                model.resident().model_copy(update={"context_length": model.context or context})
+                for model in models
+            )
+        return tuple(model.resident() for model in models)
+
+    async def show(self, model: str) -> ShownModel:
+        """What the engine knows of a model. `capabilities` is empty where it does not tell them.
+
+        Raises:
+            ModelNotFoundError: it does not have it.
+            NodeError: the node does not answer as it should.
+        """
+        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        if found is None:
+            raise self._not_served(model)
+        return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
+
+    async def activity(self) -> EngineActivity | None:
+        """How busy the engine is, by its metrics; None where it has none: then it is not asked for a while.
+
+        Raises:
+            NodeError: the node does not answer as it should.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._metrics_at:
+            return None
+        try:
+            text = (await self._node.fetch("/metrics")).decode(errors="replace")
+        except NodeError as error:
+            if error.status not in _ABSENT:
+                raise
+            text = ""
+        found = engine_activity(text)
+        if found is None:
+            self._metrics_at = now + METRICS_RETRY_SECONDS
+        return found
+
+    async def complete(
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
+
+        The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
+
+        Args:
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            head: what the chunks have in common.
+            first_byte: seconds until the first event.
+            thinking: not used.
+
+        Raises:
+            ChatBodyError: the body is not of its form.
+            ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
+                would answer with the model that it has.
+            RequestRefusedError: the request has to change.
+            RetryableNodeError: the engine failed, before or in the stream.
+        """
+        place = usage_place(body)
+        request = request_to_engine(body)
+        if request["model"] not in self._served:
+            await self._models()
+        if request["model"] not in self._served:
+            raise self._not_served(request["model"])
+        async with (
+            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+        """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
+        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        sent = request if asks_usage else without_usage(request)
+        try:
+            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+                async for event in events:
+                    yield event
+        except RequestRefusedError as error:  # comes before the first event or never
+            if not asks_usage or "stream_options" not in error.said:
+                raise
+            self._takes_usage = False
+        else:
+            return
+        async with aclosing(self._events(request, first_byte)) as events:
+            async for event in events:
+                yield event
+
+    async def _chunks(
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks that the events make up."""
+        ended = False
+        async for event in events:
+            ended = event.is_last
+            made = self._end(reply) if ended else reply.take(self._chunk_in(event, reply, model))
+            for chunk in made:
+                yield chunk
+        if not ended:
+            for chunk in self._end(reply):
+                yield chunk
+
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+        """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
+        chunk = self._node.parsed(event.data)
+        if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            return chunk
+        status = None if reply.is_begun else event_status(chunk)
+        if status is not None:
+            raise engine_status_error(self.name, status, event.data, model)
+        raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
+
+    def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
+        """The last chunks, where the answer has come to its end. Some engines do without `[DONE]`."""
+        if reply.is_aborted:
+            raise NodeFaultError(self.name, "gave up in the middle of its answer")
+        if not reply.is_whole:
+            raise NodeFaultError(self.name, "ended its answer before the last chunk")
+        return reply.end()
+
+    async def _models(self) -> tuple[EngineModel, ...]:
+        """The models, which are remembered as those that it answers for."""
+        answer = await self._node.ask(f"{_V1}/models")
+        try:
+            models = engine_models(answer)
+        except ValueError as error:
+            raise NodeFaultError(
+                self.name, f"lists models in a form that is not OpenAI's: {error}"
+            ) from error
+        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        return models
+
+    async def _told(self, path: str) -> dict[str, Any]:
+        """What the engine tells there; empty where it has no such thing."""
+        try:
+            return await self._node.ask(path)
+        except NodeError as error:
+            if error.status not in _ABSENT:
+                raise
+            return {}
+
+    def _not_served(self, model: str) -> ModelNotFoundError:
+        listed = ", ".join(sorted(self._served)[:5])
+        said = f"it serves {listed}" if listed else "it serves nothing"
+        return ModelNotFoundError(self.name, model, said, SERVE_IT)

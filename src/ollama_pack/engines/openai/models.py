@@ -1,0 +1,160 @@
+"""What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+
+`/v1/models` has little in common between engines but the ids: vLLM and SGLang add `max_model_len`, llama.cpp
+`meta` (size, context, quantization), `architecture` and, where it serves several, whether each is loaded.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ModelDetails, ShownModel
+
+_MILLION, _BILLION = 10**6, 10**9
+_MODALITIES = {"image": "vision", "audio": "audio"}
+_ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
+# llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
+_FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """An entry of `/v1/models`.
+
+    Attributes:
+        name: its id.
+        others: other names that it answers to.
+        engine: who serves it, such as llamacpp or vllm; empty where it is not told.
+        loaded: it is in memory, as everything is that is not told to be elsewhere.
+        context: tokens that it was started for; 0 where it is not told.
+        longest: tokens that the weights are made for; 0 where it is not told.
+        size: bytes of the weights; 0 where it is not told.
+        parameters: their number; 0 where it is not told.
+        quantization: such as Q4_K_M; empty where it is not told.
+        capabilities: such as completion and vision; empty where they are not told.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+    engine: str = ""
+    loaded: bool = True
+    context: int = 0
+    longest: int = 0
+    size: int = 0
+    parameters: int = 0
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def _details(self) -> ModelDetails:
+        return ModelDetails(
+            parameter_size=_parameter_size(self.parameters), quantization_level=self.quantization
+        )
+
+    def listed(self) -> ListedModel:
+        """As `/api/tags` would have it. No engine tells a digest."""
+        return ListedModel(name=self.name, size=self.size, details=self._details)
+
+    def resident(self) -> LoadedModel:
+        """As `/api/ps` would have it. Nobody unloads it."""
+        return LoadedModel(name=self.name, size=self.size, context_length=self.context)
+
+    def shown(self, props: Mapping[str, Any]) -> ShownModel:
+        """As `/api/show` would have it.
+
+        Args:
+            props: what llama.cpp's `/props` tells, of its chat template among others; empty: nothing.
+        """
+        info = {"general.architecture": _ARCHITECTURE, "general.parameter_count": self.parameters}
+        info |= {f"{_ARCHITECTURE}.context_length": self.longest or self.context}
+        return ShownModel(capabilities=self._able(props), details=self._details, model_info=info)
+
+    def _able(self, props: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it can; empty where that is not told, as by vLLM and SGLang: then whatever is asked is tried.
+
+        Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
+        without a parser for them refuses with a sentence that says so.
+        """
+        if not self.capabilities:
+            return ()
+        modalities = _part(props, "modalities")
+        seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
+        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
+
+
+def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
+    """Read the answer of `/v1/models`.
+
+    Raises:
+        ValueError: it is not of OpenAI's form.
+    """
+    entries = answer.get("data")
+    if not isinstance(entries, list):
+        raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    beside = _capabilities_beside(answer.get("models"))
+    return tuple(_engine_model(entry, beside) for entry in entries)
+
+
+def served_context(props: Mapping[str, Any]) -> int:
+    """The context in tokens that llama.cpp's `/props` tells; 0: none."""
+    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+
+
+def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
+    name = entry.get("id") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
+        raise ValueError("a model has no `id`")
+    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    return EngineModel(
+        name=name,
+        others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
+        engine=engine if isinstance(engine, str) else "",
+        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
+        longest=_whole_or_zero(meta.get("n_ctx_train")),
+        size=_whole_or_zero(meta.get("size")),
+        parameters=_whole_or_zero(meta.get("n_params")),
+        quantization=_quantization(meta.get("ftype")),
+        capabilities=_capabilities(entry, beside.get(name, ())),
+    )
+
+
+def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
+    """Name → capabilities in the list that llama.cpp gives beside OpenAI's, in Ollama's form."""
+    entries = [entry for entry in models if isinstance(entry, Mapping)] if isinstance(models, list) else []
+    return {
+        str(entry.get("name")): tuple(map(str, able))
+        for entry in entries
+        if isinstance(able := entry.get("capabilities"), list)
+    }
+
+
+def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
+    inputs = _part(entry, "architecture").get("input_modalities")
+    told = inputs if isinstance(inputs, list) else []
+    seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
+    base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
+    return tuple(dict.fromkeys((*base, *seen)))
+
+
+def _quantization(ftype: object) -> str:
+    found = _FTYPE.search(ftype) if isinstance(ftype, str) else None
+    return found[1].upper() + (f"_{found[2][0].upper()}" if found[2] else "") if found else ""
+
+
+def _parameter_size(count: int) -> str:
+    """The number as Ollama writes it: 8.0B, 134.52M."""
+    if count >= _BILLION:
+        return f"{count / _BILLION:.1f}B"
+    return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
+
+
+def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = value.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _whole_or_zero(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,180 @@
+"""A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+
+Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
+chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_pack.engines.ollama.stream import UsagePlace
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
+_FINISHES = frozenset({"stop", "length", "content_filter"})
+_ABORTS = frozenset({"abort", "error"})
+_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A tool call of which more may come."""
+
+    index: object
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add what is new."""
+        function = _object_or_empty(fragment.get("function"))
+        self.id = self.id or _string_or_empty(fragment.get("id"))
+        self.name = self.name or _string_or_empty(function.get("name"))
+        self.arguments += _string_or_empty(function.get("arguments"))
+
+
+class EngineReply:
+    """Takes the chunks of one answer and gives those that it is made up of. Nothing here raises."""
+
+    def __init__(self, head: ReplyHead, place: UsagePlace) -> None:
+        """Start an answer.
+
+        Args:
+            head: what its chunks have in common.
+            place: where the figures go.
+        """
+        self._head = head
+        self._place = place
+        self._started = False
+        self._reason = ""
+        self._calls: list[PendingCall] = []
+        self._usage: Mapping[str, Any] | None = None
+        self._timings: Mapping[str, Any] | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has said something."""
+        return self._started
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the engine has said why it ends, and it is not that it gave up."""
+        return bool(self._reason) and not self.is_aborted
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the engine gave up: vLLM and SGLang do when they are shut down, for instance."""
+        return self._reason in _ABORTS
+
+    def take(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a chunk says; nothing where it says nothing, or only a part of a tool call.
+
+        The first part of a tool call gives a chunk with the role alone: it shows when the answer began.
+        """
+        self._usage = _object_or_none(chunk.get("usage")) or self._usage
+        self._timings = _object_or_none(chunk.get("timings")) or self._timings
+        choice = _first_choice(chunk)
+        reason = choice.get("finish_reason")
+        self._reason = reason if isinstance(reason, str) and reason else self._reason
+        given = _object_or_empty(choice.get("delta"))
+        calls = given.get("tool_calls")
+        for fragment in calls if isinstance(calls, list) else ():
+            self._take_call(_object_or_empty(fragment))
+        delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
+        if not delta and not logprobs and (self._started or not self._calls):
+            return []
+        return [self._chunk(delta, logprobs=logprobs)]
+
+    def end(self) -> list[dict[str, Any]]:
+        """The tool calls, the reason for the end and the figures, once nothing more comes."""
+        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
+        made = [self._chunk({"tool_calls": calls})] if calls else []
+        reason = self._reason if self._reason in _FINISHES else "stop"
+        reason = "tool_calls" if calls and reason == "stop" else reason
+        figures: dict[str, Any] = {"usage": engine_usage(self._usage, self._timings)}
+        figures |= {"timings": dict(self._timings)} if self._timings else {}
+        last = self._chunk({}, finish=reason)
+        if self._place == "last":
+            return [*made, last | figures]
+        return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
+
+    def _take_call(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            known = None if named or not self._calls else self._calls[-1]
+        else:
+            known = next((call for call in reversed(self._calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self._calls.append(known)
+        known.take(fragment)
+
+    def _chunk(
+        self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        role = {} if self._started else {"role": "assistant"}
+        self._started = True
+        choice = {"index": 0, "delta": role | delta, "logprobs": logprobs, "finish_reason": finish}
+        return {**self._head.tagged("chat.completion.chunk"), "choices": [choice]}
+
+
+def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The engine's figures, with those that Open WebUI shows beside them; None where there are none.
+
+    Args:
+        usage: as OpenAI has it.
+        timings: as llama.cpp has it, with tokens per second.
+    """
+    if not usage:
+        return None
+    kept = {str(name): value for name, value in usage.items() if value is not None}
+    made = {"input_tokens": kept.get("prompt_tokens", 0), "output_tokens": kept.get("completion_tokens", 0)}
+    rates = {name: (timings or {}).get(source) for name, source in _RATES.items()}
+    made |= {name: round(rate, 2) for name, rate in rates.items() if isinstance(rate, int | float)}
+    return made | kept
+
+
+def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
+    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    found = {
+        "content": _string_or_empty(given.get("content")),
+        "reasoning_content": next((thought for thought in thoughts if thought), ""),
+        **{name: given.get(name) for name in _KEPT_DELTAS},
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
+    return {
+        "index": number,
+        "id": call.id or f"call_{head.id}_{number}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments or "{}"},
+    }
+
+
+def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The choice numbered 0, or without a number; empty where there is none."""
+    choices = chunk.get("choices")
+    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    return next((choice for choice in given if not choice.get("index")), {})
+
+
+def _object_or_none(value: object) -> Mapping[str, Any] | None:
+    return value if isinstance(value, Mapping) and value else None
+
+
+def _object_or_empty(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""

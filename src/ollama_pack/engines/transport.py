@@ -1,0 +1,311 @@
+"""Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import aiohttp
+
+from ollama_pack.engines.body import json_in
+from ollama_pack.engines.errors import (
+    NodeCertificateError,
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RequestRefusedError,
+)
+from ollama_pack.engines.failures import node_name, said_in, shortened, status_error
+from ollama_pack.engines.lines import LineBuffer, LineTooLongError
+from ollama_pack.engines.silence import SilenceWatch
+from ollama_pack.engines.sse import ServerEvent, SseBuffer
+
+HTTP_OK = 200
+REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+_Stage = Literal["first byte", "next line", "answer"]
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """How long and how much a node may take.
+
+    Attributes:
+        connect: seconds until there is a connection.
+        answer: seconds for a whole answer about the node and its models.
+        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
+            writes the arguments of a tool call.
+        line_bytes: the longest line.
+        answer_bytes: the longest answer about the node and its models.
+    """
+
+    connect: float = 3.0
+    answer: float = 5.0
+    next_line: float = 300.0
+    line_bytes: int = 4 * 2**20
+    answer_bytes: int = 16 * 2**20
+
+
+class StreamBuffer(Protocol[_Piece]):
+    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
+
+    def feed(self, data: bytes) -> list[_Piece]:
+        """The pieces that are complete now; LineTooLongError where one is too long."""
+
+    def end(self) -> list[_Piece]:
+        """What came last, when nothing more does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of engine is called, and what its refusals mean.
+
+    Attributes:
+        engine: what should run at the node, for messages.
+        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
+    """
+
+    engine: str
+    refusal: Callable[[str, int, bytes, str], NodeError]
+
+
+OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+
+
+class NodeTransport:
+    """The way to one node. The session is the caller's, with its pool of connections."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: NodeLimits,
+        headers: Mapping[str, str],
+        dialect: Dialect = OLLAMA_DIALECT,
+    ) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.name = node_name(url)
+        self.dialect = dialect
+        self.limits = limits
+        self._url = url.rstrip("/")
+        self._session = session
+        self._headers = {**headers, "Content-Type": "application/json"}
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The answer to a GET, or to a POST of the body, as a whole.
+
+        Args:
+            path: such as /api/tags.
+            body: of a POST.
+            seconds: for all of it, instead of the limit for answers.
+
+        Raises:
+            NodeError: there is none, or not in time, or it is an error or no JSON object.
+        """
+        return self.parsed(await self.fetch(path, body, seconds))
+
+    async def fetch(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> bytes:
+        """As `ask`, for an answer that need not be JSON."""
+        async with self._within("answer", self.limits.answer if seconds is None else seconds):
+            response = await self._open(path, body)
+            try:
+                return await self._read(response, self.limits.answer_bytes)
+            finally:
+                response.close()  # after its end, this leaves the connection in the pool
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], first_byte: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
+
+        Closing the iterator closes the connection.
+
+        Args:
+            path: such as /api/chat.
+            body: what is sent.
+            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+
+        Raises:
+            NodeError: before the first line, or at any point afterwards.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
+        ) as pieces:
+            async for text in pieces:
+                line = self._line(text)
+                yield line
+                if line.get("done") is True:
+                    await _read_to_end(pieces)
+                    return
+        raise NodeFaultError(self.name, "ended its answer before the last line")
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], first_byte: float
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
+
+        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
+        and whoever sent a request there would find nobody. As for `lines` otherwise.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+        ) as pieces:
+            async for event in pieces:
+                yield event
+                if event.is_last:
+                    return
+
+    async def _pieces(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        buffer: StreamBuffer[_Piece],
+        *,
+        last_request: bool = False,
+    ) -> AsyncGenerator[_Piece, None]:
+        """The pieces of the answer to a POST, to the end of its body."""
+        until = asyncio.get_running_loop().time() + first_byte
+        async with self._within("first byte", first_byte):
+            response = await self._open(path, body, last_request=last_request)
+        silence = SilenceWatch(response.content, self.limits.next_line)
+        try:
+            if last_request and response.connection and response.connection.protocol is not None:
+                response.connection.protocol.force_close()  # also where the node does not repeat `close`
+            async with self._within("first byte", first_byte, until):
+                pieces = await self._next_pieces(response, buffer)
+            while pieces:
+                for piece in pieces:
+                    yield piece
+                with silence:
+                    pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
+        finally:
+            silence.close()
+            response.close()
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+    ) -> aiohttp.ClientResponse:
+        """Send a request and get an answer that is no error, its body unread."""
+        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        if response.status == HTTP_OK:
+            return response
+        try:
+            said = await self._read(response, REFUSAL_BYTES, whole=False)
+        finally:
+            response.close()
+        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    async def _send(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if not self._url.startswith(("http://", "https://")):
+            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
+        try:
+            return await self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers={**self._headers, **headers},
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachableError(self.name, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
+        """The body, or its beginning where it is not needed as a whole."""
+        body = b""
+        while len(body) <= limit and (data := await self._some(response)):
+            body += data
+        if whole and len(body) > limit:
+            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+        return body[:limit]
+
+    async def _next_pieces(
+        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+    ) -> list[_Piece]:
+        """One piece or more; none when the answer has ended."""
+        try:
+            while data := await self._some(response):
+                if pieces := buffer.feed(data):
+                    return pieces
+        except LineTooLongError as error:
+            message = f"sends a line of more than {self.limits.line_bytes} bytes"
+            raise NodeFaultError(self.name, message) from error
+        return buffer.end()
+
+    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has come, at least a byte; empty at the end."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+
+    def _line(self, text: bytes) -> dict[str, Any]:
+        line = self.parsed(text)
+        if "error" in line:
+            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+        return line
+
+    def parsed(self, text: bytes) -> dict[str, Any]:
+        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
+
+        Raises:
+            NodeFaultError: it is none.
+        """
+        try:
+            value = json_in(text.decode())
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
+        raise NodeFaultError(self.name, message)
+
+    @asynccontextmanager
+    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
+        """Bound what is done inside, by the event loop's clock."""
+        end = asyncio.get_running_loop().time() + seconds if until is None else until
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as error:
+            raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
+    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
+    with suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in pieces:
+                pass

@@ -1,0 +1,178 @@
+"""One request at one node: what was sent, when it was last heard of, and what it took."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from ollama_pack.engines.errors import (
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RetryableNodeError,
+)
+from ollama_pack.engines.ollama.to_ollama import Thinking
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
+from ollama_pack.routing.dispatch.explain import reason
+from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings
+from ollama_pack.routing.dispatch.request import with_model
+from ollama_pack.routing.probe.node_watch import NodeWatch
+from ollama_pack.routing.state.estimates import Durations
+
+TAG = "ollama_pack"  # key of what we add to an answer
+ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
+
+
+class Attempt:
+    """One request at one node. Lives on one event loop.
+
+    Attributes:
+        binding: why there.
+        heard_at: when the last chunk came, on the loop's clock; None: it has not begun to answer.
+    """
+
+    def __init__(
+        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
+    ) -> None:
+        """Nothing is sent before `chunks`."""
+        self.binding = binding
+        self.heard_at: float | None = None
+        self._journey = journey
+        self._watch = watch
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._first_at = self._began
+        self._patience: asyncio.Timeout | None = None
+        self._suspicion: asyncio.TimerHandle | None = None
+        self._given_up: RetryableNodeError | None = None
+        self._figures: dict[str, Any] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was sent."""
+        return self._loop.time() - self._began
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Send it, and hand on what comes. The chunk with the figures also says which node answered, and why.
+
+        Raises:
+            NodeError: as `NodeClient.complete`, or what `give_up` was told.
+        """
+        binding, watch, settings = self.binding, self._watch, self._settings
+        chunks = watch.client.complete(
+            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
+            self._journey.head,
+            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            thinking=_known_thinking(watch, binding.model),
+        )
+        async with aclosing(chunks):
+            chunk = await self._first(chunks)
+            self.heard_at = self._first_at = self._loop.time()
+            yield self._noted(chunk)
+            async for chunk in chunks:
+                self.heard_at = self._loop.time()
+                yield self._noted(chunk)
+
+    async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
+        """The first chunk, unless somebody gives it up."""
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await anext(chunks)
+        except TimeoutError:
+            raise self._given_up or self._fault("has stopped answering") from None
+        except StopAsyncIteration:
+            raise self._fault("ended its answer before it began") from None
+        finally:
+            self._patience = None
+            if self._suspicion:
+                self._suspicion.cancel()
+
+    def _fault(self, reason: str) -> NodeFaultError:
+        return NodeFaultError(self._watch.client.name, reason)
+
+    def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        if "usage" in chunk:
+            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            self._figures = chunk
+        return chunk
+
+    def suspect_after(self, seconds: float, suspect: Callable[[str, "Attempt"], None], identity: str) -> None:
+        """Call `suspect` unless it has begun to answer by then."""
+        if seconds < math.inf:
+            self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
+
+    def is_gone(self) -> None:
+        """Its node does not answer at all: an answer that has not begun is not waited for."""
+        self._give_up(self._fault("has stopped answering"))
+
+    def hangs(self) -> None:
+        """Its node takes longer than it honestly can, though it answers otherwise."""
+        self._give_up(NodeTimeoutError(self._watch.client.name, "first byte", round(self.elapsed, 1)))
+
+    def _give_up(self, error: RetryableNodeError) -> None:
+        if self._patience:
+            self._given_up = error
+            self._patience.reschedule(self._loop.time())
+
+    def spent(self) -> Durations:
+        """How long it took the engine, once it is answered."""
+        elapsed = Elapsed(self._first_at - self._began, self.elapsed)
+        return spent_on(self._figures.get("usage"), self._figures.get("timings"), elapsed)
+
+
+class Attempts:
+    """All that are under way, by the request's id."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, Attempt] = {}
+
+    def begin(self, identity: str, attempt: Attempt) -> None:
+        """A request is sent to a node."""
+        self._there[identity] = attempt
+
+    def end(self, identity: str) -> None:
+        """It is no longer there; one that never was is ignored."""
+        self._there.pop(identity, None)
+
+    def has(self, identity: str, attempt: Attempt) -> bool:
+        """Whether this is the one that is under way for a request."""
+        return self._there.get(identity) is attempt
+
+    def at(self, node: str) -> int:
+        """How many there are at a node."""
+        return sum(attempt.binding.node == node for attempt in self._there.values())
+
+    def is_gone(self, node: str) -> None:
+        """A node does not answer at all: what has not begun to answer there goes elsewhere."""
+        for attempt in self._there.values():
+            if attempt.binding.node == node:
+                attempt.is_gone()
+
+    def answers(self, binding: Binding) -> bool:
+        """Whether the model has just said something there to somebody: then a request waits for a slot."""
+        since = asyncio.get_running_loop().time() - ALIVE_SECONDS
+        return any(
+            other.heard_at is not None and other.heard_at > since
+            for other in self._there.values()
+            if (other.binding.node, other.binding.model) == (binding.node, binding.model)
+        )
+
+
+def is_down(error: NodeError) -> bool:
+    """Whether it is the node, not one model on it."""
+    return isinstance(error, NodeUnreachableError) or (
+        isinstance(error, NodeTimeoutError) and error.stage == "connect"
+    )
+
+
+def is_hang(error: NodeError) -> bool:
+    """Whether it said nothing at all for as long as it could."""
+    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+
+
+def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
+    return next((model.thinking for model in watch.known.models if model.name == name), None)

@@ -1,0 +1,85 @@
+"""Decisions in words: status lines for people, records for the dashboard."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ollama_pack.routing.decide.assignment import Binding
+
+
+def waiting_line(ahead: int) -> str:
+    """What somebody reads who waits."""
+    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+
+
+def reason(binding: Binding) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if binding.hit and binding.request.tokens:
+        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    return " · ".join(parts)
+
+
+def status_line(binding: Binding) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
+    return f"{binding.node} · {reason(binding)}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision and what came of it. Holds nothing of the conversation and not who asked.
+
+    Attributes:
+        at: Unix time, in seconds.
+        node: the node that was chosen.
+        model: the model that answers there.
+        loads: it had to be loaded.
+        hit: tokens of the prompt that the node held.
+        tokens: tokens of the prompt, as estimated.
+        waited: seconds in the queue.
+        predicted: seconds to the first token at the node, as predicted.
+        actual: seconds that it took; None: not yet, or never.
+        background: it was a background call.
+        considered: every node that was looked at, with the terms of its cost in seconds.
+    """
+
+    at: float
+    node: str
+    model: str
+    loads: bool
+    hit: int
+    tokens: int
+    waited: float
+    predicted: float
+    actual: float | None
+    background: bool
+    considered: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def explained(binding: Binding, at: float) -> Decision:
+    """A decision as it is recorded."""
+    considered = [
+        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
+        for other in binding.considered
+    ]
+    return Decision(
+        at=at,
+        node=binding.node,
+        model=binding.model,
+        loads=binding.loads,
+        hit=binding.hit,
+        tokens=binding.request.tokens,
+        waited=binding.waited,
+        predicted=binding.terms.predict_ttft,
+        actual=None,
+        background=binding.request.background,
+        considered=considered,
+    )

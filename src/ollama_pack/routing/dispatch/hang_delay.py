@@ -1,0 +1,40 @@
+"""How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+
+The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
+loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
+it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
+is taken to be as slow as anything that people run, so that no honest load is cut off.
+"""
+
+import math
+
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.node_timeline import Quote
+
+SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
+SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
+SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
+SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
+
+
+def honest_silence(binding: Binding) -> float:
+    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
+
+    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
+    """
+    quote = binding.placement.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
+    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+
+
+def _evaluation(quote: Quote, tokens: int) -> float:
+    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
+
+
+def _load(quote: Quote, binding: Binding) -> float:
+    if quote.rates.load_measured:
+        return SUSPICION_FACTOR * quote.rates.load
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if size:
+        return size / SLOWEST_LOAD
+    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory

@@ -1,0 +1,65 @@
+"""One request on its way through the fleet, and what an admin may set for all of them."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.view import FleetRequest
+
+
+class Tell(Protocol):
+    """Called with status lines, and whether it is the last."""
+
+    async def __call__(self, line: str, *, done: bool) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """What an admin may set.
+
+    Attributes:
+        strategy: as `Scheduler` takes it.
+        probe_seconds: between two looks at a node.
+        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
+            waiting and loading there are predicted to take.
+        max_queue: how many requests may wait.
+        keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
+        several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
+            goes.
+    """
+
+    strategy: str = "predicted_ttft"
+    probe_seconds: float = 5.0
+    first_token_seconds: float = 120.0
+    max_queue: int = 64
+    keep_alive: str = ""
+    several_workers: bool = False
+
+
+@dataclass(slots=True)
+class Journey:
+    """One request on its way.
+
+    Attributes:
+        request: what the scheduler knows of it.
+        body: OpenAI's.
+        head: of the answer.
+        tell: shows status lines.
+        bound: set when it has a node.
+        waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
+        tried: nodes that have failed it → what was wrong.
+        answering: its answer has begun.
+    """
+
+    request: FleetRequest
+    body: Mapping[str, Any]
+    head: ReplyHead
+    tell: Tell
+    bound: asyncio.Future[Binding]
+    waits_since: float | None = None
+    tried: dict[str, str] = field(default_factory=dict)
+    answering: bool = False

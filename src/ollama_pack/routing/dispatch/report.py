@@ -1,0 +1,71 @@
+"""What a router tells of its nodes: for the load endpoint, and for the admin's dashboard."""
+
+from typing import Any
+
+from ollama_pack.routing.decide.view import NodeView, RunnerView
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.probe.gpus import gpu_usage, gpu_values
+
+
+def load_report(router: Router) -> dict[str, Any]:
+    """The answer of `GET /api/system/load` as an admin gets it, addresses included."""
+    nodes = [_node_load(router, view) for view in router.scheduler.view().nodes]
+    return {**_usage(router), "nodes": nodes}
+
+
+def _usage(router: Router) -> dict[str, float | None]:
+    """Percent of each GPU; those that several nodes share count once."""
+    sources = {watch.gpu_source: watch.gpus.gpus for watch in router.nodes.values()}
+    return gpu_usage(sources.values())
+
+
+def dashboard_report(router: Router) -> dict[str, Any]:
+    """The same, with what is in memory, what was learned, and the last decisions, the newest first."""
+    nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
+    decisions = [decision.as_dict() for decision in reversed(router.decisions)]
+    told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
+    return {**_usage(router), "nodes": nodes, **told}
+
+
+def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "url": router.nodes[view.name].client.name,
+        "healthy": router.is_healthy(view.name),
+        "in_flight": router.in_flight(view.name),
+        "queued": router.queued(view.name),
+        "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
+        "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
+    }
+
+
+def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
+    now = router.scheduler.view().now
+    return {
+        "gpu_reason": router.nodes[view.name].gpus.reason,
+        "fault": router.nodes[view.name].known.fault,
+        "breaker": router.scheduler.nodes[view.name].breaker.state(now),
+        "runners": [_runner_details(runner) for runner in view.runners],
+        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+    }
+
+
+def _runner_details(runner: RunnerView) -> dict[str, Any]:
+    return {
+        "model": runner.model,
+        "context": runner.context,
+        "slots": runner.slots,
+        "running": len(runner.ends),
+        "prefixes": len(runner.prefixes),
+    }
+
+
+def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
+    rates = view.rates[blob]
+    return {
+        "model": next((name for name, model in view.models.items() if model.blob == blob), ""),
+        "load": rates.load,
+        "prompt": rates.prompt,
+        "token": rates.token,
+        "learned": rates.learned,
+    }

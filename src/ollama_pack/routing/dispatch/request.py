@@ -1,0 +1,70 @@
+"""What the scheduler needs to know of an OpenAI chat body."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ollama_pack.engines.body import object_in, objects_in
+from ollama_pack.engines.ollama.options import flat_settings, ollama_options
+from ollama_pack.routing.decide.prefix import prompt_blocks
+from ollama_pack.routing.decide.view import FleetRequest
+
+# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+
+
+def fleet_request(  # noqa: PLR0913 - each is a fact of its own
+    body: Mapping[str, Any],
+    models: Sequence[str],
+    *,
+    request_id: str,
+    user: str,
+    chat: str = "",
+    background: bool = False,
+    key: bytes = b"",
+) -> FleetRequest:
+    """Read an OpenAI chat body.
+
+    Args:
+        body: whether or not Ollama's own fields are mixed in.
+        models: names of the models that may answer, the preferred one first.
+        request_id: unique among the requests that wait or run.
+        user: whom fairness counts it for.
+        chat: the conversation; empty: none.
+        background: nobody looks at the answer as it is written.
+        key: as `prompt_blocks` takes it.
+
+    Raises:
+        ChatBodyError: something in the body cannot be put into Ollama's form.
+    """
+    options = ollama_options(body)
+    return FleetRequest(
+        id=request_id,
+        user=user,
+        chat=chat,
+        models=tuple(models),
+        blocks=prompt_blocks(
+            objects_in(body.get("messages"), "messages"), objects_in(body.get("tools"), "tools"), key=key
+        ),
+        max_output=max(0, options.get("num_predict", 0)),
+        context=max(0, options.get("num_ctx", 0)),
+        options=tuple((name, options[name]) for name in RUNNER_OPTIONS if name in options),
+        background=background,
+    )
+
+
+def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
+    """The body for one node.
+
+    Args:
+        body: as it came.
+        model: the node's name of the model.
+        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
+        keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
+    """
+    made = {**body, "model": model}
+    if context:
+        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
+        made.pop("num_ctx", None)
+    if keep_alive and flat_settings(body).get("keep_alive") is None:
+        made["keep_alive"] = keep_alive
+    return made

@@ -1,0 +1,362 @@
+"""The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+
+All decisions are `fleet.scheduler`'s. What is here tells it what happens, and does what it decides.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from ollama_pack.engines.errors import (
+    ModelNotFoundError,
+    NodeUnreachableError,
+    RequestRefusedError,
+    RetryableNodeError,
+)
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.openai.metrics import EngineActivity
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.dispatch.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
+from ollama_pack.routing.dispatch.explain import Decision, explained, status_line, waiting_line
+from ollama_pack.routing.dispatch.hang_delay import honest_silence
+from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell
+from ollama_pack.routing.dispatch.request import fleet_request
+from ollama_pack.routing.errors import (
+    AnswerBrokenError,
+    NoAnswerError,
+    NodesDownError,
+    NoNodeError,
+    WaitedTooLongError,
+)
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_key
+from ollama_pack.routing.probe.catalogue import Catalogue
+from ollama_pack.routing.probe.node_probe import NodeLook
+from ollama_pack.routing.probe.node_watch import NodeWatch, node_client
+from ollama_pack.routing.probe.poller import Lookout
+from ollama_pack.routing.state.scheduler import Scheduler
+
+router_log = logging.getLogger(__name__)
+
+DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
+DECISIONS_SHOWN = 64
+
+
+async def _tell_nobody(line: str, *, done: bool) -> None:
+    pass
+
+
+class Router:
+    """Gives chats to nodes. Lives on one event loop."""
+
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        rows: Iterable[NodeRow],
+        session: aiohttp.ClientSession,
+        settings: RouterSettings | None = None,
+        dice: Random | None = None,
+        policy: RoutingPolicy | None = None,
+        *,
+        connect: Connect | None = None,
+        secret: str = "",
+    ) -> None:
+        """Take what is needed; nodes are looked at from the first use on.
+
+        Args:
+            rows: the nodes.
+            session: holds the connections; the router closes it. A limit on its connections limits the fleet.
+            settings: what an admin may set.
+            dice: breaks ties.
+            policy: weights and bounds of decisions; nobody has to set them.
+            connect: connects it with other workers on the same nodes; None: it is alone.
+            secret: the same for all of them, and known to nobody else: what they tell each other of prompts
+                are hashes with this key.
+        """
+        self.settings = settings or RouterSettings()
+        self._loop = asyncio.get_running_loop()
+        self._session = session
+        dice = dice or Random()  # noqa: S311 - breaks ties
+        self.nodes = {row.name: NodeWatch(row, node_client(row, session), self._loop.time) for row in rows}
+        self.scheduler = Scheduler(
+            [watch.row for watch in self.nodes.values()],
+            self._loop.time,
+            dice,
+            max_queue=self.settings.max_queue,
+            policy=policy or RoutingPolicy(unheard_peers=self.settings.several_workers),
+            strategy=self.settings.strategy,
+        )
+        self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self._journeys: dict[str, Journey] = {}
+        self._attempts = Attempts()
+        self._decided: dict[str, Decision] = {}
+        self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
+        self._key = chain_key(secret)
+        self._sharing: Sharing | None = None
+        self._share = FleetShare(self.scheduler, uuid4().hex, self._loop.time) if connect else None
+        if connect and self._share:
+            self._sharing = connect(self._share, self._decide)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._wake: asyncio.TimerHandle | None = None
+
+    # --- the nodes ---
+
+    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+        """Told by the lookout, as are the two below."""
+        name = watch.row.name
+        if look is not None:
+            self.scheduler.probed(name, look.installed, look.residents)
+        elif watch.is_gone:
+            self.scheduler.unreachable(name)
+            self._attempts.is_gone(name)
+        self._decide()
+
+    def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
+        """Its engine tells what it does for all clients."""
+        self.scheduler.activity(watch.row.name, activity.running, activity.waiting, asked_at)
+        self._decide()
+
+    def gpus_read(self, watch: NodeWatch) -> None:
+        """Its GPUs were looked at. Those that another node has, too, may be at work for that one."""
+        sources = [other.gpu_source for other in self.nodes.values()]
+        if watch.utilization is not None and sources.count(watch.gpu_source) == 1:
+            self.scheduler.gpu_busy(watch.row.name, watch.utilization)
+            self._decide()
+
+    def catalogue(self) -> Catalogue:
+        """The models of all nodes that answer, or did a short while ago."""
+        return self._lookout.catalogue()
+
+    async def ready(self) -> None:
+        """Wait until every node has been looked at once, but not for long."""
+        if self._sharing:
+            self._sharing.start()
+        await self._lookout.ready()
+
+    def in_flight(self, node: str) -> int:
+        """How many requests are at a node, those of other workers that are heard included."""
+        return self._attempts.at(node) + self.scheduler.remote.at(node)
+
+    def queued(self, node: str) -> int:
+        """How many of this worker's requests that wait this node could answer; other nodes may, too."""
+        watch = self.nodes[node]
+        waiting = (journey.request for journey in self._journeys.values() if not journey.bound.done())
+        return sum(watch.has_any(request.models) for request in waiting)
+
+    def is_healthy(self, node: str) -> bool:
+        """Whether requests are given to it: it answers, and has not just failed one."""
+        breaker = self.scheduler.nodes[node].breaker
+        return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    @property
+    def peers(self) -> int:
+        """How many other workers are heard."""
+        return self._share.peers if self._share else 0
+
+    async def close(self) -> None:
+        """Let the requests that are under way end, then leave the nodes alone."""
+        await self._idle.wait()
+        if self._sharing:
+            await self._sharing.close()
+        await self._lookout.close()
+        if self._wake:
+            self._wake.cancel()
+        await self._session.close()
+
+    # --- requests ---
+
+    async def answer(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        body: Mapping[str, Any],
+        models: Sequence[str],
+        head: ReplyHead,
+        *,
+        user: str,
+        chat: str = "",
+        background: bool = False,
+        tell: Tell = _tell_nobody,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
+
+        The chunk that carries the figures also says which node answered, and why that one:
+        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+
+        Args:
+            body: whether or not it asks for a stream.
+            models: names of the models that may answer, the preferred one first.
+            head: what the chunks have in common.
+            user: whom fairness counts it for.
+            chat: the conversation; empty: none.
+            background: nobody looks at the answer as it is written.
+            tell: shows status lines.
+
+        Raises:
+            ChatBodyError: something in the body cannot be put into Ollama's form.
+            RoutingError: no node can answer, or none in time.
+            RequestRefusedError: the request has to change.
+        """
+        await self.ready()
+        identity = uuid4().hex
+        request = fleet_request(
+            body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
+        )
+        if not request.context and (known := self.catalogue().find(models[0])):
+            request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
+        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+            while True:
+                binding = await self._wait_for_node(journey)
+                if not await self._may_send(journey, binding):
+                    continue
+                try:
+                    async with aclosing(self._ask(journey, binding)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                except RequestRefusedError as error:
+                    self.scheduler.refused(identity)
+                    raise RequestRefusedError(binding.node, error.status, error.said) from error
+                except RetryableNodeError as error:
+                    self._go_on(journey, binding, error)
+                else:
+                    return
+
+    @asynccontextmanager
+    async def _taken_in(self, journey: Journey) -> AsyncIterator[Journey]:
+        """A request that the scheduler knows of, for as long as anybody wants its answer."""
+        identity = journey.request.id
+        try:
+            self.scheduler.submit(journey.request)
+        except NoNodeError as error:
+            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+            raise NoNodeError(error.models, error.nodes, silent) from None
+        self._journeys[identity] = journey
+        self._idle.clear()
+        try:
+            yield journey
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+            del self._journeys[identity]
+            self._attempts.end(identity)
+            self._decided.pop(identity, None)
+            self._decide()
+            if not self._journeys:
+                self._idle.set()
+
+    def _decide(self) -> None:
+        """Let the scheduler decide, and tell the requests that have a node now."""
+        for binding in self.scheduler.decide():
+            decision = explained(binding, time.time())
+            self.decisions.append(decision)
+            self._decided[binding.request.id] = decision
+            self._journeys[binding.request.id].bound.set_result(binding)
+        if self._wake:
+            self._wake.cancel()
+        due = self.scheduler.wake_at
+        self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _wait_for_node(self, journey: Journey) -> Binding:
+        """Until the request has a node; meanwhile its place is told."""
+        told = -1
+        if journey.waits_since is None:
+            journey.waits_since = self._loop.time()
+        self._decide()
+        while not journey.bound.done():
+            place = self.scheduler.ahead(journey.request.id) or 0
+            if place != told and not journey.request.background:
+                told = place
+                await journey.tell(waiting_line(place), done=False)
+            await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
+            await self.ready()  # somebody waits: nodes are looked at
+            self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
+        return journey.bound.result()
+
+    async def _may_send(self, journey: Journey, binding: Binding) -> bool:
+        """Whether no other worker was faster. If one was, the request waits on, as before."""
+        if self._sharing is None or await self._sharing.claim(binding):
+            return True
+        undone = self._decided.pop(journey.request.id)
+        with suppress(ValueError):  # so many were made meanwhile that it is not shown any more
+            self.decisions.remove(undone)
+        journey.bound = self._loop.create_future()
+        return False
+
+    def _refuse_hopeless(self, journey: Journey, waited: float) -> None:
+        """Say so when nobody will answer, instead of waiting for ever."""
+        if journey.bound.done():
+            return
+        if waited > self.settings.first_token_seconds:
+            raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
+        if waited > DOWN_SECONDS:
+            faults = self._faults(journey)
+            if faults:
+                raise NodesDownError(journey.request.models, faults)
+
+    def _faults(self, journey: Journey) -> dict[str, str]:
+        """What is wrong with each node that has the model; empty when one of them may answer."""
+        models = journey.request.models
+        if self.scheduler.can_answer(models):
+            return {}
+        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
+
+    async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
+        """Send the request to its node, and tell the scheduler how it goes."""
+        identity = journey.request.id
+        journey.waits_since = None
+        attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
+        self._attempts.begin(identity, attempt)
+        if not journey.request.background:
+            await journey.tell(status_line(binding), done=True)
+        if not journey.tried:
+            attempt.suspect_after(honest_silence(binding), self._suspect, identity)
+        async with aclosing(attempt.chunks()) as chunks:
+            async for chunk in chunks:
+                if not journey.answering:
+                    self._has_begun(journey, attempt.elapsed)
+                yield chunk
+        self.scheduler.finished(identity, attempt.spent())
+
+    def _suspect(self, identity: str, attempt: Attempt) -> None:
+        """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
+        if not self._attempts.has(identity, attempt):
+            return
+        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
+            attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
+        else:
+            attempt.hangs()
+
+    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+        journey.answering = True
+        self.scheduler.first_token(journey.request.id)
+        if decision := self._decided.get(journey.request.id):
+            decision.actual = elapsed
+        self._decide()
+
+    def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
+        """After a failure: wait for another node where that is possible.
+
+        Raises:
+            AnswerBrokenError: the answer had begun.
+            NoAnswerError: there is no other node.
+        """
+        node = binding.node
+        router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
+        journey.tried[node] = error.plain
+        self._attempts.end(journey.request.id)
+        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
+        if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
+            self.nodes[node].hurry.set()
+        if journey.answering:
+            raise AnswerBrokenError(node, error.plain) from error
+        if not again:
+            raise NoAnswerError(journey.tried) from error
+        journey.bound = self._loop.create_future()

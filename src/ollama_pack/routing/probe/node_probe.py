@@ -1,0 +1,114 @@
+"""Looking at one node: what it has, and what is in its memory."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ollama_pack.engines.errors import NodeError, RetryableNodeError
+from ollama_pack.engines.ollama.client import NodeClient
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
+from ollama_pack.routing.decide.view import InstalledModel
+from ollama_pack.routing.probe.catalogue import NodeModel
+from ollama_pack.routing.state.node_state import ResidentModel
+
+SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+EMBEDDING = "embedding"  # the capability of models that cannot chat
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLook:
+    """What a node has told.
+
+    Attributes:
+        models: what it can chat with.
+        residents: what is in its memory.
+    """
+
+    models: tuple[NodeModel, ...]
+    residents: tuple[ResidentModel, ...]
+
+    @property
+    def installed(self) -> dict[str, InstalledModel]:
+        """By name, as the scheduler takes it."""
+        return {model.name: model.installed for model in self.models}
+
+
+class Prober:
+    """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self._client = client
+        self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._seen_ahead: set[str] = set()
+
+    async def look(self) -> NodeLook:
+        """Ask the node.
+
+        Raises:
+            NodeError: it does not answer as it should.
+        """
+        listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
+        await self._show(listed)
+        self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        self._seen_ahead &= {model.name for model in loaded}
+        models = (_node_model(model, self._shown.get(_shown_key(model))) for model in listed)
+        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
+        return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
+
+    def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
+        """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
+
+        Where that moment was never in the future, the node's clock is slow, and tells nothing.
+        """
+        expires = loaded.expires_at
+        if expires is not None and expires >= now:
+            self._seen_ahead.add(loaded.name)
+        return ResidentModel(
+            model=loaded.name,
+            size=loaded.size,
+            context=loaded.context_length,
+            expires_at=expires.timestamp() if expires else 0.0,
+            busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+        )
+
+    async def _show(self, listed: Iterable[ListedModel]) -> None:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
+        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+
+        async def show(model: ListedModel) -> None:
+            async with at_once:
+                try:
+                    self._shown[_shown_key(model)] = await self._client.show(model.name)
+                except RetryableNodeError:
+                    pass  # asked again at the next look
+                except NodeError:
+                    self._shown[_shown_key(model)] = ShownModel()
+
+        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+
+
+def _shown_key(model: ListedModel) -> tuple[str, str]:
+    return model.name, model.digest
+
+
+def _node_model(listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+    blob = (shown.blob if shown else "") or listed.digest or listed.name
+    told = shown is not None and bool(shown.capabilities)
+    return NodeModel(
+        name=listed.name,
+        installed=InstalledModel(blob, listed.size),
+        digest=listed.digest,
+        quantization=listed.details.quantization_level,
+        capabilities=frozenset(shown.capabilities) if shown and told else None,
+        thinking=shown.thinking if shown and told else None,
+        context=(shown.num_ctx if shown else None) or 0,
+    )
+
+
+def _can_chat(model: NodeModel) -> bool:
+    return (
+        model.capabilities is None
+        or "completion" in model.capabilities
+        or EMBEDDING not in model.capabilities
+    )

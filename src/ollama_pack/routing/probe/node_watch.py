@@ -1,0 +1,136 @@
+"""One node as the router holds it: its client, and what the last looks at it have shown."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from ollama_pack.engines.errors import NodeError, NodeUnreachableError
+from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.openai.metrics import EngineActivity
+from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.probe.catalogue import NodeModel
+from ollama_pack.routing.probe.gpu_nvml import GpuReader
+from ollama_pack.routing.probe.gpus import GpuReport, read_agent
+from ollama_pack.routing.probe.node_probe import NodeLook, Prober
+
+GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
+AGENT_SECONDS = 2.0
+METRICS_SECONDS = 2.0
+MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedNode:
+    """What is known of a node, at one moment.
+
+    Attributes:
+        models: what it has, or had when it last answered.
+        seen_at: when it last answered, on the caller's clock; None: never.
+        fault: what was wrong the last time; empty: nothing.
+    """
+
+    models: tuple[NodeModel, ...] = ()
+    seen_at: float | None = None
+    fault: str = ""
+
+
+def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
+    """The client for a node of its kind."""
+    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    kind = OpenAIClient if row.kind == "openai" else OllamaClient
+    return kind(row.url, session, headers=headers)
+
+
+class NodeWatch:
+    """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it."""
+
+    def __init__(self, row: NodeRow, client: NodeClient, clock: Callable[[], float]) -> None:
+        """Take what is needed later; nothing is asked yet."""
+        self.row = row
+        self.client = client
+        self.known = WatchedNode()
+        self.gpus = GpuReport(reason="not looked at yet")
+        self.looked = asyncio.Event()  # at least once, with or without an answer
+        self.hurry = asyncio.Event()  # look again now
+        self._prober = Prober(client)
+        self._clock = clock
+        self._missed = 0
+
+    async def look(self) -> NodeLook | None:
+        """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+        try:
+            look = await self._prober.look()
+        except NodeError as error:
+            self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
+            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            return None
+        finally:
+            self.looked.set()
+        self._missed = 0
+        self.known = WatchedNode(look.models, self._clock())
+        return look
+
+    async def activity(self) -> EngineActivity | None:
+        """What its engine does for all clients; None where it does not tell, or not in time."""
+        if not isinstance(self.client, OpenAIClient):
+            return None
+        try:
+            async with asyncio.timeout(METRICS_SECONDS):
+                return await self.client.activity()
+        except (NodeError, TimeoutError):
+            return None
+
+    async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
+        """Ask the node's agent, or the driver of this machine where the node runs on it."""
+        if self.row.agent:
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+        elif self.is_here:
+            self.gpus = await here.read()
+        else:
+            self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the node runs on this machine."""
+        return urlsplit(self.row.url).hostname in {"localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+    @property
+    def gpu_source(self) -> str:
+        """Who tells of the GPUs: nodes that have it in common have the GPUs in common."""
+        return self.row.agent or ("" if self.is_here else self.row.name)
+
+    @property
+    def utilization(self) -> float | None:
+        """Percent of its busiest GPU; None where nobody tells."""
+        return max((gpu.utilization for gpu in self.gpus.gpus if gpu.utilization is not None), default=None)
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing is to be expected from it: no connection, or no answer several times."""
+        return self._missed >= MISSES or self.known.seen_at is None
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether its models are offered: it answers, or did a short while ago."""
+        seen = self.known.seen_at
+        return seen is not None and self._clock() - seen < GRACE_SECONDS
+
+    def has_any(self, models: Iterable[str]) -> bool:
+        """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
+        names = set(map(fold_name, models))
+        return any(fold_name(model.name) in names for model in self.known.models)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait until it is time for the next look, or somebody is in a hurry."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.hurry.wait()
+        except TimeoutError:
+            pass
+        self.hurry.clear()

@@ -1,0 +1,56 @@
+"""What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept."""
+
+from dataclasses import dataclass
+
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.prefix import KeepsLearner
+from ollama_pack.routing.decide.view import PairRates
+from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one answered request teaches.
+
+    Attributes:
+        spent: what the engine reports.
+        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
+        matched: the tokens of that match.
+        beside: requests that ran there when it was sent.
+        background: it was a background call.
+        loaded: it made the node load the model.
+    """
+
+    spent: Durations
+    depth: int
+    matched: int
+    beside: int
+    background: bool
+    loaded: bool
+
+
+class PairState:
+    """What was learned of one node with one set of weights."""
+
+    def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
+        self.rates = PairLearner()
+        self.slots = SlotLearner(declared_slots, policy.probe_requests)
+        self.keeps = KeepsLearner()
+
+    def known(self, priors: PairRates) -> PairRates:
+        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+
+    def learn(self, lesson: Lesson) -> None:
+        """Take in one answered request."""
+        known = self.rates.prompt.count > 0
+        if known:
+            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
+        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
+        self.rates.observe(
+            lesson.spent,
+            None if unsure else lesson.matched,
+            background=lesson.background,
+            loaded=lesson.loaded,
+        )
+        if not lesson.loaded:
+            self.slots.observe(lesson.beside, lesson.spent.wait)

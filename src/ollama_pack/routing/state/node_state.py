@@ -1,0 +1,344 @@
+"""What is known of one node between two decisions: its models, its runners, what was learned of it."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.prefix import PrefixMirror
+from ollama_pack.routing.decide.view import (
+    FleetRequest,
+    InstalledModel,
+    NodeView,
+    PairRates,
+    RunnerOptions,
+    RunnerView,
+)
+from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.state.breaker import Breaker, BreakerRule
+from ollama_pack.routing.state.external_load import ForeignLoad
+from ollama_pack.routing.state.model_stats import PairState
+
+MODEL_RULE = BreakerRule(threshold=2)
+NODE_RULE = BreakerRule(threshold=1)
+GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """A line of a node's `/api/ps`.
+
+    Attributes:
+        model: the name by which it was loaded.
+        size: bytes in memory.
+        context: tokens that it was loaded for; 0: not told.
+        expires_at: when it is to be unloaded, on any clock that stays the same.
+        busy: that moment has passed, and still it is listed: it answers somebody.
+    """
+
+    model: str
+    size: int = 0
+    context: int = 0
+    expires_at: float = 0.0
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class RunnerState:
+    """A runner as it is believed to be.
+
+    Attributes:
+        ends: id of a request of ours → when it is predicted to end.
+        loading: nothing has shown yet that it is loaded.
+        touched: by us since the last probe: then it does not matter that `expires_at` moves.
+        foreign: what other clients do with it.
+        counted: the engine itself counts its requests, and tells.
+    """
+
+    blob: str
+    model: str
+    size: int
+    context: int
+    options: RunnerOptions | None
+    ready_at: float
+    loading: bool
+    ends: dict[str, float] = field(default_factory=dict)
+    mirror: PrefixMirror = field(default_factory=PrefixMirror)
+    expires_at: float = 0.0
+    touched: bool = True
+    foreign: ForeignLoad = field(default_factory=ForeignLoad)
+    counted: bool = False
+
+    def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
+        """A request of ours is sent to it."""
+        self.ends[request.id] = ends_at
+        self.mirror.started(request.blocks, now)
+        self.touched = True
+
+
+class NodeState:
+    """One node. Its memory is bounded by the models that it has."""
+
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: PairRates) -> None:
+        self.row = row
+        self.models: dict[str, InstalledModel] = {}  # by the names that it lists
+        self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
+        self.runners: dict[str, RunnerState] = {}
+        self.loading_until = 0.0
+        self.room = 0
+        self.draining = False
+        self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
+        self.paused_until = 0.0
+        self.left_at = -math.inf  # when the last request of ours ended
+        self._seen: NodeView | None = None
+        self._seen_until = 0.0
+        self.breaker = Breaker(NODE_RULE)
+        self._policy = policy
+        self._priors = priors
+        self._pairs: dict[str, PairState] = {}
+        self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
+        self._breakers: dict[str, Breaker] = {}
+
+    def pair(self, blob: str) -> PairState:
+        if blob not in self._pairs:
+            self._pairs[blob] = PairState(self.row.slots, self._policy)
+        return self._pairs[blob]
+
+    def known(self, blob: str) -> PairRates:
+        """The rates of one set of weights."""
+        return self._rates.get(blob) or self.pair(blob).known(self._priors)
+
+    def learned(self, blob: str) -> None:
+        """The pair of these weights was told something."""
+        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        self.changed()
+
+    # --- its breakers: one of the node, and one of each model that has failed ---
+
+    def _on_the_way(self, model: str) -> Iterable[Breaker]:
+        own = self._breakers.get(model)
+        return (self.breaker, own) if own else (self.breaker,)
+
+    def lets_pass(self, model: str, now: float) -> bool:
+        """Whether a request may be sent to it now."""
+        return all(breaker.allows(now) for breaker in self._on_the_way(model))
+
+    def passed(self, model: str) -> None:
+        """A request is sent to it."""
+        for breaker in self._on_the_way(model):
+            breaker.passed()
+
+    def succeeded(self, model: str) -> None:
+        """A request was answered."""
+        self.breaker.succeeded()
+        self._breakers.pop(model, None)
+
+    def gave_up(self, model: str) -> None:
+        """A request ended and tells nothing."""
+        for breaker in self._on_the_way(model):
+            breaker.gave_up()
+
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
+        if node_down:
+            self.breaker.failed(now)
+        else:
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self.breaker.gave_up()
+
+    def retry_at(self) -> Iterable[float]:
+        """When each of its open breakers lets one request try."""
+        if not self._breakers and self.breaker.retry_at is None:
+            return ()
+        breakers = (self.breaker, *self._breakers.values())
+        return [breaker.retry_at for breaker in breakers if breaker.retry_at is not None]
+
+    # --- what it tells ---
+
+    def probed(
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+    ) -> None:
+        """Take in what `/api/tags` and `/api/ps` say."""
+        if models != self.models:
+            self.models = dict(models)
+            named = {name: replace(model, name=name) for name, model in models.items()}
+            self.listed = named | {fold_name(name): model for name, model in named.items()}
+        blobs = {model.blob for model in models.values()}
+        self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
+        self._rates = {blob: self.known(blob) for blob in blobs}
+        self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        listed = {self._blob(resident): resident for resident in residents}
+        for blob, runner in list(self.runners.items()):
+            if blob not in listed and not runner.loading and not runner.ends:
+                del self.runners[blob]
+        for blob, resident in listed.items():
+            self._meet(blob, resident, now)
+        loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
+        self.room = max(self.room, loaded)
+
+    def _blob(self, resident: ResidentModel) -> str:
+        model = self.listed.get(fold_name(resident.model))
+        return model.blob if model else resident.model
+
+    def _meet(self, blob: str, resident: ResidentModel, now: float) -> None:
+        """Compare a runner with what is known of it. What moved without us was moved by another client."""
+        runner = self.runners.get(blob)
+        if runner is None:
+            size = self._size(blob) or resident.size
+            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            self.runners[blob] = runner
+        elif runner.loading:
+            return
+        elif resident.context and runner.context and resident.context != runner.context:
+            runner.mirror.clear()
+            runner.options = None
+        elif not runner.touched and resident.expires_at != runner.expires_at:
+            runner.mirror.clear()
+        runner.context = resident.context or runner.context
+        runner.expires_at = resident.expires_at
+        runner.touched = bool(runner.ends)
+        if not runner.counted:
+            foreign = resident.busy and not runner.ends
+            runner.foreign.seen(int(foreign), now, self.known(blob).service)
+            if foreign:
+                runner.mirror.clear()
+
+    def counts(self, running: int, waiting: int, now: float) -> None:
+        """Take in an engine's own numbers of requests, over all clients."""
+        foreign = max(0, running + waiting - sum(len(runner.ends) for runner in self.runners.values()))
+        for runner in self.runners.values():
+            runner.counted = True
+            runner.foreign.seen(foreign, now, self.known(runner.blob).service)
+            self.pair(runner.blob).slots.counted(running, waiting)
+            self.learned(runner.blob)
+
+    def gpu_busy(self, utilization: float, now: float) -> None:
+        """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
+        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
+        services = [self.known(blob).service for blob in self.runners]
+        self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
+
+    def left(self, runner: RunnerState, request_id: str, now: float) -> None:
+        """A request of ours is no longer there."""
+        runner.ends.pop(request_id, None)
+        runner.touched = True
+        runner.foreign.ours_ended(now)
+        self.left_at = now
+
+    def _size(self, blob: str) -> int:
+        return next((model.size for model in self.models.values() if model.blob == blob), 0)
+
+    # --- what is done with it ---
+
+    def meet(self, model: str, context: int, now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory."""
+        installed = self.models[model]
+        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        self.runners[installed.blob] = runner
+        return runner
+
+    def load(
+        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+    ) -> RunnerState:
+        """A request makes it load a model of this name; those that should make room are forgotten."""
+        installed = self.models[model]
+        for blob in victims:
+            self.runners.pop(blob, None)
+        self.loading_until = now + self.known(installed.blob).load
+        runner = RunnerState(
+            blob=installed.blob,
+            model=model,
+            size=installed.size,
+            context=context,
+            options=options,
+            ready_at=self.loading_until,
+            loading=True,
+        )
+        self.runners[installed.blob] = runner
+        return runner
+
+    def take_back(
+        self, runner: RunnerState, evicted: Mapping[str, RunnerState], loading_until: float
+    ) -> None:
+        """The load never began: those that should have made room are still there."""
+        if self.runners.get(runner.blob) is runner:
+            del self.runners[runner.blob]
+        self.runners = {**evicted, **self.runners}
+        self.loading_until = loading_until
+
+    def pause(self, until: float) -> None:
+        """Give it nothing new for a moment: somebody else was faster."""
+        self.paused_until = until
+        self.changed()
+
+    def loaded(self, runner: RunnerState, now: float) -> None:
+        """The first token came: the model is there."""
+        runner.loading = False
+        runner.ready_at = min(runner.ready_at, now)
+        self.loading_until = min(self.loading_until, now)
+
+    # --- what a decision sees ---
+
+    def view(self, now: float) -> NodeView:
+        """What a decision may know of it. The same one until something is told, or a time is up."""
+        if self._seen is None or now >= self._seen_until:
+            self._seen = self._view(now)
+            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
+        return self._seen
+
+    def changes_at(self) -> Iterable[float]:
+        """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
+        due = [self.paused_until, *self.retry_at()]
+        if self.gpu.count:
+            due += self.gpu.changes_at()
+        for runner in self.runners.values():
+            if runner.foreign.count:
+                due += runner.foreign.changes_at()
+        return due
+
+    def changed(self) -> None:
+        """Something is told of it: to be called after whatever changes it from outside."""
+        self._seen = None
+
+    def _view(self, now: float) -> NodeView:
+        rates = self._rates
+        return NodeView(
+            name=self.row.name,
+            tier=self.row.tier,
+            weight=self.row.weight,
+            models=self._allowed(now),
+            runners=tuple(
+                [self._runner_view(runner, rates.get(runner.blob), now) for runner in self.runners.values()]
+            ),
+            loading_until=self.loading_until,
+            room=self.room,
+            rates=rates,
+        )
+
+    def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
+        """The models that it may be asked for, by the names that requests are compared with."""
+        if self.draining or now < self.paused_until or not self.breaker.allows(now):
+            return {}
+        shut = {name for name, breaker in self._breakers.items() if not breaker.allows(now)}
+        if not shut:
+            return self.listed
+        return {name: model for name, model in self.listed.items() if model.name not in shut}
+
+    def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
+        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        foreign = runner.foreign if runner.foreign.count else self.gpu
+        ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
+        return RunnerView(
+            blob=runner.blob,
+            model=runner.model,
+            size=runner.size,
+            context=runner.context,
+            options=runner.options,
+            slots=rates.slots,
+            keeps=rates.keeps,
+            ready_at=runner.ready_at,
+            ends=ends,
+            prefixes=runner.mirror.kept(rates.keeps),
+        )

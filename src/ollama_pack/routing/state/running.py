@@ -1,0 +1,66 @@
+"""A request at a node, as the scheduler remembers it until it ends."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.fair_queue import WaitingRequest
+from ollama_pack.routing.decide.view import KeptPrefix
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.events import BoundEvent
+from ollama_pack.routing.state.model_stats import Lesson
+from ollama_pack.routing.state.node_state import NodeState, RunnerState
+from ollama_pack.routing.state.peer_requests import node_key
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a request has changed by being bound, as it was before."""
+
+    evicted: Mapping[str, RunnerState]
+    loading_until: float
+    prefixes: tuple[KeptPrefix, ...]
+
+
+@dataclass(slots=True)
+class RunningRequest:
+    """A request at a node."""
+
+    entry: WaitingRequest
+    binding: Binding
+    node: NodeState
+    runner: RunnerState
+    beside: int
+    depth: int
+    matched: int
+    undo: Undo
+    answering: bool = False
+
+    def event(self, now: float) -> BoundEvent:
+        """As other workers are told of it."""
+        binding, runner = self.binding, self.runner
+        loading = binding.loads and not self.answering
+        return BoundEvent(
+            request_id=binding.request.id,
+            node=node_key(self.node.row),
+            model=binding.model,
+            blob=runner.blob,
+            loads=binding.loads,
+            victims=binding.placement.chosen.quote.victims,
+            context=runner.context,
+            options=runner.options or (),
+            ready=max(0.0, runner.ready_at - now) if loading else 0.0,
+            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
+            blocks=binding.request.blocks,
+        )
+
+    def lesson(self, spent: Durations) -> Lesson:
+        """What it teaches, now that it is answered."""
+        return Lesson(
+            spent=spent,
+            depth=self.depth,
+            matched=self.matched,
+            beside=self.beside,
+            background=self.binding.request.background,
+            loaded=self.binding.loads,
+        )

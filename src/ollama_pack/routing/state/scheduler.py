@@ -1,0 +1,323 @@
+"""The state that decisions are made on, and the events that change it. No input, no output.
+
+Tell it what happens, then ask `decide` what begins::
+
+    scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
+    for binding in scheduler.decide():   # send each to its node
+        ...
+
+Call `decide` after every event, and at `wake_at`. All is bounded: by the queue's limit, by the slots, and by
+the models that the nodes have.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from random import Random
+
+from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.cost import predict_output
+from ollama_pack.routing.decide.fair_queue import FairQueue
+from ollama_pack.routing.decide.planner import BindingPass, Placement
+from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.strategies import LeastBusyPass, RandomPass
+from ollama_pack.routing.decide.view import FleetRequest, PairRates
+from ollama_pack.routing.errors import NoNodeError
+from ollama_pack.routing.naming import fold_name
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.state.cluster import KnownNodes
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.events import (
+    BegunEvent,
+    BoundEvent,
+    EndedEvent,
+    FailedEvent,
+    FinishedEvent,
+    Listener,
+    tell_nobody,
+)
+from ollama_pack.routing.state.node_state import NodeState, RunnerState
+from ollama_pack.routing.state.peer_requests import node_key
+from ollama_pack.routing.state.running import RunningRequest, Undo
+
+MAX_FAILOVERS = 2
+BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
+_PRIORS = PairRates()
+STRATEGIES: Mapping[str, type[BindingPass]] = {
+    "predicted_ttft": BindingPass,
+    "least_busy": LeastBusyPass,
+    "random": RandomPass,
+}
+
+
+class Scheduler(KnownNodes):
+    """Gives requests to nodes. Not thread-safe: one event loop, or one lock, around it."""
+
+    def __init__(  # noqa: PLR0913 - what differs from one deployment or test to the next
+        self,
+        rows: Iterable[NodeRow],
+        clock: Callable[[], float],
+        dice: Random,
+        *,
+        max_queue: int = 64,
+        policy: RoutingPolicy | None = None,
+        priors: PairRates = _PRIORS,
+        strategy: str = "predicted_ttft",
+    ) -> None:
+        """Start without knowing anything of the nodes: no request is bound before `probed`.
+
+        Args:
+            rows: the nodes.
+            clock: seconds, monotonic.
+            dice: breaks ties; seed it, and all decisions can be repeated.
+            max_queue: how many requests may wait.
+            policy: weights and bounds.
+            priors: what to believe of a node and a model before anything is measured.
+            strategy: how nodes are chosen, one of `STRATEGIES`.
+
+        Raises:
+            ValueError: the strategy is unknown.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
+        self._strategy = STRATEGIES[strategy]
+        super().__init__(rows, clock, policy or RoutingPolicy(), priors)
+        self.wake_at: float | None = None
+        self._dice = dice
+        self._queue = FairQueue(max_queue, self.policy.background_patience)
+        self._running: dict[str, RunningRequest] = {}
+        self.listener: Listener = tell_nobody
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._queue)
+
+    def ahead(self, request_id: str) -> int | None:
+        """How many requests come before one that waits; None when it does not wait (any more)."""
+        if request_id not in self._queue:
+            return None
+        return next(
+            place
+            for place, entry in enumerate(self._queue.order(self._clock()))
+            if entry.request.id == request_id
+        )
+
+    # --- requests ---
+
+    def submit(self, request: FleetRequest) -> None:
+        """Take a request in.
+
+        Raises:
+            NoNodeError: no node has any of its models.
+            QueueFullError: too many wait already.
+            ValueError: a request of this id is waiting or running.
+        """
+        if request.id in self._queue or request.id in self._running:
+            raise ValueError(f"request {request.id!r} is already here")
+        now = self._clock()
+        blobs, cost = self._expect(request)
+        self._queue.push(request, now, cost)
+        for blob, share in blobs.items():
+            self._demand.add(blob, now, share)
+
+    def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
+        """The weights that it asks for, by their share, and the seconds of service that it may take."""
+        for model in map(fold_name, request.models):
+            having = [node for node in self.nodes.values() if model in node.listed]
+            if having:
+                counts = Counter(node.listed[model].blob for node in having)
+                rates = having[0].known(having[0].listed[model].blob)
+                output = predict_output(rates, background=request.background, limit=request.max_output)
+                blobs = {blob: count / len(having) for blob, count in counts.items()}
+                return blobs, request.tokens / rates.prompt + output * rates.token
+        raise NoNodeError(request.models, tuple(self.nodes))
+
+    def cancel(self, request_id: str) -> None:
+        """Nobody wants the answer any more. An id that is not known is ignored."""
+        if request_id in self._queue:
+            self._queue.cancel(request_id)
+        elif running := self._running.pop(request_id, None):
+            self._leave(running)
+            running.node.gave_up(running.binding.model)
+            self.listener(EndedEvent(request_id))
+
+    def give_back(self, request_id: str) -> None:
+        """A request that was bound is not sent: it waits again, at its old place. Unknown ids are ignored."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        del self._running[request_id]
+        node, runner = running.node, running.runner
+        node.changed()
+        node.gave_up(running.binding.model)
+        runner.ends.pop(request_id, None)
+        runner.mirror.restore(running.undo.prefixes)
+        if running.binding.loads and not runner.ends:
+            node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.put_back(running.entry)
+        self.listener(EndedEvent(request_id))
+
+    def running(self) -> Iterable[BoundEvent]:
+        """What is at nodes now, to be told to a worker that has just come."""
+        now = self._clock()
+        return [running.event(now) for running in self._running.values()]
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether it is at a node, as far as is known."""
+        return request_id in self._running
+
+    def bound_event(self, request_id: str) -> BoundEvent:
+        """One of them."""
+        return self._running[request_id].event(self._clock())
+
+    def first_token(self, request_id: str) -> None:
+        """The node has begun to answer."""
+        running = self._running.get(request_id)
+        if running is None or running.answering:
+            return
+        now = self._clock()
+        running.answering = True
+        running.node.changed()
+        running.node.loaded(running.runner, now)
+        rates = running.node.known(running.runner.blob)
+        request = running.binding.request
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        running.runner.ends[request_id] = now + output * rates.token
+        self.listener(BegunEvent(request_id, output * rates.token))
+
+    def finished(self, request_id: str, spent: Durations) -> None:
+        """The node has answered, and reports how long it took."""
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return
+        self._leave(running)
+        running.node.succeeded(running.binding.model)
+        running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
+        lesson = running.lesson(spent)
+        blob = running.runner.blob
+        running.node.pair(blob).learn(lesson)
+        running.node.learned(blob)
+        self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
+
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+        """The node has failed before the first token, or in the middle of an answer.
+
+        Args:
+            request_id: the request.
+            node_down: it is the node (no connection, no answer to a probe), not one model on it.
+            hung: the model said nothing for as long as it could: nobody else is to wait for it.
+
+        Returns:
+            Whether it waits for another node now. If not, tell the user.
+        """
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return False
+        self._leave(running)
+        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
+        running.runner.mirror.clear()
+        self.listener(FailedEvent(request_id, node_down, hung))
+        again = (
+            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
+        )
+        if again:
+            self._queue.put_back(running.entry, running.node.row.name)
+        return again
+
+    def _elsewhere(self, running: RunningRequest) -> bool:
+        tried = running.entry.tried | {running.node.row.name}
+        others = [node for name, node in self.nodes.items() if name not in tried]
+        return any(model in node.listed for node in others for model in running.entry.models)
+
+    def has_another(self, request_id: str) -> bool:
+        """Whether a request that is at a node could go to another one, and be answered by the same model."""
+        running = self._running.get(request_id)
+        if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
+            return False
+        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
+        others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
+        return any(model in node.models for node in others)
+
+    def refused(self, request_id: str) -> None:
+        """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
+        self.cancel(request_id)
+
+    def _leave(self, running: RunningRequest) -> None:
+        running.node.changed()
+        running.node.left(running.runner, running.binding.request.id, self._clock())
+        if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
+            running.node.loaded(running.runner, self._clock())
+
+    # --- decisions ---
+
+    def decide(self) -> list[Binding]:
+        """Which waiting requests begin now. They count as running from here on."""
+        self.remote.expire(self._clock())
+        bindings: list[Binding] = []
+        while len(self._queue):
+            bound = self._walk_through()
+            bindings += bound
+            if len(bound) < self.policy.window:
+                break  # else those who were behind it, and seen in samples only, may begin as well
+        self.wake_at = self._next_wake(self._clock())
+        return bindings
+
+    def _walk_through(self) -> list[Binding]:
+        """Go through the waiting requests once."""
+        view = self.view()
+        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
+            return []
+        is_ripe = partial(self._queue.is_ripe, now=view.now)
+        walk = self._strategy(view, self.policy, self._dice, is_ripe)
+        return [
+            self._bind(placement, view.now)
+            for placement in walk.bind(self._queue.order(view.now))
+            if placement.binds and self._lets_pass(placement, view.now)
+        ]
+
+    def _lets_pass(self, placement: Placement, now: float) -> bool:
+        """Whether the breakers do: of several that go to a node that comes back, one tries."""
+        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
+
+    def _bind(self, placement: Placement, now: float) -> Binding:
+        """Let a request take the slot that it was placed in, and remember how to undo it."""
+        entry, offer = placement.entry, placement.chosen
+        self._queue.bound(entry.request.id, now)
+        node = self.nodes[offer.node.view.name]
+        node.changed()
+        node.passed(offer.model)
+        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        loading_until = node.loading_until
+        runner = self._occupy(node, placement, now)
+        binding = Binding.made_by(placement, runner.context, now - entry.came, self.policy)
+        depth, matched = runner.mirror.depth(entry.request.blocks)
+        beside = len(runner.ends)
+        undo = Undo(evicted, loading_until, runner.mirror.state())
+        self._running[entry.request.id] = RunningRequest(
+            entry, binding, node, runner, beside, depth, matched, undo
+        )
+        rates = offer.quote.rates
+        output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
+        runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
+        return binding
+
+    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
+        """The runner that answers: the one that is there, or a new one in place of others."""
+        quote, request = placement.chosen.quote, placement.entry.request
+        if quote.reused is not None:
+            return node.runners[quote.blob]
+        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
+
+    def _next_wake(self, now: float) -> float | None:
+        """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
+        if not len(self._queue):
+            return None
+        due: list[float] = []
+        for node in self.nodes.values():
+            due.append(node.loading_until)
+            due.extend(node.changes_at())
+        if (until := self.remote.expires_at()) is not None:
+            due.append(until)
+        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
+        return min((when for when in due if when > now), default=None)

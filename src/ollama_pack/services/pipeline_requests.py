@@ -1,0 +1,113 @@
+"""What a pipeline can know of a request, and how it tells the next one.
+
+Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
+is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
+may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+What the response cache has to know travels in a field of ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_pack.engines.routed_names import ROUTER
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD = "ollama_pack"
+
+# What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
+_NOTED = (
+    *("assistant_message_id", "automation_id", "chat_id", "direct", "features", "files", "folder_id"),
+    *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
+    "user_message_id",
+)
+
+# How all of Open WebUI's templates for titles, tags and the like begin.
+_TASK_BEGINS = "### Task:"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, and what for.
+
+    Attributes:
+        user: whom fairness counts it for; empty: unknown.
+        chat: the conversation; empty: unknown.
+        background: nobody looks at the answer as it is written.
+        from_webui: Open WebUI sent it, and put its own tools into it.
+        note: as `noted` has made it; None where no filter has seen the request.
+    """
+
+    user: str = ""
+    chat: str = ""
+    background: bool = False
+    from_webui: bool = False
+    note: Mapping[str, Any] | None = None
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
+        from_webui,
+        note if isinstance(note, Mapping) else None,
+    )
+
+
+def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what is nobody's business further on."""
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    return {name: value for name, value in body.items() if name not in ours}
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if metadata.get("task"):
+        hints[URGENCY_FIELD] = BACKGROUND
+    return {**body, **hints}
+
+
+def goes_to_router(body: Mapping[str, Any]) -> bool:
+    """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
+    model = str(body.get("model") or "")
+    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
+    return model.startswith(ROUTER) or base.startswith(ROUTER)
+
+
+def noted(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
+    metadata = body.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    note = {name: value for name in _NOTED if (value := metadata.get(name))}
+    note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
+    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    if about.get("knowledge"):
+        note["model"] = {"info": {"meta": {"knowledge": True}}}
+    return {**with_hints(body), NOTE_FIELD: note}
+
+
+def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_task(body: Mapping[str, Any]) -> bool:
+    """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_TASK_BEGINS)

@@ -1,0 +1,158 @@
+"""Publishing: what the router and the alias tables offer becomes models that users see and may use."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ollama_pack.services.offer import (
+    AliasTables,
+    Offer,
+    absent_routed,
+    filtered_rows,
+    gather_offer,
+    routed_rows,
+    shown_though_gone,
+    withdrawable,
+)
+from ollama_pack.webui.audience import audience_grants, parse_audience
+from ollama_pack.webui.contact import RouterContact
+from ollama_pack.webui.models import ModelCatalogue
+from ollama_pack.webui.publication import (
+    Absences,
+    CloseRow,
+    DeleteRow,
+    ExistingRow,
+    LeftRow,
+    WantedRow,
+    plan_rows,
+)
+from ollama_pack.webui.rows import group_ids, listed_models, read_rows, refresh_models, write_rows
+
+log_publishing = logging.getLogger(__name__)
+
+GRACE_SECONDS = 900.0  # a node that restarts, or loads its driver anew, is back sooner
+NO_TABLES = AliasTables(None, None, frozenset(), are_known=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """How the last look ended, for the dashboard.
+
+    Attributes:
+        looked_at: Unix time of the look; None: there was none yet.
+        rows: what is published now.
+        left: rows that are left alone, and why.
+        problems: what an admin should know, in sentences.
+    """
+
+    looked_at: float | None = None
+    rows: tuple[Mapping[str, Any], ...] = ()
+    left: tuple[LeftRow, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+class Publisher:
+    """Keeps the rows as they should be. Looks as often as it is told to; writes only what differs."""
+
+    def __init__(self, app: Any, router: RouterContact, clock: Callable[[], float] = time.monotonic) -> None:
+        """Look at nothing yet.
+
+        Args:
+            app: Open WebUI's.
+            router: what is published.
+            clock: seconds, for how long a model is missing.
+        """
+        self.last = Publication()
+        self._app = app
+        self._router = router
+        self._absences = Absences(GRACE_SECONDS, clock)
+        self._refreshed_for: frozenset[str] = frozenset()
+        self._group_names: dict[str, str] = {}
+
+    async def reconcile(self, audience: str, owner: str, *, publish: bool) -> None:
+        """Bring the rows to what is offered now.
+
+        Args:
+            audience: who may use what is published, as the valve has it.
+            owner: id of the user whose the new rows are.
+            publish: False takes away what was published.
+        """
+        offer = await gather_offer(self._router) if publish else Offer(NO_TABLES)
+        if not self._app.state.MODELS:
+            await refresh_models(self._app)
+        rows = await read_rows()
+        wanted, problems = await self._wanted(offer, audience)
+        spared = self._spared(offer, wanted, rows) if publish else frozenset()
+        plan = plan_rows(wanted, rows, self._taken(), spared)
+        done = await write_rows(plan.changes, owner)
+        for change in done:
+            if isinstance(change, DeleteRow | CloseRow):
+                self._absences.withdrawn(change.id)
+        rows = await read_rows() if done else rows
+        await self._show_to_users(offer, rows, changed=bool(done))
+        ours = sorted((row for row in rows.values() if row.maker == "events"), key=lambda row: row.id)
+        published = tuple(map(self._shown, ours))
+        self._conclude(Publication(time.time(), published, plan.left, problems))
+
+    async def _wanted(self, offer: Offer, audience: str) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
+        """The rows that there shall be, by id, and what stands in the way of more."""
+        groups = await group_ids()
+        self._group_names = {group: name for name, group in groups.items()}
+        grants, unknown = audience_grants(parse_audience(audience), groups)
+        models = {
+            model: about for model, about in listed_models(self._app).items() if not about.get("preset")
+        }
+        filtered, lacking = filtered_rows(offer, grants, ModelCatalogue(models))
+        rows = [*filtered, *routed_rows(offer, grants)]
+        missing_groups = (
+            f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
+        )
+        fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
+        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking)
+        return {row.id: row for row in rows}, problems
+
+    def _taken(self) -> frozenset[str]:
+        """Ids of models that are there by themselves."""
+        models = listed_models(self._app).items()
+        return frozenset(model for model, about in models if not about.get("preset"))
+
+    def _spared(
+        self, offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
+    ) -> frozenset[str]:
+        """Rows of ours that stay for now, though they are not wanted."""
+        away, gone = withdrawable(offer, wanted, rows)
+        ours = frozenset(row.id for row in rows.values() if row.maker == "events")
+        return (ours - away - gone) | self._absences.spared(away, wanted.keys())
+
+    def _shown(self, row: ExistingRow) -> dict[str, Any]:
+        """A row as the dashboard shows it."""
+        return {
+            "id": row.id,
+            "base": row.base,
+            "alias": row.alias,
+            "active": row.active,
+            "audience": sorted(self._readable(kind, who) for kind, who, _ in row.grants),
+            "missing_seconds": self._absences.seconds(row.id),
+        }
+
+    def _readable(self, kind: str, who: str) -> str:
+        return "everybody" if who == "*" else f"{kind} {self._group_names.get(who, who)}"
+
+    async def _show_to_users(self, offer: Offer, rows: Mapping[str, ExistingRow], *, changed: bool) -> None:
+        """Have Open WebUI look again where its list differs from what there is; once for one difference."""
+        differs = shown_though_gone(listed_models(self._app), rows, offer)
+        if changed or not differs <= self._refreshed_for:
+            await refresh_models(self._app)
+        self._refreshed_for = differs
+
+    def _conclude(self, publication: Publication) -> None:
+        for problem in publication.problems:
+            if problem not in self.last.problems:
+                log_publishing.warning("%s", problem)
+        self.last = publication

@@ -1,0 +1,32 @@
+"""Aliases over a fleet: which names a router offers, and which models may answer for one."""
+
+from ollama_pack.aliases.errors import AliasUnavailableError
+from ollama_pack.aliases.facts import RequestFacts
+from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
+from ollama_pack.aliases.resolve import NOT_INSTALLED, candidates
+from ollama_pack.aliases.table import AliasTable
+from ollama_pack.routing.probe.catalogue import Catalogue
+
+
+def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+    """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but no node has any of their models.
+    """
+    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    named = [] if there else [name for name, _ in candidates(table, facts)]
+    if named:
+        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+    return there or (facts.model,)
+
+
+def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
+    """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
+    return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
+
+
+def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
+    """What tells the weights that may answer for a name from others of that name: for the response cache."""
+    found = [catalogue.models[model] for model in models if model in catalogue.models]
+    return " ".join("+".join((model.name, *model.digests)) for model in found)

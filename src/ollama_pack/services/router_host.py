@@ -1,0 +1,71 @@
+"""The one router of a plugin, which changes with its valves and loses no chat for it."""
+
+import asyncio
+from collections.abc import Callable
+from ssl import SSLContext
+
+import aiohttp
+
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.peers.share import Connect
+from ollama_pack.routing.probe.gpu_nvml import preload_nvml
+
+
+class RouterHost:
+    """Keeps the router that nodes and settings ask for. Lives on one event loop."""
+
+    def __init__(
+        self,
+        connect: Callable[[str], Connect | None] = lambda _: None,
+        secret: Callable[[], str] = lambda: "",
+        trusted: Callable[[], SSLContext | bool] = lambda: True,
+    ) -> None:
+        """Make no router yet. What is given is asked whenever one is made.
+
+        Args:
+            connect: what connects it with other workers over an address; None: it is alone.
+            secret: what only these workers know; see `Router`.
+            trusted: the certificates of nodes, as `aiohttp.TCPConnector` takes them.
+        """
+        preload_nvml()
+        self.current: Router | None = None
+        self._connect, self._secret, self._trusted = connect, secret, trusted
+        self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def router(
+        self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
+    ) -> Router:
+        """The router for these nodes and settings, ready; another one once they change.
+
+        Args:
+            rows: the nodes.
+            settings: what an admin may set.
+            shared_over: for `connect`.
+        """
+        wanted = rows, settings, shared_over
+        if self.current is None or self._made_of != wanted:
+            self._retire()
+            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
+            self.current = Router(
+                rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
+            )
+            self._made_of = wanted
+        router = self.current
+        await router.ready()
+        return router
+
+    async def close(self) -> None:
+        """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
+        self._retire()
+        await asyncio.gather(*self._closing)
+
+    def _retire(self) -> None:
+        """Let the router finish what it has begun."""
+        if self.current is not None:
+            task = asyncio.get_running_loop().create_task(self.current.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.current = None

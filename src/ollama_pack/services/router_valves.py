@@ -1,0 +1,88 @@
+"""The valves of the router, wherever it runs."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
+from ollama_pack.routing.nodes import NodeRow, parse_nodes
+
+NODES_NOTE = (
+    "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
+    "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
+    "agent=http://gpu0:9400. A # starts a comment."
+)
+
+
+class RouterValves(BaseModel):
+    """What an admin sets, and what it comes to."""
+
+    knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
+
+    nodes: str = Field(default="", description=f"{NODES_NOTE} Empty: Open WebUI's own Ollama connections.")
+    aliases: str = Field(
+        default="",
+        description=(
+            "A row a line: alias = model, model [condition, …], as in the alias filter. Each alias is "
+            "offered as a model; the first of its models that a node has answers, then the next."
+        ),
+    )
+    strategy: Literal["predicted_ttft", "least_busy", "random"] = Field(
+        default="predicted_ttft",
+        description="predicted_ttft is the one to use; the others are there to compare with.",
+    )
+    probe_seconds: float = Field(default=5.0, ge=0.5, le=300, description="Between two looks at a node.")
+    first_token_timeout_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        le=3600,
+        description=(
+            "How long a chat waits for a free node, and then for the first token beside what loading "
+            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
+        ),
+    )
+    max_queue: int = Field(
+        default=64, ge=1, le=10_000, description="Chats that may wait; the next one is told so."
+    )
+    keep_alive: str = Field(
+        default="",
+        description="How long models stay in memory: 30m, or -1 for ever. Empty: as the nodes have it.",
+    )
+
+    @field_validator("nodes")
+    @classmethod
+    def _nodes_readable(cls, text: str) -> str:
+        parse_nodes(cls.lines(text))  # its error reaches the admin as the valve's, with row and reason
+        return text
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_readable(cls, text: str) -> str:
+        if parse_table(cls.lines(text)).uses_groups and not cls.knows_groups:
+            message = "group= is not known on the Pipelines server: use the gpu_router function for it"
+            raise ValueError(message)
+        return text
+
+    @classmethod
+    def lines(cls, text: str) -> str:
+        """The rows of a valve, each on a line of its own."""
+        return text
+
+    @property
+    def rows(self) -> tuple[NodeRow, ...]:
+        return parse_nodes(self.lines(self.nodes))
+
+    @property
+    def table(self) -> AliasTable:
+        return parse_table(self.lines(self.aliases))
+
+    @property
+    def settings(self) -> RouterSettings:
+        return RouterSettings(
+            self.strategy,
+            self.probe_seconds,
+            self.first_token_timeout_seconds,
+            self.max_queue,
+            self.keep_alive,
+        )

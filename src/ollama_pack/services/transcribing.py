@@ -1,0 +1,87 @@
+"""Transcribing on behalf of somebody: by the admin's settings, and not twice."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+
+from ollama_pack.errors import PackError
+from ollama_pack.services.voice_settings import VoiceSettings
+from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError
+from ollama_pack.speech.kept import kept_transcripts, recording_key
+from ollama_pack.speech.language import parse_language
+from ollama_pack.speech.source import AudioSource
+from ollama_pack.speech.transcribe import transcribe
+from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
+from ollama_pack.speech.whisper_model import ModelPlaces
+from ollama_pack.webui.voice_store import model_folders
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceWish:
+    """What somebody wants of a transcription.
+
+    Attributes:
+        language: tag of the language that is spoken; empty: as the admin has it.
+        prompt: names and words that occur.
+        pcm: the format of a recording without a header.
+    """
+
+    language: str = ""
+    prompt: str = ""
+    pcm: PcmFormat | None = None
+
+
+async def transcript_of(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None = None,
+) -> Transcript:
+    """The transcript of a recording; at once where the same was wanted a while ago.
+
+    Args:
+        source: the recording.
+        wish: what is wanted.
+        settings: the admin's.
+        on_progress: see `transcribe`.
+
+    Raises:
+        SpeechError: see `transcribe`.
+        OSError: the file cannot be read.
+    """
+    language = wish.language or settings.language
+    parse_language(language)  # before a large file is read
+    options = SpeechOptions(
+        language=language,
+        prompt=wish.prompt,
+        max_bytes=settings.max_bytes,
+        max_seconds=settings.max_minutes * 60.0,
+        pcm=wish.pcm,
+    )
+    kept = kept_transcripts()
+    key = await asyncio.to_thread(recording_key, source, settings.max_bytes, options, *settings.identity)
+    if found := kept.find(key):
+        return found
+    whispers, ours = model_folders()
+    async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
+        transcript = await transcribe(source, options, engine, on_progress)
+    kept.keep(key, transcript)
+    return transcript
+
+
+def told_to(error: PackError, *, is_admin: bool) -> str:
+    """What somebody is told of an error: places and addresses of the server are for admins."""
+    if is_admin or not is_engine_fault(error):
+        return str(error)
+    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+
+
+def is_engine_fault(error: PackError) -> bool:
+    """Whether an admin can help, not the user: the reason belongs into the log."""
+    return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
+
+
+def error_code(error: PackError) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,187 @@
+"""One call of the tool: which recordings, how far it is, what the model gets, and the file for the user."""
+
+import logging
+import mimetypes
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ollama_pack.errors import PackError
+from ollama_pack.services.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
+from ollama_pack.services.voice_settings import VoiceSettings
+from ollama_pack.speech.errors import NoAttachmentError
+from ollama_pack.speech.formats import MEDIA_TYPES, TranscriptFormat, parse_format, render_transcript
+from ollama_pack.speech.language import parse_language
+from ollama_pack.speech.values import SpeechProgress, Transcript
+from ollama_pack.webui.voice_files import StoredRecording, local_copy, readable_recording, store_text
+
+log_job = logging.getLogger(__name__)
+
+MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
+SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
+_SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
+_ATTACH = "attach an audio or video file to the chat"
+_BROKEN = "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+
+EmitEvent = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class VoiceJob:
+    """Transcribes for one user in one chat."""
+
+    def __init__(
+        self, settings: VoiceSettings, user: Mapping[str, Any], request: Any, emit: EmitEvent | None
+    ) -> None:
+        """Begin nothing yet.
+
+        Args:
+            settings: the admin's.
+            user: as Open WebUI describes them: `id`, `role`.
+            request: Starlette's.
+            emit: takes events for the chat's page; None: nobody looks.
+        """
+        self._settings = settings
+        self._user_id = str(user.get("id", ""))
+        self._is_admin = user.get("role") == "admin"
+        self._request = request
+        self._emit = emit
+
+    async def run(self, wanted: str, attached: Sequence[Mapping[str, Any]], language: str, form: str) -> str:
+        """Transcribe, and give what the model reads.
+
+        Args:
+            wanted: names or ids of recordings; empty: all that are attached.
+            attached: files of the chat, as Open WebUI lists them.
+            language: tag; empty: as the admin has it.
+            form: of the file that is attached.
+
+        Raises:
+            PackError: nothing can be transcribed. What is wrong with one of several is in the answer.
+        """
+        parsed = parse_format(form)
+        parse_language(language)
+        chosen = chosen_recordings(wanted, attached)
+        parts: list[str] = []
+        failures: list[PackError] = []
+        for file_id in chosen:
+            try:
+                recording = await readable_recording(file_id, self._user_id)
+                found = await self._transcript(recording, language)
+                file = await self._attach(recording, found, parsed)
+                parts.append(for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
+            except PackError as error:
+                if len(chosen) == 1:
+                    raise
+                failures.append(error)
+                parts.append(f"{_name(file_id, attached)}: {self._told(error)}")
+        done = len(chosen) - len(failures)
+        await self._status(
+            f"Transcribed {done} of {len(chosen)} recordings" if failures else "Transcribed", done=True
+        )
+        return "\n\n".join(parts)
+
+    async def failed(self, error: PackError) -> str:
+        """Say on the page that it did not work, and give what the model reads."""
+        told = self._told(error)
+        await self._status(told, done=True)
+        return f"Error: {told}"
+
+    async def broken(self) -> str:
+        """The same for a fault of the tool itself."""
+        await self._status(_BROKEN, done=True)
+        return f"Error: {_BROKEN}"
+
+    def _told(self, error: PackError) -> str:
+        if is_engine_fault(error):
+            log_job.error("a recording was not transcribed: %s", error)
+        return told_to(error, is_admin=self._is_admin)
+
+    async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
+        await self._status(f"Transcribing {recording.name}")
+
+        async def tell(progress: SpeechProgress) -> None:
+            await self._status(f"{recording.name}: {progress_line(progress)}")
+
+        async with local_copy(recording) as path:
+            return await transcript_of(path, VoiceWish(language), self._settings, tell)
+
+    async def _attach(self, recording: StoredRecording, found: Transcript, form: TranscriptFormat) -> str:
+        """The name of the file that the chat has now."""
+        name = f"{recording.name.rpartition('.')[0] or recording.name}.{_SUFFIXES.get(form, 'json')}"
+        text = render_transcript(found, form)
+        file = await store_text(self._request, self._user_id, name, text, MEDIA_TYPES[form])
+        if self._emit:
+            await self._emit({"type": "files", "data": {"files": [file]}})
+        return name
+
+    async def _status(self, text: str, *, done: bool = False) -> None:
+        if self._emit:
+            await self._emit({"type": "status", "data": {"description": text, "done": done}})
+
+
+def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Ids of the files to transcribe, each once. A name that is not attached is taken for an id.
+
+    Args:
+        wanted: names or ids, with commas between them; empty: all recordings.
+        attached: files of the chat, as Open WebUI lists them.
+
+    Raises:
+        NoAttachmentError: none is named, and none of them is audio or video.
+    """
+    files = {
+        str(file["id"]): file for file in attached if file.get("type", "file") == "file" and file.get("id")
+    }
+    if not wanted.strip():
+        found = [file_id for file_id, file in files.items() if _is_recording(file)]
+        if not found:
+            raise NoAttachmentError(_ATTACH, map(_file_name, files.values()))
+        return found
+    by_name = {_file_name(file).casefold(): file_id for file_id, file in files.items()}
+    names = [wanted] if wanted.strip().casefold() in by_name else wanted.split(",")
+    plain = [name.strip() for name in names if name.strip()]
+    return list(dict.fromkeys(by_name.get(name.casefold(), name) for name in plain))
+
+
+def _is_recording(file: Mapping[str, Any]) -> bool:
+    meta = (file.get("file") or {}).get("meta") or {}
+    told = str(file.get("content_type") or meta.get("content_type") or "")
+    guessed = mimetypes.guess_type(_file_name(file))[0] or ""
+    return any(kind.startswith(("audio/", "video/")) for kind in (told, guessed))
+
+
+def _file_name(file: Mapping[str, Any]) -> str:
+    return str(file.get("name") or (file.get("file") or {}).get("filename") or file.get("id"))
+
+
+def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
+    return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
+
+
+def progress_line(progress: SpeechProgress) -> str:
+    """How far a recording is, for a status line."""
+    if progress.stage == "waiting":
+        others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
+        return f"waiting, {others} before it"
+    of = f" of {_clock_time(progress.total)}" if progress.total else ""
+    text = progress.text[-SHOWN_CHARACTERS:]
+    return f"{_clock_time(progress.seconds)}{of}" + (f" “{text}”" if text else "")
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
+    """A transcript as the model gets it: with times where subtitles are wanted, cut where it is long."""
+    text = render_transcript(found, form if form in {"srt", "vtt"} else "text").strip()
+    lines = [
+        f"Transcript of {name} ({found.language}, {_clock_time(found.duration)}), attached as {file}:",
+        text,
+    ]
+    if len(text) > bound:
+        lines[1] = text[:bound]
+        lines.append(f"[The first {bound} of {len(text)} characters; all of it is in the attached {file}.]")
+    lines += [f"Warning: {note.text}" for note in found.notes]
+    return "\n".join(lines)
