@@ -5,6 +5,7 @@ from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
 from ollama_pack.aliases.resolve import NOT_INSTALLED, candidates
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 
 
@@ -19,6 +20,22 @@ def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> 
     if named:
         raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
     return there or (facts.model,)
+
+
+def models_to_ask(table: AliasTable, facts: RequestFacts, router: Router) -> tuple[str, ...]:
+    """As `models_for`, of a router: where some of its nodes do not answer, they may have the models.
+
+    Raises:
+        AliasUnavailableError: rows apply, but no node has any of their models.
+        NoNodeError: the same, and some nodes do not answer.
+    """
+    try:
+        return models_for(table, facts, router.catalogue())
+    except AliasUnavailableError as error:
+        missing = router.no_node([model for model, _ in error.passed_over])
+        if missing.silent or not missing.nodes:
+            raise missing from error
+        raise
 
 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:

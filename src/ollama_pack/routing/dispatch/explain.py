@@ -11,6 +11,11 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
+def waited_line(seconds: float) -> str:
+    """What stays where no node was found: the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for a GPU"
+
+
 def reason(binding: Binding) -> str:
     """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
     parts = [f"loads {binding.model}" if binding.loads else "resident"]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.view import FleetRequest
@@ -53,6 +54,7 @@ class Journey:
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
+        shown: since when its user reads that it waits, on the loop's clock; None: the last line is done.
     """
 
     request: FleetRequest
@@ -61,5 +63,15 @@ class Journey:
     tell: Tell
     bound: asyncio.Future[Binding]
     waits_since: float | None = None
-    tried: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, NodeError] = field(default_factory=dict)
     answering: bool = False
+    shown: float | None = None
+
+    def show_waiting(self) -> None:
+        """Its user reads from now on that it waits."""
+        if self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+
+    def shown_for(self) -> float:
+        """Seconds for which its user has read that it waits."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown

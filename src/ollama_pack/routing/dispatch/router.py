@@ -27,7 +27,13 @@ from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.dispatch.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
-from ollama_pack.routing.dispatch.explain import Decision, explained, status_line, waiting_line
+from ollama_pack.routing.dispatch.explain import (
+    Decision,
+    explained,
+    status_line,
+    waited_line,
+    waiting_line,
+)
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
 from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell
 from ollama_pack.routing.dispatch.request import fleet_request
@@ -38,6 +44,7 @@ from ollama_pack.routing.errors import (
     NoNodeError,
     WaitedTooLongError,
 )
+from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_key
 from ollama_pack.routing.probe.catalogue import Catalogue
@@ -100,6 +107,7 @@ class Router:
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
@@ -237,8 +245,7 @@ class Router:
         try:
             self.scheduler.submit(journey.request)
         except NoNodeError as error:
-            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
-            raise NoNodeError(error.models, error.nodes, silent) from None
+            raise self.no_node(error.models) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -251,6 +258,14 @@ class Router:
             self._decide()
             if not self._journeys:
                 self._idle.set()
+            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(journey.tell(waited_line(journey.shown_for()), done=True))
+                await asyncio.shield(last)
+
+    def no_node(self, models: Sequence[str]) -> NoNodeError:
+        """The error that says why no node can have these models."""
+        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
         """Let the scheduler decide, and tell the requests that have a node now."""
@@ -274,6 +289,7 @@ class Router:
             place = self.scheduler.ahead(journey.request.id) or 0
             if place != told and not journey.request.background:
                 told = place
+                journey.show_waiting()
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
@@ -306,7 +322,17 @@ class Router:
         models = journey.request.models
         if self.scheduler.can_answer(models):
             return {}
-        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
+        return {
+            name: watch.known.fault or self._failure(name, models)
+            for name, watch in self.nodes.items()
+            if watch.has_any(models)
+        }
+
+    def _failure(self, node: str, models: Sequence[str]) -> str:
+        """Why a node that answers probes is given no request; empty where none has failed since."""
+        names = set(map(fold_name, models))
+        found = (why for (name, model), why in self._failures.items() if name == node and model in names)
+        return next(found, "")
 
     async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -315,13 +341,14 @@ class Router:
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         if not journey.request.background:
+            journey.shown = None
             await journey.tell(status_line(binding), done=True)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         async with aclosing(attempt.chunks()) as chunks:
             async for chunk in chunks:
                 if not journey.answering:
-                    self._has_begun(journey, attempt.elapsed)
+                    self._has_begun(journey, binding, attempt.elapsed)
                 yield chunk
         self.scheduler.finished(identity, attempt.spent())
 
@@ -334,9 +361,10 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+    def _has_begun(self, journey: Journey, binding: Binding, elapsed: float) -> None:
         journey.answering = True
         self.scheduler.first_token(journey.request.id)
+        self._failures.pop((binding.node, fold_name(binding.model)), None)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
@@ -350,7 +378,8 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error.plain
+        journey.tried[node] = error
+        self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
