@@ -1,7 +1,8 @@
 """A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +16,7 @@ from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownMod
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
 from ollama_pack.engines.openai.models import EngineModel, engine_models, served_context
-from ollama_pack.engines.openai.request import request_to_engine, without_usage
+from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
 from ollama_pack.engines.transport import Dialect, NodeLimits, NodeTransport
@@ -32,6 +33,10 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
 
@@ -46,6 +51,7 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
@@ -54,10 +60,12 @@ class OpenAIClient:
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
         root = url.rstrip("/").removesuffix(_V1)
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: frozenset[str] = frozenset(serves)
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -176,7 +184,8 @@ class OpenAIClient:
         path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+            headers = _session_headers(sent)
+            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -223,6 +232,13 @@ class OpenAIClient:
 
     async def _models(self) -> tuple[EngineModel, ...]:
         """The models, which are remembered as those that it answers for."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{_V1}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
         answer = await self._node.ask(f"{_V1}/models")
         try:
             models = engine_models(answer)
@@ -246,3 +262,9 @@ class OpenAIClient:
         listed = ", ".join(sorted(self._served)[:5])
         said = f"it serves {listed}" if listed else "it serves nothing"
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
