@@ -67,67 +67,6 @@ from pydantic import (
     model_validator,
 )
 
-# --- ollama_pack.aliases.facts ---
-# What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    """The facts of one request that decide between rows.
-
-    Attributes:
-        model: the name that the client asked for.
-        images: whether a message carries an image.
-        tools: whether the model may call tools.
-        tokens: estimated length of the prompt, in tokens.
-        groups: names of the groups that the user belongs to.
-    """
-
-    model: str
-    images: bool = False
-    tools: bool = False
-    tokens: int = 0
-    groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
-
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
 #
@@ -198,54 +137,6 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
 
 
 # --- ollama_pack.engines.errors ---
@@ -363,6 +254,309 @@ class RequestRefusedError(NodeError):
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
         super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+# Type of a part → the field with its text.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
+_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
+_MARKS = frozenset(
+    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
+)
+# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
+_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
+
+
+def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each part of a message's content that is meant for a model, with its place for error messages.
+
+    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
+    Other types are passed on as they are.
+
+    Args:
+        message: of an OpenAI chat body.
+        field: where it stands, such as `messages[2]`.
+
+    Raises:
+        ChatBodyError: the content is not of its form.
+    """
+    content, field = message.get("content"), f"{field}.content"
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield field, {"type": "text", "text": content}
+        return
+    for number, given in enumerate(list_in(content, field)):
+        place = f"{field}[{number}]"
+        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
+        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
+        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
+            yield place, _plain_part(part, kind, place)
+
+
+def _is_for_no_model(kind: str) -> bool:
+    lowered = kind.lower()
+    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
+
+
+def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
+    if kind in _TEXT_PARTS:
+        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
+        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
+    if kind not in IMAGE_PARTS:
+        return part
+    given = part.get("image_url")
+    if isinstance(given, Mapping):
+        text_in(given.get("url"), f"{field}.image_url")
+        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
+    address = _image_address(part) if kind == "image" and given is None else given
+    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
+
+
+def _image_address(part: Mapping[str, Any]) -> object:
+    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
+    source = part.get("source")
+    source = source if isinstance(source, Mapping) else part
+    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
+    if data is None:
+        return source.get("url", part.get("image"))
+    kind = source.get("media_type") or source.get("mime_type") or "image/png"
+    return f"data:{kind};base64,{data}"
+
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -2314,132 +2508,10 @@ class Binding:
         return Considered(node.view.name, installed.name, terms, looked_at=False)
 
 
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.ollama.messages ---
 # The conversation of an OpenAI chat body, as Ollama wants it.
 
 _ROLES = {"developer": "system", "function": "tool"}
-# Type of a part → where its text is. The second and third are the Responses API's.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
 
 
@@ -2463,7 +2535,7 @@ def ollama_messages(value: object) -> list[dict[str, Any]]:
 
 def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
     role = text_in(message.get("role"), f"{field}.role")
-    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts = [_content_part(part, place) for place, part in message_parts(message, field)]
     parts += [("image", image) for image in _own_images(message, field)]
     texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
     return {
@@ -2476,27 +2548,13 @@ def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, 
     }
 
 
-def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
-    """Each part of a content as ("text", text) or ("image", base64)."""
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield "text", content
-        return
-    for number, part in enumerate(objects_in(content, field)):
-        yield _content_part(part, f"{field}[{number}]")
-
-
 def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
-    kind = text_in(part.get("type"), f"{field}.type")
-    if kind in _TEXT_PARTS:
-        name = _TEXT_PARTS[kind]
-        return "text", text_in(part.get(name), f"{field}.{name}")
-    if kind in _IMAGE_PARTS:
-        where = part.get("image_url")
-        address = where.get("url") if isinstance(where, Mapping) else where
-        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+    """A part of a content as ("text", text) or ("image", base64)."""
+    if "text" in part and part.get("type", "text") == "text":
+        return "text", part["text"]
+    if part["type"] == "image_url":
+        return "image", _image(part["image_url"]["url"], f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {part['type'][:40]!r}: Ollama takes text and images only")
 
 
 def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
@@ -2663,6 +2721,116 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     return unknown | known
 
 
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API and of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), Anthropic's (`{"type": "auto" | "any" | "tool" | "none"}`) and Bedrock's (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
 # --- ollama_pack.engines.ollama.to_ollama ---
 # An OpenAI chat request as Ollama's `POST /api/chat` wants it.
 
@@ -2714,22 +2882,9 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
-    tools = objects_in(body.get("tools"), "tools")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, Mapping):
-        name = object_in(choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if _declared_name(tool) == name]
-        if not tools:
-            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return tools or None
-
-
-def _declared_name(tool: Mapping[str, Any]) -> object:
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else None
+    """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
+    offered = offered_tools(body)
+    return None if offered.mode == "none" else offered.tools or None
 
 
 def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
@@ -4489,7 +4644,7 @@ def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
         **_engine_bias(settings.get("logit_bias")),
         **_engine_format(settings),
         **_engine_thinking(settings),
-        **_offered_tools(body),
+        **_engine_tools(body),
         "model": text_in(body.get("model"), "model"),
         "messages": list(_engine_messages(body.get("messages"))),
         "stream": True,
@@ -4553,13 +4708,13 @@ def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
 
 
-def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
     """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    tools = objects_in(body.get("tools"), "tools")
-    if not tools:
+    offered = offered_tools(body)
+    if not offered.tools:
         return {}
-    choice = body.get("tool_choice")
-    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
@@ -4570,6 +4725,8 @@ def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
         made = {**message, "role": "system" if role == "developer" else role}
         if role == "tool":
             made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
         if "tool_calls" in message:
             calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
             made["tool_calls"] = [
