@@ -25,8 +25,7 @@ _NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
 _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
 
-_Entry = TypeVar("_Entry", bound="NodeValue")
-
+_Entry = TypeVar("_Entry", bound="NamedModel")
 
 
 class NodeValue(BaseModel):
@@ -171,7 +170,7 @@ class ShownModel(NodeValue):
 
     @property
     def is_embedder(self) -> bool:
-        """Whether its weights make vectors, not text. Ollama itself goes by this, also before `capabilities`."""
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
         return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
 
     @property
@@ -181,20 +180,23 @@ class ShownModel(NodeValue):
 
 
 def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
-    """The entries of a list of models, and how many were passed over because they cannot be read.
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
 
     Raises:
-        ValueError: there is no list. Null counts as an empty one.
+        ValueError: there is no list.
     """
-    listed = answer["models"] if "models" in answer else ()
-    if listed is None:
-        return [], 0
+    listed = answer.get("models")
     if not isinstance(listed, list):
         raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
-    found: list[_Entry] = []
+    found: dict[str, _Entry] = {}
+    unread = 0
     for entry in listed:
         try:
-            found.append(kind.model_validate(entry))
+            model = kind.model_validate(entry)
         except ValidationError:
-            continue
-    return found, len(listed) - len(found)
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.model_kinds import listed_for_chat
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ModelDetails, ShownModel
 
 _MILLION, _BILLION = 10**6, 10**9
 _MODALITIES = {"image": "vision", "audio": "audio"}
+NO_CHAT = "embedding"  # the capability of a model that cannot chat, whatever else it is for
 _ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
 # llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
 _FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
@@ -33,6 +35,7 @@ class EngineModel:
         parameters: their number; 0 where it is not told.
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as completion and vision; empty where they are not told.
+        chats: it is no embedder, reranker or the like, as far as is told.
     """
 
     name: str
@@ -45,6 +48,7 @@ class EngineModel:
     parameters: int = 0
     quantization: str = ""
     capabilities: tuple[str, ...] = ()
+    chats: bool = True
 
     @property
     def _details(self) -> ModelDetails:
@@ -76,6 +80,8 @@ class EngineModel:
         Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
         without a parser for them refuses with a sentence that says so.
         """
+        if not self.chats:
+            return (NO_CHAT,)
         if not self.capabilities:
             return ()
         modalities = _part(props, "modalities")
@@ -84,8 +90,8 @@ class EngineModel:
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
-def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
-    """Read the answer of `/v1/models`.
+def engine_models(answer: Mapping[str, Any]) -> tuple[tuple[EngineModel, ...], int]:
+    """Read the answer of `/v1/models`: each name once, and how many entries were passed over as unreadable.
 
     Raises:
         ValueError: it is not of OpenAI's form.
@@ -94,7 +100,11 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
     if not isinstance(entries, list):
         raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
-    return tuple(_engine_model(entry, beside) for entry in entries)
+    read = [_engine_model(entry, beside) for entry in entries]
+    found = {model.name: model for model in reversed(read) if model is not None}
+    if entries and not found:
+        raise ValueError("no model has an `id`")
+    return tuple(reversed(found.values())), read.count(None)
 
 
 def served_context(props: Mapping[str, Any]) -> int:
@@ -102,10 +112,10 @@ def served_context(props: Mapping[str, Any]) -> int:
     return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
 
 
-def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    name = entry.get("id") if isinstance(entry, Mapping) else None
+def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel | None:
+    name = (entry.get("id") or entry.get("name")) if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
-        raise ValueError("a model has no `id`")
+        return None
     meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
@@ -118,6 +128,7 @@ def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> Engin
         parameters=_whole_or_zero(meta.get("n_params")),
         quantization=_quantization(meta.get("ftype")),
         capabilities=_capabilities(entry, beside.get(name, ())),
+        chats=listed_for_chat(entry, name),
     )
 
 

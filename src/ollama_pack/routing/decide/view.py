@@ -65,11 +65,13 @@ class InstalledModel:
         blob: digest of the weights: names with the same one share a runner.
         size: bytes to load; 0: unknown.
         name: as the node lists it, and wants to be asked for it.
+        remote: it runs elsewhere, as Ollama's cloud models do: there at once, no memory here, no slots.
     """
 
     blob: str
     size: int = 0
     name: str = ""
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
