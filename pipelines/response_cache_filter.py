@@ -4669,6 +4669,41 @@ class PendingAnswers:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.services.webui_tasks ---
+# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#
+# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
+# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
+
+# Values of `metadata.task`; what is not among them is waited for.
+_NOBODY_WAITS = frozenset(
+    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
+)
+# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
+_PROMPT_BEGINNINGS = (
+    "### Task:\nGenerate a concise",
+    "### Task:\nGenerate 1-3 broad tags",
+    "### Task:\nSuggest 3-5 relevant follow-up",
+    "### Task:\nPredict 3-5 useful messages",
+    "Your task is to reflect the speaker's likely facial expression",
+)
+
+
+def is_background_task(task: object) -> bool:
+    """Whether nobody waits for a call with this `metadata.task`."""
+    return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+def is_background_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
+
+
 # --- ollama_pack.services.pipeline_requests ---
 # What a pipeline can know of a request, and how it tells the next one.
 #
@@ -4686,9 +4721,6 @@ _NOTED = (
     *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
     "user_message_id",
 )
-
-# How all of Open WebUI's templates for titles, tags and the like begin.
-_TASK_BEGINS = "### Task:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -4718,7 +4750,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
     return Asking(
         name if isinstance(name, str) else "",
         chat if isinstance(chat, str) else "",
-        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
     )
@@ -4738,7 +4770,7 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     if isinstance(chat := metadata.get("chat_id"), str) and chat:
         hints[CHAT_FIELD] = chat
-    if metadata.get("task"):
+    if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
     return {**body, **hints}
 
@@ -4766,16 +4798,6 @@ def noted(body: dict[str, Any]) -> dict[str, Any]:
 def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
     found = value.get(name) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}
-
-
-def _is_task(body: Mapping[str, Any]) -> bool:
-    """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_TASK_BEGINS)
 
 
 # --- ollama_pack.services.pipeline_valves ---
