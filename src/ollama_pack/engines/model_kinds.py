@@ -1,7 +1,7 @@
 """What a model is for, by what its engine lists of it: only models that chat are offered for chats."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _CHAT_KINDS = frozenset(
@@ -15,28 +15,12 @@ _OTHER_KINDS = frozenset(
     {
         *("audio_speech", "audio_transcription", "audio_transcriptions", "automatic_speech_recognition"),
         *("classification", "classifier", "classify", "decision", "embed", "embedding", "embeddings"),
-        *(
-            "feature_extraction",
-            "image",
-            "image_edit",
-            "image_generation",
-            "image_generations",
-            "image_to_image",
-        ),
-        *(
-            "images_generations",
-            "moderation",
-            "moderations",
-            "ocr",
-            "rerank",
-            "reranker",
-            "reranking",
-            "score",
-        ),
-        *("scoring", "sentence_similarity", "speech", "speech2text", "speech_to_text", "stt", "text2speech"),
-        *("text_classification", "text_embedding", "text_embeddings", "text_ranking", "text_to_image"),
-        *("text_to_speech", "text_to_video", "transcribe", "transcription", "transcriptions", "tts"),
-        *("video_generation", "whisper"),
+        *("feature_extraction", "image", "image_edit", "image_generation", "image_generations"),
+        *("image_to_image", "images_generations", "moderation", "moderations", "ocr", "rerank", "reranker"),
+        *("reranking", "score", "scoring", "sentence_similarity", "speech", "speech2text", "speech_to_text"),
+        *("stt", "text2speech", "text_classification", "text_embedding", "text_embeddings", "text_ranking"),
+        *("text_to_image", "text_to_speech", "text_to_video", "transcribe", "transcription"),
+        *("transcriptions", "tts", "video_generation", "whisper"),
     }
 )
 # Where they say what the model itself is; in a list of abilities these words are about what it can be shown.
@@ -108,11 +92,8 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    return list(_texts_of(entry.get("architecture"))) or list(_texts_of(entry))
-
-
-def _texts_of(value: object) -> Iterator[str]:
-    outputs = value.get("output_modalities") if isinstance(value, Mapping) else None
-    return (
-        (item.lower() for item in outputs if isinstance(item, str)) if isinstance(outputs, list) else iter(())
-    )
+    architecture = entry.get("architecture")
+    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    found = (place.get("output_modalities") for place in places)
+    given = next((outputs for outputs in found if isinstance(outputs, list)), [])
+    return [output.lower() for output in given if isinstance(output, str)]

@@ -24,7 +24,7 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, NamedModel, ShownModel
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
-from ollama_pack.engines.openai.models import EngineModel, engine_models, served_context
+from ollama_pack.engines.openai.models import EngineModel, engine_models, nameless_models, served_context
 from ollama_pack.engines.openai.request import request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
@@ -268,17 +268,18 @@ class OpenAIClient:
             raise
 
     async def _list_at(self, base: str) -> tuple[EngineModel, ...]:
-        answer = await self._node.fetch(f"{base}/models")
-        bare = answer.lstrip()[:1] == b"["  # Together's list has nothing around it
+        text = await self._node.fetch(f"{base}/models")
+        bare = text.lstrip()[:1] == b"["  # Together's list has nothing around it
+        answer = self._node.parsed(b'{"data":' + text + b"}" if bare else text)
         try:
-            models, unread = engine_models(self._node.parsed(b'{"data":' + answer + b"}" if bare else answer))
+            models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
         if bare and not models:
             raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
-        if unread:
+        if unread := nameless_models(answer):
             self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
         self._bases = (base,)
         return models

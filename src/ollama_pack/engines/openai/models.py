@@ -90,8 +90,8 @@ class EngineModel:
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
-def engine_models(answer: Mapping[str, Any]) -> tuple[tuple[EngineModel, ...], int]:
-    """Read the answer of `/v1/models`: each name once, and how many entries were passed over as unreadable.
+def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
+    """Read the answer of `/v1/models`: each name once. Entries without one are passed over, if some have one.
 
     Raises:
         ValueError: it is not of OpenAI's form.
@@ -100,11 +100,18 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[tuple[EngineModel, ...], i
     if not isinstance(entries, list):
         raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
-    read = [_engine_model(entry, beside) for entry in entries]
-    found = {model.name: model for model in reversed(read) if model is not None}
+    found: dict[str, EngineModel] = {}
+    for entry in entries:
+        if name := _name_in(entry):
+            found.setdefault(name, _engine_model(entry, name, beside))
     if entries and not found:
-        raise ValueError("no model has an `id`")
-    return tuple(reversed(found.values())), read.count(None)
+        raise ValueError("a model has no `id`")
+    return tuple(found.values())
+
+
+def nameless_models(answer: Mapping[str, Any]) -> int:
+    """How many entries of `/v1/models` are passed over."""
+    return sum(not _name_in(entry) for entry in answer.get("data") or ())
 
 
 def served_context(props: Mapping[str, Any]) -> int:
@@ -112,10 +119,13 @@ def served_context(props: Mapping[str, Any]) -> int:
     return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
 
 
-def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel | None:
+def _name_in(entry: object) -> str:
+    """A model's id, or what some have in its place; empty where there is none."""
     name = (entry.get("id") or entry.get("name")) if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
-        return None
+    return name if isinstance(name, str) else ""
+
+
+def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
     meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,

@@ -39,8 +39,9 @@ class NodeLook:
 class Prober:
     """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
 
-    def __init__(self, client: NodeClient) -> None:
+    def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:
         self._client = client
+        self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
 
@@ -54,7 +55,7 @@ class Prober:
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
-        models = tuple(_node_model(model, about) for model, about in shown if _can_chat(about))
+        models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         if loaded is None:
             return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
@@ -92,26 +93,34 @@ class Prober:
 
         await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
 
+    def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+        blob = (shown.blob if shown else "") or listed.digest or listed.name
+        told = shown is not None and bool(shown.capabilities)
+        context = (shown.num_ctx if shown else None) or 0
+        options = shown.runner_options if shown else ()
+        return NodeModel(
+            name=listed.name,
+            installed=InstalledModel(
+                blob,
+                0 if listed.is_remote else listed.size,
+                context=context,
+                options=options,
+                fixed=self._fixed or listed.is_remote,
+                remote=listed.is_remote,
+            ),
+            digest=listed.digest,
+            quantization=listed.details.quantization_level,
+            capabilities=frozenset(shown.capabilities) if shown and told else None,
+            thinking=shown.thinking if shown and told else None,
+        )
+
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
 
 
-def _node_model(listed: ListedModel, shown: ShownModel | None) -> NodeModel:
-    blob = (shown.blob if shown else "") or listed.digest or listed.name
-    told = shown is not None and bool(shown.capabilities)
-    return NodeModel(
-        name=listed.name,
-        installed=InstalledModel(blob, 0 if listed.is_remote else listed.size, remote=listed.is_remote),
-        digest=listed.digest,
-        quantization=listed.details.quantization_level,
-        capabilities=frozenset(shown.capabilities) if shown and told else None,
-        thinking=shown.thinking if shown and told else None,
-        context=(shown.num_ctx if shown else None) or 0,
-    )
-
-
 def _can_chat(shown: ShownModel | None) -> bool:
-    return shown is None or (
-        chats(shown.capabilities) and (bool(shown.capabilities) or not shown.is_embedder)
-    )
+    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
+    if shown is None:
+        return True
+    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder
