@@ -55,67 +55,6 @@ import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-# --- ollama_pack.aliases.facts ---
-# What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    """The facts of one request that decide between rows.
-
-    Attributes:
-        model: the name that the client asked for.
-        images: whether a message carries an image.
-        tools: whether the model may call tools.
-        tokens: estimated length of the prompt, in tokens.
-        groups: names of the groups that the user belongs to.
-    """
-
-    model: str
-    images: bool = False
-    tools: bool = False
-    tokens: int = 0
-    groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
-
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
 #
@@ -186,6 +125,378 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.engines.errors ---
+# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field} {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    @property
+    def plain(self) -> str:
+        """What went wrong, for people who are not to see addresses."""
+        return self.reason + (f": {self.said}" if self.said else "")
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
+
+    @property
+    def plain(self) -> str:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason
+
+
+class NodeCertificateError(NodeUnreachableError):
+    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
+
+    def __init__(self, node: str, said: str) -> None:
+        super().__init__(node, said)
+        self.reason = (
+            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
+            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
+        )
+        self.args = (f"node {node} {self.reason}: {said}",)
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+    ) -> None:
+        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        super().__init__(node, f"has not {waited} within {seconds:g} s")
+        self.stage = stage
+        self.seconds = seconds
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment."""
+
+    def __init__(self, node: str, status: int, said: str) -> None:
+        super().__init__(node, f"is busy (status {status})", status=status, said=said)
+
+
+class NodeFaultError(RetryableNodeError):
+    """The node failed, sent what is no answer, or hung up."""
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or f"`ollama pull {model}` there"
+        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+# Type of a part → the field with its text.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
+_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
+_MARKS = frozenset(
+    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
+)
+# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
+_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
+
+
+def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each part of a message's content that is meant for a model, with its place for error messages.
+
+    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
+    Other types are passed on as they are.
+
+    Args:
+        message: of an OpenAI chat body.
+        field: where it stands, such as `messages[2]`.
+
+    Raises:
+        ChatBodyError: the content is not of its form.
+    """
+    content, field = message.get("content"), f"{field}.content"
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield field, {"type": "text", "text": content}
+        return
+    for number, given in enumerate(list_in(content, field)):
+        place = f"{field}[{number}]"
+        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
+        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
+        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
+            yield place, _plain_part(part, kind, place)
+
+
+def _is_for_no_model(kind: str) -> bool:
+    lowered = kind.lower()
+    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
+
+
+def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
+    if kind in _TEXT_PARTS:
+        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
+        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
+    if kind not in IMAGE_PARTS:
+        return part
+    given = part.get("image_url")
+    if isinstance(given, Mapping):
+        text_in(given.get("url"), f"{field}.image_url")
+        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
+    address = _image_address(part) if kind == "image" and given is None else given
+    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
+
+
+def _image_address(part: Mapping[str, Any]) -> object:
+    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
+    source = part.get("source")
+    source = source if isinstance(source, Mapping) else part
+    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
+    if data is None:
+        return source.get("url", part.get("image"))
+    kind = source.get("media_type") or source.get("mime_type") or "image/png"
+    return f"data:{kind};base64,{data}"
+
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
 
 
 # --- ollama_pack.cache.errors ---
@@ -402,123 +713,6 @@ def _login(username: str | None, password: str | None) -> dict[str, Any]:
         "username": unquote(username) if username else None,
         "password": unquote(password) if password else None,
     }
-
-
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-        self.args = (f"node {node} {self.reason}: {said}",)
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
-    ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -790,22 +984,11 @@ class InstalledModel:
         blob: digest of the weights: names with the same one share a runner.
         size: bytes to load; 0: unknown.
         name: as the node lists it, and wants to be asked for it.
-        context: `num_ctx` in tokens that its own recipe asks for; 0: none.
-        options: the other runner options that its own recipe asks for, sorted by name.
-        fixed: the engine never loads it again for other options, as Ollama does.
     """
 
     blob: str
     size: int = 0
     name: str = ""
-    context: int = 0
-    options: RunnerOptions = ()
-    fixed: bool = False
-
-    def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
-        """The context (0: the node's default) and the options that a request makes the runner have."""
-        own = {**dict(self.options), **dict(request.options)}
-        return request.context or self.context, tuple(sorted(own.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -835,10 +1018,8 @@ class RunnerView:
         blob: digest of the weights.
         model: the name by which it was loaded.
         size: bytes that it takes; 0: unknown.
-        context: tokens that it was loaded for, as the node says; 0: unknown.
-        asked: the context that it was loaded with on request; 0: the node's default; None: unknown, as when
-            another client did it.
-        options: what else it was loaded with; None: unknown.
+        context: tokens that it was loaded for; 0: unknown.
+        options: what else it was loaded with; None: unknown, as when another client did.
         slots: how many requests it answers at once.
         keeps: how many prefixes it still holds.
         ready_at: when it is loaded; in the past: it is.
@@ -850,7 +1031,6 @@ class RunnerView:
     model: str
     size: int = 0
     context: int = 0
-    asked: int | None = None
     options: RunnerOptions | None = None
     slots: int = 1
     keeps: int = 1
@@ -858,25 +1038,11 @@ class RunnerView:
     ends: tuple[float, ...] = ()
     prefixes: tuple[KeptPrefix, ...] = ()
 
-
-def fits_runner(
-    wanted: tuple[int, RunnerOptions], context: int, asked: int | None, options: RunnerOptions | None
-) -> bool:
-    """Whether a runner answers without being loaded again: Ollama loads it for any other value.
-
-    Args:
-        wanted: the context and the options of a request, as `InstalledModel.wanted` gives them.
-        context: of the runner, as in `RunnerView`.
-        asked: the same. Where it is unknown, it fits a request that asks for no context.
-        options: the same. Where they are unknown, they fit a request that sets none.
-    """
-    tokens, others = wanted
-    unknown = asked is None and not context
-    same_context = unknown or tokens in {asked, context} if tokens else not asked
-    if options is None:
-        return same_context and not others
-    asks_layers = any(name == "num_gpu" for name, _ in others)  # any number of layers fits a request without
-    return same_context and others == tuple(each for each in options if asks_layers or each[0] != "num_gpu")
+    def fits(self, request: FleetRequest) -> bool:
+        """Whether it answers the request without being loaded anew."""
+        return (not request.context or not self.context or self.context >= request.context) and (
+            not request.options or self.options == request.options
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -1082,16 +1248,16 @@ class VirtualRunner:
     blob: str
     size: int
     context: int
-    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     free_at: list[float]  # sorted, one for each slot
     prefixes: tuple[KeptPrefix, ...] = ()
     keeps: int = 1
 
-    def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
-        """Whether it answers without being loaded again."""
-        return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
+    def fits(self, context: int, options: RunnerOptions) -> bool:
+        """Whether it answers without being loaded anew."""
+        big_enough = not context or not self.context or self.context >= context
+        return big_enough and (not options or self.options == options)
 
 
 @dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
@@ -1232,7 +1398,7 @@ class VirtualNode:
         rates = self.view.rates.get(model.blob, _UNKNOWN)
         runner = self.runners.get(model.blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
-        if runner and runner.fits(request, model):
+        if runner and runner.fits(request.context, request.options):
             made = self._offer_runner(model, runner, rates, output)
         else:
             made = self._offer_load(model, rates, output)
@@ -1328,15 +1494,13 @@ class VirtualNode:
     def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
         for blob in quote.victims:
             del self.runners[blob]
-        model = next(model for model in self.view.models.values() if model.name == quote.model)
-        asked, options = model.wanted(request)
+        size = next(model.size for model in self.view.models.values() if model.blob == quote.blob)
         self._loading_until = quote.starts_at
         runner = self.runners[quote.blob] = VirtualRunner(
             quote.blob,
-            model.size,
-            0,
-            asked,
-            options,
+            size,
+            request.context,
+            request.options,
             quote.starts_at,
             [quote.starts_at] * quote.rates.slots,
             keeps=quote.rates.keeps,
@@ -1355,7 +1519,6 @@ def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: Rout
         runner.blob,
         runner.size,
         runner.context,
-        runner.asked,
         runner.options,
         runner.ready_at,
         free_at,
@@ -2366,6 +2529,7 @@ class Binding:
         request: the request.
         node: the name of the node.
         model: the name to ask for, as the node lists it.
+        context: `num_ctx` to send, so that a runner that fits is not loaded anew; 0: send none.
         loads: the node has to load the model first.
         hit: tokens of the prompt that the node holds already.
         terms: what the choice cost.
@@ -2377,6 +2541,7 @@ class Binding:
     request: FleetRequest
     node: str
     model: str
+    context: int
     loads: bool
     hit: int
     terms: CostTerms
@@ -2385,13 +2550,14 @@ class Binding:
     policy: RoutingPolicy = field(repr=False, compare=False)
 
     @classmethod
-    def made_by(cls, placement: Placement, waited: float, policy: RoutingPolicy) -> Self:
-        """What follows from a placement that binds."""
+    def made_by(cls, placement: Placement, context: int, waited: float, policy: RoutingPolicy) -> Self:
+        """What follows from a placement that binds, to a runner that has so much context."""
         offer = placement.chosen
         return cls(
             request=placement.entry.request,
             node=offer.node.view.name,
             model=offer.model,
+            context=context,
             loads=offer.quote.reused is None,
             hit=offer.hit,
             terms=offer.terms(policy),
@@ -2563,132 +2729,10 @@ def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float]
     return next((list(found[name].values()) for name in names if name in found), None)
 
 
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.ollama.messages ---
 # The conversation of an OpenAI chat body, as Ollama wants it.
 
 _ROLES = {"developer": "system", "function": "tool"}
-# Type of a part → where its text is. The second and third are the Responses API's.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
 
 
@@ -2712,7 +2756,7 @@ def ollama_messages(value: object) -> list[dict[str, Any]]:
 
 def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
     role = text_in(message.get("role"), f"{field}.role")
-    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts = [_content_part(part, place) for place, part in message_parts(message, field)]
     parts += [("image", image) for image in _own_images(message, field)]
     texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
     return {
@@ -2725,27 +2769,13 @@ def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, 
     }
 
 
-def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
-    """Each part of a content as ("text", text) or ("image", base64)."""
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield "text", content
-        return
-    for number, part in enumerate(objects_in(content, field)):
-        yield _content_part(part, f"{field}[{number}]")
-
-
 def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
-    kind = text_in(part.get("type"), f"{field}.type")
-    if kind in _TEXT_PARTS:
-        name = _TEXT_PARTS[kind]
-        return "text", text_in(part.get(name), f"{field}.{name}")
-    if kind in _IMAGE_PARTS:
-        where = part.get("image_url")
-        address = where.get("url") if isinstance(where, Mapping) else where
-        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+    """A part of a content as ("text", text) or ("image", base64)."""
+    if "text" in part and part.get("type", "text") == "text":
+        return "text", part["text"]
+    if part["type"] == "image_url":
+        return "image", _image(part["image_url"]["url"], f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {part['type'][:40]!r}: Ollama takes text and images only")
 
 
 def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
@@ -2912,6 +2942,116 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     return unknown | known
 
 
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API and of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), Anthropic's (`{"type": "auto" | "any" | "tool" | "none"}`) and Bedrock's (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
 # --- ollama_pack.engines.ollama.to_ollama ---
 # An OpenAI chat request as Ollama's `POST /api/chat` wants it.
 
@@ -2963,22 +3103,9 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
-    tools = objects_in(body.get("tools"), "tools")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, Mapping):
-        name = object_in(choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if _declared_name(tool) == name]
-        if not tools:
-            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return tools or None
-
-
-def _declared_name(tool: Mapping[str, Any]) -> object:
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else None
+    """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
+    offered = offered_tools(body)
+    return None if offered.mode == "none" else offered.tools or None
 
 
 def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
@@ -3421,142 +3548,11 @@ def explained(binding: Binding, at: float) -> Decision:
     )
 
 
-# --- ollama_pack.engines.ollama.values ---
-# What a node tells about its models. Read leniently: a field that is missing or null has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
-# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NodeValue):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-    """
-
-    name: str
-    digest: str = ""
-    size: int = 0
-    details: ModelDetails = ModelDetails()
-
-
-class LoadedModel(NodeValue):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    name: str
-    digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
-    expires_at: datetime | None = None
-
-
-class ModelList(NodeValue):
-    """The answer of `/api/tags`."""
-
-    models: tuple[ListedModel, ...]
-
-
-class LoadedList(NodeValue):
-    """The answer of `/api/ps`."""
-
-    models: tuple[LoadedModel, ...]
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        context = self._own_parameters.get("num_ctx")
-        return context if isinstance(context, int) else None
-
-    @property
-    def runner_options(self) -> tuple[tuple[str, Any], ...]:
-        """The other options for its runner that the recipe asks for, sorted by name."""
-        own = self._own_parameters
-        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
-
-    @property
-    def _own_parameters(self) -> dict[str, Any]:
-        """Those of the recipe that are a number, true or false; the last of each name counts."""
-        own: dict[str, Any] = {}
-        for name, written in _PARAMETER.findall(self.parameters):
-            with suppress(ValueError):
-                own[name] = json_in(written)
-        return own
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
-
-
 # --- ollama_pack.routing.dispatch.request ---
 # What the scheduler needs to know of an OpenAI chat body.
+
+# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
 
 
 def fleet_request(  # noqa: PLR0913 - each is a fact of its own
@@ -3599,15 +3595,19 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
-def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
-    """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
+def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
+    """The body for one node.
 
     Args:
         body: as it came.
         model: the node's name of the model.
+        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
         keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
     """
     made = {**body, "model": model}
+    if context:
+        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
+        made.pop("num_ctx", None)
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
@@ -3716,6 +3716,123 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
+
+
+# --- ollama_pack.engines.ollama.values ---
+# What a node tells about its models. Read leniently: a field that is missing or null has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.MULTILINE)
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NodeValue):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    details: ModelDetails = ModelDetails()
+
+
+class LoadedModel(NodeValue):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: datetime | None = None
+
+
+class ModelList(NodeValue):
+    """The answer of `/api/tags`."""
+
+    models: tuple[ListedModel, ...]
+
+
+class LoadedList(NodeValue):
+    """The answer of `/api/ps`."""
+
+    models: tuple[LoadedModel, ...]
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        found = _NUM_CTX.search(self.parameters)
+        return int(found[1]) if found else None
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
 
 
 # --- ollama_pack.engines.failures ---
@@ -4689,7 +4806,7 @@ def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
         **_engine_bias(settings.get("logit_bias")),
         **_engine_format(settings),
         **_engine_thinking(settings),
-        **_offered_tools(body),
+        **_engine_tools(body),
         "model": text_in(body.get("model"), "model"),
         "messages": list(_engine_messages(body.get("messages"))),
         "stream": True,
@@ -4753,13 +4870,13 @@ def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
 
 
-def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
     """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    tools = objects_in(body.get("tools"), "tools")
-    if not tools:
+    offered = offered_tools(body)
+    if not offered.tools:
         return {}
-    choice = body.get("tool_choice")
-    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
@@ -4770,6 +4887,8 @@ def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
         made = {**message, "role": "system" if role == "developer" else role}
         if role == "tool":
             made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
         if "tool_calls" in message:
             calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
             made["tool_calls"] = [
@@ -5379,6 +5498,7 @@ class NodeModel:
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as tools and vision; None where it is not told.
         thinking: what `think` it takes; None where it is not told.
+        context: `num_ctx` that its own recipe asks for; 0: none.
     """
 
     name: str
@@ -5387,6 +5507,7 @@ class NodeModel:
     quantization: str = ""
     capabilities: frozenset[str] | None = None
     thinking: Thinking | None = None
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -6048,7 +6169,6 @@ class RunnerState:
     """A runner as it is believed to be.
 
     Attributes:
-        context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
@@ -6060,7 +6180,6 @@ class RunnerState:
     model: str
     size: int
     context: int
-    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     loading: bool
@@ -6076,12 +6195,6 @@ class RunnerState:
         self.ends[request.id] = ends_at
         self.mirror.started(request.blocks, now)
         self.touched = True
-
-    def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
-        """It answers a request with these options, so it has them: another client may have loaded it."""
-        context, options = wanted
-        self.asked = context if self.asked is None else self.asked
-        self.options = options if self.options is None else self.options
 
 
 class NodeState:
@@ -6106,7 +6219,6 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
-        self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
         if blob not in self._pairs:
@@ -6176,9 +6288,6 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
-        self._default_contexts = {
-            blob: context for blob, context in self._default_contexts.items() if blob in blobs
-        }
         listed = {self._blob(resident): resident for resident in residents}
         for blob, runner in list(self.runners.items()):
             if blob not in listed and not runner.loading and not runner.ends:
@@ -6197,18 +6306,16 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
+            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
             self.runners[blob] = runner
         elif runner.loading:
             return
         elif resident.context and runner.context and resident.context != runner.context:
             runner.mirror.clear()
-            runner.asked = runner.options = None
+            runner.options = None
         elif not runner.touched and resident.expires_at != runner.expires_at:
             runner.mirror.clear()
         runner.context = resident.context or runner.context
-        if runner.asked == 0 and runner.context:
-            self._default_contexts[blob] = runner.context
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
         if not runner.counted:
@@ -6245,18 +6352,17 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
-        """Another worker knows that a model of this name is in memory, with these options."""
+    def meet(self, model: str, context: int, now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
+        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
         self.runners[installed.blob] = runner
         return runner
 
     def load(
-        self, model: str, wanted: tuple[int, RunnerOptions], victims: Collection[str], now: float
+        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
     ) -> RunnerState:
-        """A request makes it load a model of this name, with these options; what makes room is forgotten."""
-        asked, options = wanted
+        """A request makes it load a model of this name; those that should make room are forgotten."""
         installed = self.models[model]
         for blob in victims:
             self.runners.pop(blob, None)
@@ -6265,8 +6371,7 @@ class NodeState:
             blob=installed.blob,
             model=model,
             size=installed.size,
-            context=0,
-            asked=asked,
+            context=context,
             options=options,
             ready_at=self.loading_until,
             loading=True,
@@ -6341,14 +6446,6 @@ class NodeState:
             return self.listed
         return {name: model for name, model in self.listed.items() if model.name not in shut}
 
-    def _asked(self, runner: RunnerState) -> int | None:
-        """The context that a runner was asked for. One that is the node's default counts as not asked for."""
-        default = self._default_contexts.get(runner.blob)
-        if default is None:
-            return runner.asked
-        asked = runner.context if runner.asked is None else runner.asked
-        return 0 if asked == default else asked
-
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
         foreign = runner.foreign if runner.foreign.count else self.gpu
@@ -6358,7 +6455,6 @@ class NodeState:
             model=runner.model,
             size=runner.size,
             context=runner.context,
-            asked=self._asked(runner),
             options=runner.options,
             slots=rates.slots,
             keeps=rates.keeps,
@@ -6396,9 +6492,8 @@ class NodeLook:
 class Prober:
     """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
 
-    def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:
+    def __init__(self, client: NodeClient) -> None:
         self._client = client
-        self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
 
@@ -6412,7 +6507,7 @@ class Prober:
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._seen_ahead &= {model.name for model in loaded}
-        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
+        models = (_node_model(model, self._shown.get(_shown_key(model))) for model in listed)
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
         return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
 
@@ -6447,23 +6542,23 @@ class Prober:
 
         await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
 
-    def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
-        blob = (shown.blob if shown else "") or listed.digest or listed.name
-        told = shown is not None and bool(shown.capabilities)
-        context = (shown.num_ctx if shown else None) or 0
-        options = shown.runner_options if shown else ()
-        return NodeModel(
-            name=listed.name,
-            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
-            digest=listed.digest,
-            quantization=listed.details.quantization_level,
-            capabilities=frozenset(shown.capabilities) if shown and told else None,
-            thinking=shown.thinking if shown and told else None,
-        )
-
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
+
+
+def _node_model(listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+    blob = (shown.blob if shown else "") or listed.digest or listed.name
+    told = shown is not None and bool(shown.capabilities)
+    return NodeModel(
+        name=listed.name,
+        installed=InstalledModel(blob, listed.size),
+        digest=listed.digest,
+        quantization=listed.details.quantization_level,
+        capabilities=frozenset(shown.capabilities) if shown and told else None,
+        thinking=shown.thinking if shown and told else None,
+        context=(shown.num_ctx if shown else None) or 0,
+    )
 
 
 def _can_chat(model: NodeModel) -> bool:
@@ -6516,7 +6611,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
-        self._prober = Prober(client, fixed=row.kind != "ollama")
+        self._prober = Prober(client)
         self._clock = clock
         self._missed = 0
 
@@ -6639,7 +6734,7 @@ class Attempt:
         """
         binding, watch, settings = self.binding, self._watch, self._settings
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, settings.keep_alive),
+            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
@@ -6805,8 +6900,8 @@ class BoundEvent:
         blob: the weights.
         loads: it makes the node load them.
         victims: weights that are unloaded first.
-        context: that the runner is asked for, in tokens; 0: the node's default.
-        options: what else it is asked for.
+        context: tokens that the runner is loaded for; 0: unknown.
+        options: what else it is loaded with.
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
@@ -7146,10 +7241,10 @@ class RemoteRequests:
         self._demand.add(event.blob, now)
         runner = node.runners.get(event.blob)
         if event.loads and event.ready > 0:
-            runner = node.load(event.model, (event.context, event.options), event.victims, now)
+            runner = node.load(event.model, event.context, event.options, event.victims, now)
             node.loading_until = runner.ready_at = now + event.ready
         elif runner is None:
-            runner = node.meet(event.model, (event.context, event.options), now)
+            runner = node.meet(event.model, event.context, now)
         self._there[event.request_id] = RemoteRequest(
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )
@@ -7381,7 +7476,7 @@ class Undo:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request at a node. `wanted` is as `InstalledModel.wanted` gives it."""
+    """A request at a node."""
 
     entry: WaitingRequest
     binding: Binding
@@ -7391,14 +7486,12 @@ class RunningRequest:
     depth: int
     matched: int
     undo: Undo
-    wanted: tuple[int, RunnerOptions]
     answering: bool = False
 
     def event(self, now: float) -> BoundEvent:
         """As other workers are told of it."""
         binding, runner = self.binding, self.runner
         loading = binding.loads and not self.answering
-        context, options = self.wanted
         return BoundEvent(
             request_id=binding.request.id,
             node=node_key(self.node.row),
@@ -7406,8 +7499,8 @@ class RunningRequest:
             blob=runner.blob,
             loads=binding.loads,
             victims=binding.placement.chosen.quote.victims,
-            context=context,
-            options=options,
+            context=runner.context,
+            options=runner.options or (),
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(binding.request.id, now) - now),
             blocks=binding.request.blocks,
@@ -7577,7 +7670,6 @@ class Scheduler(KnownNodes):
         running.answering = True
         running.node.changed()
         running.node.loaded(running.runner, now)
-        running.runner.serves(running.wanted)
         rates = running.node.known(running.runner.blob)
         request = running.binding.request
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -7687,28 +7779,25 @@ class Scheduler(KnownNodes):
         node.passed(offer.model)
         evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
         loading_until = node.loading_until
-        wanted = node.models[offer.model].wanted(entry.request)
-        runner = self._occupy(node, placement, wanted, now)
-        binding = Binding.made_by(placement, now - entry.came, self.policy)
+        runner = self._occupy(node, placement, now)
+        binding = Binding.made_by(placement, runner.context, now - entry.came, self.policy)
         depth, matched = runner.mirror.depth(entry.request.blocks)
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted
+            entry, binding, node, runner, beside, depth, matched, undo
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
         runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
         return binding
 
-    def _occupy(
-        self, node: NodeState, placement: Placement, wanted: tuple[int, RunnerOptions], now: float
-    ) -> RunnerState:
+    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
         """The runner that answers: the one that is there, or a new one in place of others."""
-        quote = placement.chosen.quote
+        quote, request = placement.chosen.quote, placement.entry.request
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, wanted, quote.victims, now)
+        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
@@ -8254,6 +8343,8 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
+        if not request.context and (known := self.catalogue().find(models[0])):
+            request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
@@ -9628,41 +9719,6 @@ def _has_redis_py() -> bool:
     return True
 
 
-# --- ollama_pack.services.webui_tasks ---
-# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#
-# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
-# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
-
-# Values of `metadata.task`; what is not among them is waited for.
-_NOBODY_WAITS = frozenset(
-    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
-)
-# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
-_PROMPT_BEGINNINGS = (
-    "### Task:\nGenerate a concise",
-    "### Task:\nGenerate 1-3 broad tags",
-    "### Task:\nSuggest 3-5 relevant follow-up",
-    "### Task:\nPredict 3-5 useful messages",
-    "Your task is to reflect the speaker's likely facial expression",
-)
-
-
-def is_background_task(task: object) -> bool:
-    """Whether nobody waits for a call with this `metadata.task`."""
-    return isinstance(task, str) and task in _NOBODY_WAITS
-
-
-def is_background_prompt(body: Mapping[str, Any]) -> bool:
-    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
-
-
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
@@ -9932,7 +9988,7 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         try:
             chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+                body, __user__, __metadata__, str(__chat_id__ or ""), __task__ is not None, __event_emitter__
             )
             if body.get("stream"):
                 return event_stream(answer_events(chunks))
@@ -9947,7 +10003,7 @@ class Pipe:
         user: dict[str, Any],
         metadata: dict[str, Any],
         chat: str,
-        task: str | None,
+        background: bool,  # noqa: FBT001
         emitter: Emitter | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
@@ -9962,8 +10018,8 @@ class Pipe:
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=is_background_task(task),
-            tell=_teller(emitter if self.valves.show_status and task is None else None),
+            background=background,
+            tell=_teller(emitter if self.valves.show_status else None),
         )
 
     async def system_load(self) -> dict[str, Any]:

@@ -23,7 +23,9 @@ class GatewayMissingError(RuntimeError):
 
 
 @contextmanager
-def gateway(name: Gateway, engines: Sequence[str], folder: Path, policy: str = "cache_aware") -> Iterator[str]:
+def gateway(
+    name: Gateway, engines: Sequence[str], folder: Path, policy: str = "cache_aware"
+) -> Iterator[str]:
     """Run a gateway in front of engines; yields its address.
 
     Args:
