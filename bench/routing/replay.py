@@ -1,65 +1,31 @@
 """A public trace over real HTTP: simulated engines with OpenAI's protocol, and real routers in front of them.
 
-The routers of SGLang and vLLM live on the wall's clock, so all runs take the trace's own time. They are
-installed into an environment of their own, whose folder of commands is given to the benchmark:
-
-    uv venv routers && uv pip install -p routers sglang-router vllm-router
+The routers of SGLang and vLLM live on the wall's clock, so all runs take the trace's own time.
 """
 
 import asyncio
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from bench.routing.bursts import first_token
 from bench.routing.chats import Call, Way
 from bench.routing.figures import percentile
 from bench.routing.prompts import CHARS_PER_TOKEN
 from bench.routing.traces import TRACES, TraceRequest, read_trace
-from bench.routing.ways import OURS, way_of, way_through
+from bench.routing.ways import OURS, way_of
 from harness.sim_process import simulated_nodes
-from local.processes import free_port, running, wait_until_http
+from local.gateways import Gateway, gateway
 
 MODEL = "m0"
-START_SECONDS = 60.0
 DECODE_RATE = 40.0
 LEAST_BUSY = "least busy"
+REPLAYED = ("round robin", LEAST_BUSY, *get_args(Gateway), OURS, f"{OURS}, slots not declared")
 UNDECLARED = f"{OURS}, slots not declared"
-
-# The folder of its commands, the engines' URLs → the URL of its OpenAI-compatible API.
-Peer = Callable[[Path, Sequence[str]], Iterator[str]]
-
-
-def _command(commands: Path, peer: str) -> list[str]:
-    if peer == "sglang-router":
-        return [str(commands / "python"), "-m", "sglang_router.launch_router", "--policy", "cache_aware"]
-    return [str(commands / "vllm-router"), "--policy", "cache_aware"]
-
-
-REPLAY_PEERS = ("sglang-router", "vllm-router")
-
-
-@contextmanager
-def router_in_front(commands: Path, peer: str, engines: Sequence[str]) -> Iterator[str]:
-    """Run one of `REPLAY_PEERS` with its cache-aware policy; yields its address.
-
-    Raises:
-        ServerStartError: it did not start.
-    """
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    where = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())]
-    argv = [*_command(commands, peer), "--worker-urls", *engines, *where]
-    with tempfile.TemporaryDirectory() as scratch:
-        log = Path(scratch) / "router.log"
-        with running(argv, env=os.environ, cwd=Path(scratch), log=log) as process:
-            wait_until_http(f"{url}/health", process, START_SECONDS, log)
-            yield url
 
 
 def replay(  # noqa: PLR0913 - each is a fact of its own
@@ -72,7 +38,6 @@ def replay(  # noqa: PLR0913 - each is a fact of its own
     slots: int,
     prefixes: int,
     first: int,
-    commands: Path | None = None,
     seed: int = 1,
 ) -> dict[str, Any]:
     """Play the first requests of a trace; returns figures of the times to first token, in seconds."""
@@ -83,9 +48,14 @@ def replay(  # noqa: PLR0913 - each is a fact of its own
     model = f"models={MODEL};context_length={longest};num_ctx={longest}"
     rows = [f"engine{number} {model} {room} {pace}" for number in range(nodes)]
     with simulated_nodes(*rows) as engines:
-        if policy in REPLAY_PEERS and commands:
-            with router_in_front(commands, policy, list(engines.urls.values())) as url:
-                waits = asyncio.run(_play(way_through(url), requests))
+        if policy in get_args(Gateway):
+            peer = cast("Gateway", policy)
+            with (
+                tempfile.TemporaryDirectory() as scratch,
+                gateway(peer, list(engines.urls.values()), Path(scratch)) as url,
+            ):
+                way_to_gateway = way_of(LEAST_BUSY, {peer: url}, seed, kind="openai", serves=(MODEL,))
+                waits = asyncio.run(_play(way_to_gateway, requests))
         else:
             declared = None if policy in (UNDECLARED, LEAST_BUSY) else slots
             name = OURS if policy == UNDECLARED else policy

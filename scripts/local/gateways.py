@@ -1,4 +1,4 @@
-"""Real gateways in front of OpenAI-compatible engines, which place requests themselves: SGLang's and vLLM's."""
+"""Real gateways in front of OpenAI-compatible engines: the routers of SGLang and vLLM."""
 
 import os
 import sys

@@ -37,7 +37,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("name", ["sglang-router", "vllm-router"])
 def test_a_real_gateway_gets_a_burst_at_once(name: Gateway, engines: list[str], tmp_path: Path) -> None:
-    """Would catch a gateway whose list of models hides them, or a burst that waits for slots it does not have."""
+    """Would catch a gateway whose list of models hides them, or a burst that waits for slots."""
 
     async def scenario(url: str) -> tuple[list[Chat], int]:
         row = f"cluster {url} kind=openai placement=own models={engine.MODEL}"
