@@ -126,6 +126,20 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
     return None
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
 #
@@ -4032,7 +4046,7 @@ VOICE_TOOL = "voice_transcription"
 DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
 
 
-class VoiceSettings(BaseModel):
+class VoiceSettings(PackValves):
     """How recordings are transcribed: the tool's valves, by which the routes go as well."""
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
@@ -6848,7 +6862,7 @@ ON = "function.enable_started"
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(BaseModel):
+    class Valves(PackValves):
         publish_aliases: bool = Field(
             default=True,
             description=(

@@ -43,7 +43,7 @@ _NO_WORD = re.compile(r"[^a-z0-9]+")
 
 def chats(capabilities: Collection[str]) -> bool:
     """Whether a model with these capabilities can chat, as far as they tell."""
-    kinds = set(map(_kind, capabilities))
+    kinds = set(map(_kind_word, capabilities))
     return bool(kinds & _CHAT_KINDS) or not kinds & _OTHER_KINDS
 
 
@@ -57,7 +57,7 @@ def listed_for_chat(entry: Mapping[str, Any], name: str) -> bool:
     outputs = _output_modalities(entry)
     if outputs and "text" not in outputs:
         return False
-    kinds = {_kind(entry[field]) for field in _TYPE_FIELDS if isinstance(entry.get(field), str)}
+    kinds = {_kind_word(entry[field]) for field in _TYPE_FIELDS if isinstance(entry.get(field), str)}
     abilities, lacks = _abilities(entry)
     if (kinds | abilities) & _CHAT_KINDS:
         return True
@@ -71,7 +71,7 @@ def named_for_chat(name: str) -> bool:
     return not _NAME_WORDS.intersection(_NO_WORD.split(name.lower()))
 
 
-def _kind(word: object) -> str:
+def _kind_word(word: object) -> str:
     return _NO_WORD.sub("_", word.lower()).strip("_").removeprefix("v1_") if isinstance(word, str) else ""
 
 
@@ -82,11 +82,11 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     for field in _ABILITY_FIELDS:
         given = entry.get(field)
         if isinstance(given, Mapping):  # Mistral and Azure: a switch for each
-            able |= {_kind(name) for name, value in given.items() if value is True}
-            unable |= {_kind(name) for name, value in given.items() if value is False}
-            able |= {_kind(given.get("type"))}
+            able |= {_kind_word(name) for name, value in given.items() if value is True}
+            unable |= {_kind_word(name) for name, value in given.items() if value is False}
+            able |= {_kind_word(given.get("type"))}
         elif isinstance(given, list):
-            able |= set(map(_kind, given))
+            able |= set(map(_kind_word, given))
     return able - {""}, unable
 
 
