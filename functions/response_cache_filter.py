@@ -1173,6 +1173,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -1182,6 +1184,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):
@@ -1902,6 +1905,7 @@ class CacheRequest:
         user_id: of the asking user.
         group_ids: that the user is in; wanted for the scope `group` alone.
         digest: of the model: see `AnswerBasis`.
+        answerer: see `Question`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
@@ -1912,6 +1916,7 @@ class CacheRequest:
     user_id: str
     group_ids: tuple[str, ...] = ()
     digest: str | None = None
+    answerer: str = ""
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
@@ -1943,7 +1948,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -2009,9 +2014,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -2048,6 +2055,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -2067,6 +2076,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -2105,6 +2116,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:
@@ -2330,7 +2346,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -4611,7 +4627,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so that all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -4630,6 +4651,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -4710,9 +4733,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -4721,16 +4742,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -5181,8 +5235,9 @@ async def add_system_prompt(
 # --- ollama_pack.webui.presets ---
 # What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
 
-# `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server. Neither can be looked into.
-Origin = Literal["ollama", "router", "openai", "pipe", "pipeline", "unknown"]
+# `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server; `arena`: Open WebUI draws one of
+# several models for each chat. None of them can be looked into.
+Origin = Literal["ollama", "router", "openai", "pipe", "pipeline", "arena", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -5222,6 +5277,8 @@ def _origin_of(model: str, models: Mapping[str, Mapping[str, Any]]) -> Origin:
     about = models[model]
     if about.get("pipe") or about.get("pipeline"):
         return "pipe" if about.get("pipe") else "pipeline"
+    if about.get("owned_by") == "arena":
+        return "arena"
     return "ollama" if about.get("owned_by") == "ollama" else "openai"
 
 
@@ -5903,8 +5960,10 @@ log_digest = logging.getLogger(__name__)
 _ROUTER_ID = ROUTER.rstrip(".")
 
 
-async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]) -> str | None:
-    """The digests of the models that may answer a chat, the preferred first; None: it is not known.
+async def routed_weights(
+    app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    """The weights of the model that would answer a chat now, and its name; None: it is not known.
 
     Args:
         app: Open WebUI's.
@@ -5913,13 +5972,14 @@ async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Map
         user: who asks.
     """
     router = app.state.FUNCTIONS.get(_ROUTER_ID) or await live_function(app, _ROUTER_ID)
-    ask = getattr(router, "model_digest", None)  # an older router has it not
+    ask = getattr(router, "answering_weights", None)  # an older router has it not
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
     except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
         log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
-        return None
-    return str(found) if found else None
+        return None, ""
+    found = found or {}
+    return found.get("weights") or None, str(found.get("model") or "")
 
 
 # --- ollama_pack.webui.server ---
@@ -6071,29 +6131,31 @@ class Filter:
 
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
+        digest, answerer = await self._weights(answering, body, user, request)
         return CacheRequest(
             body=body,
             metadata={**metadata, "model": model},  # of several side by side, it names the first
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
-            digest=await self._digest(answering, body, user, request),
+            digest=digest,
+            answerer=answerer,
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
         )
 
-    async def _digest(
+    async def _weights(
         self, answering: AnsweringModel, body: Body, user: dict[str, Any], request: Any
-    ) -> str | None:
-        """What tells the model's weights from others of its name: see `AnswerBasis`."""
+    ) -> tuple[str | None, str]:
+        """The digest of the weights, see `AnswerBasis`, and the model that has to answer, see `Question`."""
         match answering.origin:
             case "ollama":
-                return await self._digests.digest_of(answering.id)
+                return await self._digests.digest_of(answering.id), ""
             case "router":
-                return await routed_digest(request.app, answering.id, body, user)
+                return await routed_weights(request.app, answering.id, body, user)
             case "openai":
-                return ""  # it tells none: its name, and the time that answers are kept, must do
-        return None
+                return "", ""  # it tells none: its name, and the time that answers are kept, must do
+        return None, ""
 
     def _settings(self) -> CacheSettings:
         valves = self.valves

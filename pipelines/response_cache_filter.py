@@ -1229,9 +1229,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -1268,6 +1270,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -1287,6 +1291,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -1325,6 +1331,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:
@@ -1856,6 +1867,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -1865,6 +1878,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):
@@ -2016,7 +2030,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -4297,7 +4311,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so that all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -4316,6 +4335,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -4396,9 +4417,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -4407,16 +4426,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -4733,6 +4785,7 @@ class Asking:
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
     """
 
     user: str = ""
@@ -4740,6 +4793,7 @@ class Asking:
     background: bool = False
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
+    is_admin: bool = False
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -4753,6 +4807,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
     )
 
 

@@ -789,9 +789,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -828,6 +830,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -847,6 +851,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -885,6 +891,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:
@@ -1416,6 +1427,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -1425,6 +1438,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):
@@ -1576,7 +1590,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -2965,6 +2979,7 @@ class CacheRequest:
         user_id: of the asking user.
         group_ids: that the user is in; wanted for the scope `group` alone.
         digest: of the model: see `AnswerBasis`.
+        answerer: see `Question`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
@@ -2975,6 +2990,7 @@ class CacheRequest:
     user_id: str
     group_ids: tuple[str, ...] = ()
     digest: str | None = None
+    answerer: str = ""
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
@@ -3006,7 +3022,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -4402,7 +4418,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so that all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -4421,6 +4442,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -4501,9 +4524,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -4512,16 +4533,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -4838,6 +4892,7 @@ class Asking:
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
     """
 
     user: str = ""
@@ -4845,6 +4900,7 @@ class Asking:
     background: bool = False
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
+    is_admin: bool = False
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -4858,6 +4914,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
     )
 
 
@@ -4959,18 +5016,19 @@ class Pipeline:
         )
 
     async def chunks(
-        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream
+        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream, answerer: str = ""
     ) -> AsyncGenerator[Body, None]:
         """The answer to a chat, kept or generated. Closing the iterator ends what nobody else waits for.
 
         Args:
             body: the final one.
             who: who asks.
-            digest: tells the weights that may answer from others.
+            digest: of the weights that would answer now.
             head: of an answer from the cache.
             upstream: begins the generation.
+            answerer: the model that would answer now.
         """
-        found = await self._found(body, who, digest)
+        found = await self._found(body, who, digest, answerer)
         if found is None:
             answer = upstream()
         else:
@@ -4988,7 +5046,9 @@ class Pipeline:
             await cache.close()
         self._keeper = CacheKeeper()
 
-    async def _found(self, body: Body, who: Asking, digest: str) -> tuple[CacheInUse, CacheOutcome] | None:
+    async def _found(
+        self, body: Body, who: Asking, digest: str, answerer: str
+    ) -> tuple[CacheInUse, CacheOutcome] | None:
         """What the cache has; None where the model is to answer, whatever the reason."""
         try:
             rules = sibling(FILTER)
@@ -4999,7 +5059,7 @@ class Pipeline:
                 return None
             used = await self._keeper.cache(rules.settings())
             self._tell_figures(used.cache)
-            return await self._looked_up(used, rules.valves, body, who, digest)
+            return await self._looked_up(used, rules.valves, body, who, digest, answerer)
         except (CacheConfigError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
@@ -5008,7 +5068,7 @@ class Pipeline:
             return None
 
     async def _looked_up(
-        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str
+        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str, answerer: str
     ) -> tuple[CacheInUse, CacheOutcome] | None:
         note = who.note or {}
         reason = why_bypassed(body, note, valves.cache_when)
@@ -5019,6 +5079,7 @@ class Pipeline:
             metadata=note,
             user_id=who.user if who.from_webui or not who.user else CLIENT + who.user,
             digest=digest,
+            answerer=answerer,
             refresh=self._is_regenerated(note, str(body.get("model"))),
         )
         question = (
