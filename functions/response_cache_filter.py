@@ -973,6 +973,8 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
+guard_log = logging.getLogger(__name__)
+
 _Answer = TypeVar("_Answer")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
@@ -1009,12 +1011,20 @@ class GuardRule:
 
 
 class StoreGuard:
-    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides.
+
+    The log says once that the store is in trouble, and once that it answers again.
+
+    Attributes:
+        fault: what is wrong with the store, in words; empty: nothing.
+    """
 
     def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
         self._store = store
         self._rule = rule
         self._clock = clock
+        self.fault = ""
+        self._logged = self._full = False
         self._failures = 0
         self._backoff = rule.shortest
         self._retry_at: float | None = None
@@ -1055,13 +1065,14 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow")
-        except StoreFullError:
+            return self._failed("slow", f"it does not answer within {seconds:g} s")
+        except StoreFullError as error:
             self._failures = 0  # it answers, and what it has can be read
+            self._log_full(str(error))
             return StoreTrouble("full")
-        except StoreError:
-            return self._failed("down")
-        self._failures = 0
+        except StoreError as error:
+            return self._failed("down", str(error))
+        self._failures, self.fault = 0, ""
         return answer
 
     async def close(self) -> None:
@@ -1070,11 +1081,31 @@ class StoreGuard:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
 
-    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+    def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
         self._failures += 1
+        self.fault = fault
         if self._failures >= self._rule.threshold and self._retry_at is None:
             self._retry_at = self._clock() + self._backoff
+            self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _log_full(self, fault: str) -> None:
+        if not self._full:  # once: what is kept can be read, so it does not recover in one moment
+            self._full = True
+            guard_log.warning("The response cache keeps no new answers: %s", fault)
+
+    def _log_trouble(self, fault: str) -> None:
+        if not self._logged:
+            self._logged = True
+            guard_log.warning(
+                "The response cache cannot use its store: %s. Chats go to their models until it can", fault
+            )
+
+    def _log_recovery(self) -> None:
+        self.fault = ""
+        if self._logged:
+            self._logged = False
+            guard_log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1083,11 +1114,13 @@ class StoreGuard:
     async def _probed(self) -> None:
         try:
             await self._limits.within(self._rule.probe_limit, self._store.ping())
-        except (TimeoutError, StoreError):
+        except (TimeoutError, StoreError) as error:
+            self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
             self._retry_at = self._clock() + self._backoff
         else:
             self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._log_recovery()
         finally:
             self._probe = None
 
@@ -2200,9 +2233,14 @@ class CacheCounters:
 # `complete`: its end has come. `lost`: it will not.
 LiveEnd = Literal["complete", "lost"]
 
+MOST_AHEAD = 4096  # chunks that a generation which is too large to be kept is ahead of those who read it
+
 
 class LiveAnswer:
     """The chunks so far, and whoever waits for more. Used from one event loop.
+
+    All are kept for those who come later. Once there are too many, `forget` ends that: nobody can begin to
+    listen any more, and what the listeners have had is dropped.
 
     Attributes:
         end: how it ended; None while it has not.
@@ -2217,11 +2255,38 @@ class LiveAnswer:
         self.listeners = 0
         self.alone = asyncio.Event()
         self._chunks: list[dict[str, Any]] = []
+        self._dropped = 0  # chunks, from the first
+        self._forgetting = False
+        self._places: dict[object, int] = {}  # how many chunks each listener has had
+        self._read = asyncio.Event()
         self._changed = asyncio.Event()
 
     def push(self, chunk: dict[str, Any]) -> None:
         self._chunks.append(chunk)
         self._wake()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether so much waits for every listener that the generation should."""
+        newest = self._dropped + len(self._chunks)
+        return bool(self._places) and newest - max(self._places.values()) > MOST_AHEAD
+
+    def forget(self) -> None:
+        """Keep only what is still to be read, and of that only so much for a listener that falls behind."""
+        self._forgetting = True
+        newest = self._dropped + len(self._chunks)
+        for listener, place in list(self._places.items()):
+            if newest - place > 2 * MOST_AHEAD:
+                del self._places[listener]
+        done = min(self._places.values(), default=newest) - self._dropped
+        if done > MOST_AHEAD // 8 or not self._places:
+            del self._chunks[:done]
+            self._dropped += done
+
+    async def catch_up(self) -> None:
+        """Wait until a listener has read something, or left."""
+        self._read.clear()
+        await self._read.wait()
 
     def close(self, end: LiveEnd, error: Exception | None = None) -> None:
         """End it; the first end counts."""
@@ -2230,19 +2295,33 @@ class LiveAnswer:
             self._wake()
 
     async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, from the first. When it is over, `end` says how it ended."""
+        """The chunks, from the first. When it is over, `end` says how it ended.
+
+        Raises:
+            LeaderLostError: they are not kept for newcomers any more, or this listener has fallen behind.
+        """
+        listener = object()
         self.listeners += 1
         self.alone.clear()
-        place = 0
+        if not self._forgetting:
+            self._places[listener] = 0
         try:
+            had = 0
             while True:
-                while place < len(self._chunks):
-                    place += 1
-                    yield self._chunks[place - 1]
-                if self.end is not None:
+                place = self._places.get(listener)
+                if place is None:
+                    raise LeaderLostError(had)
+                if place < self._dropped + len(self._chunks):
+                    self._places[listener] = had = place + 1
+                    self._read.set()
+                    yield self._chunks[place - self._dropped]
+                elif self.end is not None:
                     return
-                await self._changed.wait()
+                else:
+                    await self._changed.wait()
         finally:
+            self._places.pop(listener, None)
+            self._read.set()
             self.listeners -= 1
             if not self.listeners:
                 self.alone.set()
@@ -2275,6 +2354,8 @@ class CacheRules:
         ttl_seconds: that an answer is kept; a hit does not prolong it.
         jitter: by which part of it this varies, so that not all of a morning's answers end at once.
         max_entry_octets: bytes of an entry; a longer answer is not kept.
+        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
+            an end, goes on for those who read it, and nobody else can join them.
         quota: of a scope.
         heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
         first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
@@ -2290,6 +2371,7 @@ class CacheRules:
     ttl_seconds: float = 3600.0
     jitter: float = 0.1
     max_entry_octets: int = 512 * 1024
+    max_live_octets: int = 32 * 2**20
     quota: Quota = field(default_factory=Quota)
     heartbeat_seconds: float = 1.0
     first_tail_seconds: float = 0.2
@@ -2356,6 +2438,8 @@ class Generation:
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+        self._octets = 0  # of all chunks
+        self._endless = False
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
@@ -2365,6 +2449,8 @@ class Generation:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
+                    while self._endless and self.live.is_ahead:
+                        await self.live.catch_up()
             await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
@@ -2392,20 +2478,27 @@ class Generation:
         """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
         if not self._taken:
             return
-        for chunk in self._taken:
+        for chunk in () if self._endless else self._taken:
             self._collector.add(chunk)
             self._record(chunk)
         self._taken.clear()
+        if self._endless:
+            self.live.forget()
+        elif self._octets > self._tools.rules.max_live_octets:
+            self._endless = self._broken = True
+            self._collector = AnswerCollector()
         if not self._broken and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
 
     def _record(self, chunk: dict[str, Any]) -> None:
-        if self._broken:
-            return
         try:
-            self._records.append(orjson.dumps(chunk))
+            record = orjson.dumps(chunk)
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
+            return
+        self._octets += len(record)
+        if not self._broken:
+            self._records.append(record)
 
     def _look_after(self, task: asyncio.Task[Any] | None) -> None:
         self._beating = asyncio.create_task(self._beat(task))
@@ -2510,7 +2603,9 @@ class Generation:
         try:
             if self._writing is not None:
                 await self._writing
-            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            verdict: Entry | str = "too large"
+            if not self._endless:
+                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
             if reason:
@@ -3489,6 +3584,11 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
+        return self._guard.fault
+
     async def warm(self) -> bool:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
@@ -3603,6 +3703,9 @@ class ResponseCache:
                     held.clear()
                     shown += 1
                     yield chunk
+        except LeaderLostError:
+            if shown:
+                raise
         finally:
             self._hub.left(follow.running, live)
         if not shown:
@@ -3716,7 +3819,7 @@ def store_error(error: Exception) -> StoreError:
     """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {type(error).__name__}")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
@@ -4631,7 +4734,7 @@ class SqliteStore:
 
     A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
     `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
-    SQLite keeps next to it. Before each step the folder is looked at, so that all processes go over to the newest.
+    SQLite keeps next to it. Before each step the folder is looked at, so all processes go over to the newest.
     """
 
     def __init__(
@@ -6081,7 +6184,7 @@ class Filter:
         """What the cache did, in this worker and in all of them, for the dashboard."""
         cache = (await self._keeper.cache(self._settings())).cache
         shared = await cache.shared_counts()
-        fault = f"the store is {shared.reason}" if isinstance(shared, StoreTrouble) else ""
+        fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
         return {
             "enabled": self.valves.enabled,
             "store": "Redis" if self.valves.redis_url else "SQLite",
@@ -6094,8 +6197,9 @@ class Filter:
 
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
-        trouble = await (await self._keeper.cache(self._settings())).cache.flush()
-        return f"the store is {trouble.reason}" if trouble else ""
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.flush()
+        return _fault(trouble, cache.fault) if trouble else ""
 
     async def discard_answers(self, label: str) -> None:
         """Discard what belongs to a chat, a user or a message, such as `chat:<id>`."""
@@ -6177,6 +6281,12 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     if model == (metadata.get("model") or {}).get("id"):
         return True
     return model in request.app.state.MODELS and await may_use(user, model, request)
+
+
+def _fault(trouble: StoreTrouble, why: str) -> str:
+    """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
+    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
+    return f"the store is {state}" + (f": {why}" if why else "")
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:
