@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
 from random import Random
 from typing import Any
@@ -18,7 +18,7 @@ from ollama_pack.engines.transport import NodeLimits
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
-from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.nodes import NodeKind, NodeRow
 
 OURS, RANDOM = "ours", "random"
 POLICIES = (RANDOM, "round robin", "least busy", "sticky", OURS)
@@ -31,11 +31,22 @@ class Picking:
     Least busy counts what it has sent itself and what has not ended; sticky keeps a chat where it began.
     """
 
-    def __init__(
-        self, policy: str, urls: Mapping[str, str], session: aiohttp.ClientSession, dice: Random
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a fact of its own
+        self,
+        policy: str,
+        urls: Mapping[str, str],
+        session: aiohttp.ClientSession,
+        dice: Random,
+        kind: NodeKind = "ollama",
+        serves: Collection[str] = (),
     ) -> None:
         limits = NodeLimits(connect=PATIENCE)  # Open WebUI sets none of its own
-        self._clients = {name: OllamaClient(url, session, limits=limits) for name, url in urls.items()}
+        self._clients = {
+            name: OpenAIClient(url, session, limits=limits, serves=serves)
+            if kind == "openai"
+            else OllamaClient(url, session, limits=limits)
+            for name, url in urls.items()
+        }
         self._busy: Counter[str] = Counter()
         names, homes = list(urls), dict[str, str]()
         turn = itertools.cycle(names)
@@ -114,12 +125,15 @@ def _head(call: Call) -> ReplyHead:
 
 
 @asynccontextmanager
-async def way_of(
+async def way_of(  # noqa: PLR0913 - each is a fact of its own
     policy: str,
     urls: Mapping[str, str],
     seed: int,
     settings: RouterSettings | None = None,
     slots: int | None = None,
+    *,
+    kind: NodeKind = "ollama",
+    serves: Collection[str] = (),
 ) -> AsyncIterator[Way]:
     """Open a way to these nodes.
 
@@ -129,13 +143,15 @@ async def way_of(
         seed: of its dice.
         settings: of ours; the defaults when left out.
         slots: that the rows of ours declare; None: to be learned.
+        kind: what the nodes speak.
+        serves: the models of nodes that do not list them, as SGLang's router.
     """
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     if policy != OURS:
         async with session:
-            yield Picking(policy, urls, session, Random(seed))
+            yield Picking(policy, urls, session, Random(seed), kind, serves)
         return
-    rows = [NodeRow(name, url, slots=slots) for name, url in urls.items()]
+    rows = [NodeRow(name, url, kind, slots=slots) for name, url in urls.items()]
     router = Router(rows, session, settings, Random(seed))
     try:
         yield Ours(router)

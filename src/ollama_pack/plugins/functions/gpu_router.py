@@ -32,6 +32,7 @@ from ollama_pack.services.routed import models_for, models_to_ask, routed_aliase
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
+from ollama_pack.services.webui_tasks import is_background_task
 from ollama_pack.webui.connections import ollama_connections, trusted_certificates
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.models import group_names, remove_builtin_tools
@@ -102,7 +103,7 @@ class Pipe:
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__ is not None, __event_emitter__
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
         )
 
         def refused(error: Exception) -> Refusal:
@@ -124,7 +125,7 @@ class Pipe:
         user: dict[str, Any],
         metadata: dict[str, Any],
         chat: str,
-        background: bool,  # noqa: FBT001
+        task: str | None,
         emitter: Emitter | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
@@ -139,8 +140,9 @@ class Pipe:
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=background,
-            tell=_teller(emitter if self.valves.show_status else None),
+            background=is_background_task(task),
+            figures=user.get("role") == "admin",
+            tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -154,13 +156,14 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
-    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others so called, for the response cache."""
+    async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
+        """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
-        catalogue = (await self._ready()).catalogue()
-        table = self.valves.table
+        router = await self._ready()
+        catalogue, table = router.catalogue(), self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        return weights_behind(models_for(table, facts, catalogue), catalogue)
+        model = router.answering(models_for(table, facts, catalogue))
+        return {"model": model, "weights": weights_behind(model, catalogue)}
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

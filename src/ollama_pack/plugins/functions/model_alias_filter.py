@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
@@ -20,6 +20,7 @@ from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import PackError
 from ollama_pack.services.answers import refusal_of
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (
     add_system_prompt,
@@ -42,7 +43,7 @@ Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 class Filter:
     """Rewrites `model` to what the alias table says, before the request reaches a model."""
 
-    class Valves(BaseModel):
+    class Valves(PackValves):
         priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
         aliases: str = Field(
             default="",
