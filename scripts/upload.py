@@ -1,6 +1,7 @@
 """Make an Open WebUI deployment match pack.yaml: plugins, their valves, and the published aliases.
 
 Run it again at any time: what matches already is left alone. `--dry-run` shows every change and makes none.
+`--remove` shows and takes out everything that the pack made.
 """
 
 import argparse
@@ -21,7 +22,9 @@ from deploy.pipelines import plan_pipeline
 from deploy.pipelines_folder import plan_folder, plan_reload
 from deploy.plan import Plan, Step
 from deploy.plugin import LocalPlugin, load_plugin
+from deploy.removal import plan_folder_removal, plan_pipelines_removal, plan_removal
 from deploy.rows import plan_rows, unanswered
+from deploy.shown import SECRETS, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
 from deploy.voice import Voicing
@@ -41,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = _upload(out, options)
     except DeployError as error:
-        err.print(f"[red]{escape(str(error))}[/]")
+        say(err, (str(error), "red"))
         return USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
-        err.print("[red]stopped: nothing was changed but what is said to be done above[/]")
+        say(err, ("stopped: nothing was changed but what is said to be done above", "red"))
         return FAILED
     for problem in plan.problems:
-        err.print(f"[yellow]not done:[/] {escape(problem)}")
+        say(err, ("not done:", "yellow"), f" {problem}")
     return FAILED if plan.problems else DONE
 
 
@@ -58,20 +61,23 @@ def _console(*, stderr: bool = False) -> Console:
 
 def _upload(console: Console, options: argparse.Namespace) -> Plan:
     """Compare, then show or carry out what differs."""
+    if options.remove:
+        return _remove(console, options)
     config = load_config(options.config)
     wanted = wanted_plugins(config, options.only)
     for section in ignored_sections(config):
-        console.print(f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
+        say(console, f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
         if config.pipelines is None:
             for name in sorted(left_out(config, wanted, webui, pipelines or folder)):
-                console.print(
-                    f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server"
+                say(
+                    console,
+                    f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server",
                 )
         plan = make_plan(config, wanted, webui, pipelines, folder)
         if not plan.steps:
-            console.print("nothing to change")
+            say(console, "nothing to change")
         elif options.dry_run:
             _show(console, plan)
         else:
@@ -84,6 +90,39 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     return plan
 
 
+def _remove(console: Console, options: argparse.Namespace) -> Plan:
+    """Show what the pack made, and take it out unless that was all that was asked for."""
+    if options.only:
+        raise UsageError("--remove takes out the whole pack: leave --only out")
+    folder = options.pipelines_dir
+    with servers(needed=folder is None) as (webui, pipelines):
+        plan = removal(webui, pipelines, folder)
+        if not plan.steps:
+            say(console, "there is nothing to remove")
+            return plan
+        _show(console, plan, "" if options.dry_run else "to make:")
+        if not options.dry_run:
+            _carry_out(console, plan)
+            again = removal(webui, pipelines, folder)  # what was being published while the first ran
+            if again.steps:
+                _carry_out(console, again)
+            if webui:
+                webui.models(refresh=True)
+    return plan
+
+
+def removal(webui: OpenWebUI | None, pipelines: Pipelines | None, folder: Path | None) -> Plan:
+    """The steps that take the pack out of the servers that are named."""
+    plan, known = Plan(), available_plugins()
+    if webui:
+        plan_removal(plan, webui, known)
+    if folder:
+        plan_folder_removal(plan, folder, pipelines, known["pipelines"])
+    elif pipelines:
+        plan_pipelines_removal(plan, pipelines, known["pipelines"])
+    return plan
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -93,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the plan as a diff and change nothing")
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="take out all that the pack made, and nothing of an admin's; pack.yaml is not read",
+    )
     parser.add_argument(
         "--only", metavar="ID", action="append", default=[], help="this plugin only (repeatable)"
     )
@@ -147,6 +191,8 @@ def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
 def servers(*, needed: bool = True) -> Iterator[tuple[OpenWebUI | None, Pipelines | None]]:
     """The servers that the environment names, signed in; unless `needed` there may be none."""
     env = os.environ
+    for name in ("OPEN_WEBUI_TOKEN", "OPEN_WEBUI_PASSWORD", "PIPELINES_API_KEY"):
+        SECRETS.add(env.get(name))
     if needed and not (env.get("OPEN_WEBUI_URL") or env.get("PIPELINES_URL")):
         raise UsageError("set OPEN_WEBUI_URL (such as http://localhost:8080), PIPELINES_URL, or both")
     webui = sign_in() if env.get("OPEN_WEBUI_URL") else None
@@ -263,29 +309,32 @@ def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
     return [load_plugin(ROOT / folder / f"{name}.py") for name in names]
 
 
-def _show(console: Console, plan: Plan) -> None:
+def _show(console: Console, plan: Plan, ending: str = "") -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for step in plan.steps:
-        console.print(f"[bold]{escape(step.what)}[/]")
+        say(console, (step.what, "bold"))
         shown = step.diff[:SCREENFUL] if console.is_terminal else step.diff
         for line in shown:
-            console.print(f"    {line}", style=colours.get(line[:1], "dim"), markup=False)
+            say(console, (f"    {line}", colours.get(line[:1], "dim")))
         if left := len(step.diff) - len(shown):
-            console.print(f"    … and {left} more lines: send the output to a file to see them all")
+            say(console, f"    … and {left} more lines: send the output to a file to see them all")
     count = len(plan.steps)
-    console.print(f"{count} {'change' if count == 1 else 'changes'} to make; nothing was changed")
+    say(
+        console,
+        f"{count} {'change' if count == 1 else 'changes'} {ending or 'to make; nothing was changed'}",
+    )
 
 
 def _carry_out(console: Console, plan: Plan) -> None:
     """Take the steps in order. When one fails say what was done and what was not, and stop."""
     with console.status("") as status:
         for number, step in enumerate(plan.steps):
-            status.update(f"{number + 1} of {len(plan.steps)}: {escape(step.what)}")
+            status.update(escape(f"{number + 1} of {len(plan.steps)}: {plain(step.what)}"))
             try:
                 step.run()
             except (DeployError, KeyboardInterrupt) as error:
                 raise _stopped(plan.steps[number:], error) from error
-            console.print(f"[green]done:[/] {escape(step.what)}")
+            say(console, ("done:", "green"), f" {step.what}")
 
 
 def _stopped(left: list[Step], error: BaseException) -> DeployError:

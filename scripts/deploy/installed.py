@@ -20,14 +20,15 @@ def refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
         DeployError: the server is older than the plugin needs.
     """
     needed = plugin.manifest.get("required_open_webui_version", "0")
-    if _numbers(server.version) < _numbers(needed):
+    if version_numbers(server.version) < version_numbers(needed):
         raise DeployError(
             f"{plugin.id} needs Open WebUI {needed} or newer, and {server.url} is {server.version}: update it"
         )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`0.12.4` and what comes after it, as numbers to compare."""
+    return tuple(int(number[:9]) for number in re.findall(r"[0-9]+", version)[:3])
 
 
 @dataclass(frozen=True)
