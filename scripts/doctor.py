@@ -35,7 +35,7 @@ from deploy.shown import SECRETS, Secrets, plain, say, shown_address
 from deploy.voice import EVENTS, VOICE
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.cache.errors import CacheConfigError
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.cache.redis_url import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
@@ -350,7 +350,8 @@ def redis_finding(
     except TimeoutError:
         return Finding(subject, "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
     except (redis.RedisError, CacheConfigError, OSError, ValueError, RecursionError) as error:
-        return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(plain(error)))})", remedy)
+        reason = str(error) if isinstance(error, CacheConfigError) else redis_fault(error)
+        return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(reason))})", remedy)
     return Finding(subject, "ok", "answers")
 
 
