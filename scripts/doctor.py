@@ -39,6 +39,7 @@ from ollama_pack.cache.redis_url import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
+from package import add_version
 from upload import available_plugins, make_plan, servers, wanted_plugins
 
 OLDEST_VERSION = (0, 11, 2)
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
     options = parser.parse_args(arguments)

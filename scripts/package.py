@@ -54,6 +54,11 @@ def pack_version(root: Path) -> str:
         raise PackagingError([Problem("pyproject.toml", 1, f"gives no project.version: {error}")]) from error
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Give a script the option `--version`, which says the pack's."""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {pack_version(ROOT)}")
+
+
 def outputs(plugins: Iterable[Plugin]) -> dict[str, bytes]:
     """Every file that the packager writes, by its path below the root."""
     plugins = tuple(plugins)
@@ -159,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--root", type=Path, default=ROOT, metavar="DIR", help="the pack (default: this repository)"
     )
+    add_version(parser)
     options = parser.parse_args(arguments)
     root: Path = options.root
     if not (root / "pyproject.toml").is_file():

@@ -28,6 +28,7 @@ from deploy.shown import SECRETS, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
 from deploy.voice import Voicing
+from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Environment: OPEN_WEBUI_URL, OPEN_WEBUI_TOKEN (or OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD), "
         "PIPELINES_URL, PIPELINES_API_KEY, PIPELINES_DIR.",
     )
+    add_version(parser)
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the plan as a diff and change nothing")
     parser.add_argument(

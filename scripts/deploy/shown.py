@@ -43,6 +43,7 @@ class Secrets:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._longest_first: tuple[str, ...] = ()
 
     def add(self, value: object) -> None:
         """Note a secret, and the words that it consists of."""
@@ -75,9 +76,15 @@ class Secrets:
         elif isinstance(value, str):
             self.add_text(value)
 
+    def forget(self) -> None:
+        """Know none any more."""
+        self._known.clear()
+
     def mask(self, text: str) -> str:
         """A text without any of them."""
-        for secret in sorted(self._known, key=len, reverse=True):
+        if len(self._longest_first) != len(self._known):
+            self._longest_first = tuple(sorted(self._known, key=len, reverse=True))
+        for secret in self._longest_first:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
@@ -137,6 +144,6 @@ def say(console: Console, *parts: str | tuple[str, str]) -> None:
     shown = Text()
     for part in parts:
         text, style = (part, "") if isinstance(part, str) else part
-        safe = "\n".join(printable(SECRETS.mask(line)) for line in SECRETS.mask(text).split("\n"))
+        safe = "\n".join(map(printable, SECRETS.mask(text).split("\n")))
         shown.append(safe, style)
     console.print(shown)

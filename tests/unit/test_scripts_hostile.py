@@ -21,8 +21,10 @@ import upload
 from deploy import web
 from deploy.config import load_config
 from deploy.plugin import AUTHOR
+from deploy.shown import SECRETS
 from harness.hostile_server import Answer, HostileServer, http_answer, json_answer
 
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "sk-Qx81vRtokenZz"
 SECONDS = 0.5  # in place of a minute
 LONG = 20.0  # for a whole run of a script, on a busy machine
@@ -104,6 +106,12 @@ ANSWERS: dict[str, Callable[[list[HostileServer]], Answer]] = {
     "list": lambda _: json_answer([1, "x", None]),
     "text": lambda _: json_answer(EVIL),
 }
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> None:
+    """Nothing is known from another test."""
+    SECRETS.forget()
 
 
 @pytest.fixture
@@ -231,7 +239,11 @@ HONEST: tuple[tuple[str, Any], ...] = (
 def honest(path: str) -> Any:
     """The answer to a path."""
     found = next(answer for pattern, answer in HONEST if re.fullmatch(pattern, path))
-    return found | {"id": path.rsplit("/", 1)[1]} if found is PLUGIN else found
+    if found is not PLUGIN:
+        return found
+    kind, plugin = path.split("/")[3], path.rsplit("/", maxsplit=1)[-1]
+    file = ROOT / kind / f"{plugin}.py"
+    return found | {"id": plugin, "content": file.read_text() if file.exists() else "x"}
 
 
 ODD: tuple[Any, ...] = (None, True, 0, -1, 1e308, "", EVIL, [], {}, [[]], {"a": 1}, ["x"], 10**400, {"id": 5})

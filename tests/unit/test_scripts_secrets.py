@@ -113,7 +113,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("PIPELINES_URL", "PIPELINES_API_KEY", "PIPELINES_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(SECRETS, "_known", set())
+    SECRETS.forget()
 
 
 @pytest.mark.parametrize("place", PLACES)
