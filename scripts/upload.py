@@ -64,9 +64,10 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     """Compare, then show or carry out what differs."""
     if options.remove:
         return _remove(console, options)
-    config = load_config(options.config)
-    wanted = wanted_plugins(config, options.only)
-    for section in ignored_sections(config):
+    root = options.source or ROOT
+    config = load_config(options.config) if options.source is None else _everything_in(root)
+    wanted = wanted_plugins(config, options.only, root)
+    for section in ignored_sections(config) if root == ROOT else ():
         say(console, f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
@@ -76,7 +77,7 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
                     console,
                     f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server",
                 )
-        plan = make_plan(config, wanted, webui, pipelines, folder)
+        plan = make_plan(config, wanted, webui, pipelines, folder, root)
         if not plan.steps:
             say(console, "nothing to change")
         elif options.dry_run:
@@ -95,6 +96,8 @@ def _remove(console: Console, options: argparse.Namespace) -> Plan:
     """Show what the pack made, and take it out unless that was all that was asked for."""
     if options.only:
         raise UsageError("--remove takes out the whole pack: leave --only out")
+    if options.source:
+        raise UsageError("--remove takes out the pack alone: delete plugins of your own on the server's page")
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
         plan = removal(webui, pipelines, folder)
@@ -135,6 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the plan as a diff and change nothing")
     parser.add_argument(
+        "--from",
+        metavar="DIR",
+        dest="source",
+        type=Path,
+        help="upload the plugins in DIR/functions, DIR/tools and DIR/pipelines instead of the pack's, with "
+        "their default valves; pack.yaml is not read (docs/packaging.md)",
+    )
+    parser.add_argument(
         "--remove",
         action="store_true",
         help="take out all that the pack made, and nothing of an admin's; pack.yaml is not read",
@@ -154,10 +165,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def available_plugins() -> dict[str, set[str]]:
-    """Ids of the plugin files in the repository, by the folder that they are in."""
+def _everything_in(root: Path) -> PackConfig:
+    """What pack.yaml would say of a folder of other plugins: all are installed, each in one place."""
+    found = available_plugins(root)
+    if not any(found.values()):
+        raise UsageError(f"--from {root}: there is no plugin in its functions, tools or pipelines")
+    return PackConfig(pipelines=sorted(found["pipelines"]))
+
+
+def available_plugins(root: Path = ROOT) -> dict[str, set[str]]:
+    """Ids of the plugin files in the repository, or below another folder, by the folder that they are in."""
     return {
-        folder: {path.stem for path in (ROOT / folder).glob("*.py")}
+        folder: {path.stem for path in (root / folder).glob("*.py")}
         for folder in ("functions", "tools", "pipelines")
     }
 
@@ -169,15 +188,15 @@ def ignored_sections(config: PackConfig) -> list[str]:
     return [name for name, plugin in SECTIONS.items() if name in said and plugin not in wanted]
 
 
-def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
+def wanted_plugins(config: PackConfig, only: list[str], root: Path = ROOT) -> set[str]:
     """Ids of the plugins to install."""
-    known = set().union(*available_plugins().values())
+    known = set().union(*available_plugins(root).values())
     there_are = f"there are {', '.join(sorted(known))}"
     wanted = known if config.plugins is None else set(config.plugins)
     if unknown := wanted - known:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"plugins: this version has no {names}; {there_are}")
-    pipelines = available_plugins()["pipelines"]
+    pipelines = available_plugins(root)["pipelines"]
     if unknown := set(config.pipelines or ()) - pipelines:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"pipelines: there is no {names} for it; there are {', '.join(sorted(pipelines))}")
@@ -228,12 +247,13 @@ def sign_in() -> OpenWebUI:
     return webui
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913, PLR0917 - what goes where is all that it is about
     config: PackConfig,
     wanted: set[str],
     webui: OpenWebUI | None,
     pipelines: Pipelines | None,
     folder: Path | None = None,
+    root: Path = ROOT,
 ) -> Plan:
     """Compare the servers with the file. Every plugin is loaded here first, so that its errors are seen.
 
@@ -243,21 +263,23 @@ def make_plan(
         webui: the Open WebUI, if one is named.
         pipelines: the Pipelines server, if one is named.
         folder: where pipelines are written instead of being uploaded.
+        root: the folder that has `functions`, `tools` and `pipelines`.
     """
     plan = Plan()
     if webui:
         voicing = Voicing(config.voice, webui, wanted)
-        for plugin in _load("functions", wanted - set(config.pipelines or ())):
+        for plugin in _load(root, "functions", wanted - set(config.pipelines or ())):
             valves = function_valves(plugin, config) | voicing.function_valves(plugin)
             plan_function(plan, webui, plugin, valves)
-        for plugin in _load("tools", wanted):
+        for plugin in _load(root, "tools", wanted):
             plan_tool(plan, webui, plugin, voicing.tool_valves, voicing.grants)
         voicing.plan_microphone(plan)
         if wanted & {"model_alias_filter", "gpu_router"} and config.says_aliases:
             plan_rows(plan, webui, config, routed=_is_routed(config))
         plan.problems += _twice(config, wanted, webui)
     if pipelines or folder:
-        there = _load("pipelines", wanted - left_out(config, wanted, webui, pipelines or folder))
+        left = left_out(config, wanted, webui, pipelines or folder) if root == ROOT else set()
+        there = _load(root, "pipelines", wanted - left)
         _plan_pipelines(plan, config, there, pipelines, folder)
     return plan
 
@@ -306,9 +328,9 @@ def _is_routed(config: PackConfig) -> bool:
     return "gpu_router" in wanted_plugins(config, [])
 
 
-def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
-    names = sorted(available_plugins()[folder] & wanted)
-    return [load_plugin(ROOT / folder / f"{name}.py") for name in names]
+def _load(root: Path, folder: str, wanted: set[str]) -> list[LocalPlugin]:
+    names = sorted(available_plugins(root)[folder] & wanted)
+    return [load_plugin(root / folder / f"{name}.py") for name in names]
 
 
 def _show(console: Console, plan: Plan, ending: str = "") -> None:

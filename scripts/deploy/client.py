@@ -134,6 +134,15 @@ class HttpApi:
         ) from None
 
 
+def _whole_row(row: Json) -> Json:
+    """A row with the parts that a server may leave out or set to null."""
+    return (
+        row
+        | {"meta": row.get("meta") or {}, "params": row.get("params") or {}}
+        | {"base_model_id": row.get("base_model_id")}
+    )
+
+
 def _is_usable(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -212,12 +221,12 @@ class OpenWebUI(HttpApi):
     def model_rows(self) -> dict[str, Json]:
         """Every row of the models table, overrides of base models included, by id."""
         listed = [*self.get("/api/v1/models/export", [_ROW]), *self.get("/api/v1/models/base", [_ROW])]
-        return {row["id"]: row for row in listed}
+        return {row["id"]: _whole_row(row) for row in listed}
 
     def model_row(self, model: str) -> Json:
         """One row of the models table, with what the list leaves out."""
         row: Json = self.get("/api/v1/models/model", _ROW, id=model)
-        return row
+        return _whole_row(row)
 
     def group_ids(self) -> dict[str, str]:
         """Name → id of every group."""

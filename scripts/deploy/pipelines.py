@@ -25,7 +25,8 @@ def plan_pipeline(plan: Plan, server: Pipelines, plugin: LocalPlugin, wanted: Js
             or a valve would be refused.
     """
     stored = server.valves(plugin.id) if plugin.id in server.installed() else {}
-    if stored and DIGEST not in stored:
+    fields = plugin.valves.model_fields if plugin.valves else {}
+    if stored and DIGEST in fields and DIGEST not in stored:
         raise DeployError(
             f"a pipeline with the id {plugin.id!r} is installed already and is not the pack's: delete or "
             "rename it, or leave it out with `plugins:`"
