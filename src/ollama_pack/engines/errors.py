@@ -79,9 +79,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds

@@ -17,12 +17,15 @@ from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
+from ollama_pack.routing.dispatch.hang_delay import longest_load
 from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings
 from ollama_pack.routing.dispatch.request import with_model
 from ollama_pack.routing.probe.node_watch import NodeWatch
 from ollama_pack.routing.state.estimates import Durations
 
 TAG = "ollama_pack"  # key of what we add to an answer
+LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
+LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
@@ -46,8 +49,11 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._first_at = self._began
+        self._there_at = self._began  # when the model was last seen to be missing
         self._patience: asyncio.Timeout | None = None
         self._suspicion: asyncio.TimerHandle | None = None
+        self._limits: asyncio.TimerHandle | None = None
+        self._longest_load = longest_load(binding, settings.load_seconds)
         self._given_up: RetryableNodeError | None = None
         self._figures: dict[str, Any] = {}
 
@@ -66,7 +72,7 @@ class Attempt:
         chunks = watch.client.complete(
             with_model(self._journey.body, binding.model, settings.keep_alive),
             self._journey.head,
-            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
         )
         async with aclosing(chunks):
@@ -79,6 +85,7 @@ class Attempt:
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await anext(chunks)
@@ -88,8 +95,31 @@ class Attempt:
             raise self._fault("ended its answer before it began") from None
         finally:
             self._patience = None
+            self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+
+    @property
+    def _first_token_limit(self) -> float:
+        return self._settings.first_token_seconds + self.binding.terms.predict_ttft
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the node shows that the model is not in its memory yet."""
+        return self._watch.is_loading(self.binding.model, self._began)
+
+    def _keep_limits(self) -> None:
+        """Look again and again. The time to the first token counts from when the model is there."""
+        now = self._loop.time()
+        if self.is_loading:
+            self._there_at = now
+            if self.elapsed > self._longest_load:
+                self._give_up(NodeTimeoutError(self._watch.client.name, "load", round(self.elapsed)))
+        elif now - self._there_at > self._first_token_limit:
+            self.hangs()
+        if now - self._watch.seen_at > LOOK_SECONDS:
+            self._watch.hurry.set()
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
 
     def _fault(self, reason: str) -> NodeFaultError:
         return NodeFaultError(self._watch.client.name, reason)
@@ -171,7 +201,7 @@ def is_down(error: NodeError) -> bool:
 
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
-    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+    return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:

@@ -24,8 +24,9 @@ class RouterSettings:
     Attributes:
         strategy: as `Scheduler` takes it.
         probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
-            waiting and loading there are predicted to take.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
         several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
@@ -38,6 +39,7 @@ class RouterSettings:
     max_queue: int = 64
     keep_alive: str = ""
     several_workers: bool = False
+    load_seconds: float = 7200.0
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.dispatch.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
-from ollama_pack.routing.dispatch.explain import Decision, explained, status_line, waiting_line
+from ollama_pack.routing.dispatch.explain import Decision, explained, loading_line, status_line, waiting_line
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
 from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell
 from ollama_pack.routing.dispatch.request import fleet_request
@@ -48,6 +48,7 @@ from ollama_pack.routing.state.scheduler import Scheduler
 router_log = logging.getLogger(__name__)
 
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
@@ -274,6 +275,8 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
+            if self.scheduler.is_loading(journey.request.models):
+                journey.waits_since = self._loop.time()  # the limit is for nodes that are busy
             self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
 
@@ -311,22 +314,38 @@ class Router:
         journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
-        if not journey.request.background:
-            await journey.tell(status_line(binding), done=True)
+        telling = None if journey.request.background else await self._tell_node(journey, attempt)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
-        async with aclosing(attempt.chunks()) as chunks:
-            async for chunk in chunks:
-                if not journey.answering:
-                    self._has_begun(journey, attempt.elapsed)
-                yield chunk
+        try:
+            async with aclosing(attempt.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not journey.answering:
+                        self._has_begun(journey, attempt.elapsed)
+                        if telling:
+                            telling.cancel()
+                            await journey.tell(status_line(binding), done=True)
+                    yield chunk
+        finally:
+            if telling:
+                telling.cancel()
         self.scheduler.finished(identity, attempt.spent())
+
+    async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
+        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        binding = attempt.binding
+        if not binding.loads:
+            await journey.tell(status_line(binding), done=True)
+            return None
+        await journey.tell(status_line(binding), done=False)
+        return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
         if not self._attempts.has(identity, attempt):
             return
-        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
+        waits = attempt.is_loading or self._attempts.answers(attempt.binding)
+        if waits or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
             attempt.hangs()
@@ -357,3 +376,12 @@ class Router:
         if not again:
             raise NoAnswerError(journey.tried) from error
         journey.bound = self._loop.create_future()
+
+
+async def _tell_load(journey: Journey, attempt: Attempt) -> None:
+    """Show now and then that a load goes on, for as long as it may take."""
+    pause = LOAD_TOLD_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        pause = attempt.elapsed

@@ -13,6 +13,8 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 EMBEDDING = "embedding"  # the capability of models that cannot chat
 
 
@@ -42,6 +44,7 @@ class Prober:
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
+        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
     async def look(self) -> NodeLook:
         """Ask the node.
@@ -53,6 +56,9 @@ class Prober:
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._seen_ahead &= {model.name for model in loaded}
+        self._expiries = {
+            model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
+        }
         models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
         return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
@@ -71,7 +77,22 @@ class Prober:
             context=loaded.context_length,
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
         )
+
+    def _is_loading(self, name: str, expires: float) -> bool:
+        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
+
+        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
+        """
+        now = asyncio.get_running_loop().time()
+        then, before, loading = self._expiries.get(name, (now, expires, True))
+        passed = now - then
+        if passed >= LOOK_APART_SECONDS:
+            loading = abs(expires - before - passed) < SAME_PACE * passed
+        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
+            self._expiries[name] = now, expires, loading
+        return loading
 
     async def _show(self, listed: Iterable[ListedModel]) -> None:
         """Ask about the models that are new. One that cannot be shown is known by its name alone."""

@@ -35,6 +35,7 @@ class ResidentModel:
         context: tokens that it was loaded for; 0: not told.
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
+        loading: it is listed, but not loaded yet, as far as can be seen.
     """
 
     model: str
@@ -42,6 +43,7 @@ class ResidentModel:
     context: int = 0
     expires_at: float = 0.0
     busy: bool = False
+    loading: bool = False
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class RunnerState:
         context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
+        since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
@@ -65,6 +68,7 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
     mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
@@ -186,8 +190,16 @@ class NodeState:
                 del self.runners[blob]
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
+        self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
+
+    def _loads_on(self, now: float) -> None:
+        """A load that takes longer than predicted goes on, for longer the more it has taken."""
+        for runner in self.runners.values():
+            if runner.loading and runner.ends and runner.ready_at <= now:
+                left = max(1.0, self._policy.overdue_share * (now - runner.since))
+                runner.ready_at = self.loading_until = now + left
 
     def _blob(self, resident: ResidentModel) -> str:
         model = self.listed.get(fold_name(resident.model))
@@ -271,6 +283,7 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            since=now,
         )
         self.runners[installed.blob] = runner
         return runner

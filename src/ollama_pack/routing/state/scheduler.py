@@ -240,6 +240,16 @@ class Scheduler(KnownNodes):
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
+    def is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+        names = set(map(fold_name, models))
+        return any(
+            runner.loading
+            for node in self.nodes.values()
+            if not names.isdisjoint(node.listed)
+            for runner in node.runners.values()
+        )
+
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
         self.cancel(request_id)
