@@ -101,6 +101,25 @@ class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
 
 
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
+
+
 class ModelNotFoundError(RetryableNodeError):
     """The node does not have the model.
 

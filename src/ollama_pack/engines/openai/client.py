@@ -1,20 +1,26 @@
 """A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import aiohttp
 
-from ollama_pack.engines.errors import ModelNotFoundError, NodeError, NodeFaultError, RequestRefusedError
+from ollama_pack.engines.errors import (
+    ModelNotFoundError,
+    NodeError,
+    NodeFaultError,
+    RequestRefusedError,
+    WrongModelError,
+)
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
-from ollama_pack.engines.openai.models import EngineModel, engine_models, served_context
+from ollama_pack.engines.openai.models import EngineModel, ServedName, engine_models, served_context
 from ollama_pack.engines.openai.request import request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
@@ -57,7 +63,7 @@ class OpenAIClient:
         """
         root = url.rstrip("/").removesuffix(_V1)
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._served: Mapping[str, frozenset[str]] = {}  # name → all names of that model
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -140,6 +146,7 @@ class OpenAIClient:
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
@@ -150,12 +157,14 @@ class OpenAIClient:
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            names: others that the engine lists for this model.
 
         Raises:
             ChatBodyError: the body is not of its form.
             ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
                 would answer with the model that it has.
             RequestRefusedError: the request has to change.
+            WrongModelError: the engine answers with another model.
             RetryableNodeError: the engine failed, before or in the stream.
         """
         place = usage_place(body)
@@ -166,7 +175,9 @@ class OpenAIClient:
             raise self._not_served(request["model"])
         async with (
             aclosing(self._events(request, first_byte)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+            aclosing(
+                self._chunks(events, EngineReply(head, place), ServedName(request["model"], names))
+            ) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
@@ -190,7 +201,7 @@ class OpenAIClient:
                 yield event
 
     async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: ServedName
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks that the events make up."""
         ended = False
@@ -203,14 +214,17 @@ class OpenAIClient:
             for chunk in self._end(reply):
                 yield chunk
 
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: ServedName) -> dict[str, Any]:
         """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
         chunk = self._node.parsed(event.data)
         if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            answered = chunk.get("model")
+            if not reply.is_begun and not model.may_be(answered, self._served):
+                raise WrongModelError(self.name, model.asked, str(answered))
             return chunk
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
+            raise engine_status_error(self.name, status, event.data, model.asked)
         raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
@@ -230,7 +244,11 @@ class OpenAIClient:
             raise NodeFaultError(
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        self._served = {
+            name: frozenset((model.name, *model.others))
+            for model in models
+            for name in (model.name, *model.others)
+        }
         return models
 
     async def _told(self, path: str) -> dict[str, Any]:

@@ -2,16 +2,22 @@
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any
 
 from ollama_pack.engines.errors import (
+    ModelNotFoundError,
+    NodeBusyError,
     NodeError,
     NodeFaultError,
+    NodeGoneError,
     NodeTimeoutError,
     NodeUnreachableError,
     RetryableNodeError,
+    WrongModelError,
 )
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.routing.decide.assignment import Binding
@@ -23,6 +29,8 @@ from ollama_pack.routing.dispatch.request import with_model
 from ollama_pack.routing.probe.node_watch import NodeWatch
 from ollama_pack.routing.state.estimates import Durations
 
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)*")
+_NODE_TROUBLE = re.compile(r"memory|cuda|rocm|timed out|loading model|runner process", re.IGNORECASE)
 TAG = "ollama_pack"  # key of what we add to an answer
 LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
 LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
@@ -74,6 +82,7 @@ class Attempt:
             self._journey.head,
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
+            names=watch.names_of(binding.model),
         )
         async with aclosing(chunks):
             chunk = await self._first(chunks)
@@ -137,7 +146,7 @@ class Attempt:
 
     def is_gone(self) -> None:
         """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(self._fault("has stopped answering"))
+        self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -202,6 +211,28 @@ def is_down(error: NodeError) -> bool:
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
     return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
+
+
+def is_unexplained(error: RetryableNodeError) -> bool:
+    """Whether the request may be the reason as well: the node is there, and says nothing of its own state.
+
+    `format: "xml"` makes every node answer with status 500, for example.
+    """
+    its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
+    if is_down(error) or isinstance(error, its_own):
+        return False
+    return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def failure_kind(error: RetryableNodeError) -> str:
+    """Equal for failures of the same kind, whatever numbers are in their words."""
+    return _VARIABLE.sub("#", f"{error.status} {error.plain}").lower()
+
+
+def is_about_request(error: RetryableNodeError) -> bool:
+    """Whether the request is at fault where a second node says the same: not for want of memory, say."""
+    speaks = error.status is not None or bool(error.said)
+    return speaks and _NODE_TROUBLE.search(error.said) is None
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:

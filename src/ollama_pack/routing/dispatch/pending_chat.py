@@ -42,6 +42,23 @@ class RouterSettings:
     load_seconds: float = 7200.0
 
 
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
+
+
 @dataclass(slots=True)
 class Journey:
     """One request on its way.
@@ -54,6 +71,7 @@ class Journey:
         bound: set when it has a node.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
     """
 
@@ -64,4 +82,5 @@ class Journey:
     bound: asyncio.Future[Binding]
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False

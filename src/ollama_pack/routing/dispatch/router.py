@@ -25,18 +25,29 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.dispatch.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
+from ollama_pack.routing.dispatch.attempt import (
+    ALIVE_SECONDS,
+    Attempt,
+    Attempts,
+    failure_kind,
+    is_about_request,
+    is_down,
+    is_hang,
+    is_unexplained,
+)
 from ollama_pack.routing.dispatch.explain import Decision, explained, loading_line, status_line, waiting_line
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
-from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell, UnexplainedFailure
 from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
     NodesDownError,
     NoNodeError,
+    RequestFailsError,
     WaitedTooLongError,
 )
+from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_key
 from ollama_pack.routing.probe.catalogue import Catalogue
@@ -352,10 +363,19 @@ class Router:
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
+        self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
+
+    def _blame(self, journey: Journey) -> None:
+        """An answer has begun: nodes that failed the same request with the same model were at fault."""
+        decision = self._decided.get(journey.request.id)
+        for failure in journey.unexplained:
+            if decision and fold_name(failure.model) == fold_name(decision.model):
+                self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
+        journey.unexplained.clear()
 
     def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
@@ -363,18 +383,27 @@ class Router:
         Raises:
             AnswerBrokenError: the answer had begun.
             NoAnswerError: there is no other node.
+            RequestFailsError: another node has failed in the same way.
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
         self._attempts.end(journey.request.id)
-        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
+        unexplained, kind = is_unexplained(error), failure_kind(error)
+        again = self.scheduler.failed(
+            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+        )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if journey.answering:
             raise AnswerBrokenError(node, error.plain) from error
+        same = unexplained and any(failure.alike == kind for failure in journey.unexplained)
+        if same and is_about_request(error):
+            raise RequestFailsError(journey.tried) from error
         if not again:
             raise NoAnswerError(journey.tried) from error
+        if unexplained:
+            journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         journey.bound = self._loop.create_future()
 
 

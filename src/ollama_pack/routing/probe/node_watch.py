@@ -144,6 +144,11 @@ class NodeWatch:
         names = set(map(fold_name, models))
         return any(fold_name(model.name) in names for model in self.known.models)
 
+    def names_of(self, model: str) -> frozenset[str]:
+        """The names by which the node lists these weights, such as those that `ollama cp` has made."""
+        blobs = {known.name: known.installed.blob for known in self.known.models}
+        return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
         try:

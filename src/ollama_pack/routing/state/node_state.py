@@ -16,7 +16,7 @@ from ollama_pack.routing.decide.view import (
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule
+from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.state.external_load import ForeignLoad
 from ollama_pack.routing.state.model_stats import PairState
 
@@ -111,6 +111,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
@@ -146,6 +147,7 @@ class NodeState:
         """A request was answered."""
         self.breaker.succeeded()
         self._breakers.pop(model, None)
+        self._broken_for.pop(model, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -154,11 +156,24 @@ class NodeState:
 
     def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
+        self.changed()
         if node_down:
             self.breaker.failed(now)
-        else:
+        elif model in self.models:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def broke_off(self, model: str, user: str, now: float) -> None:
+        """An answer ended in the middle. One user's request may be the reason, two users' are not."""
+        if self._broken_for.setdefault(model, user) != user:
+            self.failed(model, now, node_down=False, hung=True)
+        else:
+            self.gave_up(model)
+
+    def shut(self, now: float) -> dict[str, BreakerState]:
+        """The models that are not asked for here at the moment, since they have failed."""
+        states = {model: breaker.state(now) for model, breaker in self._breakers.items()}
+        return {model: state for model, state in states.items() if state != "closed"}
 
     def retry_at(self) -> Iterable[float]:
         """When each of its open breakers lets one request try."""
@@ -181,6 +196,7 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }

@@ -29,6 +29,7 @@ from ollama_pack.routing.state.cluster import KnownNodes
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,
+    BlamedEvent,
     BoundEvent,
     EndedEvent,
     FailedEvent,
@@ -201,13 +202,14 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
+            blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -216,15 +218,29 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
+        node, model = running.node, running.binding.model
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down, hung))
+        if blamed:
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
+        else:
+            if running.answering:
+                node.broke_off(model, running.binding.request.user, self._clock())
+            else:
+                node.gave_up(model)
+            self.listener(EndedEvent(request_id))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
         return again
+
+    def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
+        """A node failed a request that another one has begun to answer: so the fault was the node's."""
+        node = self.nodes[name]
+        node.failed(model, self._clock(), node_down=False, hung=hung)
+        self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
