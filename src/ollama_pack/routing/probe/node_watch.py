@@ -61,7 +61,7 @@ class NodeWatch:
         self.hurry = asyncio.Event()  # look again now
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._prober = Prober(client, fixed=row.kind != "ollama")
-        self._loaded: frozenset[str] = frozenset()
+        self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
 
@@ -80,8 +80,11 @@ class NodeWatch:
         self.known = WatchedNode(look.models, self._clock())
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
-        names = (fold_name(resident.model) for resident in look.residents if not resident.loading)
-        self._loaded = frozenset(blobs.get(name, name) for name in names)
+        residents = look.residents
+        self._loaded = None
+        if residents is not None:
+            names = (fold_name(resident.model) for resident in residents if not resident.loading)
+            self._loaded = frozenset(blobs.get(name, name) for name in names)
         return look
 
     def is_loading(self, name: str, since: float) -> bool:
@@ -90,7 +93,7 @@ class NodeWatch:
         A look from before `since`, when it was asked for, shows nothing.
         """
         model = next((model for model in self.known.models if model.name == name), None)
-        if model is None or model.installed.fixed or self.seen_at < since:
+        if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
             return False
         return model.installed.blob not in self._loaded
 
