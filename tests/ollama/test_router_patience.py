@@ -242,3 +242,23 @@ def test_after_the_load_the_usual_limit_counts() -> None:
             assert asyncio.get_running_loop().time() - began < 40
 
     play(scenario)
+
+
+@pytest.mark.parametrize(("slots", "count"), [(1, 1), (4, 2)])
+def test_one_user_s_long_answers_refuse_nobody(slots: int, count: int) -> None:
+    """Would catch others who read that all nodes were busy, since one user's answers are long."""
+
+    async def scenario() -> None:
+        shape = replace(SHAPE, slots=slots)
+        nodes = [NodeServer([MODEL], shape=shape) for _ in range(count)]
+        async with fleet(*nodes, slots=slots, settings=IMPATIENT) as router:
+            long = [Chat(router, f"Write 3500 words about {number}", user="long") for number in range(9)]
+            flood = asyncio.gather(*(chat.run() for chat in long), return_exceptions=True)
+            await asyncio.sleep(3)  # the model is loaded
+            others = [Chat(router, "Write 5 words", user=user) for user in ("ann", "bob")]
+            await asyncio.gather(*(chat.run() for chat in others))
+            assert [len(chat.said.split()) for chat in others] == [5, 5]
+            flood.cancel()
+            await asyncio.gather(flood, return_exceptions=True)
+
+    play(scenario)

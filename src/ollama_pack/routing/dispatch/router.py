@@ -25,6 +25,7 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.dispatch.attempt import (
     ALIVE_SECONDS,
     Attempt,
@@ -286,10 +287,14 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
-            if self.scheduler.is_loading(journey.request.models):
-                journey.waits_since = self._loop.time()  # the limit is for nodes that are busy
+            if self._may_wait_longer(journey.request):
+                journey.waits_since = self._loop.time()
             self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    def _may_wait_longer(self, request: FleetRequest) -> bool:
+        """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
+        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
 
     async def _may_send(self, journey: Journey, binding: Binding) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""

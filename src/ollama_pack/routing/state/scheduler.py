@@ -140,6 +140,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
+            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.binding.model)
             self.listener(EndedEvent(request_id))
 
@@ -156,6 +157,7 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.binding.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
@@ -194,6 +196,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
+        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.binding.model)
         running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -218,6 +221,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
+        self._queue.ended(running.entry)
         node, model = running.node, running.binding.model
         running.runner.mirror.clear()
         if blamed:
@@ -265,6 +269,22 @@ class Scheduler(KnownNodes):
             if not names.isdisjoint(node.listed)
             for runner in node.runners.values()
         )
+
+    def is_held_up(self, request_id: str) -> bool:
+        """Whether one that waits does so because another user's long answers hold the slots.
+
+        Some user has several more in service than this one at nodes that could answer it, or is alone there.
+        """
+        entry = self._queue.get(request_id)
+        if entry is None:
+            return False
+        serving = Counter(
+            running.binding.request.user
+            for running in self._running.values()
+            if any(model in running.node.listed for model in entry.models)
+        )
+        own = serving.pop(entry.request.user, 0)
+        return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -323,7 +343,7 @@ class Scheduler(KnownNodes):
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted
+            entry, binding, node, runner, beside, depth, matched, undo, wanted, now
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
