@@ -69,6 +69,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -80,6 +81,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
