@@ -5577,7 +5577,7 @@ def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
-NodePlacement = Literal["pack", "own"]
+PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
@@ -5619,7 +5619,7 @@ class NodeRow:
     slots: int | None = None
     agent: str = ""
     key: str = field(default="", repr=False)
-    placement: NodePlacement = "pack"
+    placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
 
@@ -5701,11 +5701,11 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
-def _placement(value: str) -> NodePlacement:
-    for placement in get_args(NodePlacement):
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
         if value == placement:
             return placement  # type: ignore[no-any-return] # get_args has no types
-    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(NodePlacement))}")
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
 
 
 def _models(value: str) -> tuple[str, ...]:
