@@ -168,6 +168,7 @@ class PackValves(BaseModel):
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -204,6 +205,8 @@ class PackValves(BaseModel):
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
@@ -331,9 +334,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -348,6 +354,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -927,6 +952,7 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -988,6 +1014,15 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:
@@ -6359,7 +6394,9 @@ function node(one) {
   return make("section", {class: "card"},
     make("div", {class: "row"}, make("h3", {}, text(one.name)),
       one.healthy ? badge("healthy", "good") : badge("down", "bad"),
-      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null),
+      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null,
+      Object.entries(one.breakers && typeof one.breakers === "object" ? one.breakers : {})
+        .map(([model, state]) => badge(model + " failed: breaker " + text(state), "warn"))),
     one.url ? make("code", {class: "soft"}, one.url) : null,
     one.fault ? make("p", {class: "notice bad small"}, one.fault) : null,
     make("div", {class: "figures"}, figure(one.in_flight, "in flight"), figure(one.queued, "queued"),
@@ -6528,6 +6565,12 @@ def _model_names(value: Any) -> list[str]:
     return [model for model in _list_of(value) if isinstance(model, str)]
 
 
+def _states(value: Any) -> dict[str, str]:
+    """Models that are not asked for at a node since they have failed → `open` or `half-open`."""
+    told = value if isinstance(value, Mapping) else {}
+    return {str(model): state for model, state in told.items() if isinstance(state, str)}
+
+
 def _gpus(value: Any) -> list[dict[str, Any]]:
     return [_only(GPU_KEYS, gpu) for gpu in _list_of(value) if isinstance(gpu, Mapping)]
 
@@ -6551,7 +6594,7 @@ NODE_KEYS: Mapping[str, Checked] = {
     "models": _model_names,
     "gpus": _gpus,
 }
-ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text}
+ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text, "breakers": _states}
 
 
 def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:

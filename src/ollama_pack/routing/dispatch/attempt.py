@@ -33,7 +33,7 @@ _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)*")
 _NODE_TROUBLE = re.compile(r"memory|cuda|rocm|timed out|loading model|runner process", re.IGNORECASE)
 TAG = "ollama_pack"  # key of what we add to an answer
 LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
-LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
+PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
@@ -129,7 +129,7 @@ class Attempt:
                 self._give_up(NodeTimeoutError(self._watch.client.name, "load", round(self.elapsed)))
         elif now - self._there_at > self._first_token_limit:
             self.hangs()
-        if now - self._watch.seen_at > LOOK_SECONDS:
+        if now - self._watch.seen_at > PENDING_LOOK_SECONDS:
             self._watch.hurry.set()
         self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
 
