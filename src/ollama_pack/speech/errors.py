@@ -49,6 +49,21 @@ class NoAudioTrackError(AudioError):
         self.container = container
 
 
+class SampleRateError(AudioError):
+    """The recording claims a sampling rate with which nobody records speech.
+
+    Attributes:
+        rate: in Hz.
+    """
+
+    def __init__(self, rate: int, lowest: int, highest: int) -> None:
+        super().__init__(
+            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
+            "record it again, or convert it"
+        )
+        self.rate = rate
+
+
 class ZeroLengthError(AudioError):
     """There is an audio track, and not a single sample in it could be decoded.
 
@@ -69,8 +84,9 @@ class NoSpeechError(AudioError):
         seconds: how long the recording is.
     """
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?")
+    def __init__(self, seconds: float, other_tracks: str = "") -> None:
+        more = f" {other_tracks}" if other_tracks else ""
+        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
         self.seconds = seconds
 
 

@@ -207,7 +207,7 @@ class _Transcription:
         """
         audio = self._recording.audio
         if not self._segments:
-            raise NoSpeechError(audio.seconds)
+            raise NoSpeechError(audio.seconds, audio.other_tracks)
         asked = self._tag
         language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
         return Transcript(

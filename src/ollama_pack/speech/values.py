@@ -16,7 +16,14 @@ WINDOW_SECONDS = 30.0  # Whisper looks at 30 s at once
 # uploading loads a plugin where there is none.
 Samples = Any
 
-NoteKind = Literal["damaged", "truncated", "language", "script"]
+SILENCE = 2e-4  # half of the distance between the highest and the lowest sample: nothing can be heard (-74 dB)
+
+NoteKind = Literal["damaged", "truncated", "language", "script", "tracks", "answer"]
+
+
+def is_silence(samples: Samples) -> bool:
+    """Whether nothing can be heard in samples, of which there is at least one; a constant is silence, too."""
+    return float(samples.max()) - float(samples.min()) < 2 * SILENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,8 @@ class SpeechNote:
 
     Attributes:
         kind: damaged packets were left out; the file ends too early; another language is spoken than was
-            asked for; the text may be in the other Chinese script.
+            asked for; the text may be in the other Chinese script; there are other audio tracks; parts of
+            the server's answer could not be read.
         text: a sentence for people.
     """
 
