@@ -5,8 +5,8 @@ FLAC and Matroska tell their duration, so that a missing end shows. The others n
 
 from typing import BinaryIO
 
-# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files, and
-# Monkey's Audio, of which a packet of a few bytes may stand for hours that the decoder gives all at once.
+# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files;
+# and Monkey's Audio, where a packet of a few bytes may stand for hours, which the decoder gives all at once.
 CONTAINERS = "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,wv,tta"
 # Their times count from the beginning of the recording. Elsewhere the first time is any number.
 FROM_ZERO = frozenset({"mov", "matroska", "avi"})
@@ -19,7 +19,9 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
-_MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
+_MAX_BOXES = (
+    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
+)
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 

@@ -1,12 +1,13 @@
 """Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
 
-A file is believed in nothing that costs memory or time. What counts is what comes out of it: samples up to the
-limit, a bounded number of them at a time, and a bounded time of the processor in which nothing comes.
+No claim of a file costs memory or time. What counts is what comes out of it: samples up to the limit, a
+bounded number of them at a time, and a bounded time of the processor in which nothing comes.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from math import isfinite
 from typing import Any, BinaryIO
 
 from ollama_pack.speech.containers import (
@@ -35,6 +36,7 @@ MAX_READ_ERRORS = 100  # until the rest of a file is given up
 MAX_RATE_CHANGES = 100  # of the sampling rate; each costs a new resampler
 MAX_TRACKS = 16  # with sound, of which one is chosen
 MAX_STREAMS = 256  # of any kind in a file
+MAX_NAMED = 8  # tracks, in a message
 MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is not believed
 
 PIECE_SAMPLES = 2**16  # of a frame, that are worked on at a time
@@ -134,9 +136,13 @@ class DecodedAudio:
         """A sentence that names the audio tracks that were not listened to; empty: there is only one."""
         streams = self._container.streams
         tracks = [stream.index for stream in streams.audio]
-        if len(tracks) < 2:
+        if not tracks[1:]:
             return ""
-        names = [_track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track]
+        names = [
+            _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
+        ]
+        if names[MAX_NAMED:]:
+            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
         return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
 
@@ -278,7 +284,9 @@ class DecodedAudio:
     def _packets(self) -> Iterator[Any]:
         stream = self._container.streams[self._track]
         channels = max(1, stream.layout.nb_channels if stream.layout else 1)
-        with suppress(*_decoder_errors()):  # a codec that no decoder is there for fails below, packet by packet
+        with suppress(
+            *_decoder_errors()
+        ):  # a codec that no decoder is there for fails below, packet by packet
             stream.codec_context.options = {"max_samples": str(MAX_FRAME_VALUES // channels)}
         for _ in range(MAX_READ_ERRORS):
             try:
@@ -417,16 +425,17 @@ def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples
 
 def _may_decode(packet: Any) -> bool:
     """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
-    codec = packet.stream.codec_context.name
+    codec: str = packet.stream.codec_context.name
     if codec.startswith(_RAW_CODECS):
         return True
     limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES
-    if packet.size > limit:
+    size: int = packet.size
+    if size > limit:
         return False
-    if codec != "flac" or packet.size < _FLAC_CHANCE:
+    if codec != "flac" or size < _FLAC_CHANCE:
         return True
     data = bytes(packet)
-    return sum(map(data.count, _FLAC_MARKS)) <= _FLAC_FRAMES + packet.size / _FLAC_CHANCE
+    return sum(data.count(mark) for mark in _FLAC_MARKS) <= _FLAC_FRAMES + size / _FLAC_CHANCE
 
 
 @contextmanager
@@ -482,8 +491,8 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         if pcm is not None:
             name, settings = pcm_container(pcm)
             return av_open(watched, "r", format=name, options=settings), watched
-        # Only these formats: others, such as playlists, would make it open further files. Only decoders of audio:
-        # to look at a file is no reason to decode its pictures.
+        # Only these formats: others, such as playlists, would make it open further files. Only decoders of
+        # audio: to look at a file is no reason to decode its pictures.
         allowed = {
             "format_whitelist": CONTAINERS,
             "protocol_whitelist": "",
@@ -571,11 +580,9 @@ def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
 
 def _clock_seconds(text: str) -> float | None:
     """What Matroska has as `01:02:03.500000000`; None: it is something else."""
-    parts = text.split(":")
-    if len(parts) != 3 or not all(part.replace(".", "", 1).isascii() for part in parts):
-        return None
     try:
-        hours, minutes, seconds = map(float, parts)
+        hours, minutes, seconds = map(float, text.split(":"))
     except ValueError:
         return None
-    return hours * 3600 + minutes * 60 + seconds
+    found = hours * 3600 + minutes * 60 + seconds
+    return found if isfinite(found) else None

@@ -153,6 +153,18 @@ class SpeechQueueFullError(SpeechError):
         self.waiting = waiting
 
 
+class SpeechShareFullError(SpeechQueueFullError):
+    """Too many recordings of one user are here already; others still have places."""
+
+    def __init__(self, limit: int, waiting: int) -> None:
+        super().__init__(limit, waiting)
+        message = (
+            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
+            "send this one when some of them are done"
+        )
+        self.args = (message,)
+
+
 class SpeechEngineError(SpeechError):
     """The engine does not do its work: an admin can help.
 
@@ -338,6 +350,18 @@ class NoAttachmentError(SpeechError):
         super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
 
 
+class UnknownSpeechModelError(SpeechError):
+    """A client asks for a model that is not listed.
+
+    Attributes:
+        wanted: its name.
+    """
+
+    def __init__(self, wanted: str, known: Iterable[str]) -> None:
+        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        self.wanted = wanted
+
+
 class TranscriptFormatError(SpeechError, ValueError):
     """There is no such format of transcripts. A `ValueError` too, for validators of valves.
 
@@ -349,4 +373,4 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")

@@ -8,6 +8,7 @@ _CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
 MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
 MAX_CHANNELS = 64
 _WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
 _MAX_CHUNKS = 1000  # of a WAV file, before its samples
 
 
@@ -45,12 +46,12 @@ def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
         chunk = file.read(24)
         name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
         if name == b"data":
-            return (place + 8, pcm) if pcm else None
-        if name == b"fmt " and len(chunk) == 24:
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
             pcm = _pcm_in(chunk[8:])
-        if len(chunk) < 8 or (name == b"fmt " and pcm is None):
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
             return None
-        place += 8 + size + size % 2
+        place += _CHUNK_HEAD + size + size % 2
     return None
 
 
