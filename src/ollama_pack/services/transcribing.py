@@ -10,7 +10,7 @@ from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError
 from ollama_pack.speech.kept import kept_transcripts, recording_key
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.source import AudioSource
-from ollama_pack.speech.transcribe import NOBODY, SpeechUser, transcribe
+from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
 from ollama_pack.speech.whisper_model import ModelPlaces
 from ollama_pack.webui.voice_store import model_folders
@@ -36,7 +36,7 @@ async def transcript_of(
     wish: VoiceWish,
     settings: VoiceSettings,
     on_progress: ProgressCallback | None = None,
-    user: SpeechUser = NOBODY,
+    user: SpeechUser = ANY_SPEAKER,
 ) -> Transcript:
     """The transcript of a recording; at once where the same user wanted the same a while ago.
 

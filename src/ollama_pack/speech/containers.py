@@ -9,7 +9,7 @@ from typing import BinaryIO
 # and Monkey's Audio, where a packet of a few bytes may stand for hours, which the decoder gives all at once.
 CONTAINERS = "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,wv,tta"
 # Their times count from the beginning of the recording. Elsewhere the first time is any number.
-FROM_ZERO = frozenset({"mov", "matroska", "avi"})
+FROM_ZERO = frozenset({"mov", "matroska", "avi", "asf"})
 
 _ID3_HEADER = 10  # bytes: "ID3", two of version, one of flags, four of size
 _MP3_HEAD = 512  # bytes after the ID3 tag in which the first frame says how many follow

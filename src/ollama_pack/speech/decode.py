@@ -37,6 +37,7 @@ MAX_RATE_CHANGES = 100  # of the sampling rate; each costs a new resampler
 MAX_TRACKS = 16  # with sound, of which one is chosen
 MAX_STREAMS = 256  # of any kind in a file
 MAX_NAMED = 8  # tracks, in a message
+SAME_SECONDS = 0.002  # between two lengths that are the same
 MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is not believed
 
 PIECE_SAMPLES = 2**16  # of a frame, that are worked on at a time
@@ -50,6 +51,7 @@ _RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
 _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
+_ENDLESS = "its structure is without end"
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -184,6 +186,7 @@ class DecodedAudio:
                 yield from _silent_blocks(silent)
                 silent = 0
                 yield block
+            yield nothing
             if self._heard or (track == last and first is None):
                 return self._ended()
             first = first or ((track, silent) if silent else None)
@@ -295,7 +298,6 @@ class DecodedAudio:
                     yield packet
             except _decoder_errors():
                 self.damaged += 1
-                self._file.advanced()
             else:
                 break
         self._cut_off = self._cut_off or self._file.stalled
@@ -505,8 +507,11 @@ def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any,
         if pcm is None and (found := wav_samples(file)):
             return _opened(file, found[1], found[0])
         if watched.stalled:
-            raise NotAudioError("its structure is without end") from error
+            raise NotAudioError(_ENDLESS) from error
         raise NotAudioError(why_unreadable(file, str(getattr(error, "strerror", "") or error))) from error
+    if watched.stalled:
+        container.close()
+        raise NotAudioError(_ENDLESS)
     watched.advanced()
     return container, watched
 
@@ -563,19 +568,23 @@ def _track_name(stream: Any, number: int) -> str:
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
-    """When a track ends, in seconds from the recording's beginning.
+    """When a track ends, in seconds from the recording's beginning; None where the file does not say it.
 
-    Else the length of the whole file, where that has nothing else in it.
+    FFmpeg gives a track that does not say it the length of the whole file, which may have longer ones.
     """
-    seconds = None
-    if stream.duration and stream.time_base:
-        start = stream.start_time * stream.time_base - origin if stream.start_time else 0.0
-        seconds = float(stream.duration * stream.time_base + max(0.0, start))
-    elif said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):
-        seconds = said
-    elif container.duration and len(container.streams) == 1:
-        seconds = container.duration / 1_000_000
-    return seconds if seconds and seconds > 0 else None
+    whole = container.duration / 1_000_000 if container.duration else 0.0
+    name, is_alone = container.format.name.partition(",")[0], len(container.streams) == 1
+    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+    if said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):
+        return said
+    if name == "ogg":  # it has the time of the last sample
+        own -= max(0.0, start)
+    elif own and name != "asf" and (is_alone or name == "mov" or abs(own - whole) > SAME_SECONDS):
+        own += max(0.0, start - origin)
+    else:
+        own = whole if is_alone else 0.0
+    return own if own > 0 else None
 
 
 def _clock_seconds(text: str) -> float | None:

@@ -20,7 +20,7 @@ _LATE = 2.0  # windows: when half of the times are later than that, they are no 
 
 
 @dataclass(slots=True)
-class _Timed:
+class _AnsweredEntry:
     """An entry of a list: its text, and its times in seconds as far as it has some."""
 
     text: str
@@ -50,7 +50,7 @@ def heard_in(answer: bytes, seconds: float) -> Heard:
     if "text" not in found and not segments:
         raise ValueError("no transcription")
     if not segments and text.strip():
-        segments = [_Timed(text, 0.0, seconds, {})]
+        segments = [_AnsweredEntry(text, 0.0, seconds, {})]
     words, odd_words = _timed_entries(found.get("words"), ("word", "text"), seconds)
     odd += odd_words
     made = []
@@ -68,7 +68,7 @@ def heard_in(answer: bytes, seconds: float) -> Heard:
     return Heard(tuple(made), language, 1.0 if language else 0.0, odd)
 
 
-def _timed_entries(entries: Any, names: Sequence[str], seconds: float) -> tuple[list[_Timed], int]:
+def _timed_entries(entries: Any, names: Sequence[str], seconds: float) -> tuple[list[_AnsweredEntry], int]:
     """The entries of a list that have a text, each with times within the window; and how many were odd.
 
     Args:
@@ -82,7 +82,9 @@ def _timed_entries(entries: Any, names: Sequence[str], seconds: float) -> tuple[
     for entry in entries:
         text = next((entry[name] for name in names if entry.get(name)), "") if isinstance(entry, dict) else 0
         if isinstance(text, str):
-            kept.append(_Timed(text, _number(entry.get("start")), _number(entry.get("end")), entry))
+            kept.append(
+                _AnsweredEntry(text, _json_number(entry.get("start")), _json_number(entry.get("end")), entry)
+            )
     odd = len(entries) - len(kept) + sum(entry.start is None or entry.end is None for entry in kept)
     unit = _unit([entry.end for entry in kept if entry.end is not None], seconds)
     for entry in kept:
@@ -100,7 +102,7 @@ def _unit(ends: Sequence[float], seconds: float) -> float:
     return next((unit for unit in _UNITS if middle * unit <= seconds + 1.0), 1.0)
 
 
-def _fill_in(entries: Sequence[_Timed], seconds: float) -> None:
+def _fill_in(entries: Sequence[_AnsweredEntry], seconds: float) -> None:
     """Give those without a time one: from the end of the entry before to the beginning of the one after."""
     before = 0.0
     for entry in entries:
@@ -115,31 +117,33 @@ def _fill_in(entries: Sequence[_Timed], seconds: float) -> None:
         after = entry.start or 0.0
 
 
-def _middle(entry: _Timed) -> float:
+def _middle(entry: _AnsweredEntry) -> float:
     return ((entry.start or 0.0) + (entry.end or 0.0)) / 2
 
 
-def _answered_segment(segment: _Timed, words: Sequence[_Timed]) -> SpeechSegment:
+def _answered_segment(segment: _AnsweredEntry, words: Sequence[_AnsweredEntry]) -> SpeechSegment:
     said = segment.said
-    sure, tokens = _number(said.get("avg_logprob")), said.get("tokens")
+    sure, tokens = _json_number(said.get("avg_logprob")), said.get("tokens")
     return SpeechSegment(
         start=segment.start or 0.0,
         end=segment.end or 0.0,
         text=segment.text.strip(),
         words=tuple(
-            SpokenWord(word.start or 0.0, word.end or 0.0, word.text, _number(word.said.get("probability")))
+            SpokenWord(
+                word.start or 0.0, word.end or 0.0, word.text, _json_number(word.said.get("probability"))
+            )
             for word in words
             if word.text
         ),
         probability=None if sure is None else math.exp(min(0.0, sure)),
-        no_speech=_number(said.get("no_speech_prob")),
-        compression=_number(said.get("compression_ratio")),
-        temperature=_number(said.get("temperature")) or 0.0,
+        no_speech=_json_number(said.get("no_speech_prob")),
+        compression=_json_number(said.get("compression_ratio")),
+        temperature=_json_number(said.get("temperature")) or 0.0,
         tokens=tuple(token for token in tokens if isinstance(token, int)) if isinstance(tokens, list) else (),
     )
 
 
-def _number(value: Any) -> float | None:
+def _json_number(value: Any) -> float | None:
     """A number, also one that is written as text; None: it is none, or not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

@@ -73,6 +73,7 @@ class WatchedFile:
     def advanced(self) -> None:
         """Something came of what was read: the time begins again."""
         self._since = time.thread_time()
+        self.stalled = False
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes; none at the end."""

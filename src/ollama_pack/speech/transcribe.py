@@ -52,7 +52,7 @@ class SpeechUser:
     is_shared: bool = False
 
 
-NOBODY = SpeechUser()
+ANY_SPEAKER = SpeechUser()
 
 
 async def transcribe(
@@ -60,7 +60,7 @@ async def transcribe(
     options: SpeechOptions,
     engine: SpeechEngine,
     on_progress: ProgressCallback | None = None,
-    user: SpeechUser = NOBODY,
+    user: SpeechUser = ANY_SPEAKER,
 ) -> Transcript:
     """Transcribe a recording of any length. The same recording gives the same text.
 
