@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ollama_pack.speech.http_answer import heard_in
 from ollama_pack.speech.openai_http import SpeechServer
-from ollama_pack.speech.values import Heard
+from ollama_pack.speech.values import Heard, SpeechSegment, SpokenWord
 
 
 def answer(**fields: Any) -> bytes:
@@ -163,7 +163,9 @@ def test_whatever_a_server_answers(found: Any) -> None:
     except ValueError as error:
         refused = str(error)
     assert refused in {"", "no transcription"}
-    for timed_part in [*heard.segments, *(word for segment in heard.segments for word in segment.words)]:
+    parts: list[SpeechSegment | SpokenWord] = [*heard.segments]
+    parts += [word for segment in heard.segments for word in segment.words]
+    for timed_part in parts:
         assert 0.0 <= timed_part.start <= timed_part.end <= 5.0
 
 
