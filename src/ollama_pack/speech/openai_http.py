@@ -99,7 +99,7 @@ class OpenAIHTTPEngine:
             fields["prompt"] = request.prompt
         answer = await self._ask(audio, fields, words=request.words)
         try:
-            return heard_in(answer, window.seconds)
+            return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
             message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
             raise SpeechServerFaultError(self._where, message) from error
