@@ -22,6 +22,10 @@ from ollama_pack.routing.state.model_stats import PairState
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
+REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answers already
+UNSEEN_SECONDS = (
+    300.0  # a runner of a node that does not tell of its memory is believed in after its last use
+)
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -49,17 +53,20 @@ class RunnerState:
     """A runner as it is believed to be.
 
     Attributes:
+        context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
     model: str
     size: int
     context: int
+    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     loading: bool
@@ -69,12 +76,19 @@ class RunnerState:
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
+    remote: bool = False
 
     def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
         """A request of ours is sent to it."""
         self.ends[request.id] = ends_at
         self.mirror.started(request.blocks, now)
         self.touched = True
+
+    def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
+        """It answers a request with these options, so it has them: another client may have loaded it."""
+        context, options = wanted
+        self.asked = context if self.asked is None else self.asked
+        self.options = options if self.options is None else self.options
 
 
 class NodeState:
@@ -99,6 +113,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
         if blob not in self._pairs:
@@ -157,9 +172,9 @@ class NodeState:
     # --- what it tells ---
 
     def probed(
-        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
-        """Take in what `/api/tags` and `/api/ps` say."""
+        """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
         if models != self.models:
             self.models = dict(models)
             named = {name: replace(model, name=name) for name, model in models.items()}
@@ -168,10 +183,21 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
-        listed = {self._blob(resident): resident for resident in residents}
+        self._default_contexts = {
+            blob: context for blob, context in self._default_contexts.items() if blob in blobs
+        }
+        listed = {self._blob(resident): resident for resident in residents or ()}
+        elsewhere = {model.blob: name for name, model in models.items() if model.remote}
+        keeps_all = residents is None and now - self.left_at < UNSEEN_SECONDS
         for blob, runner in list(self.runners.items()):
-            if blob not in listed and not runner.loading and not runner.ends:
+            stays = blob in listed or blob in elsewhere or (keeps_all and not runner.remote)
+            if not stays and not runner.loading and not runner.ends:
                 del self.runners[blob]
+        for blob, name in elsewhere.items():
+            if blob not in self.runners or not self.runners[blob].remote:
+                self.runners[blob] = RunnerState(
+                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
@@ -186,16 +212,18 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
             self.runners[blob] = runner
         elif runner.loading:
             return
         elif resident.context and runner.context and resident.context != runner.context:
             runner.mirror.clear()
-            runner.options = None
+            runner.asked = runner.options = None
         elif not runner.touched and resident.expires_at != runner.expires_at:
             runner.mirror.clear()
         runner.context = resident.context or runner.context
+        if runner.asked == 0 and runner.context:
+            self._default_contexts[blob] = runner.context
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
         if not runner.counted:
@@ -215,9 +243,10 @@ class NodeState:
 
     def gpu_busy(self, utilization: float, now: float) -> None:
         """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
-        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        here = {blob: runner for blob, runner in self.runners.items() if not runner.remote}
+        ours = any(runner.ends or runner.loading for runner in here.values())
         busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
-        services = [self.known(blob).service for blob in self.runners]
+        services = [self.known(blob).service for blob in here]
         self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
 
     def left(self, runner: RunnerState, request_id: str, now: float) -> None:
@@ -232,17 +261,18 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def meet(self, model: str, context: int, now: float) -> RunnerState:
-        """Another worker knows that a model of this name is in memory."""
+    def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
         self.runners[installed.blob] = runner
         return runner
 
     def load(
-        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+        self, model: str, wanted: tuple[int, RunnerOptions], victims: Collection[str], now: float
     ) -> RunnerState:
-        """A request makes it load a model of this name; those that should make room are forgotten."""
+        """A request makes it load a model of this name, with these options; what makes room is forgotten."""
+        asked, options = wanted
         installed = self.models[model]
         for blob in victims:
             self.runners.pop(blob, None)
@@ -251,7 +281,8 @@ class NodeState:
             blob=installed.blob,
             model=model,
             size=installed.size,
-            context=context,
+            context=0,
+            asked=asked,
             options=options,
             ready_at=self.loading_until,
             loading=True,
@@ -326,8 +357,20 @@ class NodeState:
             return self.listed
         return {name: model for name, model in self.listed.items() if model.name not in shut}
 
+    def _asked(self, runner: RunnerState) -> int | None:
+        """The context that a runner was asked for. One that is the node's default counts as not asked for."""
+        default = self._default_contexts.get(runner.blob)
+        if default is None:
+            return runner.asked
+        asked = runner.context if runner.asked is None else runner.asked
+        return 0 if asked == default else asked
+
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
+        if runner.remote:
+            busy = tuple(runner.ends.values())
+            slots = len(busy) + REMOTE_SLOTS
+            return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
         foreign = runner.foreign if runner.foreign.count else self.gpu
         ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
         return RunnerView(
@@ -335,6 +378,7 @@ class NodeState:
             model=runner.model,
             size=runner.size,
             context=runner.context,
+            asked=self._asked(runner),
             options=runner.options,
             slots=rates.slots,
             keeps=rates.keeps,
