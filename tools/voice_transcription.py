@@ -44,7 +44,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, Literal, Protocol, Self, TypeVar, get_args
 
 import aiohttp
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
@@ -116,6 +116,20 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.speech.errors ---
@@ -1342,7 +1356,7 @@ class OpenAIHTTPEngine:
             fields["prompt"] = request.prompt
         answer = await self._ask(audio, fields, words=request.words)
         try:
-            return heard_in(answer, window.seconds)
+            return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
             message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
             raise SpeechServerFaultError(self._where, message) from error
@@ -2069,7 +2083,7 @@ VOICE_TOOL = "voice_transcription"
 DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
 
 
-class VoiceSettings(BaseModel):
+class VoiceSettings(PackValves):
     """How recordings are transcribed: the tool's valves, by which the routes go as well."""
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
@@ -4765,7 +4779,7 @@ class Tools:
     class Valves(VoiceSettings):
         """The admin's settings; the routes under /api/voice go by them too."""
 
-    class UserValves(BaseModel):
+    class UserValves(PackValves):
         language: str = Field(
             default="",
             description="Language that is spoken: en, zh-CN …; auto: found out; empty: the admin's choice.",
