@@ -826,6 +826,13 @@ class UploadTooLargeError(UploadError):
         self.actual = actual
 
 
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+
+
 # --- ollama_pack.webui.calling ---
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
