@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from ollama_pack.engines.errors import (
     NodeTimeoutError,
     NodeUnreachableError,
     RequestRefusedError,
+    WrongModelError,
 )
 from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.stream import usage_place
@@ -24,8 +25,14 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, NamedModel, ShownModel
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
-from ollama_pack.engines.openai.models import EngineModel, engine_models, nameless_models, served_context
-from ollama_pack.engines.openai.request import request_to_engine, without_usage
+from ollama_pack.engines.openai.models import (
+    EngineModel,
+    ServedName,
+    engine_models,
+    nameless_models,
+    served_context,
+)
+from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
 from ollama_pack.engines.transport import Dialect, NodeLimits, NodeTransport
@@ -44,6 +51,10 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
 
@@ -60,6 +71,7 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
@@ -69,6 +81,7 @@ class OpenAIClient:
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
         base = url.rstrip("/")
         root = base.removesuffix(_V1)
@@ -76,7 +89,8 @@ class OpenAIClient:
         self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
         self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: Mapping[str, frozenset[str]] = _names_of(self._declared)  # name → all of that model
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -163,6 +177,7 @@ class OpenAIClient:
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
@@ -173,12 +188,14 @@ class OpenAIClient:
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            names: others that the engine lists for this model.
 
         Raises:
             ChatBodyError: the body is not of its form.
             ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
                 would answer with the model that it has.
             RequestRefusedError: the request has to change.
+            WrongModelError: the engine answers with another model.
             RetryableNodeError: the engine failed, before or in the stream.
         """
         place = usage_place(body)
@@ -188,9 +205,10 @@ class OpenAIClient:
         request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
+        served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
             aclosing(self._events(request, first_byte)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+            aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
@@ -200,7 +218,8 @@ class OpenAIClient:
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+            headers = _session_headers(sent)
+            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -214,7 +233,7 @@ class OpenAIClient:
                 yield event
 
     async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: ServedName
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks that the events make up."""
         ended = False
@@ -227,14 +246,18 @@ class OpenAIClient:
             for chunk in self._end(reply):
                 yield chunk
 
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: ServedName) -> dict[str, Any]:
         """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
         chunk = self._node.parsed(event.data)
         if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            answered = chunk.get("model")
+            known = self._declared or model.may_be(answered, self._served)
+            if not reply.is_begun and not known:
+                raise WrongModelError(self.name, model.asked, str(answered))
             return chunk
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
+            raise engine_status_error(self.name, status, event.data, model.asked)
         raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
@@ -249,11 +272,18 @@ class OpenAIClient:
         """The models, which are remembered as those that it answers for."""
         models = await self._listed()
         self._ids.learn(model.name for model in models)
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        self._served = _names_of(models)
         return models
 
     async def _listed(self) -> tuple[EngineModel, ...]:
-        """The list under the first base that has one."""
+        """The list under the first base that has one; what was declared, where the server is there."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{self._bases[0]}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
         base, *others = self._bases
         try:
             return await self._list_at(base)
@@ -301,3 +331,18 @@ class OpenAIClient:
         listed = ", ".join(sorted(self._served)[:5])
         said = f"it serves {listed}" if listed else "it serves nothing"
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
+
+
+def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
+    """Each name that is served → all names of that model."""
+    return {
+        name: frozenset((model.name, *model.others))
+        for model in models
+        for name in (model.name, *model.others)
+    }
