@@ -16,7 +16,7 @@ PLUGIN = "house_words_filter"
 
 def package(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the packager as the recipe says, in the project."""
-    command = [sys.executable, ROOT / "scripts" / "package.py", "--package", "acme_plugins", *options]
+    command = [sys.executable, str(ROOT / "scripts" / "package.py"), "--package", "acme_plugins", *options]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
