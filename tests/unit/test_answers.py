@@ -28,6 +28,7 @@ from ollama_pack.routing.errors import (
     NodesDownError,
     NoNodeError,
     QueueFullError,
+    RequestFailsError,
     WaitedTooLongError,
 )
 from ollama_pack.services.answers import RETRY_AFTER_SECONDS, answer_events, refusal_of
@@ -64,6 +65,7 @@ ERRORS: list[tuple[Exception, int, str | None]] = [
     (no_answer(SLOW, SLOW), 504, "timeout"),
     (no_answer(FAULT, BUSY), 503, "nodes_busy"),
     (no_answer(DOWN, SLOW), 503, "nodes_down"),
+    (RequestFailsError({"gpu0": FAULT, "gpu1": FAULT}), 400, "request_failed"),
     (no_answer(ABSENT), 404, "model_not_found"),
     (AnswerBrokenError("gpu0", "hung up"), 502, "answer_broken"),
     (LeaderLostError(3), 502, "answer_broken"),

@@ -118,6 +118,16 @@ class NoAnswerError(RoutingError):
         self.failures = dict(failures)
 
 
+class RequestFailsError(NoAnswerError):
+    """Several nodes failed in the same way before their first token: the request is the likely reason."""
+
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        super().__init__(failures)
+        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
+        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
+        self.args = (said,)
+
+
 class AnswerBrokenError(RoutingError):
     """A node failed in the middle of its answer. Another node's words are never put behind it.
 

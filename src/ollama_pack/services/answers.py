@@ -24,6 +24,7 @@ from ollama_pack.routing.errors import (
     NoAnswerError,
     NoNodeError,
     QueueFullError,
+    RequestFailsError,
     RoutingError,
     WaitedTooLongError,
 )
@@ -40,6 +41,7 @@ _NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
 _TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
 _TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
 _FAILED = f"This model failed to answer. {_TRY_LATER}"
+_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
 _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
@@ -104,6 +106,8 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
             return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
+        case RequestFailsError():
+            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
         case NoAnswerError():
             return _meaning_of_failures(error)
         case RoutingError():
