@@ -135,6 +135,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -186,6 +187,625 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
+# --- ollama_pack.aliases.table ---
+# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#
+# For example::
+#
+#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
+#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
+#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
+#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
+#     openai/*      = *                                 # what the first star matched
+#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+
+MAX_ROWS = 1000
+MAX_CANDIDATES = 20
+MAX_CHAIN = 10
+MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
+_KILO = 1024
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """One row: who it answers for, when, and with which models.
+
+    Attributes:
+        alias: the name that clients ask for; each `*` in it stands for any text.
+        candidates: models to answer with, the preferred one first.
+        images: the row asks for an image in the request.
+        tools: the row asks for tools in the request.
+        min_tokens: the row asks for a prompt of at least so many tokens.
+        groups: the row asks for a user of one of these groups; empty: anyone.
+        quantizations: preferred levels among the installed variants of a candidate.
+        line: its number in the text, from 1.
+    """
+
+    alias: str
+    candidates: tuple[str, ...]
+    images: bool = False
+    tools: bool = False
+    min_tokens: int = 0
+    groups: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.alias
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the row asks of a request, as it is written between the brackets."""
+        asked = (
+            "vision" if self.images else "",
+            "tools" if self.tools else "",
+            f"context>={self.min_tokens}" if self.min_tokens else "",
+            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
+        )
+        return tuple(filter(None, asked))
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
+        inside = ", ".join(self.conditions + preference)
+        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+
+    def applies_to(self, facts: RequestFacts) -> bool:
+        """Whether the request has everything that the row asks for."""
+        return (
+            (facts.images or not self.images)
+            and (facts.tools or not self.tools)
+            and facts.tokens >= self.min_tokens
+            and (not self.groups or not self.groups.isdisjoint(facts.groups))
+        )
+
+
+class AliasTable:
+    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+
+    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
+        """Check the rows against each other and index them.
+
+        Raises:
+            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        """
+        self.rows = rows
+        _refuse_duplicates(rows)
+        _refuse_cycles(rows)
+        exact: dict[str, list[AliasRow]] = defaultdict(list)
+        for row in rows:
+            if not row.is_wildcard:
+                exact[row.alias].append(row)
+        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
+        }
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
+        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
+        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
+        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.groups for row in self.rows)
+
+    def exact(self, name: str) -> tuple[AliasRow, ...]:
+        """The rows for this very name: those that ask for more come first, then as written."""
+        return self._exact.get(name, ())
+
+    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
+        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
+        for row in self.exact(name):
+            yield row, ""
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
+            return
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
+            if found := pattern.fullmatch(name):
+                yield row, found.group(1)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_table(text: str) -> AliasTable:
+    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        AliasTableError: naming the row and what is wrong with it.
+    """
+    rows: list[AliasRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+    return AliasTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    found = _ROW.fullmatch(written)
+    if found is None:
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+    )
+
+
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
+
+
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
+
+
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
+
+
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
+
+
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
+    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
+    return -len(row.conditions), -row.min_tokens
+
+
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
+
+
+def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
+    for row in rows:
+        case = (row.alias, row.conditions)
+        if case in seen:
+            raise AliasTableError(
+                row.line,
+                row.text,
+                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
+                "put both rows' models into one row, in order of preference",
+            )
+        seen[case] = row
+
+
+def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
+    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
+    exact = [row for row in rows if not row.is_wildcard]
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
+    for row in exact:
+        leads_to[row.alias].extend(row.candidates)
+    try:
+        order = tuple(TopologicalSorter(leads_to).static_order())
+    except CycleError as error:
+        way = tuple(reversed(error.args[1]))
+        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
+        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        raise AliasTableError(row.line, row.text, reason) from error
+    depth = dict.fromkeys(order, 0)
+    for alias in order:
+        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
+    for row in exact:
+        if depth[row.alias] > MAX_CHAIN:
+            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            raise AliasTableError(row.line, row.text, reason)
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.aliases.resolve ---
+# Which model answers for a name: a pure function of the table, the request and the models that are there.
+
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The model that answers, and why it does.
+
+    Attributes:
+        alias: the name that was asked for.
+        model: id of the model that answers.
+        row: the row that named it.
+        passed_over: models that the table prefers, each with the reason against it.
+    """
+
+    alias: str
+    model: str
+    row: AliasRow
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
+        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
+        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+
+
+def resolve(
+    table: AliasTable,
+    facts: RequestFacts,
+    models: Mapping[str, str] | None,
+    denied: AbstractSet[str] = frozenset(),
+) -> Resolution | None:
+    """Resolve the name that was asked for.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        models: id → quantization level (empty where unknown) of every model that is there;
+            None when that is not known: then the first candidate is taken at its word.
+        denied: ids in `models` that this user may not use.
+
+    Returns:
+        None when no row of the table is about this request: the name then stands for itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+    """
+    passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
+    for name, row in candidates(table, facts):
+        model = name if models is None else find_candidate(name, row, models, denied, families)
+        if model is not None and model not in denied:
+            return Resolution(facts.model, model, row, tuple(passed_over))
+        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
+    if passed_over:
+        raise AliasUnavailableError(facts.model, tuple(passed_over))
+    return None
+
+
+def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
+    """Every model that the table names for this request, in order of preference, each once."""
+    seen: set[str] = set()
+    for row, star in table.matching(facts.model):
+        if row.applies_to(facts):
+            yield from _expand(table, facts, row, star, seen)
+
+
+def _expand(
+    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
+) -> Iterator[tuple[str, AliasRow]]:
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
+    for candidate in row.candidates:
+        name = candidate.replace("*", star)
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
+        for other in deeper:
+            yield from _expand(table, facts, other, "", seen)
+        if not deeper:
+            yield name, row
+
+
+def find_candidate(
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)
+
+
+# --- ollama_pack.aliases.published ---
+# Which names of a table can be published as models, and what answers for them.
+
+MOST_TOKENS = 2**62  # meets every `context>=`
+
+
+def concrete_names(table: AliasTable) -> tuple[str, ...]:
+    """The aliases that are names of their own, as written; a wildcard is none."""
+    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
+
+
+def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    """Every model there that may answer for an alias; first those that answer the plainest request.
+
+    Args:
+        table: the aliases.
+        name: one of them.
+        models: id → quantization level (empty where unknown) of the models that are there.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+
+
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
+    families = Families(models)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, models, families=families)
+        if model is not None:
+            yield model
+
+
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
+
+    An empty set: one has to be in several groups.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
+        )
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
 
 
 # --- ollama_pack.cache.errors ---
@@ -1466,124 +2086,6 @@ class AnswerBrokenError(RoutingError):
             "regenerate it and another node answers"
         )
         self.node = node
-
-
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
 
 
 # --- ollama_pack.routing.naming ---
@@ -5189,6 +5691,25 @@ _NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a server's models are offered, and under which names.
+
+    Attributes:
+        prefix: put before each name, with a dot; empty: none.
+        only: the server's names of those that are offered; empty: all.
+    """
+
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+
+    def offered(self, model: str) -> str | None:
+        """The name under which a model of the server is offered; None: it is not."""
+        if self.only and model not in self.only:
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """One node, as the admin describes it.
 
@@ -5202,6 +5723,7 @@ class NodeRow:
         agent: address of its `gpu_agent`; empty: none.
         key: sent as a bearer token; empty: none. In no message.
         line: its number in the text, from 1.
+        listings: what of its models is offered; none: all, under their own names.
     """
 
     name: str
@@ -5213,6 +5735,7 @@ class NodeRow:
     agent: str = ""
     key: str = field(default="", repr=False)
     line: int = field(default=0, compare=False)
+    listings: tuple[Listing, ...] = ()
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -5780,6 +6303,64 @@ def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
 
     threading.Thread(target=work, name="gpu-reader", daemon=True).start()
     return future
+
+
+# --- ollama_pack.routing.probe.listed_client ---
+# A node of which only some models are offered, or under other names: as a connection's settings have it.
+
+
+class ListedClient:
+    """Asks a node by its own names, and lists its models by the offered ones."""
+
+    def __init__(self, client: NodeClient, listings: Sequence[Listing]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            client: the node's.
+            listings: a model is offered once by each listing that has it.
+        """
+        self._client = client
+        self._listings = listings
+        self._own: dict[str, str] = {}  # offered name → the node's, as of the last list
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+        return self._client.name
+
+    async def version(self) -> str:
+        """The version of the engine."""
+        return await self._client.version()
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that are offered."""
+        offered = {name: model for model in await self._client.tags() for name in self._names(model.name)}
+        self._own = {name: model.name for name, model in offered.items()}
+        return tuple(model.model_copy(update={"name": name}) for name, model in offered.items())
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """What is in the node's memory. A model that is not offered is there, too, by its own name."""
+        return tuple(
+            model.model_copy(update={"name": name})
+            for model in await self._client.ps()
+            for name in self._names(model.name) or [model.name]
+        )
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of an offered model."""
+        return await self._client.show(self._own.get(model, model))
+
+    def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer of an offered model."""
+        model = str(body.get("model"))
+        asked = {**body, "model": self._own.get(model, model)}
+        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking)
+
+    def _names(self, model: str) -> list[str]:
+        names = (listing.offered(model) for listing in self._listings)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 # --- ollama_pack.routing.state.breaker ---
@@ -6440,7 +7021,8 @@ def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
     kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
+    client = kind(row.url, session, headers=headers)
+    return ListedClient(client, row.listings) if row.listings else client
 
 
 class NodeWatch:
@@ -8405,47 +8987,6 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-
-
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
-
-
 # --- ollama_pack.engines.event_text ---
 # A server-sent event as text.
 
@@ -8462,6 +9003,87 @@ def event_text(value: Mapping[str, Any]) -> str:
         if separator in text:
             text = text.replace(separator, escaped)
     return f"data: {text}\n\n"
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        status: of HTTP.
+        body: what the client gets.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
+        self.status = status
+        self.body = body
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
 
 
 # --- ollama_pack.services.answers ---
@@ -8492,7 +9114,7 @@ def failure_status(error: PackError) -> int:
             return HTTPStatus.BAD_REQUEST
         case RequestRefusedError():
             return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
+        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError() | ModelClosedError():
             return HTTPStatus.NOT_FOUND
     return HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -8508,454 +9130,661 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
-# --- ollama_pack.aliases.table ---
-# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#
-# For example::
-#
-#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
-#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
-#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
-#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
-#     openai/*      = *                                 # what the first star matched
-#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+# --- ollama_pack.webui.audience ---
+# Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
-MAX_ROWS = 1000
-MAX_CANDIDATES = 20
-MAX_CHAIN = 10
-MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
-_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
-_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
-_LEVEL = re.compile(r"[\w.-]+")
-_KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+PUBLIC, ADMIN, GROUP = "public", "admin", "group:"
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+NOBODY: Grants = frozenset()  # admins need no grant
+
+
+def parse_audience(text: str) -> tuple[str, ...]:
+    """Read `public`, `admin` or `group:NAME`, several with commas between them.
+
+    Raises:
+        AudienceError: a part is none of these, or there is none.
+    """
+    parts = tuple(" ".join(part.split()) for part in text.split(","))
+    for part in parts:
+        is_group = part.startswith(GROUP) and part != GROUP
+        if part not in {PUBLIC, ADMIN} and not is_group:
+            raise AudienceError(part)
+    return parts
+
+
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
+
+
+def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
+    """The grants of an audience, and the names of groups in it that Open WebUI does not have.
+
+    Args:
+        audience: as `parse_audience` gives it.
+        groups: name → id of every group.
+    """
+    if PUBLIC in audience:
+        return EVERYBODY, ()
+    names = [part.removeprefix(GROUP).strip() for part in audience if part.startswith(GROUP)]
+    known = frozenset(("group", groups[name], "read") for name in names if name in groups)
+    return known, tuple(name for name in names if name not in groups)
+
+
+def grant_forms(grants: Grants) -> list[dict[str, str]]:
+    """Grants as Open WebUI's forms have them, in a fixed order."""
+    keys = ("principal_type", "principal_id", "permission")
+    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
 
 
 @dataclass(frozen=True, slots=True)
-class AliasRow:
-    """One row: who it answers for, when, and with which models.
+class ExistingRow:
+    """A row of the models table as it is.
 
     Attributes:
-        alias: the name that clients ask for; each `*` in it stands for any text.
-        candidates: models to answer with, the preferred one first.
-        images: the row asks for an image in the request.
-        tools: the row asks for tools in the request.
-        min_tokens: the row asks for a prompt of at least so many tokens.
-        groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
-        line: its number in the text, from 1.
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
     """
 
-    alias: str
-    candidates: tuple[str, ...]
-    images: bool = False
-    tools: bool = False
-    min_tokens: int = 0
-    groups: frozenset[str] = frozenset()
-    quantizations: tuple[str, ...] = ()
-    line: int = field(default=0, compare=False)
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+    owner: str = ""
 
     @property
-    def is_wildcard(self) -> bool:
-        return "*" in self.alias
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """What the row asks of a request, as it is written between the brackets."""
-        asked = (
-            "vision" if self.images else "",
-            "tools" if self.tools else "",
-            f"context>={self.min_tokens}" if self.min_tokens else "",
-            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
-        )
-        return tuple(filter(None, asked))
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
 
     @property
-    def text(self) -> str:
-        """The row in the table's own notation; parsing it gives the row back."""
-        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
-        inside = ", ".join(self.conditions + preference)
-        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
 
-    def applies_to(self, facts: RequestFacts) -> bool:
-        """Whether the request has everything that the row asks for."""
-        return (
-            (facts.images or not self.images)
-            and (facts.tools or not self.tools)
-            and facts.tokens >= self.min_tokens
-            and (not self.groups or not self.groups.isdisjoint(facts.groups))
-        )
+    @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
 
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        return grants_in(self.mark.get("grants"))
 
-class AliasTable:
-    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
 
-    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
-        """Check the rows against each other and index them.
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
 
-        Raises:
-            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
         """
-        self.rows = rows
-        _refuse_duplicates(rows)
-        _refuse_cycles(rows)
-        exact: dict[str, list[AliasRow]] = defaultdict(list)
-        for row in rows:
-            if not row.is_wildcard:
-                exact[row.alias].append(row)
-        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
-            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
-        }
-        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
-        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
-        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
-        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
 
     @property
-    def uses_groups(self) -> bool:
-        """Whether a row asks for the user's groups, which cost a look into the database."""
-        return any(row.groups for row in self.rows)
-
-    def exact(self, name: str) -> tuple[AliasRow, ...]:
-        """The rows for this very name: those that ask for more come first, then as written."""
-        return self._exact.get(name, ())
-
-    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
-        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
-        for row in self.exact(name):
-            yield row, ""
-        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
-        if first is None or first.lastindex is None:
-            return
-        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
-            if found := pattern.fullmatch(name):
-                yield row, found.group(1)
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
 
 
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_table(text: str) -> AliasTable:
-    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
 
-    Raises:
-        AliasTableError: naming the row and what is wrong with it.
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
     """
-    rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
-    return AliasTable(tuple(rows))
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
 
 
-def _parse_row(line: int, written: str) -> AliasRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
-    if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
-    alias = found["alias"].strip()
-    candidates = tuple(name.strip() for name in found["candidates"].split(","))
-    _check_alias(alias)
-    _check_candidates(candidates, alias)
-    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
 
 
-def _conditions(written: str) -> dict[str, Any]:
-    """The fields of a row that its conditions set."""
-    fields: dict[str, Any] = {}
-    for condition in filter(None, map(str.strip, written.split(","))):
-        name, value = _condition(condition)
-        if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
-        fields[name] = value
-    return fields
+def takes_builtin_tools(model_id: str, request: Any) -> bool:
+    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
+    info = request.app.state.MODELS[model_id].get("info") or {}
+    capabilities = (info.get("meta") or {}).get("capabilities") or {}
+    return bool(capabilities.get("builtin_tools", True))
 
 
-def _condition(written: str) -> tuple[str, Any]:
-    """The field of a row that a condition sets, and its value."""
-    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
-    match key, relation, value:
-        case "vision", "", "":
-            return "images", True
-        case "tools", "", "":
-            return "tools", True
-        case "context", ">=", _:
-            return "min_tokens", _tokens(value)
-        case "group", "=", _:
-            return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
-            return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    known = metadata.get("tools") or {}
+    offered = body.pop("tools", None) or []
+    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
+    if chosen:
+        body["tools"] = chosen
 
 
-def _tokens(value: str) -> int:
-    if found := _TOKENS.fullmatch(value):
-        return int(found["count"]) * (_KILO if found["kilo"] else 1)
-    raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
-    )
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or {}).get("name"))
 
 
-def _groups(value: str) -> list[str]:
-    groups = [name.strip() for name in value.split("|")]
-    if all(groups):
-        return groups
-    raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
-    )
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
 
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
-def _levels(value: str) -> tuple[str, ...]:
-    levels = tuple(level.strip() for level in value.split(">"))
-    if all(map(_LEVEL.fullmatch, levels)):
-        return levels
-    raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
-    )
-
-
-def _check_alias(alias: str) -> None:
-    if not alias:
-        raise ValueError("the alias before `=` is missing")
-    if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
-    _check_name(alias)
-
-
-def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
-    for name in candidates:
-        if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
-        if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
-        if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
-        if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
-        _check_name(name)
-    if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
-    if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
-
-
-def _check_name(name: str) -> None:
-    if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
-    if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
-        )
-
-
-def _asks_for_less(row: AliasRow) -> tuple[int, int]:
-    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
-    return -len(row.conditions), -row.min_tokens
-
-
-def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
-    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
-
-
-def _pattern(alias: str) -> re.Pattern[str]:
-    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
-    first, second, *more = map(re.escape, alias.split("*"))
-    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
-    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
-
-
-def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
-    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
-    for row in rows:
-        case = (row.alias, row.conditions)
-        if case in seen:
-            raise AliasTableError(
-                row.line,
-                row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
-            )
-        seen[case] = row
-
-
-def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
-    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
-    exact = [row for row in rows if not row.is_wildcard]
-    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
-    for row in exact:
-        leads_to[row.alias].extend(row.candidates)
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
     try:
-        order = tuple(TopologicalSorter(leads_to).static_order())
-    except CycleError as error:
-        way = tuple(reversed(error.args[1]))
-        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
-        raise AliasTableError(row.line, row.text, reason) from error
-    depth = dict.fromkeys(order, 0)
-    for alias in order:
-        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
-    for row in exact:
-        if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
-            raise AliasTableError(row.line, row.text, reason)
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
 
 
-# --- ollama_pack.aliases.resolve ---
-# Which model answers for a name: a pure function of the table, the request and the models that are there.
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
 
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+
+
+# --- ollama_pack.webui.access ---
+# Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#
+# A model that Open WebUI offers by itself has a row (`base_model_id` empty) once an admin has set something
+# about it: its grants and its switch hold under every name of the model. Without a row it is for admins. An
+# alias is for those who may use one of its models. Only where an admin has *stated* an audience (pack.yaml, the
+# valve, grants set by hand) does a name open what is behind it, and even then no model with a row of its own.
+#
+# Imports `open_webui` when called, not before.
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """The model that answers, and why it does.
+class Access:
+    """Who may use a model, next to admins.
 
     Attributes:
-        alias: the name that was asked for.
-        model: id of the model that answers.
-        row: the row that named it.
-        passed_over: models that the table prefers, each with the reason against it.
+        grants: read grants.
+        has_row: it has a row; else it is for admins, unless an audience is stated.
+        is_on: it is not switched off. What is off is off for admins, too.
     """
 
-    alias: str
-    model: str
-    row: AliasRow
-    passed_over: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+    grants: Grants = NOBODY
+    has_row: bool = False
+    is_on: bool = True
 
 
-def resolve(
-    table: AliasTable,
-    facts: RequestFacts,
-    models: Mapping[str, str] | None,
-    denied: AbstractSet[str] = frozenset(),
-) -> Resolution | None:
-    """Resolve the name that was asked for.
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that may answer.
+
+    Attributes:
+        name: as the nodes, or the alias table, call it.
+        ids: those under which Open WebUI offers it itself; none: it does not.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+
+
+def own_rows(model: NamedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
+    """The rows that are a model's own. Those that are based on another model may be a plain user's."""
+    found = (rows[model_id] for model_id in model.ids if model_id in rows)
+    return [row for row in found if row.base is None and not row.is_alias]
+
+
+def model_access(model: NamedModel, rows: Mapping[str, ExistingRow]) -> Access:
+    """Who may use a model under its own name.
 
     Args:
-        table: the aliases.
-        facts: what is known of the request.
-        models: id → quantization level (empty where unknown) of every model that is there;
-            None when that is not known: then the first candidate is taken at its word.
-        denied: ids in `models` that this user may not use.
-
-    Returns:
-        None when no row of the table is about this request: the name then stands for itself.
-
-    Raises:
-        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+        model: the model.
+        rows: at least those with its ids.
     """
-    passed_over: list[tuple[str, str]] = []
-    families = Families(models or ())
-    for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied, families)
-        if model is not None and model not in denied:
-            return Resolution(facts.model, model, row, tuple(passed_over))
-        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
-    if passed_over:
-        raise AliasUnavailableError(facts.model, tuple(passed_over))
-    return None
+    own = own_rows(model, rows)
+    active = [row for row in own if row.active]
+    return Access(_read_grants(active), has_row=bool(own), is_on=bool(active) or not own)
 
 
-def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
-    """Every model that the table names for this request, in order of preference, each once."""
-    seen: set[str] = set()
-    for row, star in table.matching(facts.model):
-        if row.applies_to(facts):
-            yield from _expand(table, facts, row, star, seen)
-
-
-def _expand(
-    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
-) -> Iterator[tuple[str, AliasRow]]:
-    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
-
-    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
-    """
-    for candidate in row.candidates:
-        name = candidate.replace("*", star)
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
-        for other in deeper:
-            yield from _expand(table, facts, other, "", seen)
-        if not deeper:
-            yield name, row
-
-
-def find_candidate(
-    name: str,
-    row: AliasRow,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
-    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
-    return variant or find_model(name, models, families)
-
-
-# --- ollama_pack.aliases.published ---
-# Which names of a table can be published as models, and what answers for them.
-
-MOST_TOKENS = 2**62  # meets every `context>=`
-
-
-def concrete_names(table: AliasTable) -> tuple[str, ...]:
-    """The aliases that are names of their own, as written; a wildcard is none."""
-    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
-
-
-def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
-    """Every model there that may answer for an alias; first those that answer the plainest request.
+def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
+    """Who may use an alias.
 
     Args:
-        table: the aliases.
-        name: one of them.
-        models: id → quantization level (empty where unknown) of the models that are there.
+        stated: the audience that an admin has stated for it; None: none.
+        behind: of each model that may answer for it.
     """
-    groups = frozenset(group for row in table.rows for group in row.groups)
-    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    asked = (RequestFacts(name), everything)
-    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+    models = list(behind)
+    usable = [access for access in models if access.is_on]
+    grants = frozenset(grant for access in usable for grant in access.grants)
+    return Access(grants if stated is None else stated, is_on=bool(usable) or not models)
 
 
-def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
-    """The models there that the table names for a request, the preferred first; some may come twice."""
-    families = Families(models)
-    for name, row in candidates(table, facts):
-        model = find_candidate(name, row, models, families=families)
-        if model is not None:
-            yield model
+def opened_models(
+    stated: Grants | None, models: Iterable[NamedModel], rows: Mapping[str, ExistingRow]
+) -> tuple[str, ...]:
+    """The models without a row that a stated audience reaches through an alias only."""
+    if not stated:
+        return ()
+    return tuple(model.name for model in models if not model_access(model, rows).has_row)
+
+
+def kept_closed(
+    stated: Grants | None, models: Iterable[NamedModel], rows: Mapping[str, ExistingRow]
+) -> dict[str, str]:
+    """The models whose own rows keep a part of a stated audience out, each with the reason."""
+    found = {}
+    for model in models if stated else ():
+        access = model_access(model, rows)
+        if not access.is_on:
+            found[model.name] = "an admin has switched it off"
+        elif access.has_row and not covers(access.grants, stated or NOBODY):
+            found[model.name] = "an admin has set who may use it"
+    return found
+
+
+def covers(grants: Grants, audience: Grants) -> bool:
+    """Whether grants reach a whole audience."""
+    return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
+    return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
+
+
+async def usable_models(
+    routed_id: str, models: Sequence[NamedModel], user: Mapping[str, Any]
+) -> frozenset[str]:
+    """The names of those models that a user may use through one of the router's ids.
+
+    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
+
+    Args:
+        routed_id: what was asked for, such as `gpu_router.gpt-4`.
+        models: what may answer.
+        user: who asks, as a pipe gets it.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
+    stored = await Models.get_models_by_ids(sorted(wanted))
+    rows = {row.id: existing_row(row.model_dump()) for row in stored}
+    reader = await _reader(user)
+    gate = rows.get(routed_id)
+    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
+
+    def is_usable(model: NamedModel) -> bool:
+        if own := own_rows(model, rows):
+            return any(row.active and reader.may_read(row) for row in own)
+        return reader.is_admin or is_opened
+
+    return frozenset(model.name for model in models if is_usable(model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A user, as grants know them.
+
+    Attributes:
+        principals: kind and id of all that a grant may name for the user.
+        user_id: owns rows.
+        is_admin: is one; models without a row are for admins.
+        reads_all: Open WebUI does not check grants for this user.
+    """
+
+    principals: frozenset[tuple[str, str]]
+    user_id: str
+    is_admin: bool
+    reads_all: bool
+
+    def may_read(self, row: ExistingRow) -> bool:
+        if self.reads_all or row.owner == self.user_id:
+            return True
+        return any(
+            permission == "read" and (kind, who) in self.principals for kind, who, permission in row.grants
+        )
+
+
+async def _reader(user: Mapping[str, Any]) -> _Reader:
+    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
+
+    user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
+    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+        return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
+    groups = (("group", group) for group in await group_ids_of(user))
+    return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
+
+
+# --- ollama_pack.webui.connections ---
+# Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+
+OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionModels:
+    """Which models a connection offers, and under which ids.
+
+    Attributes:
+        url: the server's address.
+        prefix: begins the ids of its models; empty: none.
+        only: the server's names of the models that are offered; empty: all.
+        tags: that the picker shows at its models.
+        is_on: it is switched on, and so is its kind.
+    """
+
+    url: str
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    is_on: bool = True
+
+    def id_of(self, model: str) -> str | None:
+        """The id under which Open WebUI offers a model of the server; None: it does not."""
+        if not self.is_on or (self.only and model not in self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+def trusted_certificates() -> SSLContext | bool:
+    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
+    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+
+    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
+    return trusted
+
+
+async def ollama_connections() -> list[tuple[str, str]]:
+    """Address and key (empty: none) of each Ollama connection that is switched on."""
+    return [(url, key) for url, key, _ in await prefixed_connections()]
+
+
+async def prefixed_connections() -> list[tuple[str, str, str]]:
+    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+    if not found.get("ollama.enable", True):
+        return []
+    settings: Mapping[str, Any] = found.get("ollama.api_configs") or {}
+    connections = []
+    for number, url in enumerate(found.get("ollama.base_urls") or []):
+        own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
+        if url and own.get("enable", True):
+            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+    return connections
+
+
+async def model_lists() -> list[ConnectionModels]:
+    """What each connection offers, of both kinds, those that are switched off included."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many(*OLLAMA_KEYS, *OPENAI_KEYS)
+    return [
+        _model_list(str(url), number, found.get(configs) or {}, is_on=bool(found.get(enable, True)))
+        for enable, urls, configs in (OLLAMA_KEYS, OPENAI_KEYS)
+        for number, url in enumerate(found.get(urls) or [])
+        if url
+    ]
+
+
+def _model_list(url: str, number: int, settings: Mapping[str, Any], *, is_on: bool) -> ConnectionModels:
+    own = settings.get(str(number)) or settings.get(url) or {}
+    tags = (tag.get("name") if isinstance(tag, Mapping) else tag for tag in own.get("tags") or ())
+    return ConnectionModels(
+        url,
+        str(own.get("prefix_id") or ""),
+        frozenset(map(str, own.get("model_ids") or ())),
+        tuple(str(tag) for tag in tags if tag),
+        is_on and bool(own.get("enable", True)),
+    )
+
+
+# --- ollama_pack.services.connected ---
+# Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def same_server(url: str) -> str:
+    """What two addresses of one server have in common: an OpenAI address ends in /v1, a node's does not."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port or _PORTS.get(parts.scheme.lower())
+    except ValueError:
+        return url
+    return f"{(parts.hostname or '').lower()}:{port}{parts.path.rstrip('/').removesuffix('/v1')}"
+
+
+def connected_nodes(
+    connections: Iterable[tuple[str, str]], lists: Sequence[ConnectionModels]
+) -> tuple[NodeRow, ...]:
+    """A node for each server; what several connections to it offer, it offers.
+
+    Args:
+        connections: address and key of each Ollama connection that is on.
+        lists: what the connections offer.
+    """
+    servers = {same_server(url): (url, key) for url, key in reversed(list(connections))}
+    return tuple(
+        NodeRow(f"ollama{number}", url.rstrip("/"), key=key, listings=_listings(server, lists))
+        for number, (server, (url, key)) in enumerate(reversed(servers.items()))
+    )
+
+
+def _listings(server: str, lists: Iterable[ConnectionModels]) -> tuple[Listing, ...]:
+    there = [found for found in lists if found.is_on and same_server(found.url) == server]
+    listings = tuple(dict.fromkeys(Listing(found.prefix, found.only) for found in there))
+    return () if Listing() in listings and len(listings) == 1 else listings
+
+
+class OfferedIds:
+    """The ids and tags that Open WebUI's connections give to the models of nodes."""
+
+    def __init__(
+        self, rows: Iterable[NodeRow], lists: Sequence[ConnectionModels], *, are_connections: bool
+    ) -> None:
+        """Compare the addresses.
+
+        Args:
+            rows: the nodes.
+            lists: what the connections offer.
+            are_connections: the nodes are the connections, so that their models have Open WebUI's own ids.
+        """
+        self._are_connections = are_connections
+        self._lists = {
+            row.name: [found for found in lists if same_server(found.url) == same_server(row.url)]
+            for row in rows
+        }
+
+    def named(self, name: str, model: FleetModel | None) -> NamedModel:
+        """A model with its ids. Where a node is no connection, its name is its id."""
+        if model is None or self._are_connections:
+            return NamedModel(model.name if model else name, (model.name if model else name,))
+        ids = dict.fromkeys(
+            offered
+            for node in model.nodes
+            for offered in (
+                [found.id_of(model.name) for found in self._lists[node]]
+                if self._lists[node]
+                else [model.name]
+            )
+        )
+        return NamedModel(model.name, tuple(offered for offered in ids if offered))
+
+    def tags(self, model: FleetModel) -> list[str]:
+        """The tags that the connections give to a model."""
+        found = (
+            tag
+            for node in model.nodes
+            for listed in self._lists[node]
+            if listed.is_on and (not self._are_connections or _has(listed, model.name))
+            for tag in listed.tags
+        )
+        return list(dict.fromkeys(found))
+
+
+def _has(listed: ConnectionModels, offered: str) -> bool:
+    """Whether a connection offers a model under this id."""
+    own = offered.removeprefix(f"{listed.prefix}.") if listed.prefix else offered
+    return listed.id_of(own) == offered
 
 
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
 
-def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+def models_for(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str] = frozenset()
+) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+
     Raises:
-        AliasUnavailableError: rows apply, but no node has any of their models.
+        AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
-    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
+    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+        without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
+        refused = [(name, NOT_PERMITTED) for name in without]
+        raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
 
 
@@ -9562,160 +10391,6 @@ def _has_redis_py() -> bool:
     return True
 
 
-# --- ollama_pack.webui.connections ---
-# Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-
-
-def trusted_certificates() -> SSLContext | bool:
-    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
-    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
-
-    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
-    return trusted
-
-
-async def ollama_connections() -> list[tuple[str, str]]:
-    """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
-
-
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
-    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
-
-    found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
-    if not found.get("ollama.enable", True):
-        return []
-    settings: Mapping[str, Any] = found.get("ollama.api_configs") or {}
-    connections = []
-    for number, url in enumerate(found.get("ollama.base_urls") or []):
-        own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
-        if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
-    return connections
-
-
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
 
@@ -9813,6 +10488,9 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._connections: tuple[NodeRow, ...] = ()
+        self._lists: tuple[ConnectionModels, ...] = ()
+        self._ids = OfferedIds((), (), are_connections=False)
+        self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
 
     async def pipes(self) -> list[dict[str, str]]:
@@ -9852,9 +10530,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        table = self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        models = models_for(table, facts, router.catalogue())
+        models = await self._models(router, body, name, user)
         return router.answer(
             _asked(body, models[0], router, metadata),
             models,
@@ -9876,34 +10552,64 @@ class Pipe:
     async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
         """What tells the weights that may answer a chat from others so called, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
-        catalogue = (await self._ready()).catalogue()
-        table = self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        return weights_behind(models_for(table, facts, catalogue), catalogue)
+        router = await self._ready()
+        return weights_behind(await self._models(router, body, name, user), router.catalogue())
 
     async def routed_models(self) -> list[dict[str, Any]]:
-        """What is offered now: each alias and each model, once."""
+        """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
         catalogue = (await self._ready()).catalogue()
-        aliases = routed_aliases(self.valves.table, catalogue)
-        names = dict.fromkeys([*aliases, *catalogue.models])
-        return [{"id": name, "name": name, "alias": name in aliases} for name in names]
+        table = self.valves.table
+        aliases = routed_aliases(table, catalogue)
+        named = [
+            {"id": name, "name": name, "alias": True, "models": models_behind(table, name, catalogue.levels)}
+            for name in aliases
+        ]
+        models = [
+            {"id": name, "name": name, "alias": False, "tags": self._ids.tags(model)}
+            | {"ids": self._ids.named(name, model).ids}
+            for name, model in catalogue.models.items()
+            if name not in aliases
+        ]
+        return named + models
+
+    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+        """The models that may answer this user, the preferred first.
+
+        Raises:
+            AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            ModelClosedError: the user may not use the model.
+        """
+        table, catalogue = self.valves.table, router.catalogue()
+        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        denied: set[str] = set()
+        while True:
+            models = models_for(table, facts, catalogue, denied)
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            closed = {model for model, one in named.items() if one.name not in usable}
+            if not closed:
+                return models
+            if models == (name,):  # no alias: nothing else may answer
+                raise ModelClosedError(name)
+            denied |= closed
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        rows = valves.rows or await self._connected()
+        await self._look_at_connections()
+        rows = valves.rows or self._connections
+        if self._ids_for != (rows, self._lists):
+            self._ids_for = rows, self._lists
+            self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
         return await self._host.router(rows, valves.settings, valves.redis_url)
 
-    async def _connected(self) -> tuple[NodeRow, ...]:
-        """Open WebUI's own connections, looked up once in a while."""
+    async def _look_at_connections(self) -> None:
+        """Look Open WebUI's own connections up, once in a while."""
         now = time.monotonic()
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
-            connections = enumerate(await ollama_connections())
-            self._connections = tuple(
-                NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
-            )
-        return self._connections
+            self._lists = tuple(await model_lists())
+            self._connections = connected_nodes(await ollama_connections(), self._lists)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:

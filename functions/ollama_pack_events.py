@@ -144,6 +144,7 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -851,6 +852,32 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
+
+    An empty set: one has to be in several groups.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
+        )
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
+
+
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -894,6 +921,18 @@ class ModelRefusedError(PackError):
         super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
         self.status = status
         self.body = body
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
 
 
 class StoredFileError(PackError):
@@ -950,6 +989,15 @@ def parse_audience(text: str) -> tuple[str, ...]:
     return parts
 
 
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
+
+
 def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
     """The grants of an audience, and the names of groups in it that Open WebUI does not have.
 
@@ -968,6 +1016,407 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     """Grants as Open WebUI's forms have them, in a fixed order."""
     keys = ("principal_type", "principal_id", "permission")
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingRow:
+    """A row of the models table as it is.
+
+    Attributes:
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+    owner: str = ""
+
+    @property
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
+
+    @property
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
+
+    @property
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
+
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        return grants_in(self.mark.get("grants"))
+
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
+
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
+
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
+        """
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
+
+
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
+
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
+
+
+def takes_builtin_tools(model_id: str, request: Any) -> bool:
+    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
+    info = request.app.state.MODELS[model_id].get("info") or {}
+    capabilities = (info.get("meta") or {}).get("capabilities") or {}
+    return bool(capabilities.get("builtin_tools", True))
+
+
+def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    known = metadata.get("tools") or {}
+    offered = body.pop("tools", None) or []
+    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
+    if chosen:
+        body["tools"] = chosen
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or {}).get("name"))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
+
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    try:
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+
+
+# --- ollama_pack.webui.access ---
+# Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#
+# A model that Open WebUI offers by itself has a row (`base_model_id` empty) once an admin has set something
+# about it: its grants and its switch hold under every name of the model. Without a row it is for admins. An
+# alias is for those who may use one of its models. Only where an admin has *stated* an audience (pack.yaml, the
+# valve, grants set by hand) does a name open what is behind it, and even then no model with a row of its own.
+#
+# Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use a model, next to admins.
+
+    Attributes:
+        grants: read grants.
+        has_row: it has a row; else it is for admins, unless an audience is stated.
+        is_on: it is not switched off. What is off is off for admins, too.
+    """
+
+    grants: Grants = NOBODY
+    has_row: bool = False
+    is_on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that may answer.
+
+    Attributes:
+        name: as the nodes, or the alias table, call it.
+        ids: those under which Open WebUI offers it itself; none: it does not.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+
+
+def own_rows(model: NamedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
+    """The rows that are a model's own. Those that are based on another model may be a plain user's."""
+    found = (rows[model_id] for model_id in model.ids if model_id in rows)
+    return [row for row in found if row.base is None and not row.is_alias]
+
+
+def model_access(model: NamedModel, rows: Mapping[str, ExistingRow]) -> Access:
+    """Who may use a model under its own name.
+
+    Args:
+        model: the model.
+        rows: at least those with its ids.
+    """
+    own = own_rows(model, rows)
+    active = [row for row in own if row.active]
+    return Access(_read_grants(active), has_row=bool(own), is_on=bool(active) or not own)
+
+
+def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
+    """Who may use an alias.
+
+    Args:
+        stated: the audience that an admin has stated for it; None: none.
+        behind: of each model that may answer for it.
+    """
+    models = list(behind)
+    usable = [access for access in models if access.is_on]
+    grants = frozenset(grant for access in usable for grant in access.grants)
+    return Access(grants if stated is None else stated, is_on=bool(usable) or not models)
+
+
+def opened_models(
+    stated: Grants | None, models: Iterable[NamedModel], rows: Mapping[str, ExistingRow]
+) -> tuple[str, ...]:
+    """The models without a row that a stated audience reaches through an alias only."""
+    if not stated:
+        return ()
+    return tuple(model.name for model in models if not model_access(model, rows).has_row)
+
+
+def kept_closed(
+    stated: Grants | None, models: Iterable[NamedModel], rows: Mapping[str, ExistingRow]
+) -> dict[str, str]:
+    """The models whose own rows keep a part of a stated audience out, each with the reason."""
+    found = {}
+    for model in models if stated else ():
+        access = model_access(model, rows)
+        if not access.is_on:
+            found[model.name] = "an admin has switched it off"
+        elif access.has_row and not covers(access.grants, stated or NOBODY):
+            found[model.name] = "an admin has set who may use it"
+    return found
+
+
+def covers(grants: Grants, audience: Grants) -> bool:
+    """Whether grants reach a whole audience."""
+    return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
+    return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
+
+
+async def usable_models(
+    routed_id: str, models: Sequence[NamedModel], user: Mapping[str, Any]
+) -> frozenset[str]:
+    """The names of those models that a user may use through one of the router's ids.
+
+    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
+
+    Args:
+        routed_id: what was asked for, such as `gpu_router.gpt-4`.
+        models: what may answer.
+        user: who asks, as a pipe gets it.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
+    stored = await Models.get_models_by_ids(sorted(wanted))
+    rows = {row.id: existing_row(row.model_dump()) for row in stored}
+    reader = await _reader(user)
+    gate = rows.get(routed_id)
+    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
+
+    def is_usable(model: NamedModel) -> bool:
+        if own := own_rows(model, rows):
+            return any(row.active and reader.may_read(row) for row in own)
+        return reader.is_admin or is_opened
+
+    return frozenset(model.name for model in models if is_usable(model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A user, as grants know them.
+
+    Attributes:
+        principals: kind and id of all that a grant may name for the user.
+        user_id: owns rows.
+        is_admin: is one; models without a row are for admins.
+        reads_all: Open WebUI does not check grants for this user.
+    """
+
+    principals: frozenset[tuple[str, str]]
+    user_id: str
+    is_admin: bool
+    reads_all: bool
+
+    def may_read(self, row: ExistingRow) -> bool:
+        if self.reads_all or row.owner == self.user_id:
+            return True
+        return any(
+            permission == "read" and (kind, who) in self.principals for kind, who, permission in row.grants
+        )
+
+
+async def _reader(user: Mapping[str, Any]) -> _Reader:
+    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
+
+    user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
+    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+        return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
+    groups = (("group", group) for group in await group_ids_of(user))
+    return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
 
 
 # --- ollama_pack.webui.functions ---
@@ -1114,143 +1563,19 @@ def _as_mapping(told: Any) -> Mapping[str, Any]:
     return told if isinstance(told, Mapping) else {}
 
 
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
-
-
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
 # A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants that it gave,
-# so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of a row copies
-# `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
-
-MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
-MAKER = "ollama_pack_events"
+# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
+# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
+# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
 
 BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
 BY_UPLOAD = "upload.py published it, and keeps it"
 TAKEN = "a connection offers a model of this name itself"
 ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it off, and that is kept"
+ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
 ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
 
 
@@ -1266,6 +1591,9 @@ class WantedRow:
         alias: the alias that it serves; empty: none.
         description: what the picker tells of it; empty: nothing.
         hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        active: it is switched on.
+        opened: an admin has stated the audience: it opens the models behind it that have no row.
+        tags: that the picker shows. Said once.
     """
 
     id: str
@@ -1275,70 +1603,17 @@ class WantedRow:
     alias: str = ""
     description: str = ""
     hidden: bool = False
+    active: bool = True
+    opened: bool = False
+    tags: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
-        return {MARK: said | {"grants": grant_forms(self.grants)}}
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingRow:
-    """A row of the models table as it is.
-
-    Attributes:
-        id: the model's id.
-        name: what the picker shows.
-        base: the model that answers for it, or None.
-        grants: who may use it, beside admins.
-        active: it is not switched off.
-        meta: what else is said of it.
-        has_params: an admin gave it parameters or a system prompt.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    active: bool = True
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    has_params: bool = False
-
-    @property
-    def mark(self) -> Mapping[str, Any]:
-        """The pack's mark; empty where an admin made the row, or cloned it."""
-        mark = self.meta.get(MARK)
-        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
-
-    @property
-    def maker(self) -> Literal["events", "upload", "hand"]:
-        """Whose row it is."""
-        if not self.mark:
-            return "hand"
-        return "events" if self.mark.get("by") == MAKER else "upload"
-
-    @property
-    def alias(self) -> str:
-        """The alias that the row serves; empty: none."""
-        return str(self.mark.get("alias") or "")
-
-    @property
-    def given(self) -> Grants:
-        """The grants that the events function gave last."""
-        said = self.mark.get("grants") or ()
-        return frozenset(
-            (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in said
-        )
-
-    @property
-    def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
-        added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        return added or renamed or self.has_params or not self.active or self.grants != self.given
+        given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
+        return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1355,10 +1630,12 @@ class UpdateRow:
     Attributes:
         row: what is wanted, with the grants that it shall have.
         regrant: give it these grants; else they are left as they are.
+        switch: switch it on or off as is wanted; else it is left as it is.
     """
 
     row: WantedRow
     regrant: bool
+    switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -1441,19 +1718,26 @@ def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     return current.grants not in (current.given, row.grants)
 
 
+def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
+    return not current.has_given_switch and current.active != row.active
+
+
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
         yield ADMINS_GRANTS
-    if not current.active:
+    if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
 
 def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
+    switch = current.active != row.active and not _has_admins_switch(row, current)
     is_noted = is_admins or current.given == row.grants
-    if current.base != row.base or current.alias != row.alias or regrant or not is_noted:
-        yield UpdateRow(row, regrant)
+    is_opened = bool(current.mark.get("opened"))
+    differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    if differs or regrant or switch or not is_noted:
+        yield UpdateRow(row, regrant, switch)
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
@@ -1532,7 +1816,8 @@ class Offer:
 
     Attributes:
         tables: the alias tables.
-        routed: what the router offers, as it tells it: `id`, `name`, `alias`.
+        routed: what the router offers, as it reports it: `id`, `name`, `alias`; of an alias the `models` that
+            may answer; of a model the `ids` that it has in Open WebUI, and the `tags` of its connections.
         fault: why the router could not be asked though it is on; empty: it was, or there is none.
     """
 
@@ -1576,42 +1861,144 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
         return None
 
 
-def routed_rows(offer: Offer, grants: Grants) -> Iterator[WantedRow]:
-    """The router's models, for people who are no admins; and each of its aliases under its own name."""
+def behind_alias(offer: Offer, name: str) -> list[NamedModel]:
+    """The models of nodes that may answer for an alias of the router."""
+    told = next((model for model in offer.routed if model["id"] == name), {})
+    plain = {str(model["id"]): model for model in offer.routed if not model.get("alias")}
+    names = told.get("models")  # a router of an older version tells none
+    if not isinstance(names, list | tuple):
+        names = models_behind(offer.tables.router or AliasTable(()), name, dict.fromkeys(plain, ""))
+    return [named_model(str(model), plain.get(str(model), {})) for model in names]
+
+
+def named_model(name: str, told: Mapping[str, Any]) -> NamedModel:
+    """A model of the router, with the ids that it has in Open WebUI: its own name, or those reported."""
+    ids = told.get("ids")
+    return NamedModel(name, tuple(map(str, ids)) if isinstance(ids, list | tuple) else (name,))
+
+
+def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> Iterator[WantedRow]:
+    """The router's models, for those who may use them; and each of its aliases under its own name.
+
+    Args:
+        offer: what there is.
+        stated: the audience of aliases; None: those who may use one of the models behind.
+        rows: all that there are.
+    """
     for model in offer.routed:
         name = str(model["id"])
         routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
+            behind = behind_alias(offer, name)
+            access = alias_access(stated, (model_access(one, rows) for one in behind))
             told = f"{name} is answered by the model that the router's alias table names."
-            yield WantedRow(name, name, routed_id, grants, alias=name, description=told)
-            yield WantedRow(routed_id, name, None, grants, alias=name, hidden=True)
+            alias = WantedRow(
+                name,
+                name,
+                routed_id,
+                access.grants,
+                name,
+                told,
+                active=access.is_on,
+                opened=stated is not None,
+            )
+            yield alias
+            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
         else:
-            yield WantedRow(routed_id, str(model.get("name") or name), None, grants)
+            access = model_access(named_model(name, model), rows)
+            tags = tuple(str(tag) for tag in model.get("tags") or ())
+            shown = str(model.get("name") or name)
+            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
-def filtered_rows(offer: Offer, grants: Grants, models: ModelCatalogue) -> tuple[list[WantedRow], list[str]]:
-    """The alias filter's names that the router has not, with the models behind them; and what lacks a model.
+def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
+    """What to tell of models that an alias does not open, because an admin has set who may use them."""
+    names = (str(model["id"]) for model in offer.routed if model.get("alias"))
+    return [
+        f"{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)"
+        for name in names
+        for model, reason in kept_closed(stated, behind_alias(offer, name), rows).items()
+    ]
+
+
+def opened_by_aliases(
+    offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]
+) -> dict[str, tuple[str, ...]]:
+    """Alias of the router → the models that its audience reaches through it alone."""
+    names = [str(model["id"]) for model in offer.routed if model.get("alias")]
+    return {name: opened_models(stated, behind_alias(offer, name), rows) for name in names}
+
+
+def filtered_rows(
+    offer: Offer,
+    stated: Grants | None,
+    models: ModelCatalogue,
+    rows: Mapping[str, ExistingRow],
+    groups: Mapping[str, str],
+) -> tuple[list[WantedRow], list[str]]:
+    """The alias filter's names that the router has not, with the models that they open; what lacks a model.
+
+    Open WebUI lets a user ask an alias only where the user may ask the model under it, too: a stated audience
+    is given to these models, but never past a condition on groups.
 
     Args:
         offer: the tables.
-        grants: who may use them.
+        stated: the audience of aliases; None: those who may use one of the models behind.
         models: what Open WebUI offers by itself, the router's models too; no rows.
+        rows: all that there are.
+        groups: name → id of every group.
     """
-    rows: list[WantedRow] = []
+    aliases: list[WantedRow] = []
+    opened: dict[str, Grants] = {}
     problems = []
     table = offer.tables.filtered or AliasTable(())
     of_router = concrete_names(offer.tables.router or AliasTable(()))
     for name in concrete_names(table):
         if name in of_router:
             continue
-        ids = [models.ids_of(model)[0] for model in models_behind(table, name, models)]
-        if behind := list(dict.fromkeys(ids)):
-            told = f"{name} is answered by {behind[0]} or what the alias table prefers."
-            rows.append(WantedRow(name, name, behind[0], grants, alias=name, description=told))
-            rows += (WantedRow(model, model, None, grants) for model in behind)
-        else:
+        found = {models.ids_of(model)[0]: who for model, who in groups_behind(table, name, models).items()}
+        if not found:
             problems.append(f"{name}: no connection has any of its models (`ollama pull` one)")
-    return rows, problems
+            continue
+        accesses = {model: model_access(_under(model), rows) for model in found}
+        access = alias_access(stated, accesses.values())
+        base = next(iter(found)) if stated is not None else _for_most(accesses)
+        told = f"{name} is answered by {base} or what the alias table prefers."
+        aliases.append(
+            WantedRow(
+                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
+            )
+        )
+        for model, who in found.items() if stated is not None else ():
+            if not (model.startswith(ROUTER) and accesses[model].has_row):
+                opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
+    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    return [*aliases, *bases], problems
+
+
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
+
+
+def _under(model: str) -> NamedModel:
+    return NamedModel(model, (model.removeprefix(ROUTER),))
+
+
+def _for_most(accesses: Mapping[str, Access]) -> str:
+    """The model that an alias without a stated audience is based on: Open WebUI asks for access to it."""
+    usable = [model for model, access in accesses.items() if access.is_on] or list(accesses)
+    known = [model for model in usable if accesses[model].grants]
+    return next((model for model in known if accesses[model].grants & EVERYBODY), (known or usable)[0])
 
 
 def absent_routed(offer: Offer) -> list[str]:
@@ -1624,16 +2011,27 @@ def absent_routed(offer: Offer) -> list[str]:
 
 
 def withdrawable(
-    offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
+    offer: Offer,
+    wanted: Mapping[str, WantedRow],
+    rows: Mapping[str, ExistingRow],
+    listed: AbstractSet[str] = frozenset(),
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Ids of ours that are not wanted: those that may only be away for a while, and those that are gone.
 
-    Gone is an alias that somebody took out of its table. What goes through a router that does not answer is
-    in neither: nothing is known of it.
+    Gone is an alias that somebody took out of its table, and a model that is there and that no alias opens
+    now. What goes through a router that does not answer is in neither: nothing is known of it.
+
+    Args:
+        offer: what there is.
+        wanted: the rows that there shall be, by id.
+        rows: all that there are, by id.
+        listed: ids of the models that Open WebUI offers by itself.
     """
     ours = [row for row in rows.values() if row.maker == "events" and row.id not in wanted]
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
+    if known and offer.tables.filtered is not None:
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
     unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
@@ -1647,7 +2045,8 @@ def shown_though_gone(
 ) -> frozenset[str]:
     """Ids on which Open WebUI's list of models differs from what there is, so that it should look again."""
     ours = {row.id for row in rows.values() if row.maker == "events" and row.base and row.active}
-    there = ours | offer.router_ids
+    off = {row.id for row in rows.values() if not row.base and not row.active}
+    there = ours | (offer.router_ids - off)
     listed = {
         model
         for model, about in known.items()
@@ -1673,7 +2072,7 @@ async def read_rows() -> dict[str, ExistingRow]:
     """Every row, by id."""
     from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
 
-    return {row.id: _existing(row) for row in await Models.get_all_models()}
+    return {row.id: existing_row(row.model_dump()) for row in await Models.get_all_models()}
 
 
 async def group_ids() -> dict[str, str]:
@@ -1708,10 +2107,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
     match change:
         case CreateRow(row):
             return await _create_row(row, owner)
-        case UpdateRow(row, regrant):
+        case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row)
+            return await _remark_row(row.id, row.mark, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
             return await _remark_row(model, None, None)
@@ -1726,19 +2125,22 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
         return False  # another replica was faster
     said = {"description": row.description} if row.description else {}
     hidden = {"hidden": True} if row.hidden else {}
+    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | row.mark,
+        meta=said | hidden | tags | row.mark,
         params={},
         access_grants=grant_forms(row.grants),
-        is_active=True,
+        is_active=row.active,
     )
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None) -> bool:
+async def _remark_row(
+    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
+) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -1750,9 +2152,9 @@ async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: Wanted
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(_existing(row).mark)),
+        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
         params=row.params.model_dump(),
-        is_active=row.is_active,
+        is_active=wanted.active if wanted and switch else row.is_active,
     )
     return await Models.update_model_by_id(model, form) is not None
 
@@ -1761,21 +2163,6 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
-
-
-def _existing(row: Any) -> ExistingRow:
-    grants = frozenset(
-        (grant.principal_type, grant.principal_id, grant.permission) for grant in row.access_grants
-    )
-    return ExistingRow(
-        id=row.id,
-        name=row.name,
-        base=row.base_model_id,
-        grants=grants,
-        active=bool(row.is_active),
-        meta=row.meta.model_dump(exclude_none=True),
-        has_params=bool(row.params.model_dump(exclude_none=True)),
-    )
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:
@@ -1850,12 +2237,13 @@ class Publisher:
         self._absences = Absences(GRACE_SECONDS, clock)
         self._refreshed_for: frozenset[str] = frozenset()
         self._group_names: dict[str, str] = {}
+        self._opens: dict[str, tuple[str, ...]] = {}
 
     async def reconcile(self, audience: str, owner: str, *, publish: bool) -> None:
         """Bring the rows to what is offered now.
 
         Args:
-            audience: who may use what is published, as the valve has it.
+            audience: who may use the aliases, as the valve has it.
             owner: id of the user whose the new rows are.
             publish: False takes away what was published.
         """
@@ -1863,9 +2251,9 @@ class Publisher:
         if not self._app.state.MODELS:
             await refresh_models(self._app)
         rows = await read_rows()
-        wanted, problems = await self._wanted(offer, audience)
+        wanted, problems = await self._wanted(offer, audience, rows)
         spared = self._spared(offer, wanted, rows) if publish else frozenset()
-        plan = plan_rows(wanted, rows, self._taken(), spared)
+        plan = plan_rows(wanted, rows, self._by_themselves().keys(), spared)
         done = await write_rows(plan.changes, owner)
         for change in done:
             if isinstance(change, DeleteRow | CloseRow):
@@ -1876,33 +2264,37 @@ class Publisher:
         published = tuple(map(self._shown, ours))
         self._conclude(Publication(time.time(), published, plan.left, problems))
 
-    async def _wanted(self, offer: Offer, audience: str) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
+    async def _wanted(
+        self, offer: Offer, audience: str, rows: Mapping[str, ExistingRow]
+    ) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
         """The rows that there shall be, by id, and what stands in the way of more."""
         groups = await group_ids()
         self._group_names = {group: name for name, group in groups.items()}
-        grants, unknown = audience_grants(parse_audience(audience), groups)
-        models = {
-            model: about for model, about in listed_models(self._app).items() if not about.get("preset")
-        }
-        filtered, lacking = filtered_rows(offer, grants, ModelCatalogue(models))
-        rows = [*filtered, *routed_rows(offer, grants)]
+        parts = stated_audience(audience)
+        stated, unknown = (None, ()) if parts is None else audience_grants(parts, groups)
+        models = ModelCatalogue(self._by_themselves())
+        filtered, lacking = filtered_rows(offer, stated, models, rows, groups)
+        opened = {row.id: row for row in filtered if row.id in offer.router_ids}
+        routed = (_opened_too(row, opened.get(row.id)) for row in routed_rows(offer, stated, rows))
+        self._opens = opened_by_aliases(offer, stated, rows)
         missing_groups = (
             f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
         )
         fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
-        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking)
-        return {row.id: row for row in rows}, problems
+        closed = closed_to_audience(offer, stated, rows)
+        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking, *closed)
+        return {row.id: row for row in (*filtered, *routed)}, problems
 
-    def _taken(self) -> frozenset[str]:
-        """Ids of models that are there by themselves."""
+    def _by_themselves(self) -> dict[str, Mapping[str, Any]]:
+        """The models that are there without a row."""
         models = listed_models(self._app).items()
-        return frozenset(model for model, about in models if not about.get("preset"))
+        return {model: about for model, about in models if not about.get("preset")}
 
     def _spared(
         self, offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
     ) -> frozenset[str]:
         """Rows of ours that stay for now, though they are not wanted."""
-        away, gone = withdrawable(offer, wanted, rows)
+        away, gone = withdrawable(offer, wanted, rows, self._by_themselves().keys())
         ours = frozenset(row.id for row in rows.values() if row.maker == "events")
         return (ours - away - gone) | self._absences.spared(away, wanted.keys())
 
@@ -1914,6 +2306,7 @@ class Publisher:
             "alias": row.alias,
             "active": row.active,
             "audience": sorted(self._readable(kind, who) for kind, who, _ in row.grants),
+            "opens": list(self._opens.get(row.alias, ())),
             "missing_seconds": self._absences.seconds(row.id),
         }
 
@@ -1932,6 +2325,11 @@ class Publisher:
             if problem not in self.last.problems:
                 log_publishing.warning("%s", problem)
         self.last = publication
+
+
+def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
+    """A row of the router, which an alias of the filter may open wider."""
+    return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
 # --- ollama_pack.speech.errors ---
@@ -6250,7 +6648,8 @@ function published(told) {
     cell(make("code", {}, text(row.id))),
     cell(row.base ? make("code", {class: "soft"}, row.base)
       : make("span", {class: "soft"}, row.alias ? "itself, for " + row.alias : "itself")),
-    cell(list(row.audience).join(", ") || "admins"),
+    cell([list(row.audience).join(", ") || "admins", list(row.opens).length
+      ? make("div", {class: "soft small"}, "opens to them: " + list(row.opens).join(", ")) : ""]),
     cell([row.active ? "" : badge("switched off", "warn"), isNumber(row.missing_seconds)
       ? badge("away for " + Math.round(row.missing_seconds / 60) + " min", "warn") : ""])));
   return rows.length ? table([["Model"], ["answered by"], ["for"], [""]], rows)
@@ -6662,10 +7061,11 @@ class Event:
             ),
         )
         audience: str = Field(
-            default="public",
+            default="",
             description=(
-                "Who may use what is published: public (every signed-in user), admin, or group:NAME; "
-                "several with commas between them."
+                "Who may use the published aliases: public (every signed-in user), admin, or group:NAME; "
+                "several with commas between them. This opens the models behind them, through the alias, "
+                "unless an admin has set who may use such a model. Empty: those who may use a model behind."
             ),
         )
         routes: bool = Field(
@@ -6686,7 +7086,7 @@ class Event:
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
-            parse_audience(text)  # an AudienceError reaches the admin as the valve's error
+            stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
         @field_validator("microphone_key")

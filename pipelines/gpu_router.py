@@ -147,6 +147,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -5027,6 +5028,25 @@ _NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a server's models are offered, and under which names.
+
+    Attributes:
+        prefix: put before each name, with a dot; empty: none.
+        only: the server's names of those that are offered; empty: all.
+    """
+
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+
+    def offered(self, model: str) -> str | None:
+        """The name under which a model of the server is offered; None: it is not."""
+        if self.only and model not in self.only:
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """One node, as the admin describes it.
 
@@ -5040,6 +5060,7 @@ class NodeRow:
         agent: address of its `gpu_agent`; empty: none.
         key: sent as a bearer token; empty: none. In no message.
         line: its number in the text, from 1.
+        listings: what of its models is offered; none: all, under their own names.
     """
 
     name: str
@@ -5051,6 +5072,7 @@ class NodeRow:
     agent: str = ""
     key: str = field(default="", repr=False)
     line: int = field(default=0, compare=False)
+    listings: tuple[Listing, ...] = ()
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -5618,6 +5640,64 @@ def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
 
     threading.Thread(target=work, name="gpu-reader", daemon=True).start()
     return future
+
+
+# --- ollama_pack.routing.probe.listed_client ---
+# A node of which only some models are offered, or under other names: as a connection's settings have it.
+
+
+class ListedClient:
+    """Asks a node by its own names, and lists its models by the offered ones."""
+
+    def __init__(self, client: NodeClient, listings: Sequence[Listing]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            client: the node's.
+            listings: a model is offered once by each listing that has it.
+        """
+        self._client = client
+        self._listings = listings
+        self._own: dict[str, str] = {}  # offered name → the node's, as of the last list
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+        return self._client.name
+
+    async def version(self) -> str:
+        """The version of the engine."""
+        return await self._client.version()
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that are offered."""
+        offered = {name: model for model in await self._client.tags() for name in self._names(model.name)}
+        self._own = {name: model.name for name, model in offered.items()}
+        return tuple(model.model_copy(update={"name": name}) for name, model in offered.items())
+
+    async def ps(self) -> tuple[LoadedModel, ...]:
+        """What is in the node's memory. A model that is not offered is there, too, by its own name."""
+        return tuple(
+            model.model_copy(update={"name": name})
+            for model in await self._client.ps()
+            for name in self._names(model.name) or [model.name]
+        )
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of an offered model."""
+        return await self._client.show(self._own.get(model, model))
+
+    def complete(
+        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer of an offered model."""
+        model = str(body.get("model"))
+        asked = {**body, "model": self._own.get(model, model)}
+        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking)
+
+    def _names(self, model: str) -> list[str]:
+        names = (listing.offered(model) for listing in self._listings)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 # --- ollama_pack.routing.state.breaker ---
@@ -6278,7 +6358,8 @@ def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
     kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
+    client = kind(row.url, session, headers=headers)
+    return ListedClient(client, row.listings) if row.listings else client
 
 
 class NodeWatch:
@@ -8234,6 +8315,87 @@ def event_text(value: Mapping[str, Any]) -> str:
     return f"data: {text}\n\n"
 
 
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        status: of HTTP.
+        body: what the client gets.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
+        self.status = status
+        self.body = body
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it: server-sent events, errors included.
 
@@ -8262,7 +8424,7 @@ def failure_status(error: PackError) -> int:
             return HTTPStatus.BAD_REQUEST
         case RequestRefusedError():
             return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
+        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError() | ModelClosedError():
             return HTTPStatus.NOT_FOUND
     return HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -9217,20 +9379,57 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
+
+    An empty set: one has to be in several groups.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
+        )
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
 
-def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+def models_for(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str] = frozenset()
+) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+
     Raises:
-        AliasUnavailableError: rows apply, but no node has any of their models.
+        AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
-    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
+    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+        without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
+        refused = [(name, NOT_PERMITTED) for name in without]
+        raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
 
 

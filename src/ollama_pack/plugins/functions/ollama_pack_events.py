@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, field_validator
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
-from ollama_pack.webui.audience import parse_audience
+from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import dashboard_html
@@ -51,10 +51,11 @@ class Event:
             ),
         )
         audience: str = Field(
-            default="public",
+            default="",
             description=(
-                "Who may use what is published: public (every signed-in user), admin, or group:NAME; "
-                "several with commas between them."
+                "Who may use the published aliases: public (every signed-in user), admin, or group:NAME; "
+                "several with commas between them. This opens the models behind them, through the alias, "
+                "unless an admin has set who may use such a model. Empty: those who may use a model behind."
             ),
         )
         routes: bool = Field(
@@ -75,7 +76,7 @@ class Event:
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
-            parse_audience(text)  # an AudienceError reaches the admin as the valve's error
+            stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
         @field_validator("microphone_key")

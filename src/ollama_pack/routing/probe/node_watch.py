@@ -17,6 +17,7 @@ from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import GpuReport, read_agent
+from ollama_pack.routing.probe.listed_client import ListedClient
 from ollama_pack.routing.probe.node_probe import NodeLook, Prober
 
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
@@ -44,7 +45,8 @@ def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
     kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
+    client = kind(row.url, session, headers=headers)
+    return ListedClient(client, row.listings) if row.listings else client
 
 
 class NodeWatch:
