@@ -1,4 +1,4 @@
-"""Who may use what, by every name and endpoint, on the real server: installing the pack opens nothing by itself."""
+"""Who may use what, by every name and endpoint, on the real server: the pack opens nothing by itself."""
 
 import json
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ class Site:
     def add_row(
         self, model: str, grants: list[Json], *, base: str | None = None, active: bool = True
     ) -> None:
-        form = {"id": model, "name": model, "base_model_id": base, "meta": {}, "params": {}}
+        form: Json = {"id": model, "name": model, "base_model_id": base, "meta": {}, "params": {}}
         self.api.post("/api/v1/models/create", form | {"access_grants": grants, "is_active": active})
 
     def set_grants(self, model: str, grants: list[Json]) -> None:
@@ -218,7 +218,7 @@ ENDPOINTS: dict[str, tuple[str, Json]] = {
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_every_name_has_the_access_of_the_model_that_answers(site: Site, endpoint: str) -> None:
-    """Would catch a name by which somebody gets a model that its admin has kept from them, or does not get one."""
+    """Would catch a name by which somebody gets a model that is not for them, or a model withheld."""
     path, more = ENDPOINTS[endpoint]
     wrong = {
         (who, name): (found, expected(who, name))

@@ -62,3 +62,10 @@ def groups_behind(
         else frozenset(group for group, found in by_group.items() if model in found)
         for model in models_behind(table, name, models)
     }
+
+
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))

@@ -15,6 +15,7 @@ from ollama_pack.webui.access import (
     alias_access,
     kept_closed,
     model_access,
+    narrowed,
     opened_models,
 )
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
@@ -209,20 +210,6 @@ def filtered_rows(
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
     bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
     return [*aliases, *bases], problems
-
-
-def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
-    """The part of an audience that meets a condition on groups.
-
-    Args:
-        stated: the audience.
-        members: names of the groups that the condition names; None: there is no condition.
-        groups: name → id of every group.
-    """
-    if members is None:
-        return stated
-    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
-    return meets if stated & EVERYBODY else meets & stated
 
 
 def _under(model: str) -> NamedModel:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollama_pack.webui.audience import NOBODY, Grants
+from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
 from ollama_pack.webui.models import group_ids_of
 
@@ -102,6 +102,20 @@ def kept_closed(
 def covers(grants: Grants, audience: Grants) -> bool:
     """Whether grants reach a whole audience."""
     return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
 
 
 def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
