@@ -808,6 +808,13 @@ def groups_behind(
     }
 
 
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
+
+
 # --- ollama_pack.cache.errors ---
 # What goes wrong with the cache: see the tree in `ollama_pack.errors`.
 #
@@ -9516,6 +9523,20 @@ def covers(grants: Grants, audience: Grants) -> bool:
     return any(who == "*" for _, who, _ in grants) or audience <= grants
 
 
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
+
+
 def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
     return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
 
@@ -10425,6 +10446,13 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type="text/event-stream")
+
+
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 def json_response(value: dict[str, Any], status: int) -> Any:

@@ -30,6 +30,7 @@ import wave
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -41,8 +42,16 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from email.message import Message
 from functools import cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
@@ -58,6 +67,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import aiohttp
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # --- ollama_pack.webui.chats ---
@@ -123,6 +133,251 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
     if subject and event_name in _RATINGS and (message := await rated_down(subject)):
         return f"message:{message}"
     return None
+
+
+# --- ollama_pack.engines.event_text ---
+# A server-sent event as text.
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
+# --- ollama_pack.engines.ollama.from_openai ---
+# An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+
+_REPORTED = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
+_COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+
+
+class OllamaReply:
+    """One answer. Calls of tools come in pieces, and Ollama says each whole: they are kept until the end."""
+
+    def __init__(self, model: str) -> None:
+        """Begin; `model` is the name that the client asked for."""
+        self._model = model
+        self._calls: dict[int, dict[str, str]] = {}
+        self._usage: Mapping[str, Any] = {}
+        self._reason = "stop"
+
+    async def lines(self, chunks: AsyncIterable[Mapping[str, Any]]) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of a streamed answer."""
+        async for chunk in chunks:
+            if chunk.get("error"):
+                yield {"error": error_text(chunk)}
+                return
+            if said := self._take(chunk):
+                yield self._line(said)
+        if self._calls:
+            yield self._line({"content": "", "tool_calls": self._whole_calls()})
+        yield {**self._line({"content": ""}), **self._end()}
+
+    async def whole(self, chunks: AsyncIterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """An answer in one piece."""
+        content, thinking = [], []
+        async for chunk in chunks:
+            said = self._take(chunk) or {}
+            content.append(said.get("content", ""))
+            thinking.append(said.get("thinking", ""))
+        message: dict[str, Any] = {"content": "".join(content)}
+        if any(thinking):
+            message["thinking"] = "".join(thinking)
+        if self._calls:
+            message["tool_calls"] = self._whole_calls()
+        return {**self._line(message), **self._end()}
+
+    def _take(self, chunk: Mapping[str, Any]) -> dict[str, str] | None:
+        """What a chunk, or a whole completion, says in words."""
+        if isinstance(usage := chunk.get("usage"), Mapping):
+            self._usage = usage
+        choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
+        if reason := choice.get("finish_reason"):
+            self._reason = "length" if reason == "length" else "stop"
+        message = choice.get("delta") or choice.get("message") or {}
+        for call in message.get("tool_calls") or ():
+            self._add_call(call)
+        content, thinking = message.get("content") or "", message.get("reasoning_content") or ""
+        if not content and not thinking:
+            return None
+        return {"content": content} | ({"thinking": thinking} if thinking else {})
+
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        number = call.get("index")
+        kept = self._calls.setdefault(
+            number if isinstance(number, int) else len(self._calls), {"name": "", "arguments": ""}
+        )
+        function = call.get("function") or {}
+        for part in kept:
+            kept[part] += str(function.get(part) or "")
+
+    def _whole_calls(self) -> list[dict[str, Any]]:
+        return [
+            {"function": {"index": number, "name": call["name"], "arguments": _arguments(call["arguments"])}}
+            for number, call in sorted(self._calls.items())
+        ]
+
+    def _line(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        message = {"role": "assistant", **said}
+        return {"model": self._model, "created_at": now, "message": message, "done": False}
+
+    def _end(self) -> dict[str, Any]:
+        counted = {own: self._usage[name] for own, name in _COUNTS.items() if name in self._usage}
+        reported = {name: self._usage[name] for name in _REPORTED if self._usage.get(name)}
+        return {"done": True, "done_reason": self._reason, **counted, **reported}
+
+
+def error_text(body: Mapping[str, Any]) -> str:
+    """The sentence of an error in OpenAI's form."""
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        return str(error.get("message") or error.get("detail") or error)
+    return str(error or body)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        return {}
+
+
+# --- ollama_pack.engines.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.engines.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
 
 
 # --- ollama_pack.errors ---
@@ -196,6 +451,617 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        status: of HTTP.
+        body: what the client gets.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
+        self.status = status
+        self.body = body
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+# --- ollama_pack.webui.calling ---
+# Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+
+EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
+BAD_REQUEST, ERROR_STATUS = 400, 400
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A chat request as Open WebUI would have sent it.
+
+    Attributes:
+        request: FastAPI's, which the chat came with.
+        body: OpenAI's chat body, with Open WebUI's metadata.
+        user: who asks.
+        has_system: the system prompt of the model's row is in it already.
+    """
+
+    request: Any
+    body: Mapping[str, Any]
+    user: Mapping[str, Any]
+    has_system: bool
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer, as it comes. Where the model does not stream, it is one whole body.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if isinstance(answer, dict):
+            yield answer
+            return
+        buffer = SseBuffer(EVENT_OCTETS)
+        try:
+            async for data in answer.body_iterator:
+                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                    if (chunk := _chunk_of(event)) is not None:
+                        yield chunk
+            for event in buffer.end():
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        finally:
+            if answer.background is not None:
+                await answer.background()  # gives Open WebUI's connection to the model back
+
+    async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes, to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none, or it broke off.
+        """
+        streaming = replace(self, body={**self.body, "stream": True})
+        async with aclosing(streaming.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.get("error"):
+                    raise ModelRefusedError(BAD_REQUEST, chunk)
+                yield chunk
+
+    async def completion(self) -> dict[str, Any]:
+        """The answer to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if not isinstance(answer, dict):
+            raise ModelRefusedError(502, _error_body("the model streams, though nobody asked it to"))
+        return answer
+
+    async def _answer(self) -> Any:
+        """A whole body, or a response that streams."""
+        from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
+        from open_webui.models.users import UserModel  # noqa: PLC0415
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        user = UserModel.model_validate(self.user)
+        try:
+            answer = await generate_chat_completion(
+                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+            )
+        except HTTPException as error:
+            raise ModelRefusedError(error.status_code, _error_body(error.detail)) from error
+        except Exception as error:  # Open WebUI's own way to say that it will not
+            raise ModelRefusedError(BAD_REQUEST, _error_body(str(error))) from error
+        if isinstance(answer, dict):
+            if answer.get("error"):
+                raise ModelRefusedError(BAD_REQUEST, answer)
+            return answer
+        if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
+            raise ModelRefusedError(answer.status_code, _body_of(answer))
+        return answer
+
+
+def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
+    """The object in an event; None for the mark of the end, and for what is none."""
+    with suppress(orjson.JSONDecodeError):
+        found = orjson.loads(event.data)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _body_of(answer: Any) -> dict[str, Any]:
+    with suppress(AttributeError, orjson.JSONDecodeError):
+        found = orjson.loads(answer.body)
+        if isinstance(found, dict):
+            return found if "error" in found else _error_body(found.get("detail") or found)
+    return _error_body(f"the model answered with the error {answer.status_code}")
+
+
+def _error_body(detail: object) -> dict[str, Any]:
+    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
+    said = {"message": str(detail), "type": "server_error", "param": None, "code": None}
+    return {"error": {**said, "detail": detail}}
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.webui.ollama_models ---
+# Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+
+MOST_HOPS = 10
+UNKNOWN = {
+    "parent_model": "",
+    "format": "",
+    "family": "",
+    "families": None,
+    "parameter_size": "",
+    "quantization_level": "",
+}
+
+
+async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A chat with the settings of its row, as Open WebUI's own chat has it; None: it is not the router's."""
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    name = form.get("model")
+    if not isinstance(name, str):
+        return None
+    row = first = await Models.get_model_by_id(name)
+    step, hops = name, 0
+    while row is not None and row.base_model_id and hops < MOST_HOPS:
+        step, hops = row.base_model_id, hops + 1
+        row = await Models.get_model_by_id(step)
+    if not step.startswith(ROUTER):
+        return None
+    params = first.params.model_dump(exclude_none=True) if first else {}
+    without = {"system", "model_controls"}  # the system prompt is added on the way
+    said = {key: value for key, value in params.items() if key not in without}
+    return {**form, "params": said} if said else dict(form)
+
+
+async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
+    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
+
+    models = request.app.state.MODELS
+    if not models:
+        await get_all_models(request, user=user)
+        models = request.app.state.MODELS
+    routed = [model for model in list(models.values()) if _is_shown(model)]
+    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+
+
+def _is_shown(model: Mapping[str, Any]) -> bool:
+    info = model.get("info") or {}
+    if (info.get("meta") or {}).get("hidden"):
+        return False
+    return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
+
+
+def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
+    name = str(model["id"])
+    known = own.get(name.removeprefix(ROUTER)) or {}
+    created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": known.get("modified_at") or created,
+        "size": known.get("size") or 0,
+        "digest": known.get("digest") or "",
+        "details": known.get("details") or UNKNOWN,
+    }
+
+
+async def tags_of_open_webui(request: Any, user: Any) -> dict[str, Any]:
+    """Open WebUI's own list of the models of its Ollama connections."""
+    from open_webui.routers import ollama  # noqa: PLC0415
+
+    found: dict[str, Any] = await ollama.get_ollama_tags(request, url_idx=None, user=user)
+    return found
+
+
+async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any], user: Any) -> Any:
+    """What Open WebUI's own route of its Ollama API answers."""
+    from open_webui.routers import ollama  # noqa: PLC0415
+
+    return await getattr(ollama, endpoint)(request, form, url_idx=None, user=user)
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MAX_LET_IN = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        remember: seconds for which one who was let in is let in again unasked: finding out who somebody is
+            costs Open WebUI several times what the rest of a small answer does.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    remember: float = 0.0
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+
+
+class LetIn:
+    """Who was let in a moment ago, by what they showed. Bounded; holds digests, not tokens."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Know nobody yet.
+
+        Args:
+            seconds: how long somebody is known.
+            clock: monotonic seconds.
+        """
+        self._seconds = seconds
+        self._clock = clock
+        self._users: dict[bytes, tuple[float, Any]] = {}
+
+    def find(self, request: Any) -> Any:
+        """The user who showed the same a moment ago; None: ask."""
+        until, user = self._users.get(_shown_digest(request), (0.0, None))
+        return user if self._clock() < until else None
+
+    def add(self, request: Any, user: Any) -> None:
+        """Open WebUI has let this one in."""
+        if len(self._users) >= MAX_LET_IN:
+            self._users.clear()
+        self._users[_shown_digest(request)] = (self._clock() + self._seconds, user)
+
+
+def _shown_digest(request: Any) -> bytes:
+    """What tells one caller from another: all headers.
+
+    Open WebUI takes credentials from the authorization, the cookie, the header of API keys, which an admin
+    can rename, and from those in which a trusted proxy names the user.
+    """
+    digest = blake2b(digest_size=16)
+    for part in (part for header in sorted(request.headers.raw) for part in header):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before the mount that answers whatever is left.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
+    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _catches_all(route: Any) -> bool:
+    """Whether it is the mount at the root, which Starlette writes as an empty path."""
+    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    known = LetIn(spec.remember)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        if spec.remember:
+            known.add(request, user)
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class Remembering(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = known.find(request) if spec.remember else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await ask(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            return handle
+
+    return Remembering(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str]) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, headers=headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.webui.streams ---
+# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+
+
+def event_stream(events: AsyncIterator[str]) -> Any:
+    """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
+
+    Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
+    """
+    from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
+
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
+def json_response(value: dict[str, Any], status: int) -> Any:
+    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    content = orjson.dumps(value)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield content
+
+    response = StreamingResponse(parts(), status, media_type="application/json")
+    response.body = content  # where Open WebUI looks for the reason of a failure
+    return response
+
+
+# --- ollama_pack.services.ollama_api ---
+# Open WebUI's Ollama API for names that `gpu_router` answers.
+#
+# Open WebUI's own `/ollama/api/chat` knows the models of its Ollama connections, and rows on top of them. What
+# is based on the router is answered here, through the router, with Open WebUI's check of access; everything else
+# goes on to Open WebUI's own code.
+
+FORBIDDEN, BAD_GATEWAY = 403, 502
+NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not granted; 403 on its own route
+
+Chunks = AsyncGenerator[dict[str, Any], None]
+
+
+def ollama_routes() -> tuple[RouteSpec, ...]:
+    """Placed before Open WebUI's own routes of the same paths."""
+    return (
+        RouteSpec("POST", "/ollama/api/chat", "user", _chat, without=_own_chat),
+        RouteSpec("POST", "/ollama/v1/chat/completions", "user", _completions, without=_own_completions),
+        RouteSpec("GET", "/ollama/api/tags", "user", _tags, without=tags_of_open_webui),
+    )
+
+
+async def _tags(request: Any, user: Any) -> dict[str, Any]:
+    """Open WebUI's list, and the router's names that this user may ask for."""
+    listed = await tags_of_open_webui(request, user)
+    models = list(listed.get("models") or ())
+    names = {entry.get("model") for entry in models}
+    routed = [entry for entry in await routed_entries(request, user) if entry["model"] not in names]
+    return {**listed, "models": [*models, *routed]}
+
+
+async def _chat(request: Any, user: Any) -> Any:
+    form = await _form_of(request)
+    streams = bool(form.get("stream", True))  # as Ollama does, unless told otherwise
+    body = await routed_body({**form, "stream": streams})
+    if body is None:
+        return await _own_chat(request, user)
+    call = ModelCall(request, body, user.model_dump(), has_system=False)
+    reply = OllamaReply(str(form["model"]))
+    try:
+        if not streams:
+            return await reply.whole(_one(await call.completion()))
+        lines = reply.lines(await _begun(call))
+    except ModelRefusedError as error:
+        return _refusal(error, user)
+    return line_stream(_written(lines, lambda line: json.dumps(line, ensure_ascii=False) + "\n"))
+
+
+async def _completions(request: Any, user: Any) -> Any:
+    form = await _form_of(request)
+    body = await routed_body(form)
+    if body is None:
+        return await _own_completions(request, user)
+    call = ModelCall(request, body, user.model_dump(), has_system=False)
+    try:
+        if not form.get("stream"):
+            return await call.completion()
+        chunks = await _begun(call)
+    except ModelRefusedError as error:
+        return _refusal(error, user)
+    return event_stream(_written(chunks, event_text, LAST_EVENT))
+
+
+async def _own_chat(request: Any, user: Any) -> Any:
+    return await answer_of_open_webui("generate_chat_completion", request, await _form_of(request), user)
+
+
+async def _own_completions(request: Any, user: Any) -> Any:
+    form = await _form_of(request)
+    return await answer_of_open_webui("generate_openai_chat_completion", request, form, user)
+
+
+async def _form_of(request: Any) -> dict[str, Any]:
+    try:
+        form = await request.json()
+    except ValueError:
+        form = None
+    return form if isinstance(form, dict) else {}
+
+
+async def _begun(call: ModelCall) -> Chunks:
+    """The chunks of a streamed answer that has begun: an error before the first still has a status.
+
+    Raises:
+        ModelRefusedError: there is none.
+    """
+    chunks = call.chunks()
+    try:
+        first = await anext(chunks)
+    except StopAsyncIteration:
+        raise ModelRefusedError(BAD_GATEWAY, {"error": "the model said nothing"}) from None
+    if first.get("error"):
+        await chunks.aclose()
+        raise ModelRefusedError(BAD_GATEWAY, first)
+
+    async def whole() -> Chunks:
+        async with aclosing(chunks):
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    return whole()
+
+
+async def _written(
+    chunks: Chunks, text: Callable[[dict[str, Any]], str], last: str = ""
+) -> AsyncGenerator[str, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield text(chunk)
+    if last:
+        yield last
+
+
+async def _one(completion: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    yield completion
+
+
+def _refusal(error: ModelRefusedError, user: Any) -> Any:
+    said = error_text(error.body)
+    status = FORBIDDEN if said == NOT_FOUND and user.role != "admin" else error.status
+    return json_answer({"error": said, "detail": said}, status)
 
 
 # --- ollama_pack.aliases.errors ---
@@ -878,91 +1744,11 @@ def groups_behind(
     }
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        status: of HTTP.
-        body: what the client gets.
-    """
-
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
-
-
-class ModelClosedError(PackError):
-    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
-
-    Attributes:
-        model: its id.
-    """
-
-    def __init__(self, model: str) -> None:
-        super().__init__("Model not found")
-        self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
 
 
 # --- ollama_pack.webui.audience ---
@@ -1349,6 +2135,20 @@ def kept_closed(
 def covers(grants: Grants, audience: Grants) -> bool:
     """Whether grants reach a whole audience."""
     return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
 
 
 def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
@@ -1974,20 +2774,6 @@ def filtered_rows(
                 opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
     bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
     return [*aliases, *bases], problems
-
-
-def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
-    """The part of an audience that meets a condition on groups.
-
-    Args:
-        stated: the audience.
-        members: names of the groups that the condition names; None: there is no condition.
-        groups: name → id of every group.
-    """
-    if members is None:
-        return stated
-    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
-    return meets if stated & EVERYBODY else meets & stated
 
 
 def _under(model: str) -> NamedModel:
@@ -5852,167 +6638,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MAX_LET_IN = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        remember: seconds for which one who was let in is let in again unasked: finding out who somebody is
-            costs Open WebUI several times what the rest of a small answer does.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    remember: float = 0.0
-    lets_in: Callable[[Any], bool] | None = None
-
-
-class LetIn:
-    """Who was let in a moment ago, by what they showed. Bounded; holds digests, not tokens."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know nobody yet.
-
-        Args:
-            seconds: how long somebody is known.
-            clock: monotonic seconds.
-        """
-        self._seconds = seconds
-        self._clock = clock
-        self._users: dict[bytes, tuple[float, Any]] = {}
-
-    def find(self, request: Any) -> Any:
-        """The user who showed the same a moment ago; None: ask."""
-        until, user = self._users.get(_shown_digest(request), (0.0, None))
-        return user if self._clock() < until else None
-
-    def add(self, request: Any, user: Any) -> None:
-        """Open WebUI has let this one in."""
-        if len(self._users) >= MAX_LET_IN:
-            self._users.clear()
-        self._users[_shown_digest(request)] = (self._clock() + self._seconds, user)
-
-
-def _shown_digest(request: Any) -> bytes:
-    """What tells one caller from another: all headers.
-
-    Open WebUI takes credentials from the authorization, the cookie, the header of API keys, which an admin
-    can rename, and from those in which a trusted proxy names the user.
-    """
-    digest = blake2b(digest_size=16)
-    for part in (part for header in sorted(request.headers.raw) for part in header):
-        digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.digest()
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    ours = [_api_route(owner, spec) for spec in specs]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    known = LetIn(spec.remember)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        if spec.remember:
-            known.add(request, user)
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class Remembering(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                user = known.find(request) if spec.remember else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
-                answer = await spec.answer(request, user)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            return handle
-
-    return Remembering(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str]) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, headers=headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
-
-
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
@@ -7024,6 +7649,8 @@ class EventService:
             # Deleting takes it out of this process's functions; the rest is known from the database.
             if self._id not in self._app.state.FUNCTIONS or not await self._alive.get():
                 self.stop()
+                if spec.without is not None:
+                    return await spec.without(request, user)
                 raise not_found()
             return await spec.answer(request, user)
 
@@ -7071,7 +7698,8 @@ class Event:
         routes: bool = Field(
             default=True,
             description=(
-                "Answer GET /api/system/load and /api/voice/…, and show admins the dashboard at /ollama-pack."
+                "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
+                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
             ),
         )
         microphone_key: str = Field(
@@ -7128,6 +7756,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
+            *ollama_routes(),
         )
         return EventService(app, function_id, self, self._look)
 

@@ -213,6 +213,9 @@ ENDPOINTS: dict[str, tuple[str, Json]] = {
     "streamed": ("/api/chat/completions", {"stream": True}),
     "v1": ("/api/v1/chat/completions", {}),
     "messages": ("/api/v1/messages", {}),
+    "ollama": ("/ollama/api/chat", {"stream": False}),
+    "ollama streamed": ("/ollama/api/chat", {}),
+    "ollama openai": ("/ollama/v1/chat/completions", {}),
 }
 
 
@@ -220,10 +223,96 @@ ENDPOINTS: dict[str, tuple[str, Json]] = {
 def test_every_name_has_the_access_of_the_model_that_answers(site: Site, endpoint: str) -> None:
     """Would catch a name by which somebody gets a model that is not for them, or a model withheld."""
     path, more = ENDPOINTS[endpoint]
+    # Open WebUI itself does not look at the switch in its Ollama API.
+    own = NAMES if not path.startswith("/ollama") else [name for name in NAMES if name != "off:1b"]
+    names = [*own, *ROUTED]
     wrong = {
         (who, name): (found, expected(who, name))
         for who in site.accounts
-        for name in [*NAMES, *ROUTED]
+        for name in names
         if (found := site.answering(who, path, name, **more)) != expected(who, name)
     }
     assert wrong == {}
+
+
+def test_ollamas_list_has_what_can_be_asked_for(site: Site) -> None:
+    """Would catch an Ollama client of a plain user that is not shown the aliases, or is shown more."""
+    for who in site.accounts:
+        listed = [model["model"] for model in site.get(who, "/ollama/api/tags")["models"]]
+        assert len(listed) == len(set(listed))
+        asked = {name for name in listed if site.answering(who, "/ollama/api/chat", name, stream=False)}
+        assert asked | {"off:1b"} == {*listed} | {"off:1b"}  # its switch is not looked at there
+        aliases = {name for name in (*ALIASES, "cond") if expected(who, name)}
+        assert aliases <= set(listed)
+
+
+def test_the_same_server_is_one_node(site: Site) -> None:
+    """Would catch a server in two connections that counts as two nodes, or a model that its list leaves out."""
+    load = site.get("admin", "/api/system/load")["nodes"]
+    assert sorted(node["url"] for node in load) == sorted((site.node.url, site.other.url))
+    offered = {name for name in site.get("admin", "/api/models")["data"] for name in [name["id"]]}
+    assert {name for name in offered if "listed" in name} == {"b.listed:1b", "gpu_router.b.listed:1b"}
+    meta = site.api.model_rows()["gpu_router.b.listed:1b"]["meta"]
+    assert [tag["name"] for tag in meta["tags"]] == ["fast"]
+
+
+def test_a_workspace_model_on_top(site: Site) -> None:
+    """Would catch a preset, open to everybody, that leads to a model which is not."""
+    for base in ("gpu_router.staff:1b", "gpu_router.mixed", "only-staff"):
+        name = f"preset-of-{base}"
+        site.add_row(name, EVERYBODY, base=base)
+        site.api.models(refresh=True)
+        found = {who: site.answering(who, "/api/chat/completions", name) for who in site.accounts}
+        assert found == {who: expected(who, base) for who in site.accounts}
+
+
+def test_rows_that_lag_open_nothing(site: Site) -> None:
+    """Would catch a router that relies on rows: these are wider than the models' own, by an admin's hand."""
+    for name in ("gpu_router.staff:1b", "gpu_router.off:1b", "gpu_router.private:1b"):
+        before = site.api.model_rows()[name]
+        site.set_grants(name, EVERYBODY)
+        if not before["is_active"]:
+            site.api.post(f"/api/v1/models/model/toggle?id={name}")
+        site.api.models(refresh=True)
+        try:
+            found = {who: site.answering(who, "/api/chat/completions", name) for who in site.accounts}
+            assert found == {who: expected(who, name) for who in site.accounts}
+        finally:
+            site.set_grants(name, before["access_grants"])
+            if not before["is_active"]:
+                site.api.post(f"/api/v1/models/model/toggle?id={name}")
+
+
+def test_a_change_holds_at_once(site: Site) -> None:
+    """Would catch a chat that a user gets after an admin took the model away, or one withheld for long."""
+    name = "gpu_router.open:1b"
+    site.set_grants("open:1b", [])
+    assert site.answering("plain", "/api/chat/completions", name) is None
+    assert site.answering("plain", "/api/chat/completions", "mixed") is None
+    assert site.answering("member", "/api/chat/completions", "mixed") == "staff:1b"
+    site.set_grants("open:1b", EVERYBODY)
+    eventually(lambda: site.answering("plain", "/api/chat/completions", name) == "open:1b")
+    site.api.post(f"/api/v1/groups/id/{site.staff}/users/remove", {"user_ids": [site.accounts["member"].id]})
+    assert site.answering("member", "/api/chat/completions", "mixed") == "open:1b"
+    assert site.answering("member", "/api/chat/completions", "gpu_router.staff:1b") is None
+    site.api.post(f"/api/v1/groups/id/{site.staff}/users/add", {"user_ids": [site.accounts["member"].id]})
+    assert site.answering("member", "/api/chat/completions", "mixed") == "staff:1b"
+
+
+def test_a_stated_audience(site: Site) -> None:
+    """Would catch an audience that opens what an admin has closed, or a model under its own name."""
+    site.set_valves(EVENTS, audience="public")
+    try:
+        eventually(
+            lambda: site.grants("of-none") == {("user", "*")} and site.grants("cond") == {("user", "*")}
+        )
+        eventually(lambda: site.answering("plain", "/api/chat/completions", "of-none") == "none:1b")
+        assert site.answering("plain", "/api/chat/completions", "gpu_router.none:1b") is None
+        for who in site.accounts:
+            assert site.answering(who, "/api/chat/completions", "cond") == CONDITIONED[who]
+            for name in ("only-staff", "of-off", "private-then-staff", "mixed"):
+                assert site.answering(who, "/api/chat/completions", name) == expected(who, name)
+    finally:
+        site.set_valves(EVENTS, audience="")
+        eventually(lambda: site.grants("of-none") == set())
+    assert site.answering("plain", "/api/chat/completions", "of-none") is None

@@ -21,6 +21,8 @@ class RouteSpec:
         remember: seconds for which one who was let in is let in again unasked: finding out who somebody is
             costs Open WebUI several times what the rest of a small answer does.
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
     """
 
     method: str
@@ -29,6 +31,7 @@ class RouteSpec:
     answer: Callable[[Any, Any], Awaitable[Any]]
     remember: float = 0.0
     lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
 
 
 class LetIn:
@@ -81,9 +84,10 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    ours = [_api_route(owner, spec) for spec in specs]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
     end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
 
 
 def _is_of(route: Any, owner: str) -> bool:

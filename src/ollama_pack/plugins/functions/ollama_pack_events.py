@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field, field_validator
 
 from ollama_pack.services.forgetting import label_to_discard
+from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
 from ollama_pack.webui.audience import stated_audience
@@ -61,7 +62,8 @@ class Event:
         routes: bool = Field(
             default=True,
             description=(
-                "Answer GET /api/system/load and /api/voice/…, and show admins the dashboard at /ollama-pack."
+                "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
+                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
             ),
         )
         microphone_key: str = Field(
@@ -118,6 +120,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
+            *ollama_routes(),
         )
         return EventService(app, function_id, self, self._look)
 
