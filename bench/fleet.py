@@ -9,7 +9,6 @@ sticky by chat. Figures are of people's requests; title calls run beside them.
 
 import argparse
 import gc
-import itertools
 import json
 import math
 import os
@@ -25,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # the simulated node is the tests' own
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the simulated node is the tests' own
 
-from harness.virtual_chats import Call, Chat, Done, Driver, Measured, Turn, trace  # noqa: E402 - see above
-from harness.virtual_fleet import Job, NodeShape, SimNode, Timeline  # noqa: E402 - see above
+from bench.routing.simple_policies import Picking  # noqa: E402 - the path is set above
+from harness.virtual_chats import Chat, Driver, Measured, Turn, trace  # noqa: E402 - see above
+from harness.virtual_fleet import NodeShape, SimNode, Timeline  # noqa: E402 - see above
 from harness.virtual_share import Bus, SharingWorker  # noqa: E402 - see above
 from harness.virtual_workers import Worker, Workers  # noqa: E402 - see above
 from ollama_pack.routing.decide.policy import RoutingPolicy  # noqa: E402 - see above
@@ -92,25 +92,6 @@ def settings() -> Iterator[Setting]:
     yield Setting("0.35, an hour", 0.35, seconds=3600.0)
 
 
-class Picking:
-    """A policy that picks the node at once and for good."""
-
-    def __init__(self, name: str, nodes: Sequence[SimNode], clock: Timeline, seed: int) -> None:
-        dice = Random(seed)
-        turn = itertools.cycle(nodes)
-        homes: dict[str, SimNode] = {}
-        self._clock = clock
-        self._pick: Callable[[Call], SimNode] = {
-            "random": lambda _: dice.choice(nodes),
-            "round robin": lambda _: next(turn),
-            "least busy": lambda _: min(nodes, key=lambda node: (node.outstanding, dice.random())),
-            "sticky": lambda call: homes.setdefault(call.chat, dice.choice(nodes)),
-        }[name]
-
-    def send(self, call: Call, first_token: Callable[[], None], done: Done) -> None:
-        self._pick(call).submit(Job(call.work, self._clock.now, first_token, done))
-
-
 @dataclass(frozen=True)
 class Run:
     """What came of playing chats against a policy; `ours` where it was ours."""
@@ -128,7 +109,7 @@ def worker(
     policy: RoutingPolicy | None = None,
 ) -> SharingWorker:
     """The router's own scheduler, with what its admin would know of the nodes."""
-    options = {"priors": setting.priors, "policy": policy}
+    options: dict[str, Any] = {"priors": setting.priors, "policy": policy}
     made = SharingWorker(nodes, clock, len(setting.shares), dice, setting.declared, **options)
     if setting.sized:
         for node in nodes:

@@ -11,6 +11,7 @@ own), round robin, least busy, sticky by chat. Nodes and clients live on fast cl
 each run with nodes of its own; all times are simulated seconds. Lateness and CPU say how far to trust a run:
 on a busy machine use a lower `--speed`, or fewer `--jobs`.
 
+`--bursts`: 120 requests at once, twice, on engines that batch, in real seconds (`routing/bursts.py`).
 `--faults`: nodes fail in turn while chats run. `--flood`: one user sends 200 requests at once. `--real`: two
 chats that alternate over two real Ollama processes, where one is built. `--peer`: another router, installed
 in an environment of its own (`routing/peers.py` says how); all runs then take their whole time, as its clock
@@ -34,6 +35,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 
+from bench.routing.bursts import STRAIGHT, measure_bursts  # noqa: E402 - the path is set above
 from bench.routing.comparison import SETTINGS, Run, Setting, run  # noqa: E402 - the path is set above
 from bench.routing.figures import (  # noqa: E402 - see above
     GOALS,
@@ -56,7 +58,7 @@ from bench.routing.ways import OURS, POLICIES, RANDOM  # noqa: E402 - see above
 RESULTS = ROOT / "bench/results/router.json"
 PLOT = RESULTS.with_suffix(".png")
 SEEDS = (1, 2, 3)
-PARTS = ("routing", "faults", "flood", "real")
+PARTS = ("routing", "faults", "flood", "real", "bursts")
 BY_DEFAULT = ("0.2 chats/s", "0.5 chats/s")
 QUEUES = {"as it ships": 64, "room for all": 400}
 
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = {part: told() for part, told in started.items()}
     if "real" in parts:  # alone, because it computes
         result["real"] = measure_real(seeds)
+    if "bursts" in parts:  # in real seconds, so alone as well
+        result["bursts"] = measure_bursts(seeds[0])
     keep(result)
     show(result)
     print(f"{time.monotonic() - began:.0f} s")
@@ -221,6 +225,13 @@ def show(result: JSON) -> None:
             f" {told['worst_to_others']} x the others', {told['worst_to_best']} x the best's;"
             f" the flooder's own {told['flooder_median']} s;"
             f" refused to the flooder {told['refused']}, failures of others {told['others']['errors']}"
+        )
+    for name, told in result.get("bursts", {}).items():
+        ours, straight = told[OURS], told[STRAIGHT]
+        print(
+            f"bursts on {name}, mean to the first token: first {ours['first']['mean']} s"
+            f" (straight {straight['first']['mean']}), second {ours['second']['mean']} s"
+            f" (straight {straight['second']['mean']})"
         )
     if real := result.get("real"):
         print("real Ollamas:", real)

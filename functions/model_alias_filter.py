@@ -21,7 +21,7 @@ from graphlib import CycleError, TopologicalSorter
 from inspect import signature
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
@@ -722,6 +722,20 @@ def find_candidate(
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -856,7 +870,7 @@ Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 class Filter:
     """Rewrites `model` to what the alias table says, before the request reaches a model."""
 
-    class Valves(BaseModel):
+    class Valves(PackValves):
         priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
         aliases: str = Field(
             default="",

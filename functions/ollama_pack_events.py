@@ -944,8 +944,8 @@ def json_response(value: dict[str, Any], status: int) -> Any:
 # Open WebUI's Ollama API for names that `gpu_router` answers.
 #
 # Open WebUI's own `/ollama/api/chat` knows the models of its Ollama connections, and rows on top of them. What
-# is based on the router is answered here, through the router, with Open WebUI's check of access; everything else
-# goes on to Open WebUI's own code.
+# is based on the router is answered here, through the router, with Open WebUI's check of access. Everything
+# else goes on to Open WebUI's own code.
 
 FORBIDDEN, BAD_GATEWAY = 403, 502
 NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not granted; 403 on its own route
@@ -1062,6 +1062,20 @@ def _refusal(error: ModelRefusedError, user: Any) -> Any:
     said = error_text(error.body)
     status = FORBIDDEN if said == NOT_FOUND and user.role != "admin" else error.status
     return json_answer({"error": said, "detail": said}, status)
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.aliases.errors ---
@@ -5021,7 +5035,7 @@ VOICE_TOOL = "voice_transcription"
 DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
 
 
-class VoiceSettings(BaseModel):
+class VoiceSettings(PackValves):
     """How recordings are transcribed: the tool's valves, by which the routes go as well."""
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
@@ -7679,7 +7693,7 @@ ON = "function.enable_started"
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(BaseModel):
+    class Valves(PackValves):
         publish_aliases: bool = Field(
             default=True,
             description=(

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -45,6 +46,7 @@ from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from http import HTTPStatus
 from importlib import import_module
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -52,7 +54,7 @@ from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -718,11 +720,22 @@ class InstalledModel:
         blob: digest of the weights: names with the same one share a runner.
         size: bytes to load; 0: unknown.
         name: as the node lists it, and wants to be asked for it.
+        context: `num_ctx` in tokens that its own recipe asks for; 0: none.
+        options: the other runner options that its own recipe asks for, sorted by name.
+        fixed: the engine never loads it again for other options, as Ollama does.
     """
 
     blob: str
     size: int = 0
     name: str = ""
+    context: int = 0
+    options: RunnerOptions = ()
+    fixed: bool = False
+
+    def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
+        """The context (0: the node's default) and the options that a request makes the runner have."""
+        own = {**dict(self.options), **dict(request.options)}
+        return request.context or self.context, tuple(sorted(own.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -752,8 +765,10 @@ class RunnerView:
         blob: digest of the weights.
         model: the name by which it was loaded.
         size: bytes that it takes; 0: unknown.
-        context: tokens that it was loaded for; 0: unknown.
-        options: what else it was loaded with; None: unknown, as when another client did.
+        context: tokens that it was loaded for, as the node says; 0: unknown.
+        asked: the context that it was loaded with on request; 0: the node's default; None: unknown, as when
+            another client did it.
+        options: what else it was loaded with; None: unknown.
         slots: how many requests it answers at once.
         keeps: how many prefixes it still holds.
         ready_at: when it is loaded; in the past: it is.
@@ -765,6 +780,7 @@ class RunnerView:
     model: str
     size: int = 0
     context: int = 0
+    asked: int | None = None
     options: RunnerOptions | None = None
     slots: int = 1
     keeps: int = 1
@@ -772,11 +788,25 @@ class RunnerView:
     ends: tuple[float, ...] = ()
     prefixes: tuple[KeptPrefix, ...] = ()
 
-    def fits(self, request: FleetRequest) -> bool:
-        """Whether it answers the request without being loaded anew."""
-        return (not request.context or not self.context or self.context >= request.context) and (
-            not request.options or self.options == request.options
-        )
+
+def fits_runner(
+    wanted: tuple[int, RunnerOptions], context: int, asked: int | None, options: RunnerOptions | None
+) -> bool:
+    """Whether a runner answers without being loaded again: Ollama loads it for any other value.
+
+    Args:
+        wanted: the context and the options of a request, as `InstalledModel.wanted` gives them.
+        context: of the runner, as in `RunnerView`.
+        asked: the same. Where it is unknown, it fits a request that asks for no context.
+        options: the same. Where they are unknown, they fit a request that sets none.
+    """
+    tokens, others = wanted
+    unknown = asked is None and not context
+    same_context = unknown or tokens in {asked, context} if tokens else not asked
+    if options is None:
+        return same_context and not others
+    asks_layers = any(name == "num_gpu" for name, _ in others)  # any number of layers fits a request without
+    return same_context and others == tuple(each for each in options if asks_layers or each[0] != "num_gpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -982,16 +1012,16 @@ class VirtualRunner:
     blob: str
     size: int
     context: int
+    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     free_at: list[float]  # sorted, one for each slot
     prefixes: tuple[KeptPrefix, ...] = ()
     keeps: int = 1
 
-    def fits(self, context: int, options: RunnerOptions) -> bool:
-        """Whether it answers without being loaded anew."""
-        big_enough = not context or not self.context or self.context >= context
-        return big_enough and (not options or self.options == options)
+    def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
+        """Whether it answers without being loaded again."""
+        return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
 
 
 @dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
@@ -1132,7 +1162,7 @@ class VirtualNode:
         rates = self.view.rates.get(model.blob, _UNKNOWN)
         runner = self.runners.get(model.blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
-        if runner and runner.fits(request.context, request.options):
+        if runner and runner.fits(request, model):
             made = self._offer_runner(model, runner, rates, output)
         else:
             made = self._offer_load(model, rates, output)
@@ -1228,13 +1258,15 @@ class VirtualNode:
     def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
         for blob in quote.victims:
             del self.runners[blob]
-        size = next(model.size for model in self.view.models.values() if model.blob == quote.blob)
+        model = next(model for model in self.view.models.values() if model.name == quote.model)
+        asked, options = model.wanted(request)
         self._loading_until = quote.starts_at
         runner = self.runners[quote.blob] = VirtualRunner(
             quote.blob,
-            size,
-            request.context,
-            request.options,
+            model.size,
+            0,
+            asked,
+            options,
             quote.starts_at,
             [quote.starts_at] * quote.rates.slots,
             keeps=quote.rates.keeps,
@@ -1253,6 +1285,7 @@ def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: Rout
         runner.blob,
         runner.size,
         runner.context,
+        runner.asked,
         runner.options,
         runner.ready_at,
         free_at,
@@ -2263,7 +2296,6 @@ class Binding:
         request: the request.
         node: the name of the node.
         model: the name to ask for, as the node lists it.
-        context: `num_ctx` to send, so that a runner that fits is not loaded anew; 0: send none.
         loads: the node has to load the model first.
         hit: tokens of the prompt that the node holds already.
         terms: what the choice cost.
@@ -2275,7 +2307,6 @@ class Binding:
     request: FleetRequest
     node: str
     model: str
-    context: int
     loads: bool
     hit: int
     terms: CostTerms
@@ -2284,14 +2315,13 @@ class Binding:
     policy: RoutingPolicy = field(repr=False, compare=False)
 
     @classmethod
-    def made_by(cls, placement: Placement, context: int, waited: float, policy: RoutingPolicy) -> Self:
-        """What follows from a placement that binds, to a runner that has so much context."""
+    def made_by(cls, placement: Placement, waited: float, policy: RoutingPolicy) -> Self:
+        """What follows from a placement that binds."""
         offer = placement.chosen
         return cls(
             request=placement.entry.request,
             node=offer.node.view.name,
             model=offer.model,
-            context=context,
             loads=offer.quote.reused is None,
             hit=offer.hit,
             terms=offer.terms(policy),
@@ -3232,11 +3262,142 @@ class Journey:
     answering: bool = False
 
 
+# --- ollama_pack.engines.ollama.values ---
+# What a node tells about its models. Read leniently: a field that is missing or null has its default.
+
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
+# What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
+RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+
+
+class NodeValue(BaseModel):
+    """Base of what is read from a node's answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class ModelDetails(NodeValue):
+    """The make of a model; empty where the node does not tell."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+class ListedModel(NodeValue):
+    """An entry of `/api/tags`.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest; the same name may have another one on another node.
+        size: bytes on disk.
+        details: its make.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    details: ModelDetails = ModelDetails()
+
+
+class LoadedModel(NodeValue):
+    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+        digest: of the manifest.
+        size: bytes that it takes.
+        size_vram: bytes of those that are in GPU memory.
+        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
+        expires_at: when it is unloaded if nobody asks; in the past while it works.
+    """
+
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: datetime | None = None
+
+
+class ModelList(NodeValue):
+    """The answer of `/api/tags`."""
+
+    models: tuple[ListedModel, ...]
+
+
+class LoadedList(NodeValue):
+    """The answer of `/api/ps`."""
+
+    models: tuple[LoadedModel, ...]
+
+
+class ShownModel(NodeValue):
+    """What `/api/show` tells of a model.
+
+    Attributes:
+        capabilities: such as completion, tools, vision, thinking.
+        details: its make.
+        model_info: facts from the weights file, such as `llama.block_count`.
+        modelfile: the recipe, which names the weights blob.
+        parameters: the recipe's own options, one on a line.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    details: ModelDetails = ModelDetails()
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    modelfile: str = ""
+    parameters: str = ""
+
+    @property
+    def blob(self) -> str:
+        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        found = _BLOB.search(self.modelfile)
+        return found[1] if found else ""
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context in tokens that the recipe itself asks for."""
+        context = self._own_parameters.get("num_ctx")
+        return context if isinstance(context, int) else None
+
+    @property
+    def runner_options(self) -> tuple[tuple[str, Any], ...]:
+        """The other options for its runner that the recipe asks for, sorted by name."""
+        own = self._own_parameters
+        return tuple((name, own[name]) for name in RUNNER_OPTIONS if name in own)
+
+    @property
+    def _own_parameters(self) -> dict[str, Any]:
+        """Those of the recipe that are a number, true or false; the last of each name counts."""
+        own: dict[str, Any] = {}
+        for name, written in _PARAMETER.findall(self.parameters):
+            with suppress(ValueError):
+                own[name] = json_in(written)
+        return own
+
+    @property
+    def context_length(self) -> int:
+        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
+        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
+        return length if isinstance(length, int) else 0
+
+    @property
+    def thinking(self) -> Thinking:
+        """What `think` it takes."""
+        return thinking_of(self.capabilities, self.details.family)
+
+
 # --- ollama_pack.routing.dispatch.request ---
 # What the scheduler needs to know of an OpenAI chat body.
-
-# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
 
 
 def fleet_request(  # noqa: PLR0913 - each is a fact of its own
@@ -3279,19 +3440,15 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
-def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
-    """The body for one node.
+def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
+    """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
 
     Args:
         body: as it came.
         model: the node's name of the model.
-        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
         keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
     """
     made = {**body, "model": model}
-    if context:
-        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
-        made.pop("num_ctx", None)
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
@@ -3400,123 +3557,6 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
-
-
-# --- ollama_pack.engines.ollama.values ---
-# What a node tells about its models. Read leniently: a field that is missing or null has its default.
-
-_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
-_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.MULTILINE)
-
-
-class NodeValue(BaseModel):
-    """Base of what is read from a node's answers."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class ModelDetails(NodeValue):
-    """The make of a model; empty where the node does not tell."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
-class ListedModel(NodeValue):
-    """An entry of `/api/tags`.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        digest: of the manifest; the same name may have another one on another node.
-        size: bytes on disk.
-        details: its make.
-    """
-
-    name: str
-    digest: str = ""
-    size: int = 0
-    details: ModelDetails = ModelDetails()
-
-
-class LoadedModel(NodeValue):
-    """An entry of `/api/ps`: a model in memory, under the name that loaded it.
-
-    Attributes:
-        name: as the node lists it, with its tag.
-        digest: of the manifest.
-        size: bytes that it takes.
-        size_vram: bytes of those that are in GPU memory.
-        context_length: tokens that it was loaded for; 0 where the node is too old to tell.
-        expires_at: when it is unloaded if nobody asks; in the past while it works.
-    """
-
-    name: str
-    digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
-    expires_at: datetime | None = None
-
-
-class ModelList(NodeValue):
-    """The answer of `/api/tags`."""
-
-    models: tuple[ListedModel, ...]
-
-
-class LoadedList(NodeValue):
-    """The answer of `/api/ps`."""
-
-    models: tuple[LoadedModel, ...]
-
-
-class ShownModel(NodeValue):
-    """What `/api/show` tells of a model.
-
-    Attributes:
-        capabilities: such as completion, tools, vision, thinking.
-        details: its make.
-        model_info: facts from the weights file, such as `llama.block_count`.
-        modelfile: the recipe, which names the weights blob.
-        parameters: the recipe's own options, one on a line.
-    """
-
-    capabilities: tuple[str, ...] = ()
-    details: ModelDetails = ModelDetails()
-    model_info: dict[str, Any] = Field(default_factory=dict)
-    modelfile: str = ""
-    parameters: str = ""
-
-    @property
-    def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
-        found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context in tokens that the recipe itself asks for."""
-        found = _NUM_CTX.search(self.parameters)
-        return int(found[1]) if found else None
-
-    @property
-    def context_length(self) -> int:
-        """The most context, in tokens, that the weights are made for; 0 where it is not told."""
-        length = self.model_info.get(f"{self.model_info.get('general.architecture')}.context_length")
-        return length if isinstance(length, int) else 0
-
-    @property
-    def thinking(self) -> Thinking:
-        """What `think` it takes."""
-        return thinking_of(self.capabilities, self.details.family)
 
 
 # --- ollama_pack.engines.failures ---
@@ -5023,7 +5063,8 @@ MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_KEY = re.compile(r"(\bkey=)\S+")
+_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
+_QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
 
 
@@ -5089,8 +5130,16 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
                 rows.append(_parse_node(line, written))
                 _refuse_repeated(rows)
             except ValueError as fault:
-                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
     return tuple(rows)
+
+
+def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
+    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
+    row = f"{address}{is_key}{' '.join(settings)}"
+    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
@@ -5175,6 +5224,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+_SHOWN_SETTINGS = _READERS.keys() - {"key"}
+
+
 def _refuse_repeated(rows: list[NodeRow]) -> None:
     *before, row = rows
     for other in before:
@@ -5201,7 +5253,6 @@ class NodeModel:
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as tools and vision; None where it is not told.
         thinking: what `think` it takes; None where it is not told.
-        context: `num_ctx` that its own recipe asks for; 0: none.
     """
 
     name: str
@@ -5210,7 +5261,6 @@ class NodeModel:
     quantization: str = ""
     capabilities: frozenset[str] | None = None
     thinking: Thinking | None = None
-    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -5930,6 +5980,7 @@ class RunnerState:
     """A runner as it is believed to be.
 
     Attributes:
+        context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
@@ -5941,6 +5992,7 @@ class RunnerState:
     model: str
     size: int
     context: int
+    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     loading: bool
@@ -5956,6 +6008,12 @@ class RunnerState:
         self.ends[request.id] = ends_at
         self.mirror.started(request.blocks, now)
         self.touched = True
+
+    def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
+        """It answers a request with these options, so it has them: another client may have loaded it."""
+        context, options = wanted
+        self.asked = context if self.asked is None else self.asked
+        self.options = options if self.options is None else self.options
 
 
 class NodeState:
@@ -5980,6 +6038,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
         if blob not in self._pairs:
@@ -6049,6 +6108,9 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._default_contexts = {
+            blob: context for blob, context in self._default_contexts.items() if blob in blobs
+        }
         listed = {self._blob(resident): resident for resident in residents}
         for blob, runner in list(self.runners.items()):
             if blob not in listed and not runner.loading and not runner.ends:
@@ -6067,16 +6129,18 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
             self.runners[blob] = runner
         elif runner.loading:
             return
         elif resident.context and runner.context and resident.context != runner.context:
             runner.mirror.clear()
-            runner.options = None
+            runner.asked = runner.options = None
         elif not runner.touched and resident.expires_at != runner.expires_at:
             runner.mirror.clear()
         runner.context = resident.context or runner.context
+        if runner.asked == 0 and runner.context:
+            self._default_contexts[blob] = runner.context
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
         if not runner.counted:
@@ -6113,17 +6177,18 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def meet(self, model: str, context: int, now: float) -> RunnerState:
-        """Another worker knows that a model of this name is in memory."""
+    def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
         self.runners[installed.blob] = runner
         return runner
 
     def load(
-        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+        self, model: str, wanted: tuple[int, RunnerOptions], victims: Collection[str], now: float
     ) -> RunnerState:
-        """A request makes it load a model of this name; those that should make room are forgotten."""
+        """A request makes it load a model of this name, with these options; what makes room is forgotten."""
+        asked, options = wanted
         installed = self.models[model]
         for blob in victims:
             self.runners.pop(blob, None)
@@ -6132,7 +6197,8 @@ class NodeState:
             blob=installed.blob,
             model=model,
             size=installed.size,
-            context=context,
+            context=0,
+            asked=asked,
             options=options,
             ready_at=self.loading_until,
             loading=True,
@@ -6207,6 +6273,14 @@ class NodeState:
             return self.listed
         return {name: model for name, model in self.listed.items() if model.name not in shut}
 
+    def _asked(self, runner: RunnerState) -> int | None:
+        """The context that a runner was asked for. One that is the node's default counts as not asked for."""
+        default = self._default_contexts.get(runner.blob)
+        if default is None:
+            return runner.asked
+        asked = runner.context if runner.asked is None else runner.asked
+        return 0 if asked == default else asked
+
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
         foreign = runner.foreign if runner.foreign.count else self.gpu
@@ -6216,6 +6290,7 @@ class NodeState:
             model=runner.model,
             size=runner.size,
             context=runner.context,
+            asked=self._asked(runner),
             options=runner.options,
             slots=rates.slots,
             keeps=rates.keeps,
@@ -6253,8 +6328,9 @@ class NodeLook:
 class Prober:
     """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
 
-    def __init__(self, client: NodeClient) -> None:
+    def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:
         self._client = client
+        self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
 
@@ -6268,7 +6344,7 @@ class Prober:
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._seen_ahead &= {model.name for model in loaded}
-        models = (_node_model(model, self._shown.get(_shown_key(model))) for model in listed)
+        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
         return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
 
@@ -6303,23 +6379,23 @@ class Prober:
 
         await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
 
+    def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+        blob = (shown.blob if shown else "") or listed.digest or listed.name
+        told = shown is not None and bool(shown.capabilities)
+        context = (shown.num_ctx if shown else None) or 0
+        options = shown.runner_options if shown else ()
+        return NodeModel(
+            name=listed.name,
+            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
+            digest=listed.digest,
+            quantization=listed.details.quantization_level,
+            capabilities=frozenset(shown.capabilities) if shown and told else None,
+            thinking=shown.thinking if shown and told else None,
+        )
+
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
-
-
-def _node_model(listed: ListedModel, shown: ShownModel | None) -> NodeModel:
-    blob = (shown.blob if shown else "") or listed.digest or listed.name
-    told = shown is not None and bool(shown.capabilities)
-    return NodeModel(
-        name=listed.name,
-        installed=InstalledModel(blob, listed.size),
-        digest=listed.digest,
-        quantization=listed.details.quantization_level,
-        capabilities=frozenset(shown.capabilities) if shown and told else None,
-        thinking=shown.thinking if shown and told else None,
-        context=(shown.num_ctx if shown else None) or 0,
-    )
 
 
 def _can_chat(model: NodeModel) -> bool:
@@ -6373,7 +6449,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
-        self._prober = Prober(client)
+        self._prober = Prober(client, fixed=row.kind != "ollama")
         self._clock = clock
         self._missed = 0
 
@@ -6496,7 +6572,7 @@ class Attempt:
         """
         binding, watch, settings = self.binding, self._watch, self._settings
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
+            with_model(self._journey.body, binding.model, settings.keep_alive),
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
@@ -6662,8 +6738,8 @@ class BoundEvent:
         blob: the weights.
         loads: it makes the node load them.
         victims: weights that are unloaded first.
-        context: tokens that the runner is loaded for; 0: unknown.
-        options: what else it is loaded with.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.
@@ -7003,10 +7079,10 @@ class RemoteRequests:
         self._demand.add(event.blob, now)
         runner = node.runners.get(event.blob)
         if event.loads and event.ready > 0:
-            runner = node.load(event.model, event.context, event.options, event.victims, now)
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
             node.loading_until = runner.ready_at = now + event.ready
         elif runner is None:
-            runner = node.meet(event.model, event.context, now)
+            runner = node.meet(event.model, (event.context, event.options), now)
         self._there[event.request_id] = RemoteRequest(
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )
@@ -7238,7 +7314,7 @@ class Undo:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request at a node."""
+    """A request at a node. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
     binding: Binding
@@ -7248,12 +7324,14 @@ class RunningRequest:
     depth: int
     matched: int
     undo: Undo
+    wanted: tuple[int, RunnerOptions]
     answering: bool = False
 
     def event(self, now: float) -> BoundEvent:
         """As other workers are told of it."""
         binding, runner = self.binding, self.runner
         loading = binding.loads and not self.answering
+        context, options = self.wanted
         return BoundEvent(
             request_id=binding.request.id,
             node=node_key(self.node.row),
@@ -7261,8 +7339,8 @@ class RunningRequest:
             blob=runner.blob,
             loads=binding.loads,
             victims=binding.placement.chosen.quote.victims,
-            context=runner.context,
-            options=runner.options or (),
+            context=context,
+            options=options,
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(binding.request.id, now) - now),
             blocks=binding.request.blocks,
@@ -7432,6 +7510,7 @@ class Scheduler(KnownNodes):
         running.answering = True
         running.node.changed()
         running.node.loaded(running.runner, now)
+        running.runner.serves(running.wanted)
         rates = running.node.known(running.runner.blob)
         request = running.binding.request
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -7541,25 +7620,28 @@ class Scheduler(KnownNodes):
         node.passed(offer.model)
         evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
         loading_until = node.loading_until
-        runner = self._occupy(node, placement, now)
-        binding = Binding.made_by(placement, runner.context, now - entry.came, self.policy)
+        wanted = node.models[offer.model].wanted(entry.request)
+        runner = self._occupy(node, placement, wanted, now)
+        binding = Binding.made_by(placement, now - entry.came, self.policy)
         depth, matched = runner.mirror.depth(entry.request.blocks)
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo
+            entry, binding, node, runner, beside, depth, matched, undo, wanted
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
         runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
         return binding
 
-    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
+    def _occupy(
+        self, node: NodeState, placement: Placement, wanted: tuple[int, RunnerOptions], now: float
+    ) -> RunnerState:
         """The runner that answers: the one that is there, or a new one in place of others."""
-        quote, request = placement.chosen.quote, placement.entry.request
+        quote = placement.chosen.quote
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
+        return node.load(placement.chosen.model, wanted, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
@@ -8105,8 +8187,6 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        if not request.context and (known := self.catalogue().find(models[0])):
-            request = replace(request, context=known.model.context)  # the recipe's own counts as asked for
         async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
@@ -8750,6 +8830,41 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.services.webui_tasks ---
+# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#
+# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
+# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
+
+# Values of `metadata.task`; what is not among them is waited for.
+_NOBODY_WAITS = frozenset(
+    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
+)
+# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
+_PROMPT_BEGINNINGS = (
+    "### Task:\nGenerate a concise",
+    "### Task:\nGenerate 1-3 broad tags",
+    "### Task:\nSuggest 3-5 relevant follow-up",
+    "### Task:\nPredict 3-5 useful messages",
+    "Your task is to reflect the speaker's likely facial expression",
+)
+
+
+def is_background_task(task: object) -> bool:
+    """Whether nobody waits for a call with this `metadata.task`."""
+    return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+def is_background_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
+
+
 # --- ollama_pack.services.pipeline_requests ---
 # What a pipeline can know of a request, and how it tells the next one.
 #
@@ -8767,9 +8882,6 @@ _NOTED = (
     *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
     "user_message_id",
 )
-
-# How all of Open WebUI's templates for titles, tags and the like begin.
-_TASK_BEGINS = "### Task:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -8799,7 +8911,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
     return Asking(
         name if isinstance(name, str) else "",
         chat if isinstance(chat, str) else "",
-        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
     )
@@ -8819,7 +8931,7 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     if isinstance(chat := metadata.get("chat_id"), str) and chat:
         hints[CHAT_FIELD] = chat
-    if metadata.get("task"):
+    if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
     return {**body, **hints}
 
@@ -8849,16 +8961,6 @@ def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_task(body: Mapping[str, Any]) -> bool:
-    """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_TASK_BEGINS)
-
-
 # --- ollama_pack.services.pipeline_siblings ---
 # Other pipelines of the same server: they work together there, in one process.
 
@@ -8869,6 +8971,20 @@ def sibling(name: str) -> Any:
     """A pipeline as it is loaded now; None where there is none of this name."""
     loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
     return loaded.get(name)
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -8889,7 +9005,7 @@ def _own_digest() -> str:
 CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
 
 
-class PipelineValves(BaseModel):
+class PipelineValves(PackValves):
     """Valves that the server's page can save, and that tell which code they belong to.
 
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
@@ -9523,7 +9639,7 @@ NODES_NOTE = (
 )
 
 
-class RouterValves(BaseModel):
+class RouterValves(PackValves):
     """What an admin sets, and what it comes to."""
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
@@ -9600,8 +9716,11 @@ class RouterValves(BaseModel):
 # A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
-# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
 # redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
 #
 # redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
 # there without.
@@ -9609,6 +9728,9 @@ class RouterValves(BaseModel):
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
 
 
 class RedisClient(Protocol):
@@ -9629,8 +9751,8 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
-class _PartMissingError(ValueError):
-    """What is missing, in words that may be shown."""
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
 
 
 class _WatchedMaster:
@@ -9640,11 +9762,11 @@ class _WatchedMaster:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
         self.connection_pool = connection_pool_of(master)
-        self._clients = master, *sentinels
+        self.clients = master, *sentinels
 
     async def aclose(self) -> None:
         """Close the connections to the master and to the Sentinels."""
-        for client in self._clients:
+        for client in self.clients:
             await client.aclose()
 
 
@@ -9665,29 +9787,209 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms.
+        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
-    scheme = url.partition("://")[0]
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
-        match scheme:
-            case "redis" | "rediss" | "unix":
-                return _server_client(url)
-            case "redis+sentinel" | "rediss+sentinel":
-                return _sentinel_client(url, tls=scheme.startswith("rediss"))
-            case "redis+cluster" | "rediss+cluster":
-                return _cluster_client(url, tls=scheme.startswith("rediss"))
-    except _PartMissingError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
-    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise CacheConfigError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
-            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
         ) from None
-    raise CacheConfigError(
-        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
-        "redis+sentinel:// or redis+cluster://"
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
     )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
 
 
 def _once_more() -> Any:
@@ -9699,69 +10001,79 @@ def _once_more() -> Any:
     return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
-def _server_client(url: str) -> RedisClient:
+def _server_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio import Redis  # noqa: PLC0415 - see the top
 
-    client: RedisClient = Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
-    return client
-
-
-def _sentinel_client(url: str, *, tls: bool) -> RedisClient:
-    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
-
-    parts = urlsplit(url)
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service:
-        raise _PartMissingError(
-            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
-        )
-    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
-    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
-    kwargs = {"password": password, "ssl": tls}
-    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    master: RedisClient = sentinel.master_for(
-        service,
-        db=int(db or 0),
-        ssl=tls,
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
         protocol=2,
         retry=_once_more(),
-        **_login(parts.username, parts.password),
+        **{**url.login, **url.options, **_NO_LIMIT},
     )
-    return _WatchedMaster(master, sentinel.sentinels)
+    return _checked_client(client)
 
 
-def _cluster_client(url: str, *, tls: bool) -> RedisClient:
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
-    parts = urlsplit(url)
-    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
-    return RedisCluster(
-        startup_nodes=nodes,
-        protocol=2,
-        ssl=tls,
-        retry=_once_more(),
-        **_login(parts.username, parts.password),
-        **_NO_LIMIT,
-    )
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
 
 
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts of a URL and their ports, 0 where none is given."""
-    found = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{place}")
-        if not parts.hostname:
-            raise _PartMissingError("it names no host")
-        found.append((parts.hostname, parts.port or 0))
-    return found
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
 
 
-def _login(username: str | None, password: str | None) -> dict[str, Any]:
-    return {
-        "username": unquote(username) if username else None,
-        "password": unquote(password) if password else None,
-    }
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
 
 
 # --- ollama_pack.routing.peers.scripts ---
@@ -10042,7 +10354,7 @@ class RedisShare:
                 "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
                 "goes on alone, and joins the others once it does",
                 type(fault).__name__,
-                fault,
+                str(fault).partition(", with args")[0],  # an old server repeats an AUTH that it does not know
             )
 
     def _answer_all(self) -> None:

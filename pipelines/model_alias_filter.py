@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
@@ -776,6 +776,20 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
         return None
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.services.pipeline_valves ---
 # Valves on the Pipelines server: what all of our pipelines have in common there.
 
@@ -794,7 +808,7 @@ def _own_digest() -> str:
 CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
 
 
-class PipelineValves(BaseModel):
+class PipelineValves(PackValves):
     """Valves that the server's page can save, and that tell which code they belong to.
 
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.

@@ -118,6 +118,20 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.speech.errors ---
 # What goes wrong with transcription: see the tree in `ollama_pack.errors`.
 
@@ -2021,7 +2035,7 @@ VOICE_TOOL = "voice_transcription"
 DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
 
 
-class VoiceSettings(BaseModel):
+class VoiceSettings(PackValves):
     """How recordings are transcribed: the tool's valves, by which the routes go as well."""
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
@@ -4000,7 +4014,7 @@ class Tools:
     class Valves(VoiceSettings):
         """The admin's settings; the routes under /api/voice go by them too."""
 
-    class UserValves(BaseModel):
+    class UserValves(PackValves):
         language: str = Field(
             default="",
             description="Language that is spoken: en, zh-CN …; auto: found out; empty: the admin's choice.",

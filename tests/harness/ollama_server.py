@@ -9,7 +9,7 @@ from harness.ollama_state import NodeState
 from harness.ollama_wire import Model
 from harness.sim_control import node_routes
 from harness.sim_faults import Fault, FaultBook
-from harness.sim_shape import INSTANT, NodeShape
+from harness.sim_shape import INSTANT, EngineWords, NodeShape
 from harness.sim_site import Site
 
 __all__ = ["NodeServer"]
@@ -23,6 +23,7 @@ class NodeServer:
         shape: its slots, memory and rates.
         gpu: loaded models are in the memory of a GPU.
         version: of Ollama.
+        engine: whose protocol it speaks.
         port: 0 lets the system choose; it stays the same when the node is started again.
         keep_requests: keep each body in ``requests``, which grows without bound.
 
@@ -39,10 +40,12 @@ class NodeServer:
         shape: NodeShape = INSTANT,
         gpu: bool = True,
         version: str = "0.17.4",
+        engine: EngineWords = "ollama",
         port: int = 0,
         keep_requests: bool = True,
     ) -> None:
         self.state = NodeState(models, shape, gpu=gpu)
+        self._engine = engine
         self.faults = FaultBook()
         self.requests: list[Request] = []
         self._site = Site(port)
@@ -52,6 +55,7 @@ class NodeServer:
             version,
             refusing=lambda: self._site.refusing,
             keep=self.requests.append if keep_requests else lambda _: None,
+            engine=engine,
         )
         self._reopening: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +82,9 @@ class NodeServer:
         if self._site.serving:
             return
         self.state.restart()
+        if self._engine != "ollama":
+            for model in self.state.models.values():
+                self.state.scheduler.hold(model)
         application = self._routes.application()
         application.add_routes(node_routes(self))
         await self._site.open(application)

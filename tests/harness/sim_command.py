@@ -4,10 +4,10 @@
         "gpu0 models=llama3:8b;size=4.7GB;tools,mixtral:8x7b;size=26GB slots=2 load_rate=2e9" \
         "gpu1 models=llama3:8b;size=4.7GB decode_rate=30 speed=10 port=11500"
 
-A row is a name and ``key=value`` pairs: ``models``, ``port``, ``gpu``, ``version`` and the fields of
-``NodeShape``. When all of them listen it prints one line of JSON, ``{"control": URL, "nodes": {NAME: URL}}``;
-``harness.sim_control`` says what the control does. SIGTERM or SIGINT ends it. Exit status 2: a row cannot be
-read.
+A row is a name and ``key=value`` pairs: ``models``, ``port``, ``gpu``, ``version``, ``engine`` and the fields
+of ``NodeShape``. When all of them listen it prints one line of JSON,
+``{"control": URL, "nodes": {NAME: URL}}``; ``harness.sim_control`` says what the control does. SIGTERM or
+SIGINT ends it. Exit status 2: a row cannot be read.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ async def serve(rows: list[NodeRow], ready: TextIO) -> None:
                 shape=row.shape,
                 gpu=row.gpu,
                 version=row.version,
+                engine=row.engine,
                 port=row.port,
                 keep_requests=False,
             )

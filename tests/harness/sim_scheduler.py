@@ -80,6 +80,12 @@ class Scheduler:
         finally:
             self._leave(lease.runner)
 
+    def hold(self, model: Model) -> None:
+        """Have a model in memory at once and for ever, as an engine that serves nothing else."""
+        runner = Runner(model, RunnerOptions.asked(model, {}), math.inf, self._shape)
+        runner.settled.set()
+        self.loaded[model.blob] = runner
+
     async def expire(self, model: Model) -> None:
         """Unload a model as soon as nobody uses it; return before that."""
         if runner := self.loaded.get(model.blob):

@@ -2,18 +2,19 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
 from harness.ollama_wire import DEFAULT_KEEP_ALIVE, Model, full_name
 
-__all__ = ["INSTANT", "NodeRow", "NodeShape", "model_of", "node_row"]
+__all__ = ["INSTANT", "EngineWords", "NodeRow", "NodeShape", "model_of", "node_row"]
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+EngineWords = Literal["ollama", "vllm", "vllm-without-metrics"]
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _COUNTS = ("slots", "max_loaded", "max_queue", "prefixes", "answer_tokens")
 _RATES = ("load_rate", "prompt_rate", "decode_rate", "speed")
@@ -105,7 +106,11 @@ INSTANT = NodeShape(
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node that a command line asks for. Port 0 lets the system choose."""
+    """A node that a command line asks for. Port 0 lets the system choose.
+
+    Attributes:
+        engine: what it speaks: Ollama's protocol, or OpenAI's as vLLM does, with or without `/metrics`.
+    """
 
     name: str
     models: tuple[Model, ...]
@@ -113,12 +118,14 @@ class NodeRow:
     port: int = 0
     gpu: bool = True
     version: str = "0.17.4"
+    engine: EngineWords = "ollama"
 
 
 def node_row(text: str) -> NodeRow:
     """Read ``gpu0 models=llama3:8b;size=4.7GB;tools,small slots=2 decode_rate=40 speed=10``.
 
-    Keys are the fields of ``NodeShape``, and ``models``, ``port``, ``gpu`` and ``version``.
+    Keys are the fields of ``NodeShape``, and ``models``, ``port``, ``gpu``, ``version`` and
+    ``engine``.
 
     Raises:
         ValueError: a key that is unknown, missing or twice there, or a value of the wrong type.
@@ -128,7 +135,7 @@ def node_row(text: str) -> NodeRow:
     if not name or "=" in name or "models" not in given:
         raise ValueError(f"{text!r}: expected NAME models=MODEL,… [key=value …]")
     models = [model_of(one) for one in given.pop("models").split(",")]
-    own = {key: given.pop(key) for key in list(given) if key in ("port", "gpu", "version")}
+    own = {key: given.pop(key) for key in list(given) if key in ("port", "gpu", "version", "engine")}
     return _read(NodeRow, own, name=name, models=models, shape=_read(NodeShape, given))
 
 

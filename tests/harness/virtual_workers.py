@@ -20,13 +20,15 @@ PROBE_SECONDS = 5.0
 class Worker:
     """A scheduler, told of what happens as the router's shell would tell it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what differs from one run to the next
         self,
         nodes: Sequence[SimNode],
         clock: Timeline,
         models: int,
         dice: Random,
         slots: int | None = None,
+        *,
+        exact: bool = False,
         **options: Any,
     ) -> None:
         """Look at the nodes once.
@@ -37,12 +39,14 @@ class Worker:
             models: `m0` to so many are installed everywhere.
             dice: of this worker.
             slots: what the rows say.
+            exact: the nodes report how many tokens of a prompt they have reused.
             options: the scheduler's own.
         """
         rows = [NodeRow(node.name, f"http://{node.name}", slots=slots) for node in nodes]
         self.scheduler = Scheduler(rows, lambda: clock.now, dice, **{"max_queue": 100_000, **options})
         self.times: list[tuple[int, int]] = []  # of each decision: nanoseconds, and how many waited
         self._clock = clock
+        self._exact = exact
         self._nodes = {node.name: node for node in nodes}
         self._calls: dict[str, tuple[Call, Callable[[], None], Done]] = {}
         self._installed = {f"m{n}": InstalledModel(f"m{n}", 1) for n in range(models)}
@@ -106,7 +110,7 @@ class Worker:
 
         def ended(spent: Spent) -> None:
             del self._calls[request_id]
-            self.scheduler.finished(request_id, durations(spent))
+            self.scheduler.finished(request_id, durations(spent, exact=self._exact))
             done(spent)
             self.decide()
 
@@ -124,8 +128,14 @@ class Workers:
         self._dice.choice(self.workers).send(call, first_token, done)
 
 
-def durations(spent: Spent) -> Durations:
+def durations(spent: Spent, *, exact: bool = False) -> Durations:
     """What the simulated node reports, as the scheduler takes it."""
     return Durations(
-        spent.total, spent.load, spent.prompt, spent.prompt_count, spent.decode, spent.decode_count
+        spent.total,
+        spent.load,
+        spent.prompt,
+        spent.prompt_count,
+        spent.decode,
+        spent.decode_count,
+        spent.hit if exact else None,
     )

@@ -359,35 +359,48 @@ def test_nodes_that_are_down_are_named_in_any_spelling(
     run(scenario)
 
 
-@pytest.mark.parametrize(
-    ("asked", "sent"),
-    [
-        ({}, {"llama3:8b": 4096, "mistral:7b": 8192}),  # as their own recipes ask
-        ({"options": {"num_ctx": 1024}}, {"llama3:8b": 2048, "mistral:7b": 8192}),
-        ({"num_ctx": 4096}, {"llama3:8b": 4096, "mistral:7b": 8192}),
-    ],
-    ids=["none", "less", "more"],
-)
-def test_no_context_is_sent_that_would_load_anew(
-    nodes: list[OllamaNode], asked: JSON, sent: dict[str, int]
-) -> None:
-    """Would catch a `num_ctx` that makes a node load a model which it has in memory, and large enough."""
+STRANGE: JSON = {
+    "num_ctx": 256,
+    "num_gpu": 0,
+    "num_thread": 1,
+    "num_batch": 64,
+    "main_gpu": 1,
+    "use_mmap": False,
+}
+
+
+@pytest.mark.parametrize("where", ["options", "params", "top"])
+def test_nobody_s_options_reach_another_chat(nodes: list[OllamaNode], where: str) -> None:
+    """Would catch one chat's `num_ctx` that is sent for everybody, and cuts their prompts to 256 tokens."""
+    strange: JSON = STRANGE if where == "top" else {where: STRANGE}
 
     async def scenario() -> None:
         async with routing(nodes[1:]) as router:
-            await Chat(router, body={"num_ctx": 2048}).run()
-            await Chat(router, models=("mistral:7b",)).run()
-            for watch in router.nodes.values():
-                watch.looked.clear()
-                watch.hurry.set()
-                await watch.looked.wait()
-            for model in sent:
-                await Chat(router, models=(model,), body=asked).run()
+            for body in ({}, strange, {}, {"options": {"num_ctx": 1024}}, {}):
+                await Chat(router, user=f"user {body}", body=body).run()
+                for watch in router.nodes.values():
+                    watch.looked.clear()
+                    watch.hurry.set()
+                    await watch.looked.wait()
 
     run(scenario)
-    last = [request.body or {} for node in nodes for request in node.requests if request.path == "/api/chat"]
-    found = {body["model"]: (body.get("options") or {}).get("num_ctx", 8192) for body in last if body}
-    assert found == sent
+    chats = [request.body or {} for node in nodes for request in node.requests if request.path == "/api/chat"]
+    assert [chat.get("options", {}) for chat in chats] == [{}, STRANGE, {}, {"num_ctx": 1024}, {}]
+
+
+def test_a_reload_for_other_options_is_predicted(nodes: list[OllamaNode]) -> None:
+    """Would catch a status line that says `resident` while the node loads the model again."""
+
+    async def scenario() -> list[bool]:
+        async with routing(nodes[1:]) as router:
+            for context in (2048, 2048, 1024, 8192):
+                await Chat(router, body={"num_ctx": context}).run()
+            await Chat(router).run()  # 4096, as its own recipe asks
+            await Chat(router, body={"options": {"num_ctx": 4096}}).run()
+            return [decision.loads for decision in router.decisions]
+
+    assert run(scenario) == [True, False, True, True, True, False]
+    assert [record.loaded for record in nodes[1].records] == [True, False, True, True, True, False]
 
 
 def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:

@@ -1,5 +1,6 @@
 """What the simulated node adds: time, memory and faults on command, over HTTP and from another process."""
 
+import asyncio
 import gc
 import json
 import socket
@@ -12,10 +13,11 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 import requests
 
-from harness.node_clients import fail
+from harness.node_clients import HEAD, PATIENCE, fail
 from harness.ollama_node import Fault, Model, NodeShape, OllamaNode
 from harness.sim_faults import FaultKind
 from harness.sim_process import TESTS, SimulationError, simulated_nodes
@@ -26,6 +28,8 @@ from ollama_pack.engines.errors import (
     NodeTimeoutError,
     NodeUnreachableError,
 )
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.engines.transport import NodeLimits
 
 MODEL = "smollm2:135m"
@@ -386,3 +390,30 @@ def test_the_command_ends_when_it_is_told() -> None:
         assert set(json.loads(process.stdout.readline())) == {"control", "nodes"}
         process.terminate()
         assert process.wait(10) == 0
+
+
+def test_a_simulated_engine_speaks_openais_protocol() -> None:
+    """Would catch a benchmark of batching engines whose engines load a model, or hide what they reuse."""
+    row = "engine0 models=m0 slots=4 engine=vllm prompt_rate=100000 decode_rate=1000"
+    asked = {"model": "m0", "messages": [{"role": "user", "content": "Write 5 words. " + "so " * 400}]}
+
+    async def use(url: str) -> tuple[list[Any], Any, EngineActivity | None]:
+        async with aiohttp.ClientSession() as session:
+            client = OpenAIClient(url, session)
+            for _ in range(2):
+                chunks = [chunk async for chunk in client.complete(asked, HEAD, first_byte=PATIENCE)]
+            return chunks, await client.tags(), await client.activity()
+
+    with simulated_nodes(row) as nodes:
+        chunks, models, activity = asyncio.run(use(nodes.urls["engine0"]))
+        refused = requests.post(
+            f"{nodes.urls['engine0']}/v1/chat/completions", json={**asked, "model": "other"}, timeout=10
+        )
+        assert nodes.stats("engine0")["totals"]["cold_loads"] == 0
+    said = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    assert len(said.split()) == 5
+    usage = chunks[-1]["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+    assert [model.name for model in models] == ["m0"]
+    assert activity == EngineActivity(0, 0, None)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, 404)

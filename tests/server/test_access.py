@@ -247,7 +247,7 @@ def test_ollamas_list_has_what_can_be_asked_for(site: Site) -> None:
 
 
 def test_the_same_server_is_one_node(site: Site) -> None:
-    """Would catch a server in two connections that counts as two nodes, or a model that its list leaves out."""
+    """Would catch a server in two connections that counts twice, or a model that its list leaves out."""
     load = site.get("admin", "/api/system/load")["nodes"]
     assert sorted(node["url"] for node in load) == sorted((site.node.url, site.other.url))
     offered = {name for name in site.get("admin", "/api/models")["data"] for name in [name["id"]]}

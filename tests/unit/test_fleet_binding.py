@@ -1,6 +1,7 @@
 """Single decisions: which node, now or later, and why."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -150,15 +151,54 @@ def test_background_waits_rather_than_harm_at_once() -> None:
     assert placed.binds
 
 
-def test_context_that_fits_is_not_loaded_anew() -> None:
-    """Would catch a reload for a smaller context, or none for a larger one."""
-    nodes = [node("x", runner(context=8192))]
-    (fits,) = plan(nodes, ask(context=4096))
-    assert fits.chosen.quote.load == 0
-    (larger,) = plan(nodes, ask(context=16384))
-    assert (larger.chosen.quote.load, larger.chosen.quote.victims) == (4.0, ("blob-a",))
-    (other,) = plan(nodes, ask(options=(("num_gpu", 1),)))
-    assert other.chosen.quote.load == 4.0
+LAYERS, THREADS = ("num_gpu", 1), ("num_thread", 4)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "asked", "fits"),
+    [
+        ({"context": 8192}, {"context": 8192}, True),
+        ({"context": 8192}, {"context": 4096}, False),
+        ({"context": 8192}, {"context": 16384}, False),
+        ({"context": 8192}, {}, True),  # who loaded it is unknown: it may be the node's default
+        ({"context": 8192, "asked": 0}, {}, True),
+        ({"context": 8192, "asked": 0}, {"context": 8192}, True),
+        ({"context": 8192, "asked": 8192}, {}, False),
+        ({"context": 8192, "asked": 131072}, {"context": 131072}, True),  # the node gives less than was asked
+        ({}, {"context": 4096}, True),  # an older Ollama does not say
+        ({"context": 4096}, {"options": (LAYERS,)}, False),
+        ({"options": (LAYERS,)}, {"options": (LAYERS,)}, True),
+        ({"options": (LAYERS,)}, {}, True),  # Ollama compares it only where it is asked for
+        ({"options": (LAYERS, THREADS)}, {"options": (THREADS,)}, True),
+        ({"options": (THREADS,)}, {}, False),
+        ({"options": ()}, {"options": (THREADS,)}, False),
+    ],
+)
+def test_a_reload_is_predicted_for_other_options(
+    loaded: dict[str, Any], asked: dict[str, Any], *, fits: bool
+) -> None:
+    """Would catch a load that Ollama does and nobody expected, or one that is feared for nothing."""
+    (placed,) = plan([node("x", runner(**loaded))], ask(**asked))
+    expected = (0.0, ()) if fits else (4.0, ("blob-a",))
+    assert (placed.chosen.quote.load, placed.chosen.quote.victims) == expected
+
+
+def test_the_recipe_s_own_options_count_as_asked_for() -> None:
+    """Would catch a load that is feared because a model's own recipe asks for what the runner has."""
+    own = InstalledModel("blob-a", 10, "a", context=8192, options=(THREADS,))
+    view = replace(node("x", runner(context=8192, asked=8192, options=(THREADS,))), models={"a": own})
+    (placed,) = plan([view], ask())
+    assert placed.chosen.quote.load == 0
+    (placed,) = plan([view], ask(context=4096))
+    assert placed.chosen.quote.load == 4.0
+
+
+def test_an_engine_is_not_loaded_again_for_ollama_s_options() -> None:
+    """Would catch a vLLM that is believed to load its model for a `num_ctx` that it never sees."""
+    fixed = InstalledModel("blob-a", 10, "a", fixed=True)
+    view = replace(node("x", runner(context=8192)), models={"a": fixed})
+    (placed,) = plan([view], ask(context=4096, options=(THREADS,)))
+    assert placed.chosen.quote.load == 0
 
 
 def test_tiers_and_weights() -> None:

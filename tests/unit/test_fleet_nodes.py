@@ -76,6 +76,28 @@ def test_keys_are_shown_nowhere() -> None:
     assert "s3cret" not in repr(parse_nodes(FULL))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *("http://a key=s3cret more", "http://a key=two s3cret", "http://a key=two s3cret=more"),
+        *("http://a key=s3cret key=s3cret2", "http://a slots=x key=s3cret", "http://a key=s3cret slots=x"),
+        *("http://u:s3cret@a", "http://u:two s3cret@a", "http://u:two/s3cret@a", "http://u:s3cret@a:x"),
+        *(
+            "http://a agent=http://u:s3cret@b",
+            "http://a?token=s3cret",
+            "://s3cret@a",
+            "http://a:x key=s3cret",
+        ),
+        *("http://a key='two' s3cret'", 'http://a key="two s3cret'),
+    ],
+)
+def test_no_part_of_a_key_or_a_password_is_shown(settings: str) -> None:
+    """Would catch half of a key that has a space in it, or the password of an address that is mistyped."""
+    with pytest.raises(NodeTableError) as caught:
+        parse_nodes(f"gpu0 {settings}")
+    assert "s3cret" not in str(caught.value) + caught.value.row
+
+
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Would catch a text that makes the parser fail in another way than by its own error."""

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from harness.virtual_world import MODELS, World, check, resident, steps, take
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.errors import NoNodeError, QueueFullError
+from ollama_pack.routing.state.estimates import Durations
+from ollama_pack.routing.state.node_state import ResidentModel
 
 
 def test_a_request_on_an_idle_fleet_begins_at_once() -> None:
@@ -213,13 +215,27 @@ def test_a_runner_that_others_use_is_not_idle() -> None:
     assert len(world.decide()) == 1
 
 
-def test_a_resident_context_is_sent_again() -> None:
-    """Would catch a request without num_ctx that makes Ollama load the model anew with its default."""
-    world = World(names=("x",))
-    world.scheduler.probed("x", MODELS, [resident(1.0)])
+def test_the_node_s_default_context_is_learned() -> None:
+    """Would catch a runner of somebody's own context that counts as one for everybody."""
+    world = World(names=("x",), slots=1)
+    world.scheduler.probed("x", MODELS, [])
     world.ask(1)
-    (binding,) = world.decide()
-    assert (binding.loads, binding.context) == (False, 4096)
+    world.decide()
+    world.scheduler.first_token("r1")
+    world.scheduler.probed(
+        "x", MODELS, [ResidentModel("a", 10, 4096, 1.0)]
+    )  # loaded without a wish: the default
+    world.scheduler.finished("r1", Durations(1.0))
+    loads = []
+    for number, context in enumerate((4096, 131072), start=2):
+        world.scheduler.probed(
+            "x", MODELS, [ResidentModel("a", 10, context, float(number))]
+        )  # by another client
+        world.ask(number)
+        (binding,) = world.decide()
+        loads.append(binding.loads)
+        world.scheduler.cancel(f"r{number}")
+    assert loads == [False, True]
 
 
 @settings(deadline=None, max_examples=150)

@@ -45,7 +45,9 @@ def test_odd_fields_count_as_absent(body: Json) -> None:
     assert (found.user, found.chat, found.background, found.note) == ("", "", False, None)
 
 
-TASK = [{"role": "user", "content": "### Task:\nGenerate a title"}]
+TASK = [{"role": "user", "content": "### Task:\nGenerate a concise title"}]
+QUERY = [{"role": "user", "content": "### Task:\nAnalyze the chat history to determine"}]
+SOURCES = [{"role": "user", "content": "### Task:\nRespond to the user query using the provided context"}]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,8 @@ TASK = [{"role": "user", "content": "### Task:\nGenerate a title"}]
         ({"user": ADA, "messages": TASK, "stream": False}, True),
         ({"user": ADA, "messages": TASK, "stream": True}, False),
         ({"user": "ada", "messages": TASK}, False),
+        ({"user": ADA, "messages": QUERY}, False),
+        ({"user": ADA, "messages": SOURCES}, False),
     ],
 )
 def test_what_nobody_waits_for(body: Json, background: bool) -> None:  # noqa: FBT001 - a parameter of the test

@@ -27,7 +27,8 @@ MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_KEY = re.compile(r"(\bkey=)\S+")
+_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
+_QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
 
 
@@ -93,8 +94,16 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
                 rows.append(_parse_node(line, written))
                 _refuse_repeated(rows)
             except ValueError as fault:
-                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
     return tuple(rows)
+
+
+def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
+    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
+    row = f"{address}{is_key}{' '.join(settings)}"
+    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
@@ -177,6 +186,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "agent": _address,
     "key": _secret,
 }
+
+
+_SHOWN_SETTINGS = _READERS.keys() - {"key"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.services.webui_tasks import is_background_prompt, is_background_task
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
 NOTE_FIELD = "ollama_pack"
@@ -21,9 +22,6 @@ _NOTED = (
     *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
     "user_message_id",
 )
-
-# How all of Open WebUI's templates for titles, tags and the like begin.
-_TASK_BEGINS = "### Task:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
     return Asking(
         name if isinstance(name, str) else "",
         chat if isinstance(chat, str) else "",
-        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and _is_task(body)),
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
     )
@@ -73,7 +71,7 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     if isinstance(chat := metadata.get("chat_id"), str) and chat:
         hints[CHAT_FIELD] = chat
-    if metadata.get("task"):
+    if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
     return {**body, **hints}
 
@@ -101,13 +99,3 @@ def noted(body: dict[str, Any]) -> dict[str, Any]:
 def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
     found = value.get(name) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}
-
-
-def _is_task(body: Mapping[str, Any]) -> bool:
-    """A title and the like, asked for through a row of Open WebUI's: of those the inlet is told nothing."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_TASK_BEGINS)

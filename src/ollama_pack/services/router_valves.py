@@ -2,11 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.nodes import NodeRow, parse_nodes
+from ollama_pack.services.pack_valves import PackValves
 
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
@@ -15,7 +16,7 @@ NODES_NOTE = (
 )
 
 
-class RouterValves(BaseModel):
+class RouterValves(PackValves):
     """What an admin sets, and what it comes to."""
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at

@@ -34,6 +34,7 @@ from ollama_pack.services.routed import models_for, routed_aliases, weights_behi
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
+from ollama_pack.services.webui_tasks import is_background_task
 from ollama_pack.webui.access import usable_models
 from ollama_pack.webui.connections import (
     ConnectionModels,
@@ -112,7 +113,7 @@ class Pipe:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         try:
             chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__ is not None, __event_emitter__
+                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
             )
             if body.get("stream"):
                 return event_stream(answer_events(chunks))
@@ -127,7 +128,7 @@ class Pipe:
         user: dict[str, Any],
         metadata: dict[str, Any],
         chat: str,
-        background: bool,  # noqa: FBT001
+        task: str | None,
         emitter: Emitter | None,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
@@ -140,8 +141,8 @@ class Pipe:
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
             user=str(user.get("id") or ""),
             chat=chat,
-            background=background,
-            tell=_teller(emitter if self.valves.show_status else None),
+            background=is_background_task(task),
+            tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
 
     async def system_load(self) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from secrets import token_urlsafe
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.ollama_api import ollama_routes
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
 from ollama_pack.webui.audience import stated_audience
@@ -43,7 +44,7 @@ ON = "function.enable_started"
 class Event:
     """Routes and published models, kept up in every process of Open WebUI."""
 
-    class Valves(BaseModel):
+    class Valves(PackValves):
         publish_aliases: bool = Field(
             default=True,
             description=(

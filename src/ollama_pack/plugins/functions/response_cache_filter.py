@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.guard import StoreTrouble
@@ -23,6 +23,7 @@ from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import CacheKeeper, CacheSettings, PendingAnswer, PendingAnswers
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.chats import wants_another
 from ollama_pack.webui.connections import prefixed_connections
 from ollama_pack.webui.models import group_ids_of, may_use
@@ -49,7 +50,7 @@ class Filter:
             default=True, description="Show above an answer that it is not new, and how old it is."
         )
 
-    class UserValves(BaseModel):
+    class UserValves(PackValves):
         use_cache: bool = Field(
             default=True, description="Off: your questions are always answered anew, and nothing is kept."
         )

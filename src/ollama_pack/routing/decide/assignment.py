@@ -35,7 +35,6 @@ class Binding:
         request: the request.
         node: the name of the node.
         model: the name to ask for, as the node lists it.
-        context: `num_ctx` to send, so that a runner that fits is not loaded anew; 0: send none.
         loads: the node has to load the model first.
         hit: tokens of the prompt that the node holds already.
         terms: what the choice cost.
@@ -47,7 +46,6 @@ class Binding:
     request: FleetRequest
     node: str
     model: str
-    context: int
     loads: bool
     hit: int
     terms: CostTerms
@@ -56,14 +54,13 @@ class Binding:
     policy: RoutingPolicy = field(repr=False, compare=False)
 
     @classmethod
-    def made_by(cls, placement: Placement, context: int, waited: float, policy: RoutingPolicy) -> Self:
-        """What follows from a placement that binds, to a runner that has so much context."""
+    def made_by(cls, placement: Placement, waited: float, policy: RoutingPolicy) -> Self:
+        """What follows from a placement that binds."""
         offer = placement.chosen
         return cls(
             request=placement.entry.request,
             node=offer.node.view.name,
             model=offer.model,
-            context=context,
             loads=offer.quote.reused is None,
             hit=offer.hit,
             terms=offer.terms(policy),

@@ -25,6 +25,7 @@ from ollama_pack.routing.decide.view import (
     PairRates,
     RunnerOptions,
     RunnerView,
+    fits_runner,
 )
 
 # The model's name as `fold_name` makes it, the request's kind, its limit on the output.
@@ -40,16 +41,16 @@ class VirtualRunner:
     blob: str
     size: int
     context: int
+    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     free_at: list[float]  # sorted, one for each slot
     prefixes: tuple[KeptPrefix, ...] = ()
     keeps: int = 1
 
-    def fits(self, context: int, options: RunnerOptions) -> bool:
-        """Whether it answers without being loaded anew."""
-        big_enough = not context or not self.context or self.context >= context
-        return big_enough and (not options or self.options == options)
+    def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
+        """Whether it answers without being loaded again."""
+        return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
 
 
 @dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
@@ -190,7 +191,7 @@ class VirtualNode:
         rates = self.view.rates.get(model.blob, _UNKNOWN)
         runner = self.runners.get(model.blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
-        if runner and runner.fits(request.context, request.options):
+        if runner and runner.fits(request, model):
             made = self._offer_runner(model, runner, rates, output)
         else:
             made = self._offer_load(model, rates, output)
@@ -286,13 +287,15 @@ class VirtualNode:
     def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
         for blob in quote.victims:
             del self.runners[blob]
-        size = next(model.size for model in self.view.models.values() if model.blob == quote.blob)
+        model = next(model for model in self.view.models.values() if model.name == quote.model)
+        asked, options = model.wanted(request)
         self._loading_until = quote.starts_at
         runner = self.runners[quote.blob] = VirtualRunner(
             quote.blob,
-            size,
-            request.context,
-            request.options,
+            model.size,
+            0,
+            asked,
+            options,
             quote.starts_at,
             [quote.starts_at] * quote.rates.slots,
             keeps=quote.rates.keeps,
@@ -311,6 +314,7 @@ def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: Rout
         runner.blob,
         runner.size,
         runner.context,
+        runner.asked,
         runner.options,
         runner.ready_at,
         free_at,

@@ -65,11 +65,22 @@ class InstalledModel:
         blob: digest of the weights: names with the same one share a runner.
         size: bytes to load; 0: unknown.
         name: as the node lists it, and wants to be asked for it.
+        context: `num_ctx` in tokens that its own recipe asks for; 0: none.
+        options: the other runner options that its own recipe asks for, sorted by name.
+        fixed: the engine never loads it again for other options, as Ollama does.
     """
 
     blob: str
     size: int = 0
     name: str = ""
+    context: int = 0
+    options: RunnerOptions = ()
+    fixed: bool = False
+
+    def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
+        """The context (0: the node's default) and the options that a request makes the runner have."""
+        own = {**dict(self.options), **dict(request.options)}
+        return request.context or self.context, tuple(sorted(own.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +110,10 @@ class RunnerView:
         blob: digest of the weights.
         model: the name by which it was loaded.
         size: bytes that it takes; 0: unknown.
-        context: tokens that it was loaded for; 0: unknown.
-        options: what else it was loaded with; None: unknown, as when another client did.
+        context: tokens that it was loaded for, as the node says; 0: unknown.
+        asked: the context that it was loaded with on request; 0: the node's default; None: unknown, as when
+            another client did it.
+        options: what else it was loaded with; None: unknown.
         slots: how many requests it answers at once.
         keeps: how many prefixes it still holds.
         ready_at: when it is loaded; in the past: it is.
@@ -112,6 +125,7 @@ class RunnerView:
     model: str
     size: int = 0
     context: int = 0
+    asked: int | None = None
     options: RunnerOptions | None = None
     slots: int = 1
     keeps: int = 1
@@ -119,11 +133,25 @@ class RunnerView:
     ends: tuple[float, ...] = ()
     prefixes: tuple[KeptPrefix, ...] = ()
 
-    def fits(self, request: FleetRequest) -> bool:
-        """Whether it answers the request without being loaded anew."""
-        return (not request.context or not self.context or self.context >= request.context) and (
-            not request.options or self.options == request.options
-        )
+
+def fits_runner(
+    wanted: tuple[int, RunnerOptions], context: int, asked: int | None, options: RunnerOptions | None
+) -> bool:
+    """Whether a runner answers without being loaded again: Ollama loads it for any other value.
+
+    Args:
+        wanted: the context and the options of a request, as `InstalledModel.wanted` gives them.
+        context: of the runner, as in `RunnerView`.
+        asked: the same. Where it is unknown, it fits a request that asks for no context.
+        options: the same. Where they are unknown, they fit a request that sets none.
+    """
+    tokens, others = wanted
+    unknown = asked is None and not context
+    same_context = unknown or tokens in {asked, context} if tokens else not asked
+    if options is None:
+        return same_context and not others
+    asks_layers = any(name == "num_gpu" for name, _ in others)  # any number of layers fits a request without
+    return same_context and others == tuple(each for each in options if asks_layers or each[0] != "num_gpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Attempt:
         """
         binding, watch, settings = self.binding, self._watch, self._settings
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, binding.context, settings.keep_alive),
+            with_model(self._journey.body, binding.model, settings.keep_alive),
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),

@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ollama_pack.engines.body import object_in, objects_in
+from ollama_pack.engines.body import objects_in
 from ollama_pack.engines.ollama.options import flat_settings, ollama_options
+from ollama_pack.engines.ollama.values import RUNNER_OPTIONS
 from ollama_pack.routing.decide.prefix import prompt_blocks
 from ollama_pack.routing.decide.view import FleetRequest
-
-# What a runner is loaded with (Ollama's `api.Runner`): another value makes it load anew.
-RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
 
 
 def fleet_request(  # noqa: PLR0913 - each is a fact of its own
@@ -52,19 +50,15 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
-def with_model(body: Mapping[str, Any], model: str, context: int, keep_alive: str) -> dict[str, Any]:
-    """The body for one node.
+def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
+    """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
 
     Args:
         body: as it came.
         model: the node's name of the model.
-        context: `num_ctx` that the runner has; 0: the body's own, if it has one.
         keep_alive: how long the model stays in memory where the body does not say; empty: as the node has it.
     """
     made = {**body, "model": model}
-    if context:
-        made["options"] = {**object_in(body.get("options"), "options"), "num_ctx": context}
-        made.pop("num_ctx", None)
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made

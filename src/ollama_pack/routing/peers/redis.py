@@ -179,7 +179,7 @@ class RedisShare:
                 "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
                 "goes on alone, and joins the others once it does",
                 type(fault).__name__,
-                fault,
+                str(fault).partition(", with args")[0],  # an old server repeats an AUTH that it does not know
             )
 
     def _answer_all(self) -> None:

@@ -19,7 +19,6 @@ class NodeModel:
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as tools and vision; None where it is not told.
         thinking: what `think` it takes; None where it is not told.
-        context: `num_ctx` that its own recipe asks for; 0: none.
     """
 
     name: str
@@ -28,7 +27,6 @@ class NodeModel:
     quantization: str = ""
     capabilities: frozenset[str] | None = None
     thinking: Thinking | None = None
-    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)

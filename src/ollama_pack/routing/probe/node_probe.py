@@ -37,8 +37,9 @@ class NodeLook:
 class Prober:
     """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
 
-    def __init__(self, client: NodeClient) -> None:
+    def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:
         self._client = client
+        self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
 
@@ -52,7 +53,7 @@ class Prober:
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._seen_ahead &= {model.name for model in loaded}
-        models = (_node_model(model, self._shown.get(_shown_key(model))) for model in listed)
+        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
         return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
 
@@ -87,23 +88,23 @@ class Prober:
 
         await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
 
+    def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+        blob = (shown.blob if shown else "") or listed.digest or listed.name
+        told = shown is not None and bool(shown.capabilities)
+        context = (shown.num_ctx if shown else None) or 0
+        options = shown.runner_options if shown else ()
+        return NodeModel(
+            name=listed.name,
+            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
+            digest=listed.digest,
+            quantization=listed.details.quantization_level,
+            capabilities=frozenset(shown.capabilities) if shown and told else None,
+            thinking=shown.thinking if shown and told else None,
+        )
+
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
-
-
-def _node_model(listed: ListedModel, shown: ShownModel | None) -> NodeModel:
-    blob = (shown.blob if shown else "") or listed.digest or listed.name
-    told = shown is not None and bool(shown.capabilities)
-    return NodeModel(
-        name=listed.name,
-        installed=InstalledModel(blob, listed.size),
-        digest=listed.digest,
-        quantization=listed.details.quantization_level,
-        capabilities=frozenset(shown.capabilities) if shown and told else None,
-        thinking=shown.thinking if shown and told else None,
-        context=(shown.num_ctx if shown else None) or 0,
-    )
 
 
 def _can_chat(model: NodeModel) -> bool:

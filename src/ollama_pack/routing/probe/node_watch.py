@@ -60,7 +60,7 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
-        self._prober = Prober(client)
+        self._prober = Prober(client, fixed=row.kind != "ollama")
         self._clock = clock
         self._missed = 0
 

@@ -18,8 +18,8 @@ class BoundEvent:
         blob: the weights.
         loads: it makes the node load them.
         victims: weights that are unloaded first.
-        context: tokens that the runner is loaded for; 0: unknown.
-        options: what else it is loaded with.
+        context: that the runner is asked for, in tokens; 0: the node's default.
+        options: what else it is asked for.
         ready: when it is loaded.
         left: when the request is predicted to end.
         blocks: its prompt.

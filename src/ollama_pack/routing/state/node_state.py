@@ -49,6 +49,7 @@ class RunnerState:
     """A runner as it is believed to be.
 
     Attributes:
+        context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
@@ -60,6 +61,7 @@ class RunnerState:
     model: str
     size: int
     context: int
+    asked: int | None
     options: RunnerOptions | None
     ready_at: float
     loading: bool
@@ -75,6 +77,12 @@ class RunnerState:
         self.ends[request.id] = ends_at
         self.mirror.started(request.blocks, now)
         self.touched = True
+
+    def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
+        """It answers a request with these options, so it has them: another client may have loaded it."""
+        context, options = wanted
+        self.asked = context if self.asked is None else self.asked
+        self.options = options if self.options is None else self.options
 
 
 class NodeState:
@@ -99,6 +107,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
         if blob not in self._pairs:
@@ -168,6 +177,9 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._default_contexts = {
+            blob: context for blob, context in self._default_contexts.items() if blob in blobs
+        }
         listed = {self._blob(resident): resident for resident in residents}
         for blob, runner in list(self.runners.items()):
             if blob not in listed and not runner.loading and not runner.ends:
@@ -186,16 +198,18 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, now, loading=False)
+            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
             self.runners[blob] = runner
         elif runner.loading:
             return
         elif resident.context and runner.context and resident.context != runner.context:
             runner.mirror.clear()
-            runner.options = None
+            runner.asked = runner.options = None
         elif not runner.touched and resident.expires_at != runner.expires_at:
             runner.mirror.clear()
         runner.context = resident.context or runner.context
+        if runner.asked == 0 and runner.context:
+            self._default_contexts[blob] = runner.context
         runner.expires_at = resident.expires_at
         runner.touched = bool(runner.ends)
         if not runner.counted:
@@ -232,17 +246,18 @@ class NodeState:
 
     # --- what is done with it ---
 
-    def meet(self, model: str, context: int, now: float) -> RunnerState:
-        """Another worker knows that a model of this name is in memory."""
+    def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
+        """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, context, None, now, loading=False)
+        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
         self.runners[installed.blob] = runner
         return runner
 
     def load(
-        self, model: str, context: int, options: RunnerOptions, victims: Collection[str], now: float
+        self, model: str, wanted: tuple[int, RunnerOptions], victims: Collection[str], now: float
     ) -> RunnerState:
-        """A request makes it load a model of this name; those that should make room are forgotten."""
+        """A request makes it load a model of this name, with these options; what makes room is forgotten."""
+        asked, options = wanted
         installed = self.models[model]
         for blob in victims:
             self.runners.pop(blob, None)
@@ -251,7 +266,8 @@ class NodeState:
             blob=installed.blob,
             model=model,
             size=installed.size,
-            context=context,
+            context=0,
+            asked=asked,
             options=options,
             ready_at=self.loading_until,
             loading=True,
@@ -326,6 +342,14 @@ class NodeState:
             return self.listed
         return {name: model for name, model in self.listed.items() if model.name not in shut}
 
+    def _asked(self, runner: RunnerState) -> int | None:
+        """The context that a runner was asked for. One that is the node's default counts as not asked for."""
+        default = self._default_contexts.get(runner.blob)
+        if default is None:
+            return runner.asked
+        asked = runner.context if runner.asked is None else runner.asked
+        return 0 if asked == default else asked
+
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
         foreign = runner.foreign if runner.foreign.count else self.gpu
@@ -335,6 +359,7 @@ class NodeState:
             model=runner.model,
             size=runner.size,
             context=runner.context,
+            asked=self._asked(runner),
             options=runner.options,
             slots=rates.slots,
             keeps=rates.keeps,

@@ -106,10 +106,10 @@ class RemoteRequests:
         self._demand.add(event.blob, now)
         runner = node.runners.get(event.blob)
         if event.loads and event.ready > 0:
-            runner = node.load(event.model, event.context, event.options, event.victims, now)
+            runner = node.load(event.model, (event.context, event.options), event.victims, now)
             node.loading_until = runner.ready_at = now + event.ready
         elif runner is None:
-            runner = node.meet(event.model, event.context, now)
+            runner = node.meet(event.model, (event.context, event.options), now)
         self._there[event.request_id] = RemoteRequest(
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.view import KeptPrefix
+from ollama_pack.routing.decide.view import KeptPrefix, RunnerOptions
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import BoundEvent
 from ollama_pack.routing.state.model_stats import Lesson
@@ -24,7 +24,7 @@ class Undo:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request at a node."""
+    """A request at a node. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
     binding: Binding
@@ -34,12 +34,14 @@ class RunningRequest:
     depth: int
     matched: int
     undo: Undo
+    wanted: tuple[int, RunnerOptions]
     answering: bool = False
 
     def event(self, now: float) -> BoundEvent:
         """As other workers are told of it."""
         binding, runner = self.binding, self.runner
         loading = binding.loads and not self.answering
+        context, options = self.wanted
         return BoundEvent(
             request_id=binding.request.id,
             node=node_key(self.node.row),
@@ -47,8 +49,8 @@ class RunningRequest:
             blob=runner.blob,
             loads=binding.loads,
             victims=binding.placement.chosen.quote.victims,
-            context=runner.context,
-            options=runner.options or (),
+            context=context,
+            options=options,
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
             left=max(0.0, runner.ends.get(binding.request.id, now) - now),
             blocks=binding.request.blocks,

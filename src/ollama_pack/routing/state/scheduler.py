@@ -21,7 +21,7 @@ from ollama_pack.routing.decide.fair_queue import FairQueue
 from ollama_pack.routing.decide.planner import BindingPass, Placement
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.strategies import LeastBusyPass, RandomPass
-from ollama_pack.routing.decide.view import FleetRequest, PairRates
+from ollama_pack.routing.decide.view import FleetRequest, PairRates, RunnerOptions
 from ollama_pack.routing.errors import NoNodeError
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
@@ -180,6 +180,7 @@ class Scheduler(KnownNodes):
         running.answering = True
         running.node.changed()
         running.node.loaded(running.runner, now)
+        running.runner.serves(running.wanted)
         rates = running.node.known(running.runner.blob)
         request = running.binding.request
         output = predict_output(rates, background=request.background, limit=request.max_output)
@@ -289,25 +290,28 @@ class Scheduler(KnownNodes):
         node.passed(offer.model)
         evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
         loading_until = node.loading_until
-        runner = self._occupy(node, placement, now)
-        binding = Binding.made_by(placement, runner.context, now - entry.came, self.policy)
+        wanted = node.models[offer.model].wanted(entry.request)
+        runner = self._occupy(node, placement, wanted, now)
+        binding = Binding.made_by(placement, now - entry.came, self.policy)
         depth, matched = runner.mirror.depth(entry.request.blocks)
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo
+            entry, binding, node, runner, beside, depth, matched, undo, wanted
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
         runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
         return binding
 
-    def _occupy(self, node: NodeState, placement: Placement, now: float) -> RunnerState:
+    def _occupy(
+        self, node: NodeState, placement: Placement, wanted: tuple[int, RunnerOptions], now: float
+    ) -> RunnerState:
         """The runner that answers: the one that is there, or a new one in place of others."""
-        quote, request = placement.chosen.quote, placement.entry.request
+        quote = placement.chosen.quote
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, request.context, request.options, quote.victims, now)
+        return node.load(placement.chosen.model, wanted, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
