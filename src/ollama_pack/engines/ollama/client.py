@@ -2,26 +2,17 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import aiohttp
-from pydantic import ValidationError
 
-from ollama_pack.engines.errors import NodeFaultError
+from ollama_pack.engines.errors import NodeError, NodeFaultError, NodeTimeoutError, NodeUnreachableError
+from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.engines.ollama.values import (
-    ListedModel,
-    LoadedList,
-    LoadedModel,
-    ModelList,
-    NodeValue,
-    ShownModel,
-)
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NodeLimits, NodeTransport
-
-_Read = TypeVar("_Read", bound=NodeValue)
 
 
 class NodeClient(Protocol):
@@ -40,8 +31,8 @@ class NodeClient(Protocol):
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory."""
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell."""
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
@@ -72,6 +63,7 @@ class OllamaClient:
             headers: sent with every request, such as `Authorization`.
         """
         self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        self._ids = ModelIds()
 
     @property
     def name(self) -> str:
@@ -87,20 +79,39 @@ class OllamaClient:
         return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the node has.
+        """The models that the node has. Entries that cannot be read are passed over, which is logged once.
 
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return self._read(ModelList, await self._node.ask("/api/tags")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/tags"), ListedModel)
+        except ValueError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+        if unread and not models:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's")
+        if unread:
+            self._node.note(f"{unread} of its models are passed over: /api/tags gives them no name")
+        self._ids.learn(model.name for model in models)
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory.
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell, as behind some gateways.
 
         Raises:
-            NodeError: the node does not answer as it should.
+            NodeError: the node does not answer at all.
         """
-        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/ps"), LoadedModel)
+        except (NodeUnreachableError, NodeTimeoutError):
+            raise
+        except (NodeError, ValueError) as error:
+            reason = error.plain if isinstance(error, NodeError) else "answers in a form that is not Ollama's"
+            self._node.note(f"it is not known which models are in its memory: /api/ps {reason}")
+            return None
+        if unread:
+            self._node.note(f"{unread} of the models in its memory are passed over: /api/ps names none")
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model.
@@ -109,7 +120,7 @@ class OllamaClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+        return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
     def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
@@ -144,7 +155,9 @@ class OllamaClient:
             NodeError: as `chat`.
         """
         place = usage_place(body)
-        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        request = request_to_ollama(body, thinking)
+        request |= {"model": self._ids.real(request["model"]), "stream": True}
+        lines = self.chat(request, first_byte=first_byte)
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -181,9 +194,3 @@ class OllamaClient:
             NodeError: the node does not answer as it should.
         """
         await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
-
-    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
-        try:
-            return kind.model_validate(answer)
-        except ValidationError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error

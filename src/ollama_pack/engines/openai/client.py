@@ -1,20 +1,30 @@
 """A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
 
 import aiohttp
 
-from ollama_pack.engines.errors import ModelNotFoundError, NodeError, NodeFaultError, RequestRefusedError
+from ollama_pack.engines.errors import (
+    ModelNotFoundError,
+    NodeBusyError,
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RequestRefusedError,
+)
+from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, NamedModel, ShownModel
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
-from ollama_pack.engines.openai.models import EngineModel, engine_models, served_context
+from ollama_pack.engines.openai.models import EngineModel, engine_models, nameless_models, served_context
 from ollama_pack.engines.openai.request import request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
@@ -25,6 +35,8 @@ OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
+# A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
+_WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
 _VERSIONS = (
     ("/version", "version"),
@@ -34,6 +46,8 @@ _VERSIONS = (
 )
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
+
+_Named = TypeVar("_Named", bound=NamedModel)
 
 
 class OpenAIClient:
@@ -50,12 +64,17 @@ class OpenAIClient:
         """Take what is needed later; nothing is connected.
 
         Args:
-            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1, or another base address of such an API,
+                such as https://gateway/v1beta/openai.
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        root = url.rstrip("/").removesuffix(_V1)
+        base = url.rstrip("/")
+        root = base.removesuffix(_V1)
+        # What comes between the address and `/models`; the first that answers is kept.
+        self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
+        self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
         self._served: frozenset[str] = frozenset()
         self._takes_usage = True
@@ -84,7 +103,7 @@ class OpenAIClient:
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return tuple(model.listed() for model in await self._models())
+        return tuple(self._offered(model.listed()) for model in await self._models())
 
     async def ps(self) -> tuple[LoadedModel, ...]:
         """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
@@ -96,10 +115,12 @@ class OpenAIClient:
         if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
             context = served_context(await self._told("/props"))
             return tuple(
-                model.resident().model_copy(update={"context_length": model.context or context})
+                self._offered(model.resident()).model_copy(
+                    update={"context_length": model.context or context}
+                )
                 for model in models
             )
-        return tuple(model.resident() for model in models)
+        return tuple(self._offered(model.resident()) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -108,7 +129,9 @@ class OpenAIClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        models = await self._models()
+        name = self._ids.real(model)
+        found = next((each for each in models if name in {each.name, *each.others}), None)
         if found is None:
             raise self._not_served(model)
         return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
@@ -146,7 +169,7 @@ class OpenAIClient:
         The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
 
         Args:
-            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the id that `tags` gives it.
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
@@ -160,8 +183,9 @@ class OpenAIClient:
         """
         place = usage_place(body)
         request = request_to_engine(body)
-        if request["model"] not in self._served:
+        if self._ids.real(request["model"]) not in self._served:
             await self._models()
+        request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
         async with (
@@ -173,7 +197,7 @@ class OpenAIClient:
 
     async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
-        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
             async with aclosing(self._node.events(path, sent, first_byte)) as events:
@@ -223,15 +247,46 @@ class OpenAIClient:
 
     async def _models(self) -> tuple[EngineModel, ...]:
         """The models, which are remembered as those that it answers for."""
-        answer = await self._node.ask(f"{_V1}/models")
+        models = await self._listed()
+        self._ids.learn(model.name for model in models)
+        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        return models
+
+    async def _listed(self) -> tuple[EngineModel, ...]:
+        """The list under the first base that has one."""
+        base, *others = self._bases
+        try:
+            return await self._list_at(base)
+        except NodeError as error:
+            if isinstance(error, NodeUnreachableError | NodeTimeoutError | NodeBusyError):
+                raise
+            for other in others:
+                with suppress(NodeError):
+                    models = await self._list_at(other)
+                    self._bases = (other,)
+                    return models
+            raise
+
+    async def _list_at(self, base: str) -> tuple[EngineModel, ...]:
+        text = await self._node.fetch(f"{base}/models")
+        bare = text.lstrip()[:1] == b"["  # Together's list has nothing around it
+        answer = self._node.parsed(b'{"data":' + text + b"}" if bare else text)
         try:
             models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        if bare and not models:
+            raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
+        if unread := nameless_models(answer):
+            self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
+        self._bases = (base,)
         return models
+
+    def _offered(self, model: _Named) -> _Named:
+        """The model under the id that clients know."""
+        return model.model_copy(update={"name": self._ids.offered(model.name)})
 
     async def _told(self, path: str) -> dict[str, Any]:
         """What the engine tells there; empty where it has no such thing."""

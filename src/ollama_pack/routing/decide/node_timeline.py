@@ -47,6 +47,7 @@ class VirtualRunner:
     free_at: list[float]  # sorted, one for each slot
     prefixes: tuple[KeptPrefix, ...] = ()
     keeps: int = 1
+    remote: bool = False
 
     def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
         """Whether it answers without being loaded again."""
@@ -252,7 +253,7 @@ class VirtualNode:
 
     def _clear(self, size: int, own: str) -> Clearing:
         """Make room as Ollama does: those that are idle go first. A runner that is loaded anew goes, too."""
-        others = [runner for runner in self.runners.values() if runner.blob != own]
+        others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
             others.sort(key=_idle_at)
         needed = size - self.view.room
@@ -320,6 +321,7 @@ def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: Rout
         free_at,
         runner.prefixes,
         runner.keeps,
+        runner.remote,
     )
 
 

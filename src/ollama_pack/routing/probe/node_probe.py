@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ollama_pack.engines.errors import NodeError, RetryableNodeError
+from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.client import NodeClient
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
 from ollama_pack.routing.decide.view import InstalledModel
@@ -13,7 +14,8 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-EMBEDDING = "embedding"  # the capability of models that cannot chat
+# What a gateway answers that does not pass `/api/show` on: it will not next time, either.
+_NOT_THERE = frozenset({401, 403, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,11 @@ class NodeLook:
 
     Attributes:
         models: what it can chat with.
-        residents: what is in its memory.
+        residents: what is in its memory; None: it does not tell.
     """
 
     models: tuple[NodeModel, ...]
-    residents: tuple[ResidentModel, ...]
+    residents: tuple[ResidentModel, ...] | None
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -52,10 +54,12 @@ class Prober:
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
+        models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        if loaded is None:
+            return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
-        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
-        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
+        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -81,8 +85,9 @@ class Prober:
             async with at_once:
                 try:
                     self._shown[_shown_key(model)] = await self._client.show(model.name)
-                except RetryableNodeError:
-                    pass  # asked again at the next look
+                except RetryableNodeError as error:  # asked again at the next look, where that may help
+                    if error.status in _NOT_THERE:
+                        self._shown[_shown_key(model)] = ShownModel()
                 except NodeError:
                     self._shown[_shown_key(model)] = ShownModel()
 
@@ -95,7 +100,14 @@ class Prober:
         options = shown.runner_options if shown else ()
         return NodeModel(
             name=listed.name,
-            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
+            installed=InstalledModel(
+                blob,
+                0 if listed.is_remote else listed.size,
+                context=context,
+                options=options,
+                fixed=self._fixed or listed.is_remote,
+                remote=listed.is_remote,
+            ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
             capabilities=frozenset(shown.capabilities) if shown and told else None,
@@ -107,9 +119,8 @@ def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
 
 
-def _can_chat(model: NodeModel) -> bool:
-    return (
-        model.capabilities is None
-        or "completion" in model.capabilities
-        or EMBEDDING not in model.capabilities
-    )
+def _can_chat(shown: ShownModel | None) -> bool:
+    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
+    if shown is None:
+        return True
+    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder

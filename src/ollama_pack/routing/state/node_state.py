@@ -22,6 +22,10 @@ from ollama_pack.routing.state.model_stats import PairState
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
+REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answers already
+UNSEEN_SECONDS = (
+    300.0  # a runner of a node that does not tell of its memory is believed in after its last use
+)
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -55,6 +59,7 @@ class RunnerState:
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -71,6 +76,7 @@ class RunnerState:
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
+    remote: bool = False
 
     def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
         """A request of ours is sent to it."""
@@ -166,9 +172,9 @@ class NodeState:
     # --- what it tells ---
 
     def probed(
-        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
-        """Take in what `/api/tags` and `/api/ps` say."""
+        """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
         if models != self.models:
             self.models = dict(models)
             named = {name: replace(model, name=name) for name, model in models.items()}
@@ -180,10 +186,18 @@ class NodeState:
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
-        listed = {self._blob(resident): resident for resident in residents}
+        listed = {self._blob(resident): resident for resident in residents or ()}
+        elsewhere = {model.blob: name for name, model in models.items() if model.remote}
+        keeps_all = residents is None and now - self.left_at < UNSEEN_SECONDS
         for blob, runner in list(self.runners.items()):
-            if blob not in listed and not runner.loading and not runner.ends:
+            stays = blob in listed or blob in elsewhere or (keeps_all and not runner.remote)
+            if not stays and not runner.loading and not runner.ends:
                 del self.runners[blob]
+        for blob, name in elsewhere.items():
+            if blob not in self.runners or not self.runners[blob].remote:
+                self.runners[blob] = RunnerState(
+                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
@@ -229,9 +243,10 @@ class NodeState:
 
     def gpu_busy(self, utilization: float, now: float) -> None:
         """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
-        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        here = {blob: runner for blob, runner in self.runners.items() if not runner.remote}
+        ours = any(runner.ends or runner.loading for runner in here.values())
         busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
-        services = [self.known(blob).service for blob in self.runners]
+        services = [self.known(blob).service for blob in here]
         self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
 
     def left(self, runner: RunnerState, request_id: str, now: float) -> None:
@@ -352,6 +367,10 @@ class NodeState:
 
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
+        if runner.remote:
+            busy = tuple(runner.ends.values())
+            slots = len(busy) + REMOTE_SLOTS
+            return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
         foreign = runner.foreign if runner.foreign.count else self.gpu
         ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
         return RunnerView(
