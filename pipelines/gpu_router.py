@@ -43,7 +43,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
@@ -53,82 +53,24 @@ from queue import Empty, SimpleQueue
 from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
-
-# --- ollama_pack.aliases.facts ---
-# What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    """The facts of one request that decide between rows.
-
-    Attributes:
-        model: the name that the client asked for.
-        images: whether a message carries an image.
-        tools: whether the model may call tools.
-        tokens: estimated length of the prompt, in tokens.
-        groups: names of the groups that the user belongs to.
-    """
-
-    model: str
-    images: bool = False
-    tools: bool = False
-    tokens: int = 0
-    groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
@@ -201,54 +143,6 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
 
 
 # --- ollama_pack.engines.errors ---
@@ -366,6 +260,309 @@ class RequestRefusedError(NodeError):
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
         super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+# Type of a part → the field with its text.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
+_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
+_MARKS = frozenset(
+    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
+)
+# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
+_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
+
+
+def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each part of a message's content that is meant for a model, with its place for error messages.
+
+    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
+    Other types are passed on as they are.
+
+    Args:
+        message: of an OpenAI chat body.
+        field: where it stands, such as `messages[2]`.
+
+    Raises:
+        ChatBodyError: the content is not of its form.
+    """
+    content, field = message.get("content"), f"{field}.content"
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield field, {"type": "text", "text": content}
+        return
+    for number, given in enumerate(list_in(content, field)):
+        place = f"{field}[{number}]"
+        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
+        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
+        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
+            yield place, _plain_part(part, kind, place)
+
+
+def _is_for_no_model(kind: str) -> bool:
+    lowered = kind.lower()
+    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
+
+
+def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
+    if kind in _TEXT_PARTS:
+        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
+        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
+    if kind not in IMAGE_PARTS:
+        return part
+    given = part.get("image_url")
+    if isinstance(given, Mapping):
+        text_in(given.get("url"), f"{field}.image_url")
+        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
+    address = _image_address(part) if kind == "image" and given is None else given
+    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
+
+
+def _image_address(part: Mapping[str, Any]) -> object:
+    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
+    source = part.get("source")
+    source = source if isinstance(source, Mapping) else part
+    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
+    if data is None:
+        return source.get("url", part.get("image"))
+    kind = source.get("media_type") or source.get("mime_type") or "image/png"
+    return f"data:{kind};base64,{data}"
+
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -723,6 +920,7 @@ class InstalledModel:
         context: `num_ctx` in tokens that its own recipe asks for; 0: none.
         options: the other runner options that its own recipe asks for, sorted by name.
         fixed: the engine never loads it again for other options, as Ollama does.
+        remote: it runs elsewhere, as Ollama's cloud models do: there at once, no memory here, no slots.
     """
 
     blob: str
@@ -731,6 +929,7 @@ class InstalledModel:
     context: int = 0
     options: RunnerOptions = ()
     fixed: bool = False
+    remote: bool = False
 
     def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
         """The context (0: the node's default) and the options that a request makes the runner have."""
@@ -774,6 +973,7 @@ class RunnerView:
         ready_at: when it is loaded; in the past: it is.
         ends: when each request that it answers now is predicted to end, its first token included.
         prefixes: what it still holds, the last used first.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -787,6 +987,7 @@ class RunnerView:
     ready_at: float = 0.0
     ends: tuple[float, ...] = ()
     prefixes: tuple[KeptPrefix, ...] = ()
+    remote: bool = False
 
 
 def fits_runner(
@@ -1018,6 +1219,7 @@ class VirtualRunner:
     free_at: list[float]  # sorted, one for each slot
     prefixes: tuple[KeptPrefix, ...] = ()
     keeps: int = 1
+    remote: bool = False
 
     def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
         """Whether it answers without being loaded again."""
@@ -1223,7 +1425,7 @@ class VirtualNode:
 
     def _clear(self, size: int, own: str) -> Clearing:
         """Make room as Ollama does: those that are idle go first. A runner that is loaded anew goes, too."""
-        others = [runner for runner in self.runners.values() if runner.blob != own]
+        others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
             others.sort(key=_idle_at)
         needed = size - self.view.room
@@ -1291,6 +1493,7 @@ def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: Rout
         free_at,
         runner.prefixes,
         runner.keeps,
+        runner.remote,
     )
 
 
@@ -2345,132 +2548,10 @@ class Binding:
         return Considered(node.view.name, installed.name, terms, looked_at=False)
 
 
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.ollama.messages ---
 # The conversation of an OpenAI chat body, as Ollama wants it.
 
 _ROLES = {"developer": "system", "function": "tool"}
-# Type of a part → where its text is. The second and third are the Responses API's.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
 
 
@@ -2494,7 +2575,7 @@ def ollama_messages(value: object) -> list[dict[str, Any]]:
 
 def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
     role = text_in(message.get("role"), f"{field}.role")
-    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts = [_content_part(part, place) for place, part in message_parts(message, field)]
     parts += [("image", image) for image in _own_images(message, field)]
     texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
     return {
@@ -2507,27 +2588,13 @@ def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, 
     }
 
 
-def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
-    """Each part of a content as ("text", text) or ("image", base64)."""
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield "text", content
-        return
-    for number, part in enumerate(objects_in(content, field)):
-        yield _content_part(part, f"{field}[{number}]")
-
-
 def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
-    kind = text_in(part.get("type"), f"{field}.type")
-    if kind in _TEXT_PARTS:
-        name = _TEXT_PARTS[kind]
-        return "text", text_in(part.get(name), f"{field}.{name}")
-    if kind in _IMAGE_PARTS:
-        where = part.get("image_url")
-        address = where.get("url") if isinstance(where, Mapping) else where
-        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+    """A part of a content as ("text", text) or ("image", base64)."""
+    if "text" in part and part.get("type", "text") == "text":
+        return "text", part["text"]
+    if part["type"] == "image_url":
+        return "image", _image(part["image_url"]["url"], f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {part['type'][:40]!r}: Ollama takes text and images only")
 
 
 def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
@@ -2694,6 +2761,117 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     return unknown | known
 
 
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
+    and of Bedrock (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
 # --- ollama_pack.engines.ollama.to_ollama ---
 # An OpenAI chat request as Ollama's `POST /api/chat` wants it.
 
@@ -2745,22 +2923,9 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
-    tools = objects_in(body.get("tools"), "tools")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, Mapping):
-        name = object_in(choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if _declared_name(tool) == name]
-        if not tools:
-            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return tools or None
-
-
-def _declared_name(tool: Mapping[str, Any]) -> object:
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else None
+    """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
+    offered = offered_tools(body)
+    return None if offered.mode == "none" else offered.tools or None
 
 
 def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
@@ -3263,12 +3428,16 @@ class Journey:
 
 
 # --- ollama_pack.engines.ollama.values ---
-# What a node tells about its models. Read leniently: a field that is missing or null has its default.
+# What a node reports of its models. A field that is missing, null or not of its type has its default.
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 # What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
 RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
 
 
 class NodeValue(BaseModel):
@@ -3283,6 +3452,48 @@ class NodeValue(BaseModel):
             return given
         return {name: value for name, value in given.items() if value is not None}
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+def _with_zone(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _texts(value: Any) -> Any:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
+
+
+Bytes = Annotated[int, Field(ge=0)]
+Moment = Annotated[datetime, AfterValidator(_with_zone)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
 
 class ModelDetails(NodeValue):
     """The make of a model; empty where the node does not tell."""
@@ -3292,27 +3503,34 @@ class ModelDetails(NodeValue):
     quantization_level: str = ""
 
 
-class ListedModel(NodeValue):
+class ListedModel(NamedModel):
     """An entry of `/api/tags`.
 
     Attributes:
-        name: as the node lists it, with its tag.
         digest: of the manifest; the same name may have another one on another node.
         size: bytes on disk.
         details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
     """
 
-    name: str
     digest: str = ""
-    size: int = 0
+    size: Bytes = 0
     details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
 
 
-class LoadedModel(NodeValue):
+class LoadedModel(NamedModel):
     """An entry of `/api/ps`: a model in memory, under the name that loaded it.
 
     Attributes:
-        name: as the node lists it, with its tag.
         digest: of the manifest.
         size: bytes that it takes.
         size_vram: bytes of those that are in GPU memory.
@@ -3320,24 +3538,11 @@ class LoadedModel(NodeValue):
         expires_at: when it is unloaded if nobody asks; in the past while it works.
     """
 
-    name: str
     digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
-    expires_at: datetime | None = None
-
-
-class ModelList(NodeValue):
-    """The answer of `/api/tags`."""
-
-    models: tuple[ListedModel, ...]
-
-
-class LoadedList(NodeValue):
-    """The answer of `/api/ps`."""
-
-    models: tuple[LoadedModel, ...]
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: Moment | None = None
 
 
 class ShownModel(NodeValue):
@@ -3351,7 +3556,7 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: tuple[str, ...] = ()
+    capabilities: Texts = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
@@ -3391,9 +3596,37 @@ class ShownModel(NodeValue):
         return length if isinstance(length, int) else 0
 
     @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
     def thinking(self) -> Thinking:
         """What `think` it takes."""
         return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread
 
 
 # --- ollama_pack.routing.dispatch.request ---
@@ -3452,6 +3685,49 @@ def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+
+MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
+
+_UNFIT = re.compile(r"[^\w./:@+~-]+")
+
+
+def usable_id(name: str) -> str:
+    """The id under which a model is offered: its name, with dashes for what is unfit in an id."""
+    fit = _UNFIT.sub("-", name).strip("-") if _UNFIT.search(name) else name
+    return fit if 0 < len(fit) <= MAX_ID else f"{fit[: MAX_ID - 9]}-{_mark(name)}".lstrip("-")
+
+
+def _mark(name: str) -> str:
+    return sha256(name.encode(errors="replace")).hexdigest()[:8]
+
+
+class ModelIds:
+    """The ids under which the models of one node are offered, and the names by which it is asked for them."""
+
+    def __init__(self) -> None:
+        """No name is known yet."""
+        self._names: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
+
+    def learn(self, names: Iterable[str]) -> None:
+        """These are the models now. Where two names give one id, the second gets a mark of its own."""
+        self._names = {}
+        for name in sorted(names, key=lambda name: (usable_id(name) != name, name)):
+            fit = usable_id(name)
+            self._names[fit if fit not in self._names else f"{fit}-{_mark(name)}"] = name
+        self._ids = {name: fit for fit, name in self._names.items()}
+
+    def offered(self, name: str) -> str:
+        """The id for a name."""
+        return self._ids.get(name) or usable_id(name)
+
+    def real(self, fit: str) -> str:
+        """The name for an id; one that is not known is a name already."""
+        return self._names.get(fit, fit)
 
 
 # --- ollama_pack.engines.ollama.stream ---
@@ -3796,7 +4072,10 @@ class SseBuffer:
 
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+transport_log = logging.getLogger(__name__)
 
 _Stage = Literal["first byte", "next line", "answer"]
 _Piece = TypeVar("_Piece")
@@ -3866,6 +4145,13 @@ class NodeTransport:
         self._url = url.rstrip("/")
         self._session = session
         self._headers = {**headers, "Content-Type": "application/json"}
+        self._noted: set[str] = set()
+
+    def note(self, sentence: str) -> None:
+        """Log something odd about the node, each thing once."""
+        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
+            self._noted.add(sentence)
+            transport_log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -4085,8 +4371,6 @@ async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
-_Read = TypeVar("_Read", bound=NodeValue)
-
 
 class NodeClient(Protocol):
     """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
@@ -4104,8 +4388,8 @@ class NodeClient(Protocol):
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory."""
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell."""
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
@@ -4136,6 +4420,7 @@ class OllamaClient:
             headers: sent with every request, such as `Authorization`.
         """
         self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        self._ids = ModelIds()
 
     @property
     def name(self) -> str:
@@ -4151,20 +4436,39 @@ class OllamaClient:
         return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the node has.
+        """The models that the node has. Entries that cannot be read are passed over, which is logged once.
 
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return self._read(ModelList, await self._node.ask("/api/tags")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/tags"), ListedModel)
+        except ValueError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+        if unread and not models:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's")
+        if unread:
+            self._node.note(f"{unread} of its models are passed over: /api/tags gives them no name")
+        self._ids.learn(model.name for model in models)
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory.
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell, as behind some gateways.
 
         Raises:
-            NodeError: the node does not answer as it should.
+            NodeError: the node does not answer at all.
         """
-        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/ps"), LoadedModel)
+        except (NodeUnreachableError, NodeTimeoutError):
+            raise
+        except (NodeError, ValueError) as error:
+            reason = error.plain if isinstance(error, NodeError) else "answers in a form that is not Ollama's"
+            self._node.note(f"it is not known which models are in its memory: /api/ps {reason}")
+            return None
+        if unread:
+            self._node.note(f"{unread} of the models in its memory are passed over: /api/ps names none")
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model.
@@ -4173,7 +4477,7 @@ class OllamaClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+        return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
     def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
@@ -4208,7 +4512,9 @@ class OllamaClient:
             NodeError: as `chat`.
         """
         place = usage_place(body)
-        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        request = request_to_ollama(body, thinking)
+        request |= {"model": self._ids.real(request["model"]), "stream": True}
+        lines = self.chat(request, first_byte=first_byte)
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -4245,12 +4551,6 @@ class OllamaClient:
             NodeError: the node does not answer as it should.
         """
         await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
-
-    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
-        try:
-            return kind.model_validate(answer)
-        except ValidationError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
 
 
 # --- ollama_pack.engines.openai.failures ---
@@ -4311,6 +4611,104 @@ def _message_in(value: object, depth: int = 0) -> str:
     return next((text for text in found if text), "")
 
 
+# --- ollama_pack.engines.model_kinds ---
+# What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+
+_CHAT_KINDS = frozenset(
+    {
+        *("chat", "chat_completion", "chat_completions", "completion", "completion_chat", "completions"),
+        *("conversational", "generate", "generation", "image_text_to_text", "language", "llm"),
+        *("text2text_generation", "text_generation", "vlm"),
+    }
+)
+_OTHER_KINDS = frozenset(
+    {
+        *("audio_speech", "audio_transcription", "audio_transcriptions", "automatic_speech_recognition"),
+        *("classification", "classifier", "classify", "decision", "embed", "embedding", "embeddings"),
+        *("feature_extraction", "image", "image_edit", "image_generation", "image_generations"),
+        *("image_to_image", "images_generations", "moderation", "moderations", "ocr", "rerank", "reranker"),
+        *("reranking", "score", "scoring", "sentence_similarity", "speech", "speech2text", "speech_to_text"),
+        *("stt", "text2speech", "text_classification", "text_embedding", "text_embeddings", "text_ranking"),
+        *("text_to_image", "text_to_speech", "text_to_video", "transcribe", "transcription"),
+        *("transcriptions", "tts", "video_generation", "whisper"),
+    }
+)
+# Where they say what the model itself is; in a list of abilities these words are about what it can be shown.
+_OTHER_TYPES = _OTHER_KINDS | {"audio", "video"}
+# Xinference, Together, LM Studio, LiteLLM, Hugging Face's router, Lemonade, GPUStack, new-api and others.
+_TYPE_FIELDS = ("type", "model_type", "mode", "task", "pipeline_tag")
+_ABILITY_FIELDS = (
+    *("capabilities", "model_ability", "categories", "labels", "tasks", "endpoints"),
+    *("supported_endpoints", "supported_endpoint_types"),
+)
+# For engines that say nothing, as vLLM, TEI and LocalAI: words that are in no chat model's name.
+_NAME_WORDS = frozenset(
+    {
+        *("bge", "colbert", "dall", "e5", "embed", "embedder", "embedding", "embeddings", "gte", "minilm"),
+        *("moderation", "rerank", "reranker", "reranking", "tts", "whisper"),
+    }
+)
+_NO_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def chats(capabilities: Collection[str]) -> bool:
+    """Whether a model with these capabilities can chat, as far as they tell."""
+    kinds = set(map(_kind_word, capabilities))
+    return bool(kinds & _CHAT_KINDS) or not kinds & _OTHER_KINDS
+
+
+def listed_for_chat(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether a model in an engine's list can chat, by what the engine says of it, else by its name.
+
+    Args:
+        entry: of `/v1/models`.
+        name: its id.
+    """
+    outputs = _output_modalities(entry)
+    if outputs and "text" not in outputs:
+        return False
+    kinds = {_kind_word(entry[field]) for field in _TYPE_FIELDS if isinstance(entry.get(field), str)}
+    abilities, lacks = _abilities(entry)
+    if (kinds | abilities) & _CHAT_KINDS:
+        return True
+    if kinds & _OTHER_TYPES or abilities & _OTHER_KINDS or lacks & _CHAT_KINDS:
+        return False
+    return named_for_chat(name)
+
+
+def named_for_chat(name: str) -> bool:
+    """Whether a model may be one that chats, by its name alone."""
+    return not _NAME_WORDS.intersection(_NO_WORD.split(name.lower()))
+
+
+def _kind_word(word: object) -> str:
+    return _NO_WORD.sub("_", word.lower()).strip("_").removeprefix("v1_") if isinstance(word, str) else ""
+
+
+def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """What it can, and what it cannot."""
+    able: set[str] = set()
+    unable: set[str] = {"chat"} if entry.get("supports_chat") is False else set()
+    for field in _ABILITY_FIELDS:
+        given = entry.get(field)
+        if isinstance(given, Mapping):  # Mistral and Azure: a switch for each
+            able |= {_kind_word(name) for name, value in given.items() if value is True}
+            unable |= {_kind_word(name) for name, value in given.items() if value is False}
+            able |= {_kind_word(given.get("type"))}
+        elif isinstance(given, list):
+            able |= set(map(_kind_word, given))
+    return able - {""}, unable
+
+
+def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
+    """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
+    architecture = entry.get("architecture")
+    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    found = (place.get("output_modalities") for place in places)
+    given = next((outputs for outputs in found if isinstance(outputs, list)), [])
+    return [output.lower() for output in given if isinstance(output, str)]
+
+
 # --- ollama_pack.engines.openai.models ---
 # What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
 #
@@ -4319,6 +4717,7 @@ def _message_in(value: object, depth: int = 0) -> str:
 
 _MILLION, _BILLION = 10**6, 10**9
 _MODALITIES = {"image": "vision", "audio": "audio"}
+NO_CHAT = "embedding"  # the capability of a model that cannot chat, whatever else it is for
 _ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
 # llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
 _FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
@@ -4339,6 +4738,7 @@ class EngineModel:
         parameters: their number; 0 where it is not told.
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as completion and vision; empty where they are not told.
+        chats: it is no embedder, reranker or the like, as far as is told.
     """
 
     name: str
@@ -4351,6 +4751,7 @@ class EngineModel:
     parameters: int = 0
     quantization: str = ""
     capabilities: tuple[str, ...] = ()
+    chats: bool = True
 
     @property
     def _details(self) -> ModelDetails:
@@ -4382,6 +4783,8 @@ class EngineModel:
         Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
         without a parser for them refuses with a sentence that says so.
         """
+        if not self.chats:
+            return (NO_CHAT,)
         if not self.capabilities:
             return ()
         modalities = _part(props, "modalities")
@@ -4391,7 +4794,7 @@ class EngineModel:
 
 
 def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
-    """Read the answer of `/v1/models`.
+    """Read the answer of `/v1/models`: each name once. Entries without one are passed over, if some have one.
 
     Raises:
         ValueError: it is not of OpenAI's form.
@@ -4400,7 +4803,18 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
     if not isinstance(entries, list):
         raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
-    return tuple(_engine_model(entry, beside) for entry in entries)
+    found: dict[str, EngineModel] = {}
+    for entry in entries:
+        if name := _name_in(entry):
+            found.setdefault(name, _engine_model(entry, name, beside))
+    if entries and not found:
+        raise ValueError("a model has no `id`")
+    return tuple(found.values())
+
+
+def nameless_models(answer: Mapping[str, Any]) -> int:
+    """How many entries of `/v1/models` are passed over."""
+    return sum(not _name_in(entry) for entry in answer.get("data") or ())
 
 
 def served_context(props: Mapping[str, Any]) -> int:
@@ -4408,10 +4822,13 @@ def served_context(props: Mapping[str, Any]) -> int:
     return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
 
 
-def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    name = entry.get("id") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
-        raise ValueError("a model has no `id`")
+def _name_in(entry: object) -> str:
+    """A model's id, or what some have in its place; empty where there is none."""
+    name = (entry.get("id") or entry.get("name")) if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
+def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
     meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
@@ -4424,6 +4841,7 @@ def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> Engin
         parameters=_whole_or_zero(meta.get("n_params")),
         quantization=_quantization(meta.get("ftype")),
         capabilities=_capabilities(entry, beside.get(name, ())),
+        chats=listed_for_chat(entry, name),
     )
 
 
@@ -4530,7 +4948,7 @@ def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
         **_engine_bias(settings.get("logit_bias")),
         **_engine_format(settings),
         **_engine_thinking(settings),
-        **_offered_tools(body),
+        **_engine_tools(body),
         "model": text_in(body.get("model"), "model"),
         "messages": list(_engine_messages(body.get("messages"))),
         "stream": True,
@@ -4594,13 +5012,13 @@ def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
 
 
-def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
     """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    tools = objects_in(body.get("tools"), "tools")
-    if not tools:
+    offered = offered_tools(body)
+    if not offered.tools:
         return {}
-    choice = body.get("tool_choice")
-    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
@@ -4611,6 +5029,8 @@ def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
         made = {**message, "role": "system" if role == "developer" else role}
         if role == "tool":
             made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
         if "tool_calls" in message:
             calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
             made["tool_calls"] = [
@@ -4821,6 +5241,8 @@ OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
+# A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
+_WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
 _VERSIONS = (
     ("/version", "version"),
@@ -4830,6 +5252,8 @@ _VERSIONS = (
 )
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
+
+_Named = TypeVar("_Named", bound=NamedModel)
 
 
 class OpenAIClient:
@@ -4846,12 +5270,17 @@ class OpenAIClient:
         """Take what is needed later; nothing is connected.
 
         Args:
-            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1, or another base address of such an API,
+                such as https://gateway/v1beta/openai.
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
         """
-        root = url.rstrip("/").removesuffix(_V1)
+        base = url.rstrip("/")
+        root = base.removesuffix(_V1)
+        # What comes between the address and `/models`; the first that answers is kept.
+        self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
+        self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
         self._served: frozenset[str] = frozenset()
         self._takes_usage = True
@@ -4880,7 +5309,7 @@ class OpenAIClient:
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return tuple(model.listed() for model in await self._models())
+        return tuple(self._offered(model.listed()) for model in await self._models())
 
     async def ps(self) -> tuple[LoadedModel, ...]:
         """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
@@ -4892,10 +5321,12 @@ class OpenAIClient:
         if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
             context = served_context(await self._told("/props"))
             return tuple(
-                model.resident().model_copy(update={"context_length": model.context or context})
+                self._offered(model.resident()).model_copy(
+                    update={"context_length": model.context or context}
+                )
                 for model in models
             )
-        return tuple(model.resident() for model in models)
+        return tuple(self._offered(model.resident()) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -4904,7 +5335,9 @@ class OpenAIClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        models = await self._models()
+        name = self._ids.real(model)
+        found = next((each for each in models if name in {each.name, *each.others}), None)
         if found is None:
             raise self._not_served(model)
         return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
@@ -4942,7 +5375,7 @@ class OpenAIClient:
         The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
 
         Args:
-            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the id that `tags` gives it.
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
@@ -4956,8 +5389,9 @@ class OpenAIClient:
         """
         place = usage_place(body)
         request = request_to_engine(body)
-        if request["model"] not in self._served:
+        if self._ids.real(request["model"]) not in self._served:
             await self._models()
+        request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
         async with (
@@ -4969,7 +5403,7 @@ class OpenAIClient:
 
     async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
-        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
             async with aclosing(self._node.events(path, sent, first_byte)) as events:
@@ -5019,15 +5453,46 @@ class OpenAIClient:
 
     async def _models(self) -> tuple[EngineModel, ...]:
         """The models, which are remembered as those that it answers for."""
-        answer = await self._node.ask(f"{_V1}/models")
+        models = await self._listed()
+        self._ids.learn(model.name for model in models)
+        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        return models
+
+    async def _listed(self) -> tuple[EngineModel, ...]:
+        """The list under the first base that has one."""
+        base, *others = self._bases
+        try:
+            return await self._list_at(base)
+        except NodeError as error:
+            if isinstance(error, NodeUnreachableError | NodeTimeoutError | NodeBusyError):
+                raise
+            for other in others:
+                with suppress(NodeError):
+                    models = await self._list_at(other)
+                    self._bases = (other,)
+                    return models
+            raise
+
+    async def _list_at(self, base: str) -> tuple[EngineModel, ...]:
+        text = await self._node.fetch(f"{base}/models")
+        bare = text.lstrip()[:1] == b"["  # Together's list has nothing around it
+        answer = self._node.parsed(b'{"data":' + text + b"}" if bare else text)
         try:
             models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        if bare and not models:
+            raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
+        if unread := nameless_models(answer):
+            self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
+        self._bases = (base,)
         return models
+
+    def _offered(self, model: _Named) -> _Named:
+        """The model under the id that clients know."""
+        return model.model_copy(update={"name": self._ids.offered(model.name)})
 
     async def _told(self, path: str) -> dict[str, Any]:
         """What the engine tells there; empty where it has no such thing."""
@@ -5725,11 +6190,14 @@ class ListedClient:
         self._own = {name: model.name for name, model in offered.items()}
         return tuple(model.model_copy(update={"name": name}) for name, model in offered.items())
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
         """What is in the node's memory. A model that is not offered is there, too, by its own name."""
+        loaded = await self._client.ps()
+        if loaded is None:
+            return None
         return tuple(
             model.model_copy(update={"name": name})
-            for model in await self._client.ps()
+            for model in loaded
             for name in self._names(model.name) or [model.name]
         )
 
@@ -5953,6 +6421,10 @@ class PairState:
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
+REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answers already
+UNSEEN_SECONDS = (
+    300.0  # a runner of a node that does not tell of its memory is believed in after its last use
+)
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -5986,6 +6458,7 @@ class RunnerState:
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -6002,6 +6475,7 @@ class RunnerState:
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
+    remote: bool = False
 
     def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
         """A request of ours is sent to it."""
@@ -6097,9 +6571,9 @@ class NodeState:
     # --- what it tells ---
 
     def probed(
-        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
-        """Take in what `/api/tags` and `/api/ps` say."""
+        """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
         if models != self.models:
             self.models = dict(models)
             named = {name: replace(model, name=name) for name, model in models.items()}
@@ -6111,10 +6585,18 @@ class NodeState:
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
-        listed = {self._blob(resident): resident for resident in residents}
+        listed = {self._blob(resident): resident for resident in residents or ()}
+        elsewhere = {model.blob: name for name, model in models.items() if model.remote}
+        keeps_all = residents is None and now - self.left_at < UNSEEN_SECONDS
         for blob, runner in list(self.runners.items()):
-            if blob not in listed and not runner.loading and not runner.ends:
+            stays = blob in listed or blob in elsewhere or (keeps_all and not runner.remote)
+            if not stays and not runner.loading and not runner.ends:
                 del self.runners[blob]
+        for blob, name in elsewhere.items():
+            if blob not in self.runners or not self.runners[blob].remote:
+                self.runners[blob] = RunnerState(
+                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
@@ -6160,9 +6642,10 @@ class NodeState:
 
     def gpu_busy(self, utilization: float, now: float) -> None:
         """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
-        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        here = {blob: runner for blob, runner in self.runners.items() if not runner.remote}
+        ours = any(runner.ends or runner.loading for runner in here.values())
         busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
-        services = [self.known(blob).service for blob in self.runners]
+        services = [self.known(blob).service for blob in here]
         self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
 
     def left(self, runner: RunnerState, request_id: str, now: float) -> None:
@@ -6283,6 +6766,10 @@ class NodeState:
 
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
+        if runner.remote:
+            busy = tuple(runner.ends.values())
+            slots = len(busy) + REMOTE_SLOTS
+            return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
         foreign = runner.foreign if runner.foreign.count else self.gpu
         ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
         return RunnerView(
@@ -6304,7 +6791,8 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-EMBEDDING = "embedding"  # the capability of models that cannot chat
+# What a gateway answers that does not pass `/api/show` on: it will not next time, either.
+_NOT_THERE = frozenset({401, 403, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -6313,11 +6801,11 @@ class NodeLook:
 
     Attributes:
         models: what it can chat with.
-        residents: what is in its memory.
+        residents: what is in its memory; None: it does not tell.
     """
 
     models: tuple[NodeModel, ...]
-    residents: tuple[ResidentModel, ...]
+    residents: tuple[ResidentModel, ...] | None
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -6343,10 +6831,12 @@ class Prober:
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
+        models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        if loaded is None:
+            return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
-        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
-        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
+        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -6372,8 +6862,9 @@ class Prober:
             async with at_once:
                 try:
                     self._shown[_shown_key(model)] = await self._client.show(model.name)
-                except RetryableNodeError:
-                    pass  # asked again at the next look
+                except RetryableNodeError as error:  # asked again at the next look, where that may help
+                    if error.status in _NOT_THERE:
+                        self._shown[_shown_key(model)] = ShownModel()
                 except NodeError:
                     self._shown[_shown_key(model)] = ShownModel()
 
@@ -6386,7 +6877,14 @@ class Prober:
         options = shown.runner_options if shown else ()
         return NodeModel(
             name=listed.name,
-            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
+            installed=InstalledModel(
+                blob,
+                0 if listed.is_remote else listed.size,
+                context=context,
+                options=options,
+                fixed=self._fixed or listed.is_remote,
+                remote=listed.is_remote,
+            ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
             capabilities=frozenset(shown.capabilities) if shown and told else None,
@@ -6398,12 +6896,11 @@ def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
 
 
-def _can_chat(model: NodeModel) -> bool:
-    return (
-        model.capabilities is None
-        or "completion" in model.capabilities
-        or EMBEDDING not in model.capabilities
-    )
+def _can_chat(shown: ShownModel | None) -> bool:
+    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
+    if shown is None:
+        return True
+    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder
 
 
 # --- ollama_pack.routing.probe.node_watch ---
@@ -7242,7 +7739,7 @@ class KnownNodes:
         self.remote = RemoteRequests(self.nodes, clock, self._demand)
 
     def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
+        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
     ) -> None:
         """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
         node, now = self.nodes[name], self._clock()

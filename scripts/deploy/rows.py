@@ -19,7 +19,7 @@ from deploy.plan import Plan, value_diff
 from ollama_pack.aliases.published import candidates_of, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.webui.access import NamedModel, covers, kept_closed, narrowed, opened_models
+from ollama_pack.webui.access import CheckedModel, covers, kept_closed, narrowed, opened_models
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MARK, ExistingRow, existing_row, grants_in
 from ollama_pack.webui.models import ModelCatalogue
@@ -161,7 +161,7 @@ class _Rows:
         """
         known = {row.id: "" for row in self.stored.values() if row.base is None and not row.is_alias}
         found = models_behind(config.table, name, {**known, **self._of_connections})
-        models = [NamedModel(model, (model,)) for model in found or candidates_of(config.table, name)]
+        models = [CheckedModel(model, (model,)) for model in found or candidates_of(config.table, name)]
         closed = kept_closed(audience, models, self.stored)
         self.plan.problems.extend(
             f"{model}: {reason}, and not all who may use {name} are among them: grant it to them "

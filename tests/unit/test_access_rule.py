@@ -12,7 +12,7 @@ from ollama_pack.routing.probe.catalogue import FleetModel, NodeModel
 from ollama_pack.services.connected import OfferedIds, connected_nodes, same_server
 from ollama_pack.webui.access import (
     Access,
-    NamedModel,
+    CheckedModel,
     alias_access,
     covers,
     kept_closed,
@@ -25,7 +25,7 @@ from ollama_pack.webui.connections import ConnectionModels
 from ollama_pack.webui.model_rows import MAKER, MARK, ExistingRow
 
 STAFF = frozenset({("group", "g1", "read")})
-MODEL = NamedModel("a", ("a",))
+MODEL = CheckedModel("a", ("a",))
 
 
 def rows(*found: ExistingRow) -> Mapping[str, ExistingRow]:
@@ -51,10 +51,10 @@ def test_rows_that_are_not_the_models_own() -> None:
 
 def test_ids_of_several_connections() -> None:
     """Would catch a model that is closed because one of its ids is off, or open by none of them."""
-    model = NamedModel("a", ("x.a", "a"))
+    model = CheckedModel("a", ("x.a", "a"))
     off = ExistingRow("x.a", "a", None, EVERYBODY, active=False)
     assert model_access(model, rows(off, ExistingRow("a", "a", None, STAFF))) == Access(STAFF, has_row=True)
-    assert model_access(NamedModel("a", ()), rows(off)) == Access()
+    assert model_access(CheckedModel("a", ()), rows(off)) == Access()
 
 
 def test_aliases() -> None:
@@ -66,7 +66,7 @@ def test_aliases() -> None:
     there = rows(
         ExistingRow("staff", "staff", None, STAFF), ExistingRow("off", "off", None, STAFF, active=False)
     )
-    models = [NamedModel(name, (name,)) for name in ("staff", "off", "new")]
+    models = [CheckedModel(name, (name,)) for name in ("staff", "off", "new")]
     assert opened_models(EVERYBODY, models, there) == ("new",)
     assert opened_models(None, models, there) == opened_models(NOBODY, models, there) == ()
     assert set(kept_closed(EVERYBODY, models, there)) == {"staff", "off"}
@@ -86,7 +86,9 @@ def test_aliases() -> None:
     ],
 )
 def test_whether_an_audience_is_stated(
-    mark: dict[str, object], grants: frozenset[tuple[str, str, str]], opens: bool
+    mark: dict[str, object],
+    grants: frozenset[tuple[str, str, str]],
+    opens: bool,  # noqa: FBT001 - a case
 ) -> None:
     """Would catch a row of ours that opens models though nobody has said so, or an admin's that does not."""
     assert ExistingRow("a", "a", None, grants, meta={MARK: mark} if mark else {}).opens is opens
@@ -128,7 +130,7 @@ def test_one_server_in_several_connections() -> None:
     assert nodes[0].listings == (Listing("", frozenset({"a"})), Listing("b"))
     assert nodes[1].listings == ()
     offered = OfferedIds(nodes, lists, are_connections=True)
-    assert offered.named("b.x", fleet_model("b.x", "ollama0")) == NamedModel("b.x", ("b.x",))
+    assert offered.named("b.x", fleet_model("b.x", "ollama0")) == CheckedModel("b.x", ("b.x",))
     assert offered.tags(fleet_model("b.x", "ollama0")) == ["fast"]
     assert offered.tags(fleet_model("a", "ollama0")) == []
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from ollama_pack.routing.nodes import Listing, NodeRow
 from ollama_pack.routing.probe.catalogue import FleetModel
-from ollama_pack.webui.access import NamedModel
+from ollama_pack.webui.access import CheckedModel
 from ollama_pack.webui.connections import ConnectionModels
 
 _PORTS = {"http": 80, "https": 443}
@@ -62,10 +62,10 @@ class OfferedIds:
             for row in rows
         }
 
-    def named(self, name: str, model: FleetModel | None) -> NamedModel:
+    def named(self, name: str, model: FleetModel | None) -> CheckedModel:
         """A model with its ids. Where a node is no connection, its name is its id."""
         if model is None or self._are_connections:
-            return NamedModel(model.name if model else name, (model.name if model else name,))
+            return CheckedModel(model.name if model else name, (model.name if model else name,))
         ids = dict.fromkeys(
             offered
             for node in model.nodes
@@ -75,7 +75,7 @@ class OfferedIds:
                 else [model.name]
             )
         )
-        return NamedModel(model.name, tuple(offered for offered in ids if offered))
+        return CheckedModel(model.name, tuple(offered for offered in ids if offered))
 
     def tags(self, model: FleetModel) -> list[str]:
         """The tags that the connections give to a model."""

@@ -11,7 +11,7 @@ from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.access import (
     Access,
-    NamedModel,
+    CheckedModel,
     alias_access,
     kept_closed,
     model_access,
@@ -97,7 +97,7 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
         return None
 
 
-def behind_alias(offer: Offer, name: str) -> list[NamedModel]:
+def behind_alias(offer: Offer, name: str) -> list[CheckedModel]:
     """The models of nodes that may answer for an alias of the router."""
     told = next((model for model in offer.routed if model["id"] == name), {})
     plain = {str(model["id"]): model for model in offer.routed if not model.get("alias")}
@@ -107,10 +107,10 @@ def behind_alias(offer: Offer, name: str) -> list[NamedModel]:
     return [named_model(str(model), plain.get(str(model), {})) for model in names]
 
 
-def named_model(name: str, told: Mapping[str, Any]) -> NamedModel:
+def named_model(name: str, told: Mapping[str, Any]) -> CheckedModel:
     """A model of the router, with the ids that it has in Open WebUI: its own name, or those reported."""
     ids = told.get("ids")
-    return NamedModel(name, tuple(map(str, ids)) if isinstance(ids, list | tuple) else (name,))
+    return CheckedModel(name, tuple(map(str, ids)) if isinstance(ids, list | tuple) else (name,))
 
 
 def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> Iterator[WantedRow]:
@@ -212,8 +212,8 @@ def filtered_rows(
     return [*aliases, *bases], problems
 
 
-def _under(model: str) -> NamedModel:
-    return NamedModel(model, (model.removeprefix(ROUTER),))
+def _under(model: str) -> CheckedModel:
+    return CheckedModel(model, (model.removeprefix(ROUTER),))
 
 
 def _for_most(accesses: Mapping[str, Access]) -> str:

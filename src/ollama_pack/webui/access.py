@@ -33,7 +33,7 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedModel:
+class CheckedModel:
     """A model that may answer.
 
     Attributes:
@@ -45,13 +45,13 @@ class NamedModel:
     ids: tuple[str, ...]
 
 
-def own_rows(model: NamedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
+def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
     return [row for row in found if row.base is None and not row.is_alias]
 
 
-def model_access(model: NamedModel, rows: Mapping[str, ExistingRow]) -> Access:
+def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
     """Who may use a model under its own name.
 
     Args:
@@ -77,7 +77,7 @@ def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
 
 
 def opened_models(
-    stated: Grants | None, models: Iterable[NamedModel], rows: Mapping[str, ExistingRow]
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
 ) -> tuple[str, ...]:
     """The models without a row that a stated audience reaches through an alias only."""
     if not stated:
@@ -86,7 +86,7 @@ def opened_models(
 
 
 def kept_closed(
-    stated: Grants | None, models: Iterable[NamedModel], rows: Mapping[str, ExistingRow]
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
 ) -> dict[str, str]:
     """The models whose own rows keep a part of a stated audience out, each with the reason."""
     found = {}
@@ -123,7 +123,7 @@ def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
 
 
 async def usable_models(
-    routed_id: str, models: Sequence[NamedModel], user: Mapping[str, Any]
+    routed_id: str, models: Sequence[CheckedModel], user: Mapping[str, Any]
 ) -> frozenset[str]:
     """The names of those models that a user may use through one of the router's ids.
 
@@ -143,7 +143,7 @@ async def usable_models(
     gate = rows.get(routed_id)
     is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
 
-    def is_usable(model: NamedModel) -> bool:
+    def is_usable(model: CheckedModel) -> bool:
         if own := own_rows(model, rows):
             return any(row.active and reader.may_read(row) for row in own)
         return reader.is_admin or is_opened

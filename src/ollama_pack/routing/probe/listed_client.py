@@ -39,11 +39,14 @@ class ListedClient:
         self._own = {name: model.name for name, model in offered.items()}
         return tuple(model.model_copy(update={"name": name}) for name, model in offered.items())
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
         """What is in the node's memory. A model that is not offered is there, too, by its own name."""
+        loaded = await self._client.ps()
+        if loaded is None:
+            return None
         return tuple(
             model.model_copy(update={"name": name})
-            for model in await self._client.ps()
+            for model in loaded
             for name in self._names(model.name) or [model.name]
         )
 
