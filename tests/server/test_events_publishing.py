@@ -283,6 +283,7 @@ def test_the_models_row_is_followed(events: EventsTarget, user: OpenWebUI) -> No
     events.install_router(table="gpt-4 = llama3:8b", **TOLD)
     events.install()
     eventually(lambda: events.grants("gpt-4") == EVERYBODY)
+    eventually(lambda: "gpt-4" in user.models())
     assert ask(user, "gpt-4") == "gpu_router.gpt-4 answers"
     form = {"id": "llama3:8b", "name": "llama3:8b", "access_grants": []}
     events.api.post("/api/v1/models/model/access/update", form)  # an event tells of it: no wait for a look
