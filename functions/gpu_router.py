@@ -3376,6 +3376,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
@@ -3386,6 +3387,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
@@ -4226,18 +4228,26 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(binding: Binding) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+def reason(binding: Binding, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if not figures:
+        return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
+def status_line(binding: Binding, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
 
 
 def _seconds(value: float) -> str:
@@ -4502,6 +4512,181 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     return list(found.values()), unread
 
 
+# --- ollama_pack.engines.openai.request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_engine_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    offered = offered_tools(body)
+    if not offered.tools:
+        return {}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
 # --- ollama_pack.routing.dispatch.request ---
 # What the scheduler needs to know of an OpenAI chat body.
 
@@ -4558,6 +4743,18 @@ def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
+
+
+def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[str, Any]:
+    """The body for a gateway that places requests itself, with OpenAI's `prompt_cache_key`.
+
+    The key is the same for all turns of a conversation. It is a hash of ids, so it names neither the user nor
+    the conversation. A body that has a key keeps its own; a request without a conversation gets none.
+    """
+    if not request.chat or body.get(CACHE_KEY):
+        return dict(body)
+    written = f"{request.user}\0{request.chat}".encode(errors="replace")
+    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -5079,7 +5276,11 @@ class NodeTransport:
         raise NodeFaultError(self.name, "ended its answer before the last line")
 
     async def events(
-        self, path: str, body: Mapping[str, Any], first_byte: float
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[ServerEvent, None]:
         """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
 
@@ -5087,26 +5288,29 @@ class NodeTransport:
         and whoever sent a request there would find nobody. As for `lines` otherwise.
         """
         async with aclosing(
-            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
         ) as pieces:
             async for event in pieces:
                 yield event
                 if event.is_last:
                     return
 
-    async def _pieces(
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
         self,
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
         buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str] | None = None,
         *,
         last_request: bool = False,
     ) -> AsyncGenerator[_Piece, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
-            response = await self._open(path, body, last_request=last_request)
+            response = await self._open(path, body, headers, last_request=last_request)
         silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
@@ -5127,10 +5331,16 @@ class NodeTransport:
             response.close()
 
     async def _open(
-        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        last_request: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send a request and get an answer that is no error, its body unread."""
-        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        last = {"Connection": "close"} if last_request else {}
+        response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
         try:
@@ -5757,180 +5967,6 @@ def _whole_or_zero(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-# --- ollama_pack.engines.openai.request ---
-# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#
-# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
-# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
-
-# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
-_OPEN_WEBUI_FIELDS = frozenset(
-    {
-        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
-        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
-        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
-        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
-        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
-        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
-        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
-        "variables",
-    }
-)
-# What a runner of Ollama is started with, and what else only Ollama knows.
-_OLLAMA_FIELDS = frozenset(
-    {
-        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
-        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
-        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
-    }
-)
-# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
-_OWN_FIELDS = frozenset(
-    {
-        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
-        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
-    }
-)
-_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
-_EFFORTS = frozenset({"low", "medium", "high"})
-
-
-def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
-
-    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
-    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
-
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
-
-    Raises:
-        ChatBodyError: something in the body is not of its form.
-    """
-    settings = flat_settings(body)
-    options = ollama_options(body)
-    passed = {
-        str(name): value
-        for name, value in {**settings, **options}.items()
-        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
-    }
-    return {
-        **passed,
-        **_engine_penalty(options),
-        **_engine_length(options),
-        **_engine_bias(settings.get("logit_bias")),
-        **_engine_format(settings),
-        **_engine_thinking(settings),
-        **_engine_tools(body),
-        "model": text_in(body.get("model"), "model"),
-        "messages": list(_engine_messages(body.get("messages"))),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request for an engine that does not know `stream_options`."""
-    return {name: value for name, value in request.items() if name != "stream_options"}
-
-
-def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
-    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
-    penalty = options.get("repeat_penalty")
-    return {} if penalty is None else {"repetition_penalty": penalty}
-
-
-def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
-    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
-    length = options.get("num_predict", 0)
-    return {"max_tokens": length} if length > 0 else {}
-
-
-def _engine_bias(given: object) -> dict[str, dict[str, float]]:
-    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
-    if not isinstance(given, str):
-        bias = object_in(given, "logit_bias")
-        return {"logit_bias": dict(bias)} if bias else {}
-    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
-    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
-    return {"logit_bias": bias} if bias else {}
-
-
-def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`response_format` for Ollama's `format`, unless the body has it."""
-    wanted = settings.get("format")
-    if "response_format" in settings or not wanted:
-        return {}
-    if isinstance(wanted, str):
-        if not wanted.strip().startswith(("{", "[")):
-            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
-        try:
-            wanted = json_in(wanted)
-        except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-    schema = {"name": "answer", "schema": object_in(wanted, "format")}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
-
-
-def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
-    asked = settings.get("think")
-    word = asked.strip().lower() if isinstance(asked, str) else asked
-    if isinstance(word, str) and word in _EFFORTS:
-        return {"reasoning_effort": word}
-    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
-    if not isinstance(switch, bool):
-        return {}
-    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
-    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
-
-
-def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    offered = offered_tools(body)
-    if not offered.tools:
-        return {}
-    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
-    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
-
-
-def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        elif isinstance(message.get("content"), list):
-            made["content"] = [part for _, part in message_parts(message, field)] or ""
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
-        yield made
-
-
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
-    function = object_in(call.get("function"), f"{field}.function")
-    given = function.get("arguments")
-    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    arguments = written if written.strip() else "{}"
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
-
-
 # --- ollama_pack.engines.openai.stream ---
 # A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
 #
@@ -6123,6 +6159,10 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
 
@@ -6139,6 +6179,7 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
@@ -6148,6 +6189,7 @@ class OpenAIClient:
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
         base = url.rstrip("/")
         root = base.removesuffix(_V1)
@@ -6155,7 +6197,8 @@ class OpenAIClient:
         self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
         self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: frozenset[str] = frozenset(serves)
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -6279,7 +6322,8 @@ class OpenAIClient:
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+            headers = _session_headers(sent)
+            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -6332,7 +6376,14 @@ class OpenAIClient:
         return models
 
     async def _listed(self) -> tuple[EngineModel, ...]:
-        """The list under the first base that has one."""
+        """The list under the first base that has one; what was declared, where the server is there."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{self._bases[0]}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
         base, *others = self._bases
         try:
             return await self._list_at(base)
@@ -6382,6 +6433,12 @@ class OpenAIClient:
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
 
 
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
+
+
 # --- ollama_pack.routing.nodes ---
 # The `nodes` valve: a row a line, read once.
 #
@@ -6391,10 +6448,12 @@ class OpenAIClient:
 #     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+#     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
+PlacedBy = Literal["pack", "own"]
 
-MAX_NODES = 64
+MAX_NODES = 1024
 MAX_TIER = 9
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
@@ -6403,7 +6462,7 @@ _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -6438,6 +6497,10 @@ class NodeRow:
         slots: how many requests a model answers at once there; None: to be learned.
         agent: address of its `gpu_agent`; empty: none.
         key: sent as a bearer token; empty: none. In no message.
+        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
+            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
+            once, up to `slots`, and a key of the conversation that helps it to choose.
+        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
         listings: what of its models is offered; none: all, under their own names.
     """
@@ -6450,6 +6513,8 @@ class NodeRow:
     slots: int | None = None
     agent: str = ""
     key: str = field(default="", repr=False)
+    placement: PlacedBy = "pack"
+    models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     listings: tuple[Listing, ...] = ()
 
@@ -6490,7 +6555,11 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
+    row = NodeRow(name, _address(url), line=line, **_settings(settings))
+    if row.kind != "openai" and (row.placement == "own" or row.models):
+        setting = "models=" if row.models else "placement=own"
+        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
 def _settings(written: list[str]) -> dict[str, Any]:
@@ -6527,6 +6596,20 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
+        if value == placement:
+            return placement  # type: ignore[no-any-return] # get_args has no types
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+
+
+def _models(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if not all(names) or not value.isprintable():
+        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+    return names
+
+
 def _weight(value: str) -> float:
     try:
         weight = float(value)
@@ -6559,6 +6642,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "placement": _placement,
+    "models": _models,
 }
 
 
@@ -7803,8 +7888,11 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    client = kind(row.url, session, headers=headers)
+    client: NodeClient
+    if row.kind == "openai":
+        client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
+    else:
+        client = OllamaClient(row.url, session, headers=headers)
     return ListedClient(client, row.listings) if row.listings else client
 
 
@@ -7941,8 +8029,11 @@ class Attempt:
             NodeError: as `NodeClient.complete`, or what `give_up` was told.
         """
         binding, watch, settings = self.binding, self._watch, self._settings
+        body = with_model(self._journey.body, binding.model, settings.keep_alive)
+        if watch.row.placement == "own":
+            body = with_conversation(body, self._journey.request)
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, settings.keep_alive),
+            body,
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
@@ -7974,7 +8065,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            why = reason(self.binding, figures=self._journey.figures)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -9263,7 +9355,13 @@ class FleetShare:
 
 
 class Sharing(Protocol):
-    """What tells other workers, and hears them."""
+    """What tells other workers, and hears them.
+
+    Attributes:
+        fault: why they cannot be reached, in words; empty: they can, as far as is known.
+    """
+
+    fault: str
 
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
@@ -9480,6 +9578,10 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
+    def answering(self, models: Sequence[str]) -> str:
+        """Of the models that may answer, the preferred one first, the one that would now."""
+        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -9504,6 +9606,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    @property
+    def sharing_fault(self) -> str:
+        """Why other workers cannot be heard; empty: they can, or there is nothing to hear them by."""
+        return self._sharing.fault if self._sharing else ""
 
     @property
     def peers(self) -> int:
@@ -9532,11 +9639,12 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        figures: bool = True,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
 
         Args:
             body: whether or not it asks for a stream.
@@ -9546,6 +9654,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            figures: whether the user may see what the nodes hold of others: see `explain.reason`.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -9557,7 +9666,9 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+        async with self._taken_in(
+            Journey(request, body, head, tell, self._loop.create_future(), figures)
+        ) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -9659,7 +9770,7 @@ class Router:
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         if not journey.request.background:
-            await journey.tell(status_line(binding), done=True)
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         async with aclosing(attempt.chunks()) as chunks:
@@ -9727,7 +9838,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
-    return {**_usage(router), "nodes": nodes, **told}
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
@@ -10594,10 +10705,10 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
-def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
-    """What tells the weights that may answer for a name from others of that name: for the response cache."""
-    found = [catalogue.models[model] for model in models if model in catalogue.models]
-    return " ".join("+".join((model.name, *model.digests)) for model in found)
+def weights_behind(model: str, catalogue: Catalogue) -> str:
+    """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
+    found = catalogue.find(model)
+    return "+".join((found.name, *found.digests)) if found else ""
 
 
 # --- ollama_pack.services.router_host ---
@@ -10938,6 +11049,7 @@ class RedisShare:
         self._wanted = asyncio.Event()
         self._stalled = False
         self._told = False  # that nobody answers
+        self.fault = ""
         self._task: asyncio.Task[None] | None = None
         self._used_at = 0.0
         share.wake = self._wanted.set
@@ -11007,6 +11119,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
+                self.fault = ""
                 retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
@@ -11031,13 +11144,14 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
+        # an old server repeats an AUTH that it does not know
+        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
         if not self._told:
             self._told = True
             share_log.warning(
-                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s): this one "
                 "goes on alone, and joins the others once it does",
-                type(fault).__name__,
-                str(fault).partition(", with args")[0],  # an old server repeats an AUTH that it does not know
+                self.fault,
             )
 
     def _answer_all(self) -> None:
@@ -11395,6 +11509,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
+            figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
 
@@ -11406,11 +11521,12 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
-    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others so called, for the response cache."""
+    async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
+        """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        return weights_behind(await self._models(router, body, name, user), router.catalogue())
+        model = router.answering(await self._models(router, body, name, user))
+        return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""

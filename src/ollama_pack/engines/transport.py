@@ -160,7 +160,11 @@ class NodeTransport:
         raise NodeFaultError(self.name, "ended its answer before the last line")
 
     async def events(
-        self, path: str, body: Mapping[str, Any], first_byte: float
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[ServerEvent, None]:
         """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
 
@@ -168,26 +172,29 @@ class NodeTransport:
         and whoever sent a request there would find nobody. As for `lines` otherwise.
         """
         async with aclosing(
-            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
         ) as pieces:
             async for event in pieces:
                 yield event
                 if event.is_last:
                     return
 
-    async def _pieces(
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
         self,
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
         buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str] | None = None,
         *,
         last_request: bool = False,
     ) -> AsyncGenerator[_Piece, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
-            response = await self._open(path, body, last_request=last_request)
+            response = await self._open(path, body, headers, last_request=last_request)
         silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
@@ -208,10 +215,16 @@ class NodeTransport:
             response.close()
 
     async def _open(
-        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        last_request: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send a request and get an answer that is no error, its body unread."""
-        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        last = {"Connection": "close"} if last_request else {}
+        response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
         try:

@@ -142,6 +142,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
+            figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
 
@@ -153,11 +154,12 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
-    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others so called, for the response cache."""
+    async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
+        """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        return weights_behind(await self._models(router, body, name, user), router.catalogue())
+        model = router.answering(await self._models(router, body, name, user))
+        return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""

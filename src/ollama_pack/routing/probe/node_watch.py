@@ -44,8 +44,11 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    client = kind(row.url, session, headers=headers)
+    client: NodeClient
+    if row.kind == "openai":
+        client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
+    else:
+        client = OllamaClient(row.url, session, headers=headers)
     return ListedClient(client, row.listings) if row.listings else client
 
 
