@@ -7446,12 +7446,19 @@ class ListedClient:
         return await self._client.show(self._own.get(model, model))
 
     def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer of an offered model."""
         model = str(body.get("model"))
         asked = {**body, "model": self._own.get(model, model)}
-        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking)
+        own = frozenset(self._own.get(name, name) for name in names)
+        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking, names=own)
 
     def _names(self, model: str) -> list[str]:
         names = (listing.offered(model) for listing in self._listings)
