@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 
 
 def waiting_line(ahead: int) -> str:
@@ -11,18 +11,18 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(binding: Binding) -> str:
+def reason(assignment: Assignment) -> str:
     """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
-    parts = [f"loads {binding.model}" if binding.loads else "resident"]
-    if binding.hit and binding.request.tokens:
-        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    parts = [f"loads {assignment.model}" if assignment.loads else "resident"]
+    if assignment.hit and assignment.request.tokens:
+        parts.append(f"prefix {min(1.0, assignment.hit / assignment.request.tokens):.0%}".replace("%", " %"))
+    parts.append(f"about {_seconds(assignment.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding) -> str:
+def status_line(assignment: Assignment) -> str:
     """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
+    return f"{assignment.node} · {reason(assignment)}"
 
 
 def _seconds(value: float) -> str:
@@ -64,22 +64,22 @@ class Decision:
         return asdict(self)
 
 
-def explained(binding: Binding, at: float) -> Decision:
+def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
     considered = [
-        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
-        for other in binding.considered
+        {"node": node, "model": model, "terms": terms.as_dict()}
+        for node, model, terms in assignment.considered()
     ]
     return Decision(
         at=at,
-        node=binding.node,
-        model=binding.model,
-        loads=binding.loads,
-        hit=binding.hit,
-        tokens=binding.request.tokens,
-        waited=binding.waited,
-        predicted=binding.terms.predict_ttft,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
         actual=None,
-        background=binding.request.background,
+        background=assignment.request.background,
         considered=considered,
     )
