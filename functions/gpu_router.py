@@ -17,6 +17,7 @@ import logging
 import math
 import re
 import socket
+import ssl
 import threading
 import time
 from bisect import bisect_left, bisect_right, insort
@@ -40,6 +41,7 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
+from heapq import nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
@@ -47,74 +49,24 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-# --- ollama_pack.aliases.facts ---
-# What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    """The facts of one request that decide between rows.
-
-    Attributes:
-        model: the name that the client asked for.
-        images: whether a message carries an image.
-        tools: whether the model may call tools.
-        tokens: estimated length of the prompt, in tokens.
-        groups: names of the groups that the user belongs to.
-    """
-
-    model: str
-    images: bool = False
-    tools: bool = False
-    tokens: int = 0
-    groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 # --- ollama_pack.errors ---
 # Every error that the pack raises on purpose, and the base of them all.
@@ -144,6 +96,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -180,228 +133,14 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
-
-
-# --- ollama_pack.cache.redis_url ---
-# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#
-# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
-# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
-# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
-#
-# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
-# there without.
-
-_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
-# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
-_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
-
-
-class RedisClient(Protocol):
-    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a command and return its answer, with bytes for strings."""
-
-    def script_load(self, script: str) -> Awaitable[Any]:
-        """Leave a script there; in a cluster on every server of it."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-
-
-def connection_pool_of(client: RedisClient) -> Any:
-    """Where the connections to its one server come from; a cluster has none such."""
-    return getattr(client, "connection_pool", None)
-
-
-class _PartMissingError(ValueError):
-    """What is missing, in words that may be shown."""
-
-
-class _WatchedMaster:
-    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
-
-    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
-        self.execute_command = master.execute_command
-        self.script_load = master.script_load
-        self.connection_pool = connection_pool_of(master)
-        self._clients = master, *sentinels
-
-    async def aclose(self) -> None:
-        """Close the connections to the master and to the Sentinels."""
-        for client in self._clients:
-            await client.aclose()
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def check_redis_url(url: str) -> str:
-    """The URL, which is none or can be used.
-
-    Raises:
-        CacheConfigError: it is none of the forms.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    if url:
-        redis_client(url)
-    return url
-
-
-def redis_client(url: str) -> RedisClient:
-    """A client for a URL.
-
-    Raises:
-        CacheConfigError: the URL is none of the forms.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    scheme = url.partition("://")[0]
-    try:
-        match scheme:
-            case "redis" | "rediss" | "unix":
-                return _server_client(url)
-            case "redis+sentinel" | "rediss+sentinel":
-                return _sentinel_client(url, tls=scheme.startswith("rediss"))
-            case "redis+cluster" | "rediss+cluster":
-                return _cluster_client(url, tls=scheme.startswith("rediss"))
-    except _PartMissingError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
-    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
-        raise CacheConfigError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
-            "password / is written as %2F, @ as %40, # as %23, : as %3A"
-        ) from None
-    raise CacheConfigError(
-        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
-        "redis+sentinel:// or redis+cluster://"
-    )
-
-
-def _once_more() -> Any:
-    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
-    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
-    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
-    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
-
-    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-
-
-def _server_client(url: str) -> RedisClient:
-    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
-
-    client: RedisClient = Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
-    return client
-
-
-def _sentinel_client(url: str, *, tls: bool) -> RedisClient:
-    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
-
-    parts = urlsplit(url)
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service:
-        raise _PartMissingError(
-            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
-        )
-    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
-    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
-    kwargs = {"password": password, "ssl": tls}
-    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    master: RedisClient = sentinel.master_for(
-        service,
-        db=int(db or 0),
-        ssl=tls,
-        protocol=2,
-        retry=_once_more(),
-        **_login(parts.username, parts.password),
-    )
-    return _WatchedMaster(master, sentinel.sentinels)
-
-
-def _cluster_client(url: str, *, tls: bool) -> RedisClient:
-    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
-    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
-
-    parts = urlsplit(url)
-    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
-    return RedisCluster(
-        startup_nodes=nodes,
-        protocol=2,
-        ssl=tls,
-        retry=_once_more(),
-        **_login(parts.username, parts.password),
-        **_NO_LIMIT,
-    )
-
-
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts of a URL and their ports, 0 where none is given."""
-    found = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{place}")
-        if not parts.hostname:
-            raise _PartMissingError("it names no host")
-        found.append((parts.hostname, parts.port or 0))
-    return found
-
-
-def _login(username: str | None, password: str | None) -> dict[str, Any]:
-    return {
-        "username": unquote(username) if username else None,
-        "password": unquote(password) if password else None,
-    }
 
 
 # --- ollama_pack.engines.errors ---
@@ -482,9 +221,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -499,6 +241,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -519,6 +280,673 @@ class RequestRefusedError(NodeError):
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
         super().__init__(node, "refuses the request", status=status, said=said)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, "an object")
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", "an object")
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, "a whole number")
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, "true or false")
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+# Type of a part → the field with its text.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
+_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
+_MARKS = frozenset(
+    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
+)
+# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
+_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
+
+
+def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each part of a message's content that is meant for a model, with its place for error messages.
+
+    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
+    Other types are passed on as they are.
+
+    Args:
+        message: of an OpenAI chat body.
+        field: where it stands, such as `messages[2]`.
+
+    Raises:
+        ChatBodyError: the content is not of its form.
+    """
+    content, field = message.get("content"), f"{field}.content"
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield field, {"type": "text", "text": content}
+        return
+    for number, given in enumerate(list_in(content, field)):
+        place = f"{field}[{number}]"
+        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
+        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
+        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
+            yield place, _plain_part(part, kind, place)
+
+
+def _is_for_no_model(kind: str) -> bool:
+    lowered = kind.lower()
+    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
+
+
+def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
+    if kind in _TEXT_PARTS:
+        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
+        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
+    if kind not in IMAGE_PARTS:
+        return part
+    given = part.get("image_url")
+    if isinstance(given, Mapping):
+        text_in(given.get("url"), f"{field}.image_url")
+        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
+    address = _image_address(part) if kind == "image" and given is None else given
+    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
+
+
+def _image_address(part: Mapping[str, Any]) -> object:
+    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
+    source = part.get("source")
+    source = source if isinstance(source, Mapping) else part
+    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
+    if data is None:
+        return source.get("url", part.get("image"))
+    kind = source.get("media_type") or source.get("mime_type") or "image/png"
+    return f"data:{kind};base64,{data}"
+
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    text = sum(map(_text_bytes, messages))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.cache.errors ---
+# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#
+# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
+
+
+class CacheConfigError(PackError, ValueError):
+    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
+
+    Attributes:
+        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StoreError(PackError):
+    """The store did not do what it was asked."""
+
+
+class StoreDownError(StoreError):
+    """The store cannot be reached, or failed."""
+
+
+class StoreFullError(StoreError):
+    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+
+
+class EntryUnreadableError(PackError):
+    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
+
+
+class LeaderLostError(PackError):
+    """The generation that an answer was copied from ended without its end, and part of it is shown already.
+
+    Attributes:
+        chunks: how many had come.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(
+            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
+        )
+        self.chunks = chunks
+
+
+# --- ollama_pack.cache.redis_url ---
+# A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#
+# redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
+# redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
+#
+# redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
+# there without.
+
+_SENTINEL_PORT, _REDIS_PORT = 26379, 6379
+# Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
+_NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
+
+
+class RedisClient(Protocol):
+    """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command and return its answer, with bytes for strings."""
+
+    def script_load(self, script: str) -> Awaitable[Any]:
+        """Leave a script there; in a cluster on every server of it."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def connection_pool_of(client: RedisClient) -> Any:
+    """Where the connections to its one server come from; a cluster has none such."""
+    return getattr(client, "connection_pool", None)
+
+
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
+
+
+class _WatchedMaster:
+    """The master that Sentinels name. Its end is theirs too: redis-py leaves their connections open."""
+
+    def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
+        self.execute_command = master.execute_command
+        self.script_load = master.script_load
+        self.connection_pool = connection_pool_of(master)
+        self.clients = master, *sentinels
+
+    async def aclose(self) -> None:
+        """Close the connections to the master and to the Sentinels."""
+        for client in self.clients:
+            await client.aclose()
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def check_redis_url(url: str) -> str:
+    """The URL, which is none or can be used.
+
+    Raises:
+        CacheConfigError: it is none of the forms.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    if url:
+        redis_client(url)
+    return url
+
+
+def redis_client(url: str) -> RedisClient:
+    """A client for a URL.
+
+    Raises:
+        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
+        ModuleNotFoundError: there is no redis-py.
+    """
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+    try:
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
+        raise CacheConfigError(
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
+        ) from None
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
+    )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
+
+
+def _once_more() -> Any:
+    """A connection that broke while it was idle says nothing of the server: one more try, on a new one."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - see the top
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - see the top
+    from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: PLC0415 - see the top
+
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _server_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Redis  # noqa: PLC0415 - see the top
+
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
+        protocol=2,
+        retry=_once_more(),
+        **{**url.login, **url.options, **_NO_LIMIT},
+    )
+    return _checked_client(client)
+
+
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
+    from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
+
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
+
+
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
+
+
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -793,6 +1221,7 @@ class InstalledModel:
         context: `num_ctx` in tokens that its own recipe asks for; 0: none.
         options: the other runner options that its own recipe asks for, sorted by name.
         fixed: the engine never loads it again for other options, as Ollama does.
+        remote: it runs elsewhere, as Ollama's cloud models do: there at once, no memory here, no slots.
     """
 
     blob: str
@@ -801,6 +1230,7 @@ class InstalledModel:
     context: int = 0
     options: RunnerOptions = ()
     fixed: bool = False
+    remote: bool = False
 
     def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
         """The context (0: the node's default) and the options that a request makes the runner have."""
@@ -844,6 +1274,7 @@ class RunnerView:
         ready_at: when it is loaded; in the past: it is.
         ends: when each request that it answers now is predicted to end, its first token included.
         prefixes: what it still holds, the last used first.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -857,6 +1288,7 @@ class RunnerView:
     ready_at: float = 0.0
     ends: tuple[float, ...] = ()
     prefixes: tuple[KeptPrefix, ...] = ()
+    remote: bool = False
 
 
 def fits_runner(
@@ -1088,6 +1520,7 @@ class VirtualRunner:
     free_at: list[float]  # sorted, one for each slot
     prefixes: tuple[KeptPrefix, ...] = ()
     keeps: int = 1
+    remote: bool = False
 
     def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
         """Whether it answers without being loaded again."""
@@ -1293,7 +1726,7 @@ class VirtualNode:
 
     def _clear(self, size: int, own: str) -> Clearing:
         """Make room as Ollama does: those that are idle go first. A runner that is loaded anew goes, too."""
-        others = [runner for runner in self.runners.values() if runner.blob != own]
+        others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
             others.sort(key=_idle_at)
         needed = size - self.view.room
@@ -1361,6 +1794,7 @@ def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: Rout
         free_at,
         runner.prefixes,
         runner.keeps,
+        runner.remote,
     )
 
 
@@ -1484,6 +1918,17 @@ class NoAnswerError(RoutingError):
         self.tried = dict(tried)
 
 
+class RequestFailsError(NoAnswerError):
+    """Several nodes failed in the same way before their first token: the request is the likely reason."""
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        super().__init__(tried)
+        *_, reason = tried.values()
+        nodes = " and ".join(tried)
+        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+        self.args = (said,)
+
+
 class AnswerBrokenError(RoutingError):
     """A node failed in the middle of its answer. Another node's words are never put behind it.
 
@@ -1503,6 +1948,7 @@ class AnswerBrokenError(RoutingError):
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -1564,6 +2010,15 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:
@@ -1630,15 +2085,22 @@ def fold_name(name: str) -> str:
 
 
 # --- ollama_pack.routing.decide.fair_queue ---
-# Who comes next: start-time fair queueing between users, background calls behind people.
+# Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
-# Each request gets a start tag, the later of the queue's virtual time and the end of its user's request before;
-# the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). A user who sends many
-# requests at once gets tags further and further away, and another user's first request goes before them.
+# A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
+# slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
+# tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
+# (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
+# of the expected ones. What a user has had lately fades as time passes while nobody waits.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
+MAX_TURN = 16  # turns further away are equal
+MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
+
+# Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
+Owner = tuple[str, bool]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -1652,6 +2114,7 @@ class WaitingRequest:
         cost: the seconds of service that it is expected to take.
         number: counts the requests; breaks ties.
         came: when it came, on the caller's clock.
+        turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
@@ -1664,13 +2127,18 @@ class WaitingRequest:
     cost: float
     number: int
     came: float
+    turn: int = 0
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
 
     @property
-    def place(self) -> tuple[float, int]:
-        return self.start, self.number
+    def place(self) -> tuple[int, float, int]:
+        return self.turn, self.start, self.number
+
+    @property
+    def owner(self) -> Owner:
+        return self.request.user, self.request.background
 
 
 class FairQueue:
@@ -1684,7 +2152,10 @@ class FairQueue:
         self._by_id: dict[str, WaitingRequest] = {}
         self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
         self._waiting_of: dict[str, int] = {}
+        self._own: dict[Owner, list[WaitingRequest]] = {}  # by their start tags
+        self._serving: dict[Owner, int] = {}
         self._virtual = 0.0
+        self._empty_since = 0.0
         self._count = 0
 
     def __len__(self) -> int:
@@ -1696,6 +2167,10 @@ class FairQueue:
     def __iter__(self) -> Iterator[WaitingRequest]:
         return iter(self._by_id.values())
 
+    def get(self, request_id: str) -> WaitingRequest | None:
+        """A request that waits."""
+        return self._by_id.get(request_id)
+
     def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
         """Take a request in.
 
@@ -1706,6 +2181,8 @@ class FairQueue:
         reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
         if len(self) >= self.limit - reserved:
             raise QueueFullError(self.limit, len(self), own)
+        if not self._by_id:  # meanwhile everybody could have had what they wanted
+            self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
@@ -1726,7 +2203,26 @@ class FairQueue:
         self._by_id[entry.request.id] = entry
         user = entry.request.user
         self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        own = self._own.setdefault(entry.owner, [])
+        before = bisect_left(own, _start_place(entry), key=_start_place)
+        entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
+        own.insert(before, entry)
         insort(self._list_of(entry), entry, key=_fair_place)
+        self._renew_turns(entry.owner)
+
+    def _renew_turns(self, owner: Owner, later: float = 0.0) -> None:
+        """Give an owner's requests the turns that they have now, and start tags that are so much later."""
+        serving = self._serving.get(owner, 0)
+        for before, entry in enumerate(self._own.get(owner, ())):
+            turn = min(MAX_TURN, serving + before)
+            if turn == entry.turn and not later:
+                if turn == MAX_TURN:
+                    return  # and so are those behind
+                continue
+            entries = self._list_of(entry)
+            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+            entry.turn, entry.start = turn, entry.start + later
+            insort(entries, entry, key=_fair_place)
 
     def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
         return self._background if entry.request.background else self._people
@@ -1755,8 +2251,29 @@ class FairQueue:
             for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
         self._virtual = max(self._virtual, entry.start)
+        self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
+        self._empty_since = now
         return entry
+
+    def ended(self, entry: WaitingRequest, seconds: float | None = None) -> None:
+        """A request that was bound is in service no more.
+
+        Args:
+            entry: the request.
+            seconds: of service that it took; None: they do not count against its user.
+        """
+        owner, user = entry.owner, entry.request.user
+        self._serving[owner] -= 1
+        if not self._serving[owner]:
+            del self._serving[owner]
+        later = 0.0
+        if seconds is not None:
+            before = max(self._virtual, self._ends.get(user, 0.0))
+            self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
+            later = self._ends[user] - before
+            self._forget_past()
+        self._renew_turns(owner, later)
 
     def cancel(self, request_id: str) -> None:
         """Take out a request that nobody wants any more. Its user gets the time back."""
@@ -1768,19 +2285,32 @@ class FairQueue:
     def _remove(self, entry: WaitingRequest) -> None:
         user = entry.request.user
         del self._by_id[entry.request.id]
-        self._list_of(entry).remove(entry)
+        entries = self._list_of(entry)
+        del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        own = self._own[entry.owner]
+        own.remove(entry)
+        if not own:
+            del self._own[entry.owner]
+        self._renew_turns(entry.owner)
         self._waiting_of[user] -= 1
         if not self._waiting_of[user]:
             del self._waiting_of[user]
-        if not self._by_id:  # nobody waits, so nobody has had more than a fair share: all begin anew
-            self._virtual = max(self._virtual, *self._ends.values()) if self._ends else self._virtual
-            self._ends.clear()
-        elif len(self._ends) > 2 * len(self._waiting_of) + MAX_TAGS:  # tags of the past mean nothing
-            self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
+        self._forget_past()
+
+    def _forget_past(self) -> None:
+        """Tags of the past mean nothing; of too many others the least is lost."""
+        most = 2 * len(self._waiting_of) + MAX_TAGS
+        if len(self._ends) > most:
+            ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
+            self._ends = {name: end for end, name in nlargest(most, ahead)}
 
 
-def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
+def _fair_place(entry: WaitingRequest) -> tuple[int, float, int]:
     return entry.place
+
+
+def _start_place(entry: WaitingRequest) -> tuple[float, int]:
+    return entry.start, entry.number
 
 
 # --- ollama_pack.routing.decide.prefix ---
@@ -2433,8 +2963,9 @@ class RouterSettings:
     Attributes:
         strategy: as `Scheduler` takes it.
         probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
-            waiting and loading there are predicted to take.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
         several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
@@ -2447,6 +2978,24 @@ class RouterSettings:
     max_queue: int = 64
     keep_alive: str = ""
     several_workers: bool = False
+    load_seconds: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
 
 
 @dataclass(slots=True)
@@ -2459,8 +3008,10 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
     """
 
@@ -2469,8 +3020,10 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
 
 
@@ -2563,132 +3116,10 @@ def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float]
     return next((list(found[name].values()) for name in names if name in found), None)
 
 
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.ollama.messages ---
 # The conversation of an OpenAI chat body, as Ollama wants it.
 
 _ROLES = {"developer": "system", "function": "tool"}
-# Type of a part → where its text is. The second and third are the Responses API's.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
 
 
@@ -2712,7 +3143,7 @@ def ollama_messages(value: object) -> list[dict[str, Any]]:
 
 def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
     role = text_in(message.get("role"), f"{field}.role")
-    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts = [_content_part(part, place) for place, part in message_parts(message, field)]
     parts += [("image", image) for image in _own_images(message, field)]
     texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
     return {
@@ -2725,27 +3156,13 @@ def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, 
     }
 
 
-def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
-    """Each part of a content as ("text", text) or ("image", base64)."""
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield "text", content
-        return
-    for number, part in enumerate(objects_in(content, field)):
-        yield _content_part(part, f"{field}[{number}]")
-
-
 def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
-    kind = text_in(part.get("type"), f"{field}.type")
-    if kind in _TEXT_PARTS:
-        name = _TEXT_PARTS[kind]
-        return "text", text_in(part.get(name), f"{field}.{name}")
-    if kind in _IMAGE_PARTS:
-        where = part.get("image_url")
-        address = where.get("url") if isinstance(where, Mapping) else where
-        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+    """A part of a content as ("text", text) or ("image", base64)."""
+    if "text" in part and part.get("type", "text") == "text":
+        return "text", part["text"]
+    if part["type"] == "image_url":
+        return "image", _image(part["image_url"]["url"], f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {part['type'][:40]!r}: Ollama takes text and images only")
 
 
 def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
@@ -2912,6 +3329,117 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     return unknown | known
 
 
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
+    and of Bedrock (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
 # --- ollama_pack.engines.ollama.to_ollama ---
 # An OpenAI chat request as Ollama's `POST /api/chat` wants it.
 
@@ -2963,22 +3491,9 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
-    tools = objects_in(body.get("tools"), "tools")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, Mapping):
-        name = object_in(choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if _declared_name(tool) == name]
-        if not tools:
-            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return tools or None
-
-
-def _declared_name(tool: Mapping[str, Any]) -> object:
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else None
+    """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
+    offered = offered_tools(body)
+    return None if offered.mode == "none" else offered.tools or None
 
 
 def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
@@ -3342,26 +3857,44 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
 # Decisions in words: status lines for people, records for the dashboard.
 
 
+def loading_line(binding: Binding, seconds: float) -> str:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.placement.chosen.quote.rates
+    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
+    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+
+
 def waiting_line(ahead: int) -> str:
     """What somebody reads who waits."""
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(binding: Binding) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+def reason(binding: Binding, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if not figures:
+        return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    if not binding.loads or binding.placement.chosen.quote.rates.load_measured:
+        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
+def status_line(binding: Binding, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
 
 
 def _seconds(value: float) -> str:
+    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return f"{value / 60:.0f} min"
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
 
 
@@ -3421,13 +3954,66 @@ def explained(binding: Binding, at: float) -> Decision:
     )
 
 
+# --- ollama_pack.routing.dispatch.hang_delay ---
+# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#
+# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
+# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
+# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
+# is taken to be as slow as anything that people run, so that no honest load is cut off.
+
+SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
+SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
+SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
+LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
+SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
+
+
+def honest_silence(binding: Binding) -> float:
+    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
+
+    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
+    """
+    quote = binding.placement.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
+    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+
+
+def longest_load(binding: Binding, most: float) -> float:
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    quote = binding.placement.chosen.quote
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if not size:
+        return most
+    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+
+
+def _evaluation(quote: Quote, tokens: int) -> float:
+    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
+
+
+def _load(quote: Quote, binding: Binding) -> float:
+    if quote.rates.load_measured:
+        return SUSPICION_FACTOR * quote.rates.load
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if size:
+        return size / SLOWEST_LOAD
+    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
+
+
 # --- ollama_pack.engines.ollama.values ---
-# What a node tells about its models. Read leniently: a field that is missing or null has its default.
+# What a node reports of its models. A field that is missing, null or not of its type has its default.
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 # What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
 RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
 
 
 class NodeValue(BaseModel):
@@ -3442,6 +4028,48 @@ class NodeValue(BaseModel):
             return given
         return {name: value for name, value in given.items() if value is not None}
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+def _with_zone(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _texts(value: Any) -> Any:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
+
+
+Bytes = Annotated[int, Field(ge=0)]
+Moment = Annotated[datetime, AfterValidator(_with_zone)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
 
 class ModelDetails(NodeValue):
     """The make of a model; empty where the node does not tell."""
@@ -3451,27 +4079,34 @@ class ModelDetails(NodeValue):
     quantization_level: str = ""
 
 
-class ListedModel(NodeValue):
+class ListedModel(NamedModel):
     """An entry of `/api/tags`.
 
     Attributes:
-        name: as the node lists it, with its tag.
         digest: of the manifest; the same name may have another one on another node.
         size: bytes on disk.
         details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
     """
 
-    name: str
     digest: str = ""
-    size: int = 0
+    size: Bytes = 0
     details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
 
 
-class LoadedModel(NodeValue):
+class LoadedModel(NamedModel):
     """An entry of `/api/ps`: a model in memory, under the name that loaded it.
 
     Attributes:
-        name: as the node lists it, with its tag.
         digest: of the manifest.
         size: bytes that it takes.
         size_vram: bytes of those that are in GPU memory.
@@ -3479,24 +4114,11 @@ class LoadedModel(NodeValue):
         expires_at: when it is unloaded if nobody asks; in the past while it works.
     """
 
-    name: str
     digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
-    expires_at: datetime | None = None
-
-
-class ModelList(NodeValue):
-    """The answer of `/api/tags`."""
-
-    models: tuple[ListedModel, ...]
-
-
-class LoadedList(NodeValue):
-    """The answer of `/api/ps`."""
-
-    models: tuple[LoadedModel, ...]
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: Moment | None = None
 
 
 class ShownModel(NodeValue):
@@ -3510,7 +4132,7 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: tuple[str, ...] = ()
+    capabilities: Texts = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
@@ -3550,9 +4172,212 @@ class ShownModel(NodeValue):
         return length if isinstance(length, int) else 0
 
     @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
     def thinking(self) -> Thinking:
         """What `think` it takes."""
         return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread
+
+
+# --- ollama_pack.engines.openai.request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_engine_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    offered = offered_tools(body)
+    if not offered.tools:
+        return {}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
 # --- ollama_pack.routing.dispatch.request ---
@@ -3611,6 +4436,61 @@ def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
+
+
+def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[str, Any]:
+    """The body for a gateway that places requests itself, with OpenAI's `prompt_cache_key`.
+
+    The key is the same for all turns of a conversation. It is a hash of ids, so it names neither the user nor
+    the conversation. A body that has a key keeps its own; a request without a conversation gets none.
+    """
+    if not request.chat or body.get(CACHE_KEY):
+        return dict(body)
+    written = f"{request.user}\0{request.chat}".encode(errors="replace")
+    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+
+MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
+
+_UNFIT = re.compile(r"[^\w./:@+~-]+")
+
+
+def usable_id(name: str) -> str:
+    """The id under which a model is offered: its name, with dashes for what is unfit in an id."""
+    fit = _UNFIT.sub("-", name).strip("-") if _UNFIT.search(name) else name
+    return fit if 0 < len(fit) <= MAX_ID else f"{fit[: MAX_ID - 9]}-{_mark(name)}".lstrip("-")
+
+
+def _mark(name: str) -> str:
+    return sha256(name.encode(errors="replace")).hexdigest()[:8]
+
+
+class ModelIds:
+    """The ids under which the models of one node are offered, and the names by which it is asked for them."""
+
+    def __init__(self) -> None:
+        """No name is known yet."""
+        self._names: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
+
+    def learn(self, names: Iterable[str]) -> None:
+        """These are the models now. Where two names give one id, the second gets a mark of its own."""
+        self._names = {}
+        for name in sorted(names, key=lambda name: (usable_id(name) != name, name)):
+            fit = usable_id(name)
+            self._names[fit if fit not in self._names else f"{fit}-{_mark(name)}"] = name
+        self._ids = {name: fit for fit, name in self._names.items()}
+
+    def offered(self, name: str) -> str:
+        """The id for a name."""
+        return self._ids.get(name) or usable_id(name)
+
+    def real(self, fit: str) -> str:
+        """The name for an id; one that is not known is a name already."""
+        return self._names.get(fit, fit)
 
 
 # --- ollama_pack.engines.ollama.stream ---
@@ -3955,7 +4835,10 @@ class SseBuffer:
 
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+transport_log = logging.getLogger(__name__)
 
 _Stage = Literal["first byte", "next line", "answer"]
 _Piece = TypeVar("_Piece")
@@ -4025,6 +4908,13 @@ class NodeTransport:
         self._url = url.rstrip("/")
         self._session = session
         self._headers = {**headers, "Content-Type": "application/json"}
+        self._noted: set[str] = set()
+
+    def note(self, sentence: str) -> None:
+        """Log something odd about the node, each thing once."""
+        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
+            self._noted.add(sentence)
+            transport_log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -4079,7 +4969,11 @@ class NodeTransport:
         raise NodeFaultError(self.name, "ended its answer before the last line")
 
     async def events(
-        self, path: str, body: Mapping[str, Any], first_byte: float
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[ServerEvent, None]:
         """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
 
@@ -4087,26 +4981,29 @@ class NodeTransport:
         and whoever sent a request there would find nobody. As for `lines` otherwise.
         """
         async with aclosing(
-            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
         ) as pieces:
             async for event in pieces:
                 yield event
                 if event.is_last:
                     return
 
-    async def _pieces(
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
         self,
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
         buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str] | None = None,
         *,
         last_request: bool = False,
     ) -> AsyncGenerator[_Piece, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
-            response = await self._open(path, body, last_request=last_request)
+            response = await self._open(path, body, headers, last_request=last_request)
         silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
@@ -4127,10 +5024,16 @@ class NodeTransport:
             response.close()
 
     async def _open(
-        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        last_request: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send a request and get an answer that is no error, its body unread."""
-        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        last = {"Connection": "close"} if last_request else {}
+        response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
         try:
@@ -4244,8 +5147,6 @@ async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
-_Read = TypeVar("_Read", bound=NodeValue)
-
 
 class NodeClient(Protocol):
     """What is asked of a node, whichever engine serves there. Chats are OpenAI's, in both directions.
@@ -4263,14 +5164,20 @@ class NodeClient(Protocol):
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory."""
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell."""
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
     def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
@@ -4295,6 +5202,7 @@ class OllamaClient:
             headers: sent with every request, such as `Authorization`.
         """
         self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        self._ids = ModelIds()
 
     @property
     def name(self) -> str:
@@ -4310,20 +5218,39 @@ class OllamaClient:
         return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the node has.
+        """The models that the node has. Entries that cannot be read are passed over, which is logged once.
 
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return self._read(ModelList, await self._node.ask("/api/tags")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/tags"), ListedModel)
+        except ValueError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+        if unread and not models:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's")
+        if unread:
+            self._node.note(f"{unread} of its models are passed over: /api/tags gives them no name")
+        self._ids.learn(model.name for model in models)
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory.
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell, as behind some gateways.
 
         Raises:
-            NodeError: the node does not answer as it should.
+            NodeError: the node does not answer at all.
         """
-        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/ps"), LoadedModel)
+        except (NodeUnreachableError, NodeTimeoutError):
+            raise
+        except (NodeError, ValueError) as error:
+            reason = error.plain if isinstance(error, NodeError) else "answers in a form that is not Ollama's"
+            self._node.note(f"it is not known which models are in its memory: /api/ps {reason}")
+            return None
+        if unread:
+            self._node.note(f"{unread} of the models in its memory are passed over: /api/ps names none")
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model.
@@ -4332,7 +5259,7 @@ class OllamaClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+        return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
     def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
@@ -4352,7 +5279,13 @@ class OllamaClient:
         return self._node.lines("/api/chat", request, first_byte)
 
     async def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
 
@@ -4361,16 +5294,36 @@ class OllamaClient:
             head: what the chunks have in common.
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
+            names: others that the node has for this model.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
+            WrongModelError: the node answers with another model.
             NodeError: as `chat`.
         """
         place = usage_place(body)
-        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        request = request_to_ollama(body, thinking)
+        request |= {"model": self._ids.real(request["model"]), "stream": True}
+        real_names = [self._ids.real(name) for name in names]
+        lines = self._of_model(self.chat(request, first_byte=first_byte), request["model"], real_names)
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _of_model(
+        self, lines: AsyncGenerator[dict[str, Any], None], asked: str, names: Collection[str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines, if the first names the model that was asked for, or none."""
+        believed = False
+        async with aclosing(lines):
+            async for line in lines:
+                answered = line.get("model")
+                believed = believed or "remote_model" in line  # a cloud model may have another name there
+                if not believed and isinstance(answered, str) and answered:
+                    if not any(is_same_model(name, answered) for name in (asked, *names)):
+                        raise WrongModelError(self.name, asked, answered)
+                    believed = True
+                yield line
 
     async def load(
         self,
@@ -4404,12 +5357,6 @@ class OllamaClient:
             NodeError: the node does not answer as it should.
         """
         await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
-
-    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
-        try:
-            return kind.model_validate(answer)
-        except ValidationError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
 
 
 # --- ollama_pack.engines.openai.failures ---
@@ -4470,6 +5417,104 @@ def _message_in(value: object, depth: int = 0) -> str:
     return next((text for text in found if text), "")
 
 
+# --- ollama_pack.engines.model_kinds ---
+# What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+
+_CHAT_KINDS = frozenset(
+    {
+        *("chat", "chat_completion", "chat_completions", "completion", "completion_chat", "completions"),
+        *("conversational", "generate", "generation", "image_text_to_text", "language", "llm"),
+        *("text2text_generation", "text_generation", "vlm"),
+    }
+)
+_OTHER_KINDS = frozenset(
+    {
+        *("audio_speech", "audio_transcription", "audio_transcriptions", "automatic_speech_recognition"),
+        *("classification", "classifier", "classify", "decision", "embed", "embedding", "embeddings"),
+        *("feature_extraction", "image", "image_edit", "image_generation", "image_generations"),
+        *("image_to_image", "images_generations", "moderation", "moderations", "ocr", "rerank", "reranker"),
+        *("reranking", "score", "scoring", "sentence_similarity", "speech", "speech2text", "speech_to_text"),
+        *("stt", "text2speech", "text_classification", "text_embedding", "text_embeddings", "text_ranking"),
+        *("text_to_image", "text_to_speech", "text_to_video", "transcribe", "transcription"),
+        *("transcriptions", "tts", "video_generation", "whisper"),
+    }
+)
+# Where they say what the model itself is; in a list of abilities these words are about what it can be shown.
+_OTHER_TYPES = _OTHER_KINDS | {"audio", "video"}
+# Xinference, Together, LM Studio, LiteLLM, Hugging Face's router, Lemonade, GPUStack, new-api and others.
+_TYPE_FIELDS = ("type", "model_type", "mode", "task", "pipeline_tag")
+_ABILITY_FIELDS = (
+    *("capabilities", "model_ability", "categories", "labels", "tasks", "endpoints"),
+    *("supported_endpoints", "supported_endpoint_types"),
+)
+# For engines that say nothing, as vLLM, TEI and LocalAI: words that are in no chat model's name.
+_NAME_WORDS = frozenset(
+    {
+        *("bge", "colbert", "dall", "e5", "embed", "embedder", "embedding", "embeddings", "gte", "minilm"),
+        *("moderation", "rerank", "reranker", "reranking", "tts", "whisper"),
+    }
+)
+_NO_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def chats(capabilities: Collection[str]) -> bool:
+    """Whether a model with these capabilities can chat, as far as they tell."""
+    kinds = set(map(_kind_word, capabilities))
+    return bool(kinds & _CHAT_KINDS) or not kinds & _OTHER_KINDS
+
+
+def listed_for_chat(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether a model in an engine's list can chat, by what the engine says of it, else by its name.
+
+    Args:
+        entry: of `/v1/models`.
+        name: its id.
+    """
+    outputs = _output_modalities(entry)
+    if outputs and "text" not in outputs:
+        return False
+    kinds = {_kind_word(entry[field]) for field in _TYPE_FIELDS if isinstance(entry.get(field), str)}
+    abilities, lacks = _abilities(entry)
+    if (kinds | abilities) & _CHAT_KINDS:
+        return True
+    if kinds & _OTHER_TYPES or abilities & _OTHER_KINDS or lacks & _CHAT_KINDS:
+        return False
+    return named_for_chat(name)
+
+
+def named_for_chat(name: str) -> bool:
+    """Whether a model may be one that chats, by its name alone."""
+    return not _NAME_WORDS.intersection(_NO_WORD.split(name.lower()))
+
+
+def _kind_word(word: object) -> str:
+    return _NO_WORD.sub("_", word.lower()).strip("_").removeprefix("v1_") if isinstance(word, str) else ""
+
+
+def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """What it can, and what it cannot."""
+    able: set[str] = set()
+    unable: set[str] = {"chat"} if entry.get("supports_chat") is False else set()
+    for field in _ABILITY_FIELDS:
+        given = entry.get(field)
+        if isinstance(given, Mapping):  # Mistral and Azure: a switch for each
+            able |= {_kind_word(name) for name, value in given.items() if value is True}
+            unable |= {_kind_word(name) for name, value in given.items() if value is False}
+            able |= {_kind_word(given.get("type"))}
+        elif isinstance(given, list):
+            able |= set(map(_kind_word, given))
+    return able - {""}, unable
+
+
+def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
+    """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
+    architecture = entry.get("architecture")
+    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    found = (place.get("output_modalities") for place in places)
+    given = next((outputs for outputs in found if isinstance(outputs, list)), [])
+    return [output.lower() for output in given if isinstance(output, str)]
+
+
 # --- ollama_pack.engines.openai.models ---
 # What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
 #
@@ -4478,6 +5523,7 @@ def _message_in(value: object, depth: int = 0) -> str:
 
 _MILLION, _BILLION = 10**6, 10**9
 _MODALITIES = {"image": "vision", "audio": "audio"}
+NO_CHAT = "embedding"  # the capability of a model that cannot chat, whatever else it is for
 _ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
 # llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
 _FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
@@ -4498,6 +5544,7 @@ class EngineModel:
         parameters: their number; 0 where it is not told.
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as completion and vision; empty where they are not told.
+        chats: it is no embedder, reranker or the like, as far as is told.
     """
 
     name: str
@@ -4510,6 +5557,7 @@ class EngineModel:
     parameters: int = 0
     quantization: str = ""
     capabilities: tuple[str, ...] = ()
+    chats: bool = True
 
     @property
     def _details(self) -> ModelDetails:
@@ -4541,6 +5589,8 @@ class EngineModel:
         Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
         without a parser for them refuses with a sentence that says so.
         """
+        if not self.chats:
+            return (NO_CHAT,)
         if not self.capabilities:
             return ()
         modalities = _part(props, "modalities")
@@ -4549,8 +5599,41 @@ class EngineModel:
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
+@dataclass(frozen=True, slots=True)
+class ServedName:
+    """The name by which an engine is asked for a model, and others that are known for it."""
+
+    asked: str
+    others: Collection[str] = ()
+
+    def may_be(self, answered: object, served: Mapping[str, Collection[str]]) -> bool:
+        """Whether an answer may be of this model, by the name in it. Absent names are believed.
+
+        Engines put a path, a file or a dated version there (`/models/x.gguf`, `gpt-4o-2024-08-06`): one name
+        may begin with the other, unless the engine lists what it says as another model.
+
+        Args:
+            answered: what the answer says.
+            served: each name that the engine lists → all names of that model.
+        """
+        if not isinstance(answered, str) or not answered:
+            return True
+        known = {self.asked, *self.others, *served.get(self.asked, ())}
+        if answered in known:
+            return True
+        said = _stem(answered)
+        if answered in served:
+            return any(said == _stem(name) for name in known)
+        return any(said.startswith(stem) or stem.startswith(said) for stem in map(_stem, known))
+
+
+def _stem(name: str) -> str:
+    """A model's name without its folder or publisher, its file's ending, and upper case."""
+    return name.lower().rsplit("/", 1)[-1].removesuffix(".gguf").removesuffix(":latest")
+
+
 def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
-    """Read the answer of `/v1/models`.
+    """Read the answer of `/v1/models`: each name once. Entries without one are passed over, if some have one.
 
     Raises:
         ValueError: it is not of OpenAI's form.
@@ -4559,7 +5642,18 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
     if not isinstance(entries, list):
         raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
-    return tuple(_engine_model(entry, beside) for entry in entries)
+    found: dict[str, EngineModel] = {}
+    for entry in entries:
+        if name := _name_in(entry):
+            found.setdefault(name, _engine_model(entry, name, beside))
+    if entries and not found:
+        raise ValueError("a model has no `id`")
+    return tuple(found.values())
+
+
+def nameless_models(answer: Mapping[str, Any]) -> int:
+    """How many entries of `/v1/models` are passed over."""
+    return sum(not _name_in(entry) for entry in answer.get("data") or ())
 
 
 def served_context(props: Mapping[str, Any]) -> int:
@@ -4567,10 +5661,13 @@ def served_context(props: Mapping[str, Any]) -> int:
     return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
 
 
-def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    name = entry.get("id") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
-        raise ValueError("a model has no `id`")
+def _name_in(entry: object) -> str:
+    """A model's id, or what some have in its place; empty where there is none."""
+    name = (entry.get("id") or entry.get("name")) if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
+def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
     meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
@@ -4583,6 +5680,7 @@ def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> Engin
         parameters=_whole_or_zero(meta.get("n_params")),
         quantization=_quantization(meta.get("ftype")),
         capabilities=_capabilities(entry, beside.get(name, ())),
+        chats=listed_for_chat(entry, name),
     )
 
 
@@ -4623,178 +5721,6 @@ def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _whole_or_zero(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-# --- ollama_pack.engines.openai.request ---
-# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#
-# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
-# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
-
-# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
-_OPEN_WEBUI_FIELDS = frozenset(
-    {
-        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
-        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
-        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
-        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
-        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
-        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
-        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
-        "variables",
-    }
-)
-# What a runner of Ollama is started with, and what else only Ollama knows.
-_OLLAMA_FIELDS = frozenset(
-    {
-        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
-        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
-        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
-    }
-)
-# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
-_OWN_FIELDS = frozenset(
-    {
-        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
-        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
-    }
-)
-_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
-_EFFORTS = frozenset({"low", "medium", "high"})
-
-
-def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
-
-    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
-    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
-
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
-
-    Raises:
-        ChatBodyError: something in the body is not of its form.
-    """
-    settings = flat_settings(body)
-    options = ollama_options(body)
-    passed = {
-        str(name): value
-        for name, value in {**settings, **options}.items()
-        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
-    }
-    return {
-        **passed,
-        **_engine_penalty(options),
-        **_engine_length(options),
-        **_engine_bias(settings.get("logit_bias")),
-        **_engine_format(settings),
-        **_engine_thinking(settings),
-        **_offered_tools(body),
-        "model": text_in(body.get("model"), "model"),
-        "messages": list(_engine_messages(body.get("messages"))),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request for an engine that does not know `stream_options`."""
-    return {name: value for name, value in request.items() if name != "stream_options"}
-
-
-def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
-    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
-    penalty = options.get("repeat_penalty")
-    return {} if penalty is None else {"repetition_penalty": penalty}
-
-
-def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
-    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
-    length = options.get("num_predict", 0)
-    return {"max_tokens": length} if length > 0 else {}
-
-
-def _engine_bias(given: object) -> dict[str, dict[str, float]]:
-    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
-    if not isinstance(given, str):
-        bias = object_in(given, "logit_bias")
-        return {"logit_bias": dict(bias)} if bias else {}
-    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
-    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
-    return {"logit_bias": bias} if bias else {}
-
-
-def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`response_format` for Ollama's `format`, unless the body has it."""
-    wanted = settings.get("format")
-    if "response_format" in settings or not wanted:
-        return {}
-    if isinstance(wanted, str):
-        if not wanted.strip().startswith(("{", "[")):
-            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
-        try:
-            wanted = json_in(wanted)
-        except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-    schema = {"name": "answer", "schema": object_in(wanted, "format")}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
-
-
-def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
-    asked = settings.get("think")
-    word = asked.strip().lower() if isinstance(asked, str) else asked
-    if isinstance(word, str) and word in _EFFORTS:
-        return {"reasoning_effort": word}
-    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
-    if not isinstance(switch, bool):
-        return {}
-    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
-    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
-
-
-def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    tools = objects_in(body.get("tools"), "tools")
-    if not tools:
-        return {}
-    choice = body.get("tool_choice")
-    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
-
-
-def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
-        yield made
-
-
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
-    function = object_in(call.get("function"), f"{field}.function")
-    given = function.get("arguments")
-    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    arguments = written if written.strip() else "{}"
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
 # --- ollama_pack.engines.openai.stream ---
@@ -4980,6 +5906,8 @@ OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
+# A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
+_WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
 _VERSIONS = (
     ("/version", "version"),
@@ -4987,8 +5915,14 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
+
+_Named = TypeVar("_Named", bound=NamedModel)
 
 
 class OpenAIClient:
@@ -5001,18 +5935,26 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
         Args:
-            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1, or another base address of such an API,
+                such as https://gateway/v1beta/openai.
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
-        root = url.rstrip("/").removesuffix(_V1)
+        base = url.rstrip("/")
+        root = base.removesuffix(_V1)
+        # What comes between the address and `/models`; the first that answers is kept.
+        self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
+        self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: Mapping[str, frozenset[str]] = _names_of(self._declared)  # name → all of that model
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -5039,7 +5981,7 @@ class OpenAIClient:
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return tuple(model.listed() for model in await self._models())
+        return tuple(self._offered(model.listed()) for model in await self._models())
 
     async def ps(self) -> tuple[LoadedModel, ...]:
         """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
@@ -5051,10 +5993,12 @@ class OpenAIClient:
         if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
             context = served_context(await self._told("/props"))
             return tuple(
-                model.resident().model_copy(update={"context_length": model.context or context})
+                self._offered(model.resident()).model_copy(
+                    update={"context_length": model.context or context}
+                )
                 for model in models
             )
-        return tuple(model.resident() for model in models)
+        return tuple(self._offered(model.resident()) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -5063,7 +6007,9 @@ class OpenAIClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        models = await self._models()
+        name = self._ids.real(model)
+        found = next((each for each in models if name in {each.name, *each.others}), None)
         if found is None:
             raise self._not_served(model)
         return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
@@ -5095,43 +6041,49 @@ class OpenAIClient:
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
         The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
 
         Args:
-            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the id that `tags` gives it.
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            names: others that the engine lists for this model.
 
         Raises:
             ChatBodyError: the body is not of its form.
             ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
                 would answer with the model that it has.
             RequestRefusedError: the request has to change.
+            WrongModelError: the engine answers with another model.
             RetryableNodeError: the engine failed, before or in the stream.
         """
         place = usage_place(body)
         request = request_to_engine(body)
-        if request["model"] not in self._served:
+        if self._ids.real(request["model"]) not in self._served:
             await self._models()
+        request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
+        served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
             aclosing(self._events(request, first_byte)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+            aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
     async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
-        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+            headers = _session_headers(sent)
+            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -5145,7 +6097,7 @@ class OpenAIClient:
                 yield event
 
     async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: ServedName
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks that the events make up."""
         ended = False
@@ -5158,14 +6110,18 @@ class OpenAIClient:
             for chunk in self._end(reply):
                 yield chunk
 
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: ServedName) -> dict[str, Any]:
         """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
         chunk = self._node.parsed(event.data)
         if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            answered = chunk.get("model")
+            known = self._declared or model.may_be(answered, self._served)
+            if not reply.is_begun and not known:
+                raise WrongModelError(self.name, model.asked, str(answered))
             return chunk
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
+            raise engine_status_error(self.name, status, event.data, model.asked)
         raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
@@ -5178,15 +6134,53 @@ class OpenAIClient:
 
     async def _models(self) -> tuple[EngineModel, ...]:
         """The models, which are remembered as those that it answers for."""
-        answer = await self._node.ask(f"{_V1}/models")
+        models = await self._listed()
+        self._ids.learn(model.name for model in models)
+        self._served = _names_of(models)
+        return models
+
+    async def _listed(self) -> tuple[EngineModel, ...]:
+        """The list under the first base that has one; what was declared, where the server is there."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{self._bases[0]}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
+        base, *others = self._bases
+        try:
+            return await self._list_at(base)
+        except NodeError as error:
+            if isinstance(error, NodeUnreachableError | NodeTimeoutError | NodeBusyError):
+                raise
+            for other in others:
+                with suppress(NodeError):
+                    models = await self._list_at(other)
+                    self._bases = (other,)
+                    return models
+            raise
+
+    async def _list_at(self, base: str) -> tuple[EngineModel, ...]:
+        text = await self._node.fetch(f"{base}/models")
+        bare = text.lstrip()[:1] == b"["  # Together's list has nothing around it
+        answer = self._node.parsed(b'{"data":' + text + b"}" if bare else text)
         try:
             models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        if bare and not models:
+            raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
+        if unread := nameless_models(answer):
+            self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
+        self._bases = (base,)
         return models
+
+    def _offered(self, model: _Named) -> _Named:
+        """The model under the id that clients know."""
+        return model.model_copy(update={"name": self._ids.offered(model.name)})
 
     async def _told(self, path: str) -> dict[str, Any]:
         """What the engine tells there; empty where it has no such thing."""
@@ -5203,6 +6197,21 @@ class OpenAIClient:
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
 
 
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
+
+
+def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
+    """Each name that is served → all names of that model."""
+    return {
+        name: frozenset((model.name, *model.others))
+        for model in models
+        for name in (model.name, *model.others)
+    }
+
+
 # --- ollama_pack.routing.nodes ---
 # The `nodes` valve: a row a line, read once.
 #
@@ -5212,18 +6221,21 @@ class OpenAIClient:
 #     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+#     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
+PlacedBy = Literal["pack", "own"]
 
-MAX_NODES = 64
+MAX_NODES = 1024
 MAX_TIER = 9
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_KEY = re.compile(r"(\bkey=)\S+")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
+_QUOTED = re.compile(r"""(['"])(.*?)\1""")
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -5239,6 +6251,10 @@ class NodeRow:
         slots: how many requests a model answers at once there; None: to be learned.
         agent: address of its `gpu_agent`; empty: none.
         key: sent as a bearer token; empty: none. In no message.
+        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
+            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
+            once, up to `slots`, and a key of the conversation that helps it to choose.
+        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
     """
 
@@ -5250,6 +6266,8 @@ class NodeRow:
     slots: int | None = None
     agent: str = ""
     key: str = field(default="", repr=False)
+    placement: PlacedBy = "pack"
+    models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
 
 
@@ -5267,8 +6285,16 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
                 rows.append(_parse_node(line, written))
                 _refuse_repeated(rows)
             except ValueError as fault:
-                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
     return tuple(rows)
+
+
+def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
+    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
+    row = f"{address}{is_key}{' '.join(settings)}"
+    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
@@ -5281,7 +6307,11 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
+    row = NodeRow(name, _address(url), line=line, **_settings(settings))
+    if row.kind != "openai" and (row.placement == "own" or row.models):
+        setting = "models=" if row.models else "placement=own"
+        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
 def _settings(written: list[str]) -> dict[str, Any]:
@@ -5318,6 +6348,20 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
+        if value == placement:
+            return placement  # type: ignore[no-any-return] # get_args has no types
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+
+
+def _models(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if not all(names) or not value.isprintable():
+        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+    return names
+
+
 def _weight(value: str) -> float:
     try:
         weight = float(value)
@@ -5350,7 +6394,12 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "placement": _placement,
+    "models": _models,
 }
+
+
+_SHOWN_SETTINGS = _READERS.keys() - {"key"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:
@@ -6021,6 +7070,10 @@ class PairState:
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
+REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answers already
+UNSEEN_SECONDS = (
+    300.0  # a runner of a node that does not tell of its memory is believed in after its last use
+)
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -6034,6 +7087,7 @@ class ResidentModel:
         context: tokens that it was loaded for; 0: not told.
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
+        loading: it is listed, but not loaded yet, as far as can be seen.
     """
 
     model: str
@@ -6041,6 +7095,7 @@ class ResidentModel:
     context: int = 0
     expires_at: float = 0.0
     busy: bool = False
+    loading: bool = False
 
 
 @dataclass(slots=True)
@@ -6051,9 +7106,11 @@ class RunnerState:
         context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
+        since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -6064,12 +7121,14 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
     mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
+    remote: bool = False
 
     def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
         """A request of ours is sent to it."""
@@ -6106,6 +7165,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
@@ -6141,6 +7201,7 @@ class NodeState:
         """A request was answered."""
         self.breaker.succeeded()
         self._breakers.pop(model, None)
+        self._broken_for.pop(model, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -6149,11 +7210,24 @@ class NodeState:
 
     def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
+        self.changed()
         if node_down:
             self.breaker.failed(now)
-        else:
+        elif model in self.models:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def broke_off(self, model: str, user: str, now: float) -> None:
+        """An answer ended in the middle. One user's request may be the reason, two users' are not."""
+        if self._broken_for.setdefault(model, user) != user:
+            self.failed(model, now, node_down=False, hung=True)
+        else:
+            self.gave_up(model)
+
+    def shut(self, now: float) -> dict[str, BreakerState]:
+        """The models that are not asked for here at the moment, since they have failed."""
+        states = {model: breaker.state(now) for model, breaker in self._breakers.items()}
+        return {model: state for model, state in states.items() if state != "closed"}
 
     def retry_at(self) -> Iterable[float]:
         """When each of its open breakers lets one request try."""
@@ -6165,9 +7239,9 @@ class NodeState:
     # --- what it tells ---
 
     def probed(
-        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
-        """Take in what `/api/tags` and `/api/ps` say."""
+        """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
         if models != self.models:
             self.models = dict(models)
             named = {name: replace(model, name=name) for name, model in models.items()}
@@ -6176,17 +7250,34 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
-        listed = {self._blob(resident): resident for resident in residents}
+        listed = {self._blob(resident): resident for resident in residents or ()}
+        elsewhere = {model.blob: name for name, model in models.items() if model.remote}
+        keeps_all = residents is None and now - self.left_at < UNSEEN_SECONDS
         for blob, runner in list(self.runners.items()):
-            if blob not in listed and not runner.loading and not runner.ends:
+            stays = blob in listed or blob in elsewhere or (keeps_all and not runner.remote)
+            if not stays and not runner.loading and not runner.ends:
                 del self.runners[blob]
+        for blob, name in elsewhere.items():
+            if blob not in self.runners or not self.runners[blob].remote:
+                self.runners[blob] = RunnerState(
+                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
+        self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
+
+    def _loads_on(self, now: float) -> None:
+        """A load that takes longer than predicted goes on, for longer the more it has taken."""
+        for runner in self.runners.values():
+            if runner.loading and runner.ends and runner.ready_at <= now:
+                left = max(1.0, self._policy.overdue_share * (now - runner.since))
+                runner.ready_at = self.loading_until = now + left
 
     def _blob(self, resident: ResidentModel) -> str:
         model = self.listed.get(fold_name(resident.model))
@@ -6228,9 +7319,10 @@ class NodeState:
 
     def gpu_busy(self, utilization: float, now: float) -> None:
         """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
-        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        here = {blob: runner for blob, runner in self.runners.items() if not runner.remote}
+        ours = any(runner.ends or runner.loading for runner in here.values())
         busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
-        services = [self.known(blob).service for blob in self.runners]
+        services = [self.known(blob).service for blob in here]
         self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
 
     def left(self, runner: RunnerState, request_id: str, now: float) -> None:
@@ -6270,6 +7362,7 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            since=now,
         )
         self.runners[installed.blob] = runner
         return runner
@@ -6351,6 +7444,10 @@ class NodeState:
 
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
+        if runner.remote:
+            busy = tuple(runner.ends.values())
+            slots = len(busy) + REMOTE_SLOTS
+            return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
         foreign = runner.foreign if runner.foreign.count else self.gpu
         ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
         return RunnerView(
@@ -6372,7 +7469,10 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-EMBEDDING = "embedding"  # the capability of models that cannot chat
+LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
+# What a gateway answers that does not pass `/api/show` on: it will not next time, either.
+_NOT_THERE = frozenset({401, 403, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -6381,11 +7481,11 @@ class NodeLook:
 
     Attributes:
         models: what it can chat with.
-        residents: what is in its memory.
+        residents: what is in its memory; None: it does not tell.
     """
 
     models: tuple[NodeModel, ...]
-    residents: tuple[ResidentModel, ...]
+    residents: tuple[ResidentModel, ...] | None
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -6401,6 +7501,7 @@ class Prober:
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
+        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
     async def look(self) -> NodeLook:
         """Ask the node.
@@ -6411,10 +7512,15 @@ class Prober:
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
+        models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        if loaded is None:
+            return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
-        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
-        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
+        self._expiries = {
+            model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
+        }
+        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -6430,7 +7536,22 @@ class Prober:
             context=loaded.context_length,
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
         )
+
+    def _is_loading(self, name: str, expires: float) -> bool:
+        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
+
+        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
+        """
+        now = asyncio.get_running_loop().time()
+        then, before, loading = self._expiries.get(name, (now, expires, True))
+        passed = now - then
+        if passed >= LOOK_APART_SECONDS:
+            loading = abs(expires - before - passed) < SAME_PACE * passed
+        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
+            self._expiries[name] = now, expires, loading
+        return loading
 
     async def _show(self, listed: Iterable[ListedModel]) -> None:
         """Ask about the models that are new. One that cannot be shown is known by its name alone."""
@@ -6440,8 +7561,9 @@ class Prober:
             async with at_once:
                 try:
                     self._shown[_shown_key(model)] = await self._client.show(model.name)
-                except RetryableNodeError:
-                    pass  # asked again at the next look
+                except RetryableNodeError as error:  # asked again at the next look, where that may help
+                    if error.status in _NOT_THERE:
+                        self._shown[_shown_key(model)] = ShownModel()
                 except NodeError:
                     self._shown[_shown_key(model)] = ShownModel()
 
@@ -6454,7 +7576,14 @@ class Prober:
         options = shown.runner_options if shown else ()
         return NodeModel(
             name=listed.name,
-            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
+            installed=InstalledModel(
+                blob,
+                0 if listed.is_remote else listed.size,
+                context=context,
+                options=options,
+                fixed=self._fixed or listed.is_remote,
+                remote=listed.is_remote,
+            ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
             capabilities=frozenset(shown.capabilities) if shown and told else None,
@@ -6466,12 +7595,11 @@ def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
 
 
-def _can_chat(model: NodeModel) -> bool:
-    return (
-        model.capabilities is None
-        or "completion" in model.capabilities
-        or EMBEDDING not in model.capabilities
-    )
+def _can_chat(shown: ShownModel | None) -> bool:
+    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
+    if shown is None:
+        return True
+    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder
 
 
 # --- ollama_pack.routing.probe.node_watch ---
@@ -6501,8 +7629,9 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
+    if row.kind == "openai":
+        return OpenAIClient(row.url, session, headers=headers, serves=row.models)
+    return OllamaClient(row.url, session, headers=headers)
 
 
 class NodeWatch:
@@ -6516,12 +7645,15 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._prober = Prober(client, fixed=row.kind != "ollama")
+        self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
 
     async def look(self) -> NodeLook | None:
         """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+        asked_at = self._clock()
         try:
             look = await self._prober.look()
         except NodeError as error:
@@ -6532,7 +7664,24 @@ class NodeWatch:
             self.looked.set()
         self._missed = 0
         self.known = WatchedNode(look.models, self._clock())
+        self.seen_at = asked_at
+        blobs = {fold_name(model.name): model.installed.blob for model in look.models}
+        residents = look.residents
+        self._loaded = None
+        if residents is not None:
+            names = (fold_name(resident.model) for resident in residents if not resident.loading)
+            self._loaded = frozenset(blobs.get(name, name) for name in names)
         return look
+
+    def is_loading(self, name: str, since: float) -> bool:
+        """Whether a model that was asked for is not in the node's memory yet, as the last look has shown.
+
+        A look from before `since`, when it was asked for, shows nothing.
+        """
+        model = next((model for model in self.known.models if model.name == name), None)
+        if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
+            return False
+        return model.installed.blob not in self._loaded
 
     async def activity(self) -> EngineActivity | None:
         """What its engine does for all clients; None where it does not tell, or not in time."""
@@ -6584,6 +7733,11 @@ class NodeWatch:
         names = set(map(fold_name, models))
         return any(fold_name(model.name) in names for model in self.known.models)
 
+    def names_of(self, model: str) -> frozenset[str]:
+        """The names by which the node lists these weights, such as those that `ollama cp` has made."""
+        blobs = {known.name: known.installed.blob for known in self.known.models}
+        return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
         try:
@@ -6597,7 +7751,11 @@ class NodeWatch:
 # --- ollama_pack.routing.dispatch.attempt ---
 # One request at one node: what was sent, when it was last heard of, and what it took.
 
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)*")
+_NODE_TROUBLE = re.compile(r"memory|cuda|rocm|timed out|loading model|runner process", re.IGNORECASE)
 TAG = "ollama_pack"  # key of what we add to an answer
+LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
+PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
@@ -6621,8 +7779,11 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._first_at = self._began
+        self._there_at = self._began  # when the model was last seen to be missing
         self._patience: asyncio.Timeout | None = None
         self._suspicion: asyncio.TimerHandle | None = None
+        self._limits: asyncio.TimerHandle | None = None
+        self._longest_load = longest_load(binding, settings.load_seconds)
         self._given_up: RetryableNodeError | None = None
         self._figures: dict[str, Any] = {}
 
@@ -6638,11 +7799,15 @@ class Attempt:
             NodeError: as `NodeClient.complete`, or what `give_up` was told.
         """
         binding, watch, settings = self.binding, self._watch, self._settings
+        body = with_model(self._journey.body, binding.model, settings.keep_alive)
+        if watch.row.placement == "own":
+            body = with_conversation(body, self._journey.request)
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, settings.keep_alive),
+            body,
             self._journey.head,
-            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
+            names=watch.names_of(binding.model),
         )
         async with aclosing(chunks):
             chunk = await self._first(chunks)
@@ -6654,6 +7819,7 @@ class Attempt:
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await anext(chunks)
@@ -6663,15 +7829,39 @@ class Attempt:
             raise self._fault("ended its answer before it began") from None
         finally:
             self._patience = None
+            self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+
+    @property
+    def _first_token_limit(self) -> float:
+        return self._settings.first_token_seconds + self.binding.terms.predict_ttft
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the node shows that the model is not in its memory yet."""
+        return self._watch.is_loading(self.binding.model, self._began)
+
+    def _keep_limits(self) -> None:
+        """Look again and again. The time to the first token counts from when the model is there."""
+        now = self._loop.time()
+        if self.is_loading:
+            self._there_at = now
+            if self.elapsed > self._longest_load:
+                self._give_up(NodeTimeoutError(self._watch.client.name, "load", round(self.elapsed)))
+        elif now - self._there_at > self._first_token_limit:
+            self.hangs()
+        if now - self._watch.seen_at > PENDING_LOOK_SECONDS:
+            self._watch.hurry.set()
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
 
     def _fault(self, reason: str) -> NodeFaultError:
         return NodeFaultError(self._watch.client.name, reason)
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            why = reason(self.binding, figures=self._journey.figures)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -6682,7 +7872,7 @@ class Attempt:
 
     def is_gone(self) -> None:
         """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(self._fault("has stopped answering"))
+        self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -6746,48 +7936,33 @@ def is_down(error: NodeError) -> bool:
 
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
-    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+    return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
+
+
+def is_unexplained(error: RetryableNodeError) -> bool:
+    """Whether the request may be the reason as well: the node is there, and says nothing of its own state.
+
+    `format: "xml"` makes every node answer with status 500, for example.
+    """
+    its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
+    if is_down(error) or isinstance(error, its_own):
+        return False
+    return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def failure_kind(error: RetryableNodeError) -> str:
+    """Equal for failures of the same kind, whatever numbers are in their words."""
+    return _VARIABLE.sub("#", f"{error.status} {error.plain}").lower()
+
+
+def is_about_request(error: RetryableNodeError) -> bool:
+    """Whether the request is at fault where a second node says the same: not for want of memory, say."""
+    speaks = error.status is not None or bool(error.said)
+    return speaks and _NODE_TROUBLE.search(error.said) is None
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
     return next((model.thinking for model in watch.known.models if model.name == name), None)
-
-
-# --- ollama_pack.routing.dispatch.hang_delay ---
-# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#
-# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
-# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
-# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
-# is taken to be as slow as anything that people run, so that no honest load is cut off.
-
-SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
-SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
-SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
-SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
-
-
-def honest_silence(binding: Binding) -> float:
-    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
-
-    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
-    """
-    quote = binding.placement.chosen.quote
-    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
-    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
-
-
-def _evaluation(quote: Quote, tokens: int) -> float:
-    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
-
-
-def _load(quote: Quote, binding: Binding) -> float:
-    if quote.rates.load_measured:
-        return SUSPICION_FACTOR * quote.rates.load
-    size = binding.placement.chosen.node.view.models[quote.model].size
-    if size:
-        return size / SLOWEST_LOAD
-    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
 # --- ollama_pack.routing.state.events ---
@@ -6851,6 +8026,23 @@ class EndedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FailedEvent:
     """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
 
@@ -6859,7 +8051,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
+FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 
@@ -6913,6 +8105,7 @@ _EVENTS: dict[str, type[FleetEvent]] = {
     "finished": FinishedEvent,
     "ended": EndedEvent,
     "failed": FailedEvent,
+    "blamed": BlamedEvent,
 }
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
 
@@ -6971,6 +8164,8 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
             return EndedEvent(request_id)
         case "failed":
             return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
     raise ValueError(kind)
 
 
@@ -7124,6 +8319,9 @@ class RemoteRequests:
             case EndedEvent():
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self._nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
                     remote.node.failed(
@@ -7309,7 +8507,7 @@ class KnownNodes:
         self.remote = RemoteRequests(self.nodes, clock, self._demand)
 
     def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
+        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
     ) -> None:
         """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
         node, now = self.nodes[name], self._clock()
@@ -7381,7 +8579,7 @@ class Undo:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request at a node. `wanted` is as `InstalledModel.wanted` gives it."""
+    """A request at a node, `since` when. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
     binding: Binding
@@ -7392,6 +8590,7 @@ class RunningRequest:
     matched: int
     undo: Undo
     wanted: tuple[int, RunnerOptions]
+    since: float
     answering: bool = False
 
     def event(self, now: float) -> BoundEvent:
@@ -7536,6 +8735,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
+            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.binding.model)
             self.listener(EndedEvent(request_id))
 
@@ -7552,6 +8752,7 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.binding.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
@@ -7590,6 +8791,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
+        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.binding.model)
         running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -7598,13 +8800,14 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
+            blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -7613,15 +8816,30 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
+        self._queue.ended(running.entry)
+        node, model = running.node, running.binding.model
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down, hung))
+        if blamed:
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
+        else:
+            if running.answering:
+                node.broke_off(model, running.binding.request.user, self._clock())
+            else:
+                node.gave_up(model)
+            self.listener(EndedEvent(request_id))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
         return again
+
+    def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
+        """A node failed a request that another one has begun to answer: so the fault was the node's."""
+        node = self.nodes[name]
+        node.failed(model, self._clock(), node_down=False, hung=hung)
+        self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
@@ -7636,6 +8854,32 @@ class Scheduler(KnownNodes):
         model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
+
+    def is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+        names = set(map(fold_name, models))
+        return any(
+            runner.loading
+            for node in self.nodes.values()
+            if not names.isdisjoint(node.listed)
+            for runner in node.runners.values()
+        )
+
+    def is_held_up(self, request_id: str) -> bool:
+        """Whether one that waits does so because another user's long answers hold the slots.
+
+        Some user has several more in service than this one at nodes that could answer it, or is alone there.
+        """
+        entry = self._queue.get(request_id)
+        if entry is None:
+            return False
+        serving = Counter(
+            running.binding.request.user
+            for running in self._running.values()
+            if any(model in running.node.listed for model in entry.models)
+        )
+        own = serving.pop(entry.request.user, 0)
+        return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -7694,7 +8938,7 @@ class Scheduler(KnownNodes):
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted
+            entry, binding, node, runner, beside, depth, matched, undo, wanted, now
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
@@ -7960,7 +9204,13 @@ class FleetShare:
 
 
 class Sharing(Protocol):
-    """What tells other workers, and hears them."""
+    """What tells other workers, and hears them.
+
+    Attributes:
+        fault: why they cannot be reached, in words; empty: they can, as far as is known.
+    """
+
+    fault: str
 
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
@@ -8092,6 +9342,7 @@ class Lookout:
 router_log = logging.getLogger(__name__)
 
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
@@ -8177,6 +9428,10 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
+    def answering(self, models: Sequence[str]) -> str:
+        """Of the models that may answer, the preferred one first, the one that would now."""
+        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -8201,6 +9456,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    @property
+    def sharing_fault(self) -> str:
+        """Why other workers cannot be heard; empty: they can, or there is nothing to hear them by."""
+        return self._sharing.fault if self._sharing else ""
 
     @property
     def peers(self) -> int:
@@ -8229,11 +9489,12 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        figures: bool = True,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
 
         Args:
             body: whether or not it asks for a stream.
@@ -8243,6 +9504,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            figures: whether the user may see what the nodes hold of others: see `explain.reason`.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -8254,7 +9516,9 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+        async with self._taken_in(
+            Journey(request, body, head, tell, self._loop.create_future(), figures)
+        ) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -8318,8 +9582,14 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
+            if self._may_wait_longer(journey.request):
+                journey.waits_since = self._loop.time()
             self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    def _may_wait_longer(self, request: FleetRequest) -> bool:
+        """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
+        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
 
     async def _may_send(self, journey: Journey, binding: Binding) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
@@ -8355,32 +9625,57 @@ class Router:
         journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
-        if not journey.request.background:
-            await journey.tell(status_line(binding), done=True)
+        telling = None if journey.request.background else await self._tell_node(journey, attempt)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
-        async with aclosing(attempt.chunks()) as chunks:
-            async for chunk in chunks:
-                if not journey.answering:
-                    self._has_begun(journey, attempt.elapsed)
-                yield chunk
+        try:
+            async with aclosing(attempt.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not journey.answering:
+                        self._has_begun(journey, attempt.elapsed)
+                        if telling:
+                            telling.cancel()
+                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                    yield chunk
+        finally:
+            if telling:
+                telling.cancel()
         self.scheduler.finished(identity, attempt.spent())
+
+    async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
+        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        binding = attempt.binding
+        if not binding.loads:
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            return None
+        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
         if not self._attempts.has(identity, attempt):
             return
-        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
+        waits = attempt.is_loading or self._attempts.answers(attempt.binding)
+        if waits or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
             attempt.hangs()
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
+        self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
+
+    def _blame(self, journey: Journey) -> None:
+        """An answer has begun: nodes that failed the same request with the same model were at fault."""
+        decision = self._decided.get(journey.request.id)
+        for failure in journey.unexplained:
+            if decision and fold_name(failure.model) == fold_name(decision.model):
+                self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
+        journey.unexplained.clear()
 
     def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
@@ -8388,19 +9683,37 @@ class Router:
         Raises:
             AnswerBrokenError: the answer had begun.
             NoAnswerError: there is no other node.
+            RequestFailsError: another node has failed in the same way.
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
         self._attempts.end(journey.request.id)
-        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
+        unexplained, kind = is_unexplained(error), failure_kind(error)
+        again = self.scheduler.failed(
+            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+        )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if journey.answering:
             raise AnswerBrokenError(node, error.plain) from error
+        same = unexplained and any(failure.alike == kind for failure in journey.unexplained)
+        if same and is_about_request(error):
+            raise RequestFailsError(journey.tried) from error
         if not again:
             raise NoAnswerError(journey.tried) from error
+        if unexplained:
+            journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         journey.bound = self._loop.create_future()
+
+
+async def _tell_load(journey: Journey, attempt: Attempt) -> None:
+    """Show now and then that a load goes on, for as long as it may take."""
+    pause = LOAD_TOLD_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        pause = attempt.elapsed
 
 
 # --- ollama_pack.routing.dispatch.report ---
@@ -8424,7 +9737,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
-    return {**_usage(router), "nodes": nodes, **told}
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
@@ -8434,6 +9747,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
+        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }
@@ -8554,7 +9868,7 @@ def failure_body(error: PackError) -> dict[str, Any]:
 def failure_status(error: PackError) -> int:
     """The HTTP status of an answer that has failed before it began."""
     match error:
-        case ChatBodyError():
+        case ChatBodyError() | RequestFailsError():
             return HTTPStatus.BAD_REQUEST
         case RequestRefusedError():
             return error.status or HTTPStatus.BAD_REQUEST
@@ -9030,10 +10344,10 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
-def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
-    """What tells the weights that may answer for a name from others of that name: for the response cache."""
-    found = [catalogue.models[model] for model in models if model in catalogue.models]
-    return " ".join("+".join((model.name, *model.digests)) for model in found)
+def weights_behind(model: str, catalogue: Catalogue) -> str:
+    """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
+    found = catalogue.find(model)
+    return "+".join((found.name, *found.digests)) if found else ""
 
 
 # --- ollama_pack.services.router_host ---
@@ -9098,6 +10412,20 @@ class RouterHost:
             self.current = None
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.services.router_valves ---
 # The valves of the router, wherever it runs.
 
@@ -9108,7 +10436,7 @@ NODES_NOTE = (
 )
 
 
-class RouterValves(BaseModel):
+class RouterValves(PackValves):
     """What an admin sets, and what it comes to."""
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
@@ -9131,8 +10459,17 @@ class RouterValves(BaseModel):
         ge=1,
         le=3600,
         description=(
-            "How long a chat waits for a free node, and then for the first token beside what loading "
-            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
+            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
+            "token. A node that hangs is left earlier, if another can answer."
+        ),
+    )
+    load_timeout_seconds: float = Field(
+        default=7200.0,
+        ge=10,
+        le=86_400,
+        description=(
+            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
+            "or what reading them at 5 MB/s takes."
         ),
     )
     max_queue: int = Field(
@@ -9178,6 +10515,7 @@ class RouterValves(BaseModel):
             self.first_token_timeout_seconds,
             self.max_queue,
             self.keep_alive,
+            load_seconds=self.load_timeout_seconds,
         )
 
 
@@ -9360,6 +10698,7 @@ class RedisShare:
         self._wanted = asyncio.Event()
         self._stalled = False
         self._told = False  # that nobody answers
+        self.fault = ""
         self._task: asyncio.Task[None] | None = None
         self._used_at = 0.0
         share.wake = self._wanted.set
@@ -9429,6 +10768,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
+                self.fault = ""
                 retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
@@ -9453,13 +10793,14 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
+        # an old server repeats an AUTH that it does not know
+        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
         if not self._told:
             self._told = True
             share_log.warning(
-                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s): this one "
                 "goes on alone, and joins the others once it does",
-                type(fault).__name__,
-                fault,
+                self.fault,
             )
 
     def _answer_all(self) -> None:
@@ -9963,6 +11304,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
+            figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
 
@@ -9974,13 +11316,14 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
-    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others so called, for the response cache."""
+    async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
+        """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
-        catalogue = (await self._ready()).catalogue()
-        table = self.valves.table
+        router = await self._ready()
+        catalogue, table = router.catalogue(), self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        return weights_behind(models_for(table, facts, catalogue), catalogue)
+        model = router.answering(models_for(table, facts, catalogue))
+        return {"model": model, "weights": weights_behind(model, catalogue)}
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

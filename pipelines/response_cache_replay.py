@@ -17,7 +17,9 @@ import json
 import logging
 import math
 import random
+import re
 import sqlite3
+import ssl
 import sys
 import time
 from bisect import bisect_left
@@ -37,12 +39,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache, partial
+from inspect import signature
 from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
-from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -83,6 +86,7 @@ from redis.utils import HIREDIS_AVAILABLE
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -119,6 +123,8 @@ from redis.utils import HIREDIS_AVAILABLE
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
@@ -786,9 +792,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -825,6 +833,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -844,6 +854,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -882,6 +894,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:
@@ -1224,6 +1241,8 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
+guard_log = logging.getLogger(__name__)
+
 _Answer = TypeVar("_Answer")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
@@ -1260,12 +1279,20 @@ class GuardRule:
 
 
 class StoreGuard:
-    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides.
+
+    The log says once that the store is in trouble, and once that it answers again.
+
+    Attributes:
+        fault: what is wrong with the store, in words; empty: nothing.
+    """
 
     def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
         self._store = store
         self._rule = rule
         self._clock = clock
+        self.fault = ""
+        self._logged = self._full = False
         self._failures = 0
         self._backoff = rule.shortest
         self._retry_at: float | None = None
@@ -1306,13 +1333,14 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow")
-        except StoreFullError:
+            return self._failed("slow", f"it does not answer within {seconds:g} s")
+        except StoreFullError as error:
             self._failures = 0  # it answers, and what it has can be read
+            self._log_full(str(error))
             return StoreTrouble("full")
-        except StoreError:
-            return self._failed("down")
-        self._failures = 0
+        except StoreError as error:
+            return self._failed("down", str(error))
+        self._failures, self.fault = 0, ""
         return answer
 
     async def close(self) -> None:
@@ -1321,11 +1349,31 @@ class StoreGuard:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
 
-    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+    def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
         self._failures += 1
+        self.fault = fault
         if self._failures >= self._rule.threshold and self._retry_at is None:
             self._retry_at = self._clock() + self._backoff
+            self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _log_full(self, fault: str) -> None:
+        if not self._full:  # once: what is kept can be read, so it does not recover in one moment
+            self._full = True
+            guard_log.warning("The response cache keeps no new answers: %s", fault)
+
+    def _log_trouble(self, fault: str) -> None:
+        if not self._logged:
+            self._logged = True
+            guard_log.warning(
+                "The response cache cannot use its store: %s. Chats go to their models until it can", fault
+            )
+
+    def _log_recovery(self) -> None:
+        self.fault = ""
+        if self._logged:
+            self._logged = False
+            guard_log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1334,11 +1382,13 @@ class StoreGuard:
     async def _probed(self) -> None:
         try:
             await self._limits.within(self._rule.probe_limit, self._store.ping())
-        except (TimeoutError, StoreError):
+        except (TimeoutError, StoreError) as error:
+            self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
             self._retry_at = self._clock() + self._backoff
         else:
             self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._log_recovery()
         finally:
             self._probe = None
 
@@ -1349,9 +1399,14 @@ class StoreGuard:
 # `complete`: its end has come. `lost`: it will not.
 LiveEnd = Literal["complete", "lost"]
 
+MOST_AHEAD = 4096  # chunks that a generation which is too large to be kept is ahead of those who read it
+
 
 class LiveAnswer:
     """The chunks so far, and whoever waits for more. Used from one event loop.
+
+    All are kept for those who come later. Once there are too many, `forget` ends that: nobody can begin to
+    listen any more, and what the listeners have had is dropped.
 
     Attributes:
         end: how it ended; None while it has not.
@@ -1366,11 +1421,38 @@ class LiveAnswer:
         self.listeners = 0
         self.alone = asyncio.Event()
         self._chunks: list[dict[str, Any]] = []
+        self._dropped = 0  # chunks, from the first
+        self._forgetting = False
+        self._places: dict[object, int] = {}  # how many chunks each listener has had
+        self._read = asyncio.Event()
         self._changed = asyncio.Event()
 
     def push(self, chunk: dict[str, Any]) -> None:
         self._chunks.append(chunk)
         self._wake()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether so much waits for every listener that the generation should."""
+        newest = self._dropped + len(self._chunks)
+        return bool(self._places) and newest - max(self._places.values()) > MOST_AHEAD
+
+    def forget(self) -> None:
+        """Keep only what is still to be read, and of that only so much for a listener that falls behind."""
+        self._forgetting = True
+        newest = self._dropped + len(self._chunks)
+        for listener, place in list(self._places.items()):
+            if newest - place > 2 * MOST_AHEAD:
+                del self._places[listener]
+        done = min(self._places.values(), default=newest) - self._dropped
+        if done > MOST_AHEAD // 8 or not self._places:
+            del self._chunks[:done]
+            self._dropped += done
+
+    async def catch_up(self) -> None:
+        """Wait until a listener has read something, or left."""
+        self._read.clear()
+        await self._read.wait()
 
     def close(self, end: LiveEnd, error: Exception | None = None) -> None:
         """End it; the first end counts."""
@@ -1379,19 +1461,33 @@ class LiveAnswer:
             self._wake()
 
     async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, from the first. When it is over, `end` says how it ended."""
+        """The chunks, from the first. When it is over, `end` says how it ended.
+
+        Raises:
+            LeaderLostError: they are not kept for newcomers any more, or this listener has fallen behind.
+        """
+        listener = object()
         self.listeners += 1
         self.alone.clear()
-        place = 0
+        if not self._forgetting:
+            self._places[listener] = 0
         try:
+            had = 0
             while True:
-                while place < len(self._chunks):
-                    place += 1
-                    yield self._chunks[place - 1]
-                if self.end is not None:
+                place = self._places.get(listener)
+                if place is None:
+                    raise LeaderLostError(had)
+                if place < self._dropped + len(self._chunks):
+                    self._places[listener] = had = place + 1
+                    self._read.set()
+                    yield self._chunks[place - self._dropped]
+                elif self.end is not None:
                     return
-                await self._changed.wait()
+                else:
+                    await self._changed.wait()
         finally:
+            self._places.pop(listener, None)
+            self._read.set()
             self.listeners -= 1
             if not self.listeners:
                 self.alone.set()
@@ -1413,6 +1509,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -1422,6 +1520,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):
@@ -1502,6 +1601,8 @@ class CacheRules:
         ttl_seconds: that an answer is kept; a hit does not prolong it.
         jitter: by which part of it this varies, so that not all of a morning's answers end at once.
         max_entry_octets: bytes of an entry; a longer answer is not kept.
+        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
+            an end, goes on for those who read it, and nobody else can join them.
         quota: of a scope.
         heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
         first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
@@ -1517,6 +1618,7 @@ class CacheRules:
     ttl_seconds: float = 3600.0
     jitter: float = 0.1
     max_entry_octets: int = 512 * 1024
+    max_live_octets: int = 32 * 2**20
     quota: Quota = field(default_factory=Quota)
     heartbeat_seconds: float = 1.0
     first_tail_seconds: float = 0.2
@@ -1573,7 +1675,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -1583,6 +1685,8 @@ class Generation:
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+        self._octets = 0  # of all chunks
+        self._endless = False
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
@@ -1592,6 +1696,8 @@ class Generation:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
+                    while self._endless and self.live.is_ahead:
+                        await self.live.catch_up()
             await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
@@ -1619,20 +1725,27 @@ class Generation:
         """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
         if not self._taken:
             return
-        for chunk in self._taken:
+        for chunk in () if self._endless else self._taken:
             self._collector.add(chunk)
             self._record(chunk)
         self._taken.clear()
+        if self._endless:
+            self.live.forget()
+        elif self._octets > self._tools.rules.max_live_octets:
+            self._endless = self._broken = True
+            self._collector = AnswerCollector()
         if not self._broken and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
 
     def _record(self, chunk: dict[str, Any]) -> None:
-        if self._broken:
-            return
         try:
-            self._records.append(orjson.dumps(chunk))
+            record = orjson.dumps(chunk)
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
+            return
+        self._octets += len(record)
+        if not self._broken:
+            self._records.append(record)
 
     def _look_after(self, task: asyncio.Task[Any] | None) -> None:
         self._beating = asyncio.create_task(self._beat(task))
@@ -1737,7 +1850,9 @@ class Generation:
         try:
             if self._writing is not None:
                 await self._writing
-            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            verdict: Entry | str = "too large"
+            if not self._endless:
+                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
             if reason:
@@ -2028,9 +2143,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -2045,6 +2163,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -2716,6 +2853,11 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
+        return self._guard.fault
+
     async def warm(self) -> bool:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
@@ -2830,6 +2972,9 @@ class ResponseCache:
                     held.clear()
                     shown += 1
                     yield chunk
+        except LeaderLostError:
+            if shown:
+                raise
         finally:
             self._hub.left(follow.running, live)
         if not shown:
@@ -2962,6 +3107,7 @@ class CacheRequest:
         user_id: of the asking user.
         group_ids: that the user is in; wanted for the scope `group` alone.
         digest: of the model: see `AnswerBasis`.
+        answerer: see `Question`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
@@ -2972,6 +3118,7 @@ class CacheRequest:
     user_id: str
     group_ids: tuple[str, ...] = ()
     digest: str | None = None
+    answerer: str = ""
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
@@ -3003,7 +3150,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -3052,8 +3199,11 @@ def _mapping(value: object) -> Mapping[str, Any]:
 # A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
 #
 # redis://[user:password@]host[:6379][/db]      rediss:// with TLS, unix:///path/to.sock
-# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db][?sentinel_password=…]
+# redis+sentinel://[user:password@]host[:26379][,host…]/service[/db]      rediss+sentinel:// with TLS
 # redis+cluster://[user:password@]host[:6379][,host…]      rediss+cluster:// with TLS
+#
+# Options follow after `?`, with `&` between them. Each has its effect or is refused by name. A refusal holds no
+# part of a URL that might be a password's.
 #
 # redis-py is imported where it is used: the minimal image of the Pipelines server lacks it, and the router runs
 # there without.
@@ -3061,6 +3211,9 @@ def _mapping(value: object) -> Mapping[str, Any]:
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+_REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+_OWN_LIMITS = "the pack has time limits and connections of its own"
 
 
 class RedisClient(Protocol):
@@ -3081,8 +3234,8 @@ def connection_pool_of(client: RedisClient) -> Any:
     return getattr(client, "connection_pool", None)
 
 
-class _PartMissingError(ValueError):
-    """What is missing, in words that may be shown."""
+class _UrlError(ValueError):
+    """What is wrong with a URL, in words that may be shown."""
 
 
 class _WatchedMaster:
@@ -3092,11 +3245,11 @@ class _WatchedMaster:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
         self.connection_pool = connection_pool_of(master)
-        self._clients = master, *sentinels
+        self.clients = master, *sentinels
 
     async def aclose(self) -> None:
         """Close the connections to the master and to the Sentinels."""
-        for client in self._clients:
+        for client in self.clients:
             await client.aclose()
 
 
@@ -3117,29 +3270,209 @@ def redis_client(url: str) -> RedisClient:
     """A client for a URL.
 
     Raises:
-        CacheConfigError: the URL is none of the forms.
+        CacheConfigError: the URL is none of the forms, or has an option that would have no effect.
         ModuleNotFoundError: there is no redis-py.
     """
-    scheme = url.partition("://")[0]
+    scheme = url.partition("://")[0] if "://" in url else ""
+    make = _REDIS_CLIENTS.get(scheme)
+    if make is None:
+        raise CacheConfigError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
     try:
-        match scheme:
-            case "redis" | "rediss" | "unix":
-                return _server_client(url)
-            case "redis+sentinel" | "rediss+sentinel":
-                return _sentinel_client(url, tls=scheme.startswith("rediss"))
-            case "redis+cluster" | "rediss+cluster":
-                return _cluster_client(url, tls=scheme.startswith("rediss"))
-    except _PartMissingError as error:
-        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from error
-    except ValueError:  # its words, and those it was raised from, may have a piece of the password in them
+        return make(_read_url(url))
+    except _UrlError as error:
+        raise CacheConfigError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+    except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise CacheConfigError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and in a "
-            "password / is written as %2F, @ as %40, # as %23, : as %3A"
+            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+            + _HOW_WRITTEN
         ) from None
-    raise CacheConfigError(
-        f"the URL of Redis begins with {scheme!r}: use redis://, rediss://, unix://, "
-        "redis+sentinel:// or redis+cluster://"
+
+
+def redis_fault(error: BaseException) -> str:
+    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
+
+
+def _shown_beginning(url: str) -> str:
+    """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
+    beginning = url.partition("://")[0]
+    is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
+    return repr(beginning) if is_shown else "no scheme that is known"
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True, slots=True)
+class _RedisUrl:
+    """A URL in its parts.
+
+    Attributes:
+        tls: its scheme asks for TLS.
+        hosts: names and ports, 0 where none is given.
+        path: what follows the hosts, decoded.
+        login: `username` and `password`, where there are.
+        options: what each connection is made with.
+        sentinel: the same for the Sentinels themselves.
+        db: the number given as an option.
+    """
+
+    tls: bool
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    login: Mapping[str, str]
+    options: Mapping[str, Any]
+    sentinel: Mapping[str, Any]
+    db: int | None
+
+
+def _read_url(url: str) -> _RedisUrl:
+    if not url.isprintable() or " " in url:
+        raise _UrlError("it holds a space or a character that cannot be printed")
+    rest = url.partition("://")[2]
+    # A raw character in a password moves what follows it to where a host, a path or an option is expected.
+    if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
+        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    tls = scheme == "rediss"
+    given = _options_in(parts.query)
+    sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if kind != "sentinel" and any(sentinel.values()):
+        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+    login = {
+        "username": unquote(parts.username or "") or given.pop("username", None),
+        "password": unquote(parts.password or "") or given.pop("password", None),
+    }
+    if given.keys() & login.keys():
+        raise _UrlError("it has a user or a password twice: before the host and as an option")
+    if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
+        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+    hosts = [] if scheme == "unix" else _hosts(parts.netloc)
+    db = given.pop("db", None)
+    return _RedisUrl(
+        tls,
+        hosts,
+        unquote(parts.path),
+        {name: value for name, value in login.items() if value},
+        given,
+        {name: value for name, value in sentinel.items() if value},
+        db,
     )
+
+
+def _options_in(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if name in _REFUSED_OPTIONS:
+            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+        if name not in _URL_OPTIONS:
+            raise _UrlError(
+                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+            )
+        if name in found:
+            raise _UrlError(f"{name} is set twice")
+        found[name] = _URL_OPTIONS[name](name, unquote(value))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _url_text(name: str, value: str) -> str:
+    if not value:
+        raise _UrlError(f"{name} is empty: leave it out")
+    return value
+
+
+def _url_number(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise _UrlError(f"{name} needs a whole number")
+    return int(value)
+
+
+def _url_switch(name: str, value: str) -> bool:
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in said:
+        raise _UrlError(f"{name} needs true or false")
+    return said[value.lower()]
+
+
+def _url_checks(name: str, value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise _UrlError(f"{name} needs none, optional or required")
+    return value
+
+
+def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
+    if found is None:
+        raise _UrlError(f"{name} needs 1.2 or 1.3")
+    return found
+
+
+def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
+    """An option that may be written as it is here anyway."""
+
+    def read(name: str, value: str) -> None:
+        if value.lower() not in fixed:
+            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+
+    return read
+
+
+_URL_OPTIONS: Mapping[str, Callable[[str, str], Any]] = {
+    "db": _url_number,
+    "username": _url_text,
+    "password": _url_text,
+    "sentinel_username": _url_text,
+    "sentinel_password": _url_text,
+    "client_name": _url_text,
+    "socket_keepalive": _url_switch,
+    "ssl_cert_reqs": _url_checks,
+    "ssl_check_hostname": _url_switch,
+    "ssl_ca_certs": _url_text,
+    "ssl_ca_path": _url_text,
+    "ssl_ca_data": _url_text,
+    "ssl_certfile": _url_text,
+    "ssl_keyfile": _url_text,
+    "ssl_password": _url_text,
+    "ssl_min_version": _url_tls_version,
+    "ssl_ciphers": _url_text,
+    "decode_responses": _fixed_as("false", "0", "no"),
+    "protocol": _fixed_as("2"),
+    "encoding": _fixed_as("utf-8", "utf8"),
+    "encoding_errors": _fixed_as("strict"),
+}
+_REFUSED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
+    **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
+    **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
+    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(
+        ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
+        "redis-py checks OCSP only where nothing is awaited",
+    ),
+    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+}
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    """The hosts of a URL and their ports, 0 where none is given."""
+    found = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{place}")
+        if not parts.hostname:
+            raise _UrlError("it names no host")
+        found.append((parts.hostname, parts.port or 0))
+    return found
+
+
+# --- making ---
 
 
 def _once_more() -> Any:
@@ -3151,69 +3484,79 @@ def _once_more() -> Any:
     return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
-def _server_client(url: str) -> RedisClient:
+def _server_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio import Redis  # noqa: PLC0415 - see the top
 
-    client: RedisClient = Redis.from_url(url, protocol=2, retry=_once_more(), **_NO_LIMIT)
-    return client
-
-
-def _sentinel_client(url: str, *, tls: bool) -> RedisClient:
-    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
-
-    parts = urlsplit(url)
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service:
-        raise _PartMissingError(
-            "it needs the name of the service, as in redis+sentinel://host:26379/mymaster"
-        )
-    password = parse_qs(parts.query).get("sentinel_password", [None])[0]
-    hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
-    kwargs = {"password": password, "ssl": tls}
-    sentinel = Sentinel(hosts, sentinel_kwargs=kwargs, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
-    master: RedisClient = sentinel.master_for(
-        service,
-        db=int(db or 0),
-        ssl=tls,
+    place: dict[str, Any] = {"unix_socket_path": url.path}
+    path = ""
+    if url.hosts:
+        (host, port), *others = url.hosts
+        if others:
+            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+        place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
+    elif not url.path:
+        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+    client = Redis(
+        **place,
+        db=_database(url, path.strip("/")),
         protocol=2,
         retry=_once_more(),
-        **_login(parts.username, parts.password),
+        **{**url.login, **url.options, **_NO_LIMIT},
     )
-    return _WatchedMaster(master, sentinel.sentinels)
+    return _checked_client(client)
 
 
-def _cluster_client(url: str, *, tls: bool) -> RedisClient:
+def _sentinel_client(url: _RedisUrl) -> RedisClient:
+    from redis.asyncio import Sentinel  # noqa: PLC0415 - see the top
+
+    service, _, db = url.path.strip("/").partition("/")
+    if not service:
+        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+    hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
+    secured: dict[str, Any] = {"ssl": url.tls, **url.options}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
+    master: RedisClient = sentinel.master_for(
+        service, db=_database(url, db), protocol=2, retry=_once_more(), **{**secured, **url.login}
+    )
+    return _WatchedMaster(_checked_client(master), sentinel.sentinels)
+
+
+def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio import RedisCluster  # noqa: PLC0415 - see the top
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
-    parts = urlsplit(url)
-    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in _hosts(parts.netloc)]
-    return RedisCluster(
-        startup_nodes=nodes,
-        protocol=2,
-        ssl=tls,
-        retry=_once_more(),
-        **_login(parts.username, parts.password),
-        **_NO_LIMIT,
-    )
+    if _database(url, url.path.strip("/")):
+        raise _UrlError("a cluster has no db but 0: leave the number out")
+    for name in url.options:
+        if name not in signature(RedisCluster.__init__).parameters:
+            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+    given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
+    nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
+    return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
 
 
-def _hosts(netloc: str) -> list[tuple[str, int]]:
-    """The hosts of a URL and their ports, 0 where none is given."""
-    found = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = urlsplit(f"//{place}")
-        if not parts.hostname:
-            raise _PartMissingError("it names no host")
-        found.append((parts.hostname, parts.port or 0))
-    return found
+def _database(url: _RedisUrl, written: str) -> int:
+    if written and url.db is not None:
+        raise _UrlError("it has the database twice: in the path and as an option")
+    return _url_number("the database", written) if written else url.db or 0
 
 
-def _login(username: str | None, password: str | None) -> dict[str, Any]:
-    return {
-        "username": unquote(username) if username else None,
-        "password": unquote(password) if password else None,
-    }
+def _checked_client(client: RedisClient) -> RedisClient:
+    """The client, whose connections take the options: this version of redis-py may not know one of them."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+
+    try:
+        connection_pool_of(client).make_connection()
+    except (TypeError, RedisError) as error:
+        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+    return client
+
+
+_REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
+    **dict.fromkeys(("redis", "rediss", "unix"), _server_client),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
+    **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
+}
 
 
 # --- ollama_pack.cache.redis_link ---
@@ -3292,7 +3635,7 @@ def store_error(error: Exception) -> StoreError:
     """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {type(error).__name__}")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
@@ -4203,7 +4546,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -4222,6 +4570,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -4302,9 +4652,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -4313,16 +4661,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -4639,6 +5020,7 @@ class Asking:
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
     """
 
     user: str = ""
@@ -4646,6 +5028,7 @@ class Asking:
     background: bool = False
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
+    is_admin: bool = False
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -4659,6 +5042,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
     )
 
 
@@ -4760,18 +5144,19 @@ class Pipeline:
         )
 
     async def chunks(
-        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream
+        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream, answerer: str = ""
     ) -> AsyncGenerator[Body, None]:
         """The answer to a chat, kept or generated. Closing the iterator ends what nobody else waits for.
 
         Args:
             body: the final one.
             who: who asks.
-            digest: tells the weights that may answer from others.
+            digest: of the weights that would answer now.
             head: of an answer from the cache.
             upstream: begins the generation.
+            answerer: the model that would answer now.
         """
-        found = await self._found(body, who, digest)
+        found = await self._found(body, who, digest, answerer)
         if found is None:
             answer = upstream()
         else:
@@ -4789,7 +5174,9 @@ class Pipeline:
             await cache.close()
         self._keeper = CacheKeeper()
 
-    async def _found(self, body: Body, who: Asking, digest: str) -> tuple[CacheInUse, CacheOutcome] | None:
+    async def _found(
+        self, body: Body, who: Asking, digest: str, answerer: str
+    ) -> tuple[CacheInUse, CacheOutcome] | None:
         """What the cache has; None where the model is to answer, whatever the reason."""
         try:
             rules = sibling(FILTER)
@@ -4800,7 +5187,7 @@ class Pipeline:
                 return None
             used = await self._keeper.cache(rules.settings())
             self._tell_figures(used.cache)
-            return await self._looked_up(used, rules.valves, body, who, digest)
+            return await self._looked_up(used, rules.valves, body, who, digest, answerer)
         except (CacheConfigError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
@@ -4809,7 +5196,7 @@ class Pipeline:
             return None
 
     async def _looked_up(
-        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str
+        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str, answerer: str
     ) -> tuple[CacheInUse, CacheOutcome] | None:
         note = who.note or {}
         reason = why_bypassed(body, note, valves.cache_when)
@@ -4820,6 +5207,7 @@ class Pipeline:
             metadata=note,
             user_id=who.user if who.from_webui or not who.user else CLIENT + who.user,
             digest=digest,
+            answerer=answerer,
             refresh=self._is_regenerated(note, str(body.get("model"))),
         )
         question = (

@@ -33,7 +33,7 @@ from deploy.microphone import (
 from deploy.plan import Plan
 from deploy.rows import unanswered
 from deploy.voice import EVENTS, VOICE
-from ollama_pack.cache.redis_url import redis_client
+from ollama_pack.cache.redis_url import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
@@ -264,7 +264,7 @@ def redis_finding(url: str) -> Finding:
     except TimeoutError:
         return Finding("Redis", "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
     except (redis.RedisError, OSError) as error:
-        return Finding("Redis", "wrong", f"does not answer ({error})", remedy)
+        return Finding("Redis", "wrong", f"does not answer ({redis_fault(error)})", remedy)
     return Finding("Redis", "ok", "answers")
 
 

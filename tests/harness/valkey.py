@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,8 +176,11 @@ class Valkey:
 class Sentinel(Valkey):
     """A Sentinel that watches a server under the name `pack`, and takes it to be down after so long."""
 
-    def __init__(self, folder: Path, watched: Valkey, down_seconds: float = 30.0) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: Path, watched: Valkey, down_seconds: float = 30.0, *, lines: Sequence[str] = ()
+    ) -> None:
+        super().__init__(folder, program=watched.program)
+        self._lines = lines  # more of its configuration
         self._watched = watched
         self._down_seconds = down_seconds
 
@@ -207,5 +210,6 @@ class Sentinel(Valkey):
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\nsentinel monitor pack 127.0.0.1 {self._watched.port} 1\n"
             f"sentinel down-after-milliseconds pack {round(self._down_seconds * 1000)}\n"
+            + "".join(f"{line}\n" for line in self._lines)
         )
         return [str(config), "--sentinel"]

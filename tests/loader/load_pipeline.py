@@ -10,10 +10,38 @@ import importlib
 import json
 import os
 import sys
+import traceback
 import warnings
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
+
+SECRET = "s3cret-s3cret-s3cret"  # in what valves are tried with, and in no error
+_NO_TEXT = ([SECRET], {SECRET: SECRET}, SECRET.encode() + b"\xff")
+_ROWS = (f"gpu0 http://a key={SECRET} {SECRET}", f"gpu0 http://u:{SECRET}@a")
+_TEXTS = (
+    *(
+        SECRET,
+        SECRET[:7],
+        f"{SECRET} {SECRET}",
+        f"redis://:{SECRET}@{SECRET}",
+        f"rediss://h?{SECRET}={SECRET}",
+    ),
+    *(f"http://u:{SECRET}@a", *_ROWS),
+)
+
+
+def valves_errors(kind: Any) -> list[str]:
+    """What is said when what is secret cannot be saved, as Open WebUI and the Pipelines server log it."""
+    said = []
+    for name, field in kind.model_fields.items():
+        texts = _ROWS if name == "nodes" else _TEXTS if "password" in str(field.json_schema_extra) else ()
+        for value in (*_NO_TEXT, *texts):
+            try:
+                kind(**{name: value})
+            except ValueError as error:
+                said.append("".join(traceback.format_exception(error)) + repr(error))
+    return said
 
 
 class WithoutPack(MetaPathFinder):
@@ -48,6 +76,7 @@ def main(server: str, path: Path) -> None:
         "type": getattr(pipeline, "type", "pipe"),
         "valves": type(valves)().model_dump() if valves else {},
         "schema": type(valves).model_json_schema() if valves else {},
+        "valves_errors": valves_errors(type(valves)) if valves else [],
         "new_modules": sorted(name for name in set(sys.modules) - known if WithoutPack.owns(name)),
     }
     print(json.dumps(answer))  # noqa: T201 - it is how the test gets it

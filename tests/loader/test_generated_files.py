@@ -13,6 +13,7 @@ import pytest
 import package
 from bundle.rules import KINDS, OPTIONAL_KEYS, REQUIRED_KEYS, WEBUI_VERSION_KEY
 from loader.conftest import Loaded, Loader
+from loader.load_pipeline import SECRET, valves_errors
 
 ROOT = Path(package.__file__).parents[1]
 FILES = {kind: sorted((ROOT / kind).glob("*.py")) for kind in KINDS}
@@ -104,6 +105,16 @@ def test_valves_work_as_they_come(
 
 
 @for_webui
+@pytest.mark.parametrize("name", ["Valves", "UserValves"])
+def test_valves_that_cannot_be_saved_keep_their_secrets(name: str, path: Path, load: Load) -> None:
+    """Passwords and keys in the server's log, where Open WebUI puts the error of a save that failed."""
+    valves = getattr(load(*read(path)).instance, name, None)
+    said = valves_errors(valves) if valves else []
+    assert bool(said) == bool(valves)
+    assert [error for error in said if SECRET[:7] in error] == []
+
+
+@for_webui
 def test_loading_leaves_no_trace_of_the_pack(path: Path, load: Load) -> None:
     """A file that works only where the pack is installed: here, and on no server."""
     load(*read(path))
@@ -180,6 +191,16 @@ def test_pipelines_server_loads_it(path: Path, load_pipeline: LoadPipeline) -> N
     assert answer["frontmatter"]["version"] == package.pack_version(ROOT)
     assert answer["new_modules"] == []
     assert (answer["printed"], answer["errors"]) == ([f"Loaded module: {path.stem}"], "")
+
+
+@for_pipelines
+def test_pipelines_valves_that_cannot_be_saved_keep_their_secrets(
+    path: Path, load_pipeline: LoadPipeline
+) -> None:
+    """Passwords and keys in the server's log, which prints the error of a save that failed."""
+    answer = load_pipeline(path)
+    assert bool(answer["valves_errors"]) == bool(answer["valves"])
+    assert [error for error in answer["valves_errors"] if SECRET[:7] in error] == []
 
 
 @for_pipelines

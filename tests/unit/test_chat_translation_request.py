@@ -200,6 +200,12 @@ def test_thoughts_go_back(name: str) -> None:
 # --- what stands beside the messages
 
 
+ALLOWED = {
+    "type": "allowed_tools",
+    "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "b"}}]},
+}
+
+
 @pytest.mark.parametrize(
     ("choice", "names"),
     [
@@ -208,6 +214,20 @@ def test_thoughts_go_back(name: str) -> None:
         ("required", ["a", "b"]),
         ("none", []),
         ({"type": "function", "function": {"name": "b"}}, ["b"]),
+        ({"type": "function", "name": "b"}, ["b"]),
+        ({"type": "tool", "name": "b", "disable_parallel_tool_use": True}, ["b"]),
+        ("b", ["b"]),
+        ("any", ["a", "b"]),
+        (True, ["a", "b"]),
+        ("", ["a", "b"]),
+        ({"type": "auto"}, ["a", "b"]),
+        ({"type": "any"}, ["a", "b"]),
+        ({"any": {}}, ["a", "b"]),
+        ({"type": "function"}, ["a", "b"]),
+        ({"type": "none"}, []),
+        (False, []),
+        (ALLOWED, ["b"]),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "b"}]}, ["b"]),
     ],
 )
 def test_tool_choice(choice: object, names: list[str]) -> None:
@@ -220,6 +240,77 @@ def test_a_choice_of_no_tool() -> None:
     """Would catch a forced call of a tool that is not there, answered without any tool."""
     with pytest.raises(ChatBodyError, match="names a function that is not among the tools"):
         request(tools=[tool("a")], tool_choice={"type": "function", "function": {"name": "b"}})
+
+
+@pytest.mark.parametrize("choice", ["b", 1.5, {"type": "file_search"}, {}])
+def test_a_choice_that_says_nothing(choice: object) -> None:
+    """Would catch a tool that must be called and is not, without a word."""
+    with pytest.raises(ChatBodyError, match="tool_choice must be"):
+        request(tools=[tool("a")], tool_choice=choice)
+
+
+def test_tools_of_other_apis() -> None:
+    """Would catch a tool in the Responses API's form, or Anthropic's, that reaches Ollama without a name."""
+    schema = {"type": "object", "properties": {}}
+    flat = {"type": "function", "name": "a", "parameters": schema}
+    anthropic = {"name": "b", "description": "does", "input_schema": schema}
+    hosted = {"type": "web_search_20250305", "name": "web_search"}
+    assert request(tools=[flat, anthropic, hosted])["tools"] == [
+        {"type": "function", "function": {"name": "a", "parameters": schema}},
+        {"type": "function", "function": {"name": "b", "description": "does", "parameters": schema}},
+        hosted,
+    ]
+
+
+SILENT_PARTS: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": "hm", "signature": "x"},
+    {"type": "redacted_thinking", "data": "x"},
+    {"type": "reasoning", "summary": []},
+    {"type": "reasoning", "reasoning": "hm"},
+    {"type": "reasoning_content", "reasoning_content": {"text": "hm"}},
+    {"type": "reasoning.encrypted", "data": "x"},
+    {"type": "thought_signature", "data": "x"},
+    {"type": "summary_text", "text": "hm"},
+    {"type": "cachePoint"},
+    {"type": "step-start"},
+]
+
+
+@pytest.mark.parametrize("part", SILENT_PARTS, ids=lambda part: str(part["type"]))
+def test_parts_that_are_for_no_model(part: dict[str, Any]) -> None:
+    """Would catch a conversation that is refused for what another model thought, or that repeats it."""
+    text = {"type": "text", "text": "b"}
+    assert only({"role": "assistant", "content": [part, text]})["content"] == "b"
+    assert only({"role": "assistant", "content": [part]})["content"] == ""
+
+
+def test_calls_that_are_in_the_content_as_well() -> None:
+    """Would catch LangChain's messages refused, which have a call of a tool twice."""
+    part = {"type": "tool_use", "id": "c1", "name": "clock", "input": {}}
+    calls = [assistant_call("c1", "clock", "{}")]
+    message = only({"role": "assistant", "content": [part], "tool_calls": calls})
+    assert (message["content"], message["tool_calls"][0]["function"]["name"]) == ("", "clock")
+    with pytest.raises(ChatBodyError, match="is of the type 'tool_use'"):
+        ollama_messages([{"role": "assistant", "content": [part]}])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}},
+        {"type": "image", "source_type": "base64", "mime_type": "image/png", "data": PIXEL},
+        {"type": "image", "base64": PIXEL},
+        {"type": "image", "image": f"data:image/png;base64,{PIXEL}"},
+        {"type": "image", "source": {"type": "url", "url": f"data:image/png;base64,{PIXEL}"}},
+    ],
+)
+def test_images_of_other_apis(part: dict[str, Any]) -> None:
+    """Would catch a picture in Anthropic's form, or in LangChain's, that is refused."""
+    assert only({"role": "user", "content": [part, "what is this?"]}) == {
+        "role": "user",
+        "content": "what is this?",
+        "images": [PIXEL],
+    }
 
 
 JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}

@@ -89,6 +89,9 @@ def test_values_are_of_the_type_that_engines_want() -> None:
         asked(temperature="warm")
 
 
+NAMED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
+
+
 @pytest.mark.parametrize(
     ("body", "wanted"),
     [
@@ -112,6 +115,13 @@ def test_values_are_of_the_type_that_engines_want() -> None:
         ),
         ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "auto"}),
         ({"tools": [], "tool_choice": "auto"}, {}),
+        ({"tools": [TOOL], "tool_choice": {"type": "auto"}}, {"tools": [TOOL], "tool_choice": "auto"}),
+        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, {"tools": [TOOL], "tool_choice": "required"}),
+        ({"tools": [TOOL], "tool_choice": "any"}, {"tools": [TOOL], "tool_choice": "required"}),
+        ({"tools": [TOOL], "tool_choice": {"type": "none"}}, {"tools": [TOOL], "tool_choice": "none"}),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "get_weather"}}, NAMED),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "get_weather"}}, NAMED),
+        ({"tools": [TOOL], "tool_choice": NAMED["tool_choice"]}, NAMED),
         ({"logit_bias": {"15043": 100}}, {"logit_bias": {"15043": 100}}),
         ({"logit_bias": "5432:100, 413:-100"}, {"logit_bias": {"5432": 100.0, "413": -100.0}}),
         ({"logit_bias": '{"5432": 1}'}, {"logit_bias": {"5432": 1.0}}),
@@ -232,3 +242,18 @@ def test_any_body_is_put_into_form_or_refused(body: dict[str, Any]) -> None:
     except ChatBodyError as error:
         assert error.field  # noqa: PT017 - either outcome is right
     assert json.dumps(body) == before
+
+
+def test_parts_of_other_apis() -> None:
+    """Would catch a part that llama.cpp and vLLM refuse, though it is text, an image or nothing for them."""
+    thought = {"type": "thinking", "thinking": "hm", "signature": "x"}
+    said, heard = {"type": "output_text", "text": "b"}, {"type": "input_audio", "input_audio": {}}
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    (message,) = messages({"role": "user", "content": [thought, said, picture, heard]})
+    assert message["content"] == [
+        {"type": "text", "text": "b"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        heard,
+    ]
+    (message,) = messages({"role": "assistant", "content": [thought]})
+    assert message["content"] == ""

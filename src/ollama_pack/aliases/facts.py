@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.content import IMAGE_PARTS
+
 # English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
 BYTES_PER_TOKEN = 4
 # What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
@@ -53,7 +55,7 @@ def _mappings(value: object) -> list[Mapping[str, Any]]:
 
 
 def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") == "image_url")
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
     return inline + len(_items(message.get("images")))
 
 

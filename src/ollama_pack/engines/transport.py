@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from ollama_pack.engines.sse import ServerEvent, SseBuffer
 
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+transport_log = logging.getLogger(__name__)
 
 _Stage = Literal["first byte", "next line", "answer"]
 _Piece = TypeVar("_Piece")
@@ -95,6 +99,13 @@ class NodeTransport:
         self._url = url.rstrip("/")
         self._session = session
         self._headers = {**headers, "Content-Type": "application/json"}
+        self._noted: set[str] = set()
+
+    def note(self, sentence: str) -> None:
+        """Log something odd about the node, each thing once."""
+        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
+            self._noted.add(sentence)
+            transport_log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -149,7 +160,11 @@ class NodeTransport:
         raise NodeFaultError(self.name, "ended its answer before the last line")
 
     async def events(
-        self, path: str, body: Mapping[str, Any], first_byte: float
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[ServerEvent, None]:
         """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
 
@@ -157,26 +172,29 @@ class NodeTransport:
         and whoever sent a request there would find nobody. As for `lines` otherwise.
         """
         async with aclosing(
-            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
         ) as pieces:
             async for event in pieces:
                 yield event
                 if event.is_last:
                     return
 
-    async def _pieces(
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
         self,
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
         buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str] | None = None,
         *,
         last_request: bool = False,
     ) -> AsyncGenerator[_Piece, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
-            response = await self._open(path, body, last_request=last_request)
+            response = await self._open(path, body, headers, last_request=last_request)
         silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
@@ -197,10 +215,16 @@ class NodeTransport:
             response.close()
 
     async def _open(
-        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        last_request: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send a request and get an answer that is no error, its body unread."""
-        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
+        last = {"Connection": "close"} if last_request else {}
+        response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
         try:

@@ -6,12 +6,13 @@ For example::
     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
     old   http://old:11434   tier=1               # only when the others are slow to answer
     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+    k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 """
 
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -19,16 +20,18 @@ from urllib.parse import urlsplit
 from ollama_pack.routing.errors import NodeTableError
 
 NodeKind = Literal["ollama", "openai"]
+PlacedBy = Literal["pack", "own"]
 
-MAX_NODES = 64
+MAX_NODES = 1024
 MAX_TIER = 9
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_KEY = re.compile(r"(\bkey=)\S+")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
+_QUOTED = re.compile(r"""(['"])(.*?)\1""")
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class NodeRow:
         slots: how many requests a model answers at once there; None: to be learned.
         agent: address of its `gpu_agent`; empty: none.
         key: sent as a bearer token; empty: none. In no message.
+        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
+            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
+            once, up to `slots`, and a key of the conversation that helps it to choose.
+        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
     """
 
@@ -55,6 +62,8 @@ class NodeRow:
     slots: int | None = None
     agent: str = ""
     key: str = field(default="", repr=False)
+    placement: PlacedBy = "pack"
+    models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
 
 
@@ -72,8 +81,16 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
                 rows.append(_parse_node(line, written))
                 _refuse_repeated(rows)
             except ValueError as fault:
-                raise NodeTableError(line, _NODE_KEY.sub(r"\1…", written), str(fault)) from None
+                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
     return tuple(rows)
+
+
+def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
+    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
+    row = f"{address}{is_key}{' '.join(settings)}"
+    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
@@ -86,7 +103,11 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
+    row = NodeRow(name, _address(url), line=line, **_settings(settings))
+    if row.kind != "openai" and (row.placement == "own" or row.models):
+        setting = "models=" if row.models else "placement=own"
+        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
 def _settings(written: list[str]) -> dict[str, Any]:
@@ -123,6 +144,20 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
+        if value == placement:
+            return placement  # type: ignore[no-any-return] # get_args has no types
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+
+
+def _models(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if not all(names) or not value.isprintable():
+        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+    return names
+
+
 def _weight(value: str) -> float:
     try:
         weight = float(value)
@@ -155,7 +190,12 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "placement": _placement,
+    "models": _models,
 }
+
+
+_SHOWN_SETTINGS = _READERS.keys() - {"key"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:

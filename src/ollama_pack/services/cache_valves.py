@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.cache.redis_url import check_redis_url
+from ollama_pack.services.pack_valves import PackValves
 
 
-class CacheValves(BaseModel):
+class CacheValves(PackValves):
     """What an admin sets."""
 
     priority: int = Field(

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 
+from ollama_pack.services.pack_valves import PackValves
+
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
 
@@ -24,7 +26,7 @@ def _own_digest() -> str:
 CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
 
 
-class PipelineValves(BaseModel):
+class PipelineValves(PackValves):
     """Valves that the server's page can save, and that tell which code they belong to.
 
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.

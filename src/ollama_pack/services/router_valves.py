@@ -2,11 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.nodes import NodeRow, parse_nodes
+from ollama_pack.services.pack_valves import PackValves
 
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
@@ -15,7 +16,7 @@ NODES_NOTE = (
 )
 
 
-class RouterValves(BaseModel):
+class RouterValves(PackValves):
     """What an admin sets, and what it comes to."""
 
     knows_groups: ClassVar[bool] = True  # whether conditions on the user's groups can be looked at
@@ -38,8 +39,17 @@ class RouterValves(BaseModel):
         ge=1,
         le=3600,
         description=(
-            "How long a chat waits for a free node, and then for the first token beside what loading "
-            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
+            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
+            "token. A node that hangs is left earlier, if another can answer."
+        ),
+    )
+    load_timeout_seconds: float = Field(
+        default=7200.0,
+        ge=10,
+        le=86_400,
+        description=(
+            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
+            "or what reading them at 5 MB/s takes."
         ),
     )
     max_queue: int = Field(
@@ -85,4 +95,5 @@ class RouterValves(BaseModel):
             self.first_token_timeout_seconds,
             self.max_queue,
             self.keep_alive,
+            load_seconds=self.load_timeout_seconds,
         )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 import aiohttp
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.speech.errors import CloudNotAllowedError, SpeechEngineError
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.openai_http import OPENAI_HTTP, OpenAIHTTPEngine, SpeechServer
@@ -20,7 +21,7 @@ VOICE_TOOL = "voice_transcription"
 DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
 
 
-class VoiceSettings(BaseModel):
+class VoiceSettings(PackValves):
     """How recordings are transcribed: the tool's valves, by which the routes go as well."""
 
     engine: Literal["faster_whisper", "openai_http", "speech_recognition"] = Field(
@@ -92,6 +93,12 @@ class VoiceSettings(BaseModel):
     def model_name(self) -> str:
         """The model, or what stands for none in the engine's terms."""
         return self.model.strip() or DEFAULT_MODELS[self.engine]
+
+    @property
+    def shown_model(self) -> str:
+        """The model for everybody: of a folder the last part, since places on the server are for admins."""
+        name = self.model_name
+        return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name
 
     @property
     def max_bytes(self) -> int:

@@ -166,7 +166,9 @@ function node(one) {
   return make("section", {class: "card"},
     make("div", {class: "row"}, make("h3", {}, text(one.name)),
       one.healthy ? badge("healthy", "good") : badge("down", "bad"),
-      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null),
+      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null,
+      Object.entries(one.breakers && typeof one.breakers === "object" ? one.breakers : {})
+        .map(([model, state]) => badge(model + " failed: breaker " + text(state), "warn"))),
     one.url ? make("code", {class: "soft"}, one.url) : null,
     one.fault ? make("p", {class: "notice bad small"}, one.fault) : null,
     make("div", {class: "figures"}, figure(one.in_flight, "in flight"), figure(one.queued, "queued"),
@@ -251,6 +253,9 @@ function draw() {
     const waiting = isNumber(router.waiting) ? " · " + router.waiting + " waiting" : "";
     const peers = router.peers > 0 ? " · shared with " + router.peers + " more of Open WebUI's workers" : "";
     parts.push(make("h2", {}, "Nodes" + waiting + peers));
+    if (router.sharing_fault)
+      parts.push(notice("The router's redis_url does not answer: " + text(router.sharing_fault)
+        + ". This worker goes on alone.", "bad"));
     parts.push(nodes.length ? make("div", {class: "cards"}, nodes.map(node))
       : make("div", {class: "card soft"}, last.data.fault ? "Nothing is known of any node."
         : "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."));

@@ -1,27 +1,25 @@
 """What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import aiohttp
-from pydantic import ValidationError
 
-from ollama_pack.engines.errors import NodeFaultError
+from ollama_pack.engines.errors import (
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    WrongModelError,
+)
+from ollama_pack.engines.model_ids import ModelIds
+from ollama_pack.engines.ollama.names import is_same_model
 from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.engines.ollama.values import (
-    ListedModel,
-    LoadedList,
-    LoadedModel,
-    ModelList,
-    NodeValue,
-    ShownModel,
-)
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NodeLimits, NodeTransport
-
-_Read = TypeVar("_Read", bound=NodeValue)
 
 
 class NodeClient(Protocol):
@@ -40,14 +38,20 @@ class NodeClient(Protocol):
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory."""
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell."""
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
     def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
@@ -72,6 +76,7 @@ class OllamaClient:
             headers: sent with every request, such as `Authorization`.
         """
         self._node = NodeTransport(url, session, limits or NodeLimits(), headers or {})
+        self._ids = ModelIds()
 
     @property
     def name(self) -> str:
@@ -87,20 +92,39 @@ class OllamaClient:
         return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
-        """The models that the node has.
+        """The models that the node has. Entries that cannot be read are passed over, which is logged once.
 
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return self._read(ModelList, await self._node.ask("/api/tags")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/tags"), ListedModel)
+        except ValueError as error:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error
+        if unread and not models:
+            raise NodeFaultError(self.name, "answers in a form that is not Ollama's")
+        if unread:
+            self._node.note(f"{unread} of its models are passed over: /api/tags gives them no name")
+        self._ids.learn(model.name for model in models)
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
-    async def ps(self) -> tuple[LoadedModel, ...]:
-        """The models in the node's memory.
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """The models in the node's memory; None where it does not tell, as behind some gateways.
 
         Raises:
-            NodeError: the node does not answer as it should.
+            NodeError: the node does not answer at all.
         """
-        return self._read(LoadedList, await self._node.ask("/api/ps")).models
+        try:
+            models, unread = entries_in(await self._node.ask("/api/ps"), LoadedModel)
+        except (NodeUnreachableError, NodeTimeoutError):
+            raise
+        except (NodeError, ValueError) as error:
+            reason = error.plain if isinstance(error, NodeError) else "answers in a form that is not Ollama's"
+            self._node.note(f"it is not known which models are in its memory: /api/ps {reason}")
+            return None
+        if unread:
+            self._node.note(f"{unread} of the models in its memory are passed over: /api/ps names none")
+        return tuple(model.model_copy(update={"name": self._ids.offered(model.name)}) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model.
@@ -109,7 +133,7 @@ class OllamaClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        return self._read(ShownModel, await self._node.ask("/api/show", {"model": model}))
+        return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
     def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
@@ -129,7 +153,13 @@ class OllamaClient:
         return self._node.lines("/api/chat", request, first_byte)
 
     async def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
 
@@ -138,16 +168,36 @@ class OllamaClient:
             head: what the chunks have in common.
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
+            names: others that the node has for this model.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
+            WrongModelError: the node answers with another model.
             NodeError: as `chat`.
         """
         place = usage_place(body)
-        lines = self.chat(request_to_ollama(body, thinking) | {"stream": True}, first_byte=first_byte)
+        request = request_to_ollama(body, thinking)
+        request |= {"model": self._ids.real(request["model"]), "stream": True}
+        real_names = [self._ids.real(name) for name in names]
+        lines = self._of_model(self.chat(request, first_byte=first_byte), request["model"], real_names)
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _of_model(
+        self, lines: AsyncGenerator[dict[str, Any], None], asked: str, names: Collection[str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines, if the first names the model that was asked for, or none."""
+        believed = False
+        async with aclosing(lines):
+            async for line in lines:
+                answered = line.get("model")
+                believed = believed or "remote_model" in line  # a cloud model may have another name there
+                if not believed and isinstance(answered, str) and answered:
+                    if not any(is_same_model(name, answered) for name in (asked, *names)):
+                        raise WrongModelError(self.name, asked, answered)
+                    believed = True
+                yield line
 
     async def load(
         self,
@@ -181,9 +231,3 @@ class OllamaClient:
             NodeError: the node does not answer as it should.
         """
         await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
-
-    def _read(self, kind: type[_Read], answer: dict[str, Any]) -> _Read:
-        try:
-            return kind.model_validate(answer)
-        except ValidationError as error:
-            raise NodeFaultError(self.name, "answers in a form that is not Ollama's") from error

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ollama_pack.engines.body import json_in, object_in, objects_in, text_in
+from ollama_pack.engines.content import message_parts
 from ollama_pack.engines.errors import ChatBodyError
 
 _ROLES = {"developer": "system", "function": "tool"}
-# Type of a part → where its text is. The second and third are the Responses API's.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-_IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _THINKING_FIELDS = ("thinking", "reasoning_content", "reasoning")
 
 
@@ -34,7 +32,7 @@ def ollama_messages(value: object) -> list[dict[str, Any]]:
 
 def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
     role = text_in(message.get("role"), f"{field}.role")
-    parts = list(_content_parts(message.get("content"), f"{field}.content"))
+    parts = [_content_part(part, place) for place, part in message_parts(message, field)]
     parts += [("image", image) for image in _own_images(message, field)]
     texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
     return {
@@ -47,27 +45,13 @@ def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, 
     }
 
 
-def _content_parts(content: object, field: str) -> Iterator[tuple[str, str]]:
-    """Each part of a content as ("text", text) or ("image", base64)."""
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield "text", content
-        return
-    for number, part in enumerate(objects_in(content, field)):
-        yield _content_part(part, f"{field}[{number}]")
-
-
 def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
-    kind = text_in(part.get("type"), f"{field}.type")
-    if kind in _TEXT_PARTS:
-        name = _TEXT_PARTS[kind]
-        return "text", text_in(part.get(name), f"{field}.{name}")
-    if kind in _IMAGE_PARTS:
-        where = part.get("image_url")
-        address = where.get("url") if isinstance(where, Mapping) else where
-        return "image", _image(text_in(address, f"{field}.image_url"), f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {kind[:40]!r}: Ollama takes text and image_url only")
+    """A part of a content as ("text", text) or ("image", base64)."""
+    if "text" in part and part.get("type", "text") == "text":
+        return "text", part["text"]
+    if part["type"] == "image_url":
+        return "image", _image(part["image_url"]["url"], f"{field}.image_url")
+    raise ChatBodyError(field, f"is of the type {part['type'][:40]!r}: Ollama takes text and images only")
 
 
 def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:

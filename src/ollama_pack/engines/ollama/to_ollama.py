@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from ollama_pack.engines.body import decimal_in, json_in, object_in, objects_in, switch_in, text_in, whole_in
+from ollama_pack.engines.body import decimal_in, json_in, object_in, switch_in, text_in, whole_in
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.messages import ollama_messages
 from ollama_pack.engines.ollama.options import flat_settings, ollama_options
+from ollama_pack.engines.tools import offered_tools
 
 # What `think` a model takes: none, true and false, or also how much.
 Thinking = Literal["never", "switch", "levels"]
@@ -56,22 +57,9 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The tools that the model may call. Ollama cannot be told to call one, only which there are."""
-    tools = objects_in(body.get("tools"), "tools")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, Mapping):
-        name = object_in(choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if _declared_name(tool) == name]
-        if not tools:
-            raise ChatBodyError("tool_choice", "names a function that is not among the tools")
-    return tools or None
-
-
-def _declared_name(tool: Mapping[str, Any]) -> object:
-    function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else None
+    """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
+    offered = offered_tools(body)
+    return None if offered.mode == "none" else offered.tools or None
 
 
 def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:

@@ -1,11 +1,23 @@
-"""What a node tells about its models. Read leniently: a field that is missing or null has its default."""
+"""What a node reports of its models. A field that is missing, null or not of its type has its default."""
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.ollama.to_ollama import Thinking, thinking_of
@@ -14,6 +26,10 @@ _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 # What a runner is loaded with besides its context (Ollama's `api.Runner`): another value makes it load again.
 RUNNER_OPTIONS = ("main_gpu", "num_batch", "num_gpu", "num_thread", "use_mmap")
+_CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+_CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
+
+_Entry = TypeVar("_Entry", bound="NamedModel")
 
 
 class NodeValue(BaseModel):
@@ -28,6 +44,48 @@ class NodeValue(BaseModel):
             return given
         return {name: value for name, value in given.items() if value is not None}
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_absent(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What is not of its type has its default, too: only what is needed is demanded."""
+        try:
+            return read(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+
+def _with_zone(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _texts(value: Any) -> Any:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
+
+
+Bytes = Annotated[int, Field(ge=0)]
+Moment = Annotated[datetime, AfterValidator(_with_zone)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+
+
+class NamedModel(NodeValue):
+    """An entry of a list of models. Some gateways have its name under `model` alone, as Open WebUI reads it.
+
+    Attributes:
+        name: as the node lists it, with its tag.
+    """
+
+    name: str = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_a_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not isinstance(given.get("name"), str):
+            return {**given, "name": given.get("model")}
+        return given
+
 
 class ModelDetails(NodeValue):
     """The make of a model; empty where the node does not tell."""
@@ -37,27 +95,34 @@ class ModelDetails(NodeValue):
     quantization_level: str = ""
 
 
-class ListedModel(NodeValue):
+class ListedModel(NamedModel):
     """An entry of `/api/tags`.
 
     Attributes:
-        name: as the node lists it, with its tag.
         digest: of the manifest; the same name may have another one on another node.
         size: bytes on disk.
         details: its make.
+        remote_model: its name where it really runs, of a cloud model.
+        remote_host: where that is.
     """
 
-    name: str
     digest: str = ""
-    size: int = 0
+    size: Bytes = 0
     details: ModelDetails = ModelDetails()
+    remote_model: str = ""
+    remote_host: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
+        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        return bool(self.remote_model or self.remote_host) or tagged
 
 
-class LoadedModel(NodeValue):
+class LoadedModel(NamedModel):
     """An entry of `/api/ps`: a model in memory, under the name that loaded it.
 
     Attributes:
-        name: as the node lists it, with its tag.
         digest: of the manifest.
         size: bytes that it takes.
         size_vram: bytes of those that are in GPU memory.
@@ -65,24 +130,11 @@ class LoadedModel(NodeValue):
         expires_at: when it is unloaded if nobody asks; in the past while it works.
     """
 
-    name: str
     digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
-    expires_at: datetime | None = None
-
-
-class ModelList(NodeValue):
-    """The answer of `/api/tags`."""
-
-    models: tuple[ListedModel, ...]
-
-
-class LoadedList(NodeValue):
-    """The answer of `/api/ps`."""
-
-    models: tuple[LoadedModel, ...]
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Bytes = 0
+    expires_at: Moment | None = None
 
 
 class ShownModel(NodeValue):
@@ -96,7 +148,7 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: tuple[str, ...] = ()
+    capabilities: Texts = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
@@ -136,6 +188,34 @@ class ShownModel(NodeValue):
         return length if isinstance(length, int) else 0
 
     @property
+    def is_embedder(self) -> bool:
+        """Whether its weights make vectors, not text. Ollama itself goes by this."""
+        return f"{self.model_info.get('general.architecture')}.pooling_type" in self.model_info
+
+    @property
     def thinking(self) -> Thinking:
         """What `think` it takes."""
         return thinking_of(self.capabilities, self.details.family)
+
+
+def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Entry], int]:
+    """The entries of a list of models, each name once, and how many were passed over as unreadable.
+
+    Ollama 0.40 lists a model once for each kind of runner.
+
+    Raises:
+        ValueError: there is no list.
+    """
+    listed = answer.get("models")
+    if not isinstance(listed, list):
+        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+    found: dict[str, _Entry] = {}
+    unread = 0
+    for entry in listed:
+        try:
+            model = kind.model_validate(entry)
+        except ValidationError:
+            unread += 1
+        else:
+            found.setdefault(model.name, model)
+    return list(found.values()), unread

@@ -1,21 +1,38 @@
 """A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from typing import Any
+import re
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
 
 import aiohttp
 
-from ollama_pack.engines.errors import ModelNotFoundError, NodeError, NodeFaultError, RequestRefusedError
+from ollama_pack.engines.errors import (
+    ModelNotFoundError,
+    NodeBusyError,
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RequestRefusedError,
+    WrongModelError,
+)
+from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
+from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, NamedModel, ShownModel
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
-from ollama_pack.engines.openai.models import EngineModel, engine_models, served_context
-from ollama_pack.engines.openai.request import request_to_engine, without_usage
+from ollama_pack.engines.openai.models import (
+    EngineModel,
+    ServedName,
+    engine_models,
+    nameless_models,
+    served_context,
+)
+from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
 from ollama_pack.engines.transport import Dialect, NodeLimits, NodeTransport
@@ -25,6 +42,8 @@ OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
+# A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
+_WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
 _VERSIONS = (
     ("/version", "version"),
@@ -32,8 +51,14 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
+
+_Named = TypeVar("_Named", bound=NamedModel)
 
 
 class OpenAIClient:
@@ -46,18 +71,26 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
         Args:
-            url: such as http://gpu1:8000 or http://gpu1:8000/v1.
+            url: such as http://gpu1:8000 or http://gpu1:8000/v1, or another base address of such an API,
+                such as https://gateway/v1beta/openai.
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
-        root = url.rstrip("/").removesuffix(_V1)
+        base = url.rstrip("/")
+        root = base.removesuffix(_V1)
+        # What comes between the address and `/models`; the first that answers is kept.
+        self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
+        self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: Mapping[str, frozenset[str]] = _names_of(self._declared)  # name → all of that model
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -84,7 +117,7 @@ class OpenAIClient:
         Raises:
             NodeError: the node does not answer as it should.
         """
-        return tuple(model.listed() for model in await self._models())
+        return tuple(self._offered(model.listed()) for model in await self._models())
 
     async def ps(self) -> tuple[LoadedModel, ...]:
         """The models in memory: all that are served, but for those that llama.cpp says are not loaded.
@@ -96,10 +129,12 @@ class OpenAIClient:
         if any(model.engine == LLAMACPP and not model.context for model in models):  # an older one
             context = served_context(await self._told("/props"))
             return tuple(
-                model.resident().model_copy(update={"context_length": model.context or context})
+                self._offered(model.resident()).model_copy(
+                    update={"context_length": model.context or context}
+                )
                 for model in models
             )
-        return tuple(model.resident() for model in models)
+        return tuple(self._offered(model.resident()) for model in models)
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -108,7 +143,9 @@ class OpenAIClient:
             ModelNotFoundError: it does not have it.
             NodeError: the node does not answer as it should.
         """
-        found = next((each for each in await self._models() if model in {each.name, *each.others}), None)
+        models = await self._models()
+        name = self._ids.real(model)
+        found = next((each for each in models if name in {each.name, *each.others}), None)
         if found is None:
             raise self._not_served(model)
         return found.shown(await self._told("/props") if found.engine == LLAMACPP else {})
@@ -140,43 +177,49 @@ class OpenAIClient:
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        names: Collection[str] = (),
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
         The last chunk has `usage`, null where the engine does not tell, and llama.cpp's `timings`.
 
         Args:
-            body: OpenAI's, whether or not it asks for a stream; its `model` is the engine's name of it.
+            body: OpenAI's, whether or not it asks for a stream; its `model` is the id that `tags` gives it.
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            names: others that the engine lists for this model.
 
         Raises:
             ChatBodyError: the body is not of its form.
             ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
                 would answer with the model that it has.
             RequestRefusedError: the request has to change.
+            WrongModelError: the engine answers with another model.
             RetryableNodeError: the engine failed, before or in the stream.
         """
         place = usage_place(body)
         request = request_to_engine(body)
-        if request["model"] not in self._served:
+        if self._ids.real(request["model"]) not in self._served:
             await self._models()
+        request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
+        served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
             aclosing(self._events(request, first_byte)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+            aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
     async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
-        path, asks_usage = f"{_V1}/chat/completions", self._takes_usage
+        path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+            headers = _session_headers(sent)
+            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -190,7 +233,7 @@ class OpenAIClient:
                 yield event
 
     async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: ServedName
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks that the events make up."""
         ended = False
@@ -203,14 +246,18 @@ class OpenAIClient:
             for chunk in self._end(reply):
                 yield chunk
 
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: ServedName) -> dict[str, Any]:
         """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
         chunk = self._node.parsed(event.data)
         if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            answered = chunk.get("model")
+            known = self._declared or model.may_be(answered, self._served)
+            if not reply.is_begun and not known:
+                raise WrongModelError(self.name, model.asked, str(answered))
             return chunk
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
+            raise engine_status_error(self.name, status, event.data, model.asked)
         raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
@@ -223,15 +270,53 @@ class OpenAIClient:
 
     async def _models(self) -> tuple[EngineModel, ...]:
         """The models, which are remembered as those that it answers for."""
-        answer = await self._node.ask(f"{_V1}/models")
+        models = await self._listed()
+        self._ids.learn(model.name for model in models)
+        self._served = _names_of(models)
+        return models
+
+    async def _listed(self) -> tuple[EngineModel, ...]:
+        """The list under the first base that has one; what was declared, where the server is there."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{self._bases[0]}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
+        base, *others = self._bases
+        try:
+            return await self._list_at(base)
+        except NodeError as error:
+            if isinstance(error, NodeUnreachableError | NodeTimeoutError | NodeBusyError):
+                raise
+            for other in others:
+                with suppress(NodeError):
+                    models = await self._list_at(other)
+                    self._bases = (other,)
+                    return models
+            raise
+
+    async def _list_at(self, base: str) -> tuple[EngineModel, ...]:
+        text = await self._node.fetch(f"{base}/models")
+        bare = text.lstrip()[:1] == b"["  # Together's list has nothing around it
+        answer = self._node.parsed(b'{"data":' + text + b"}" if bare else text)
         try:
             models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
                 self.name, f"lists models in a form that is not OpenAI's: {error}"
             ) from error
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        if bare and not models:
+            raise NodeFaultError(self.name, "lists models in a form that is not OpenAI's: there are none")
+        if unread := nameless_models(answer):
+            self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
+        self._bases = (base,)
         return models
+
+    def _offered(self, model: _Named) -> _Named:
+        """The model under the id that clients know."""
+        return model.model_copy(update={"name": self._ids.offered(model.name)})
 
     async def _told(self, path: str) -> dict[str, Any]:
         """What the engine tells there; empty where it has no such thing."""
@@ -246,3 +331,18 @@ class OpenAIClient:
         listed = ", ".join(sorted(self._served)[:5])
         said = f"it serves {listed}" if listed else "it serves nothing"
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
+
+
+def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
+    """Each name that is served → all names of that model."""
+    return {
+        name: frozenset((model.name, *model.others))
+        for model in models
+        for name in (model.name, *model.others)
+    }

@@ -5,14 +5,16 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.model_kinds import listed_for_chat
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ModelDetails, ShownModel
 
 _MILLION, _BILLION = 10**6, 10**9
 _MODALITIES = {"image": "vision", "audio": "audio"}
+NO_CHAT = "embedding"  # the capability of a model that cannot chat, whatever else it is for
 _ARCHITECTURE = "served"  # `ShownModel.context_length` looks for the context under the architecture's name
 # llama.cpp writes "Q4_K - Medium", "all F32", "IQ2_XXS - 2.0625 bpw"; Ollama Q4_K_M, F32, IQ2_XXS.
 _FTYPE = re.compile(r"(?:all |mostly )?([A-Z]+\d\w*)(?: - (Small|Medium|Large)\b)?", re.IGNORECASE)
@@ -33,6 +35,7 @@ class EngineModel:
         parameters: their number; 0 where it is not told.
         quantization: such as Q4_K_M; empty where it is not told.
         capabilities: such as completion and vision; empty where they are not told.
+        chats: it is no embedder, reranker or the like, as far as is told.
     """
 
     name: str
@@ -45,6 +48,7 @@ class EngineModel:
     parameters: int = 0
     quantization: str = ""
     capabilities: tuple[str, ...] = ()
+    chats: bool = True
 
     @property
     def _details(self) -> ModelDetails:
@@ -76,6 +80,8 @@ class EngineModel:
         Tools count as known where llama.cpp says what its chat template supports. A vLLM that was started
         without a parser for them refuses with a sentence that says so.
         """
+        if not self.chats:
+            return (NO_CHAT,)
         if not self.capabilities:
             return ()
         modalities = _part(props, "modalities")
@@ -84,8 +90,41 @@ class EngineModel:
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
+@dataclass(frozen=True, slots=True)
+class ServedName:
+    """The name by which an engine is asked for a model, and others that are known for it."""
+
+    asked: str
+    others: Collection[str] = ()
+
+    def may_be(self, answered: object, served: Mapping[str, Collection[str]]) -> bool:
+        """Whether an answer may be of this model, by the name in it. Absent names are believed.
+
+        Engines put a path, a file or a dated version there (`/models/x.gguf`, `gpt-4o-2024-08-06`): one name
+        may begin with the other, unless the engine lists what it says as another model.
+
+        Args:
+            answered: what the answer says.
+            served: each name that the engine lists → all names of that model.
+        """
+        if not isinstance(answered, str) or not answered:
+            return True
+        known = {self.asked, *self.others, *served.get(self.asked, ())}
+        if answered in known:
+            return True
+        said = _stem(answered)
+        if answered in served:
+            return any(said == _stem(name) for name in known)
+        return any(said.startswith(stem) or stem.startswith(said) for stem in map(_stem, known))
+
+
+def _stem(name: str) -> str:
+    """A model's name without its folder or publisher, its file's ending, and upper case."""
+    return name.lower().rsplit("/", 1)[-1].removesuffix(".gguf").removesuffix(":latest")
+
+
 def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
-    """Read the answer of `/v1/models`.
+    """Read the answer of `/v1/models`: each name once. Entries without one are passed over, if some have one.
 
     Raises:
         ValueError: it is not of OpenAI's form.
@@ -94,7 +133,18 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
     if not isinstance(entries, list):
         raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
-    return tuple(_engine_model(entry, beside) for entry in entries)
+    found: dict[str, EngineModel] = {}
+    for entry in entries:
+        if name := _name_in(entry):
+            found.setdefault(name, _engine_model(entry, name, beside))
+    if entries and not found:
+        raise ValueError("a model has no `id`")
+    return tuple(found.values())
+
+
+def nameless_models(answer: Mapping[str, Any]) -> int:
+    """How many entries of `/v1/models` are passed over."""
+    return sum(not _name_in(entry) for entry in answer.get("data") or ())
 
 
 def served_context(props: Mapping[str, Any]) -> int:
@@ -102,10 +152,13 @@ def served_context(props: Mapping[str, Any]) -> int:
     return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
 
 
-def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    name = entry.get("id") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name:
-        raise ValueError("a model has no `id`")
+def _name_in(entry: object) -> str:
+    """A model's id, or what some have in its place; empty where there is none."""
+    name = (entry.get("id") or entry.get("name")) if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
+def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
     meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
@@ -118,6 +171,7 @@ def _engine_model(entry: object, beside: Mapping[str, tuple[str, ...]]) -> Engin
         parameters=_whole_or_zero(meta.get("n_params")),
         quantization=_quantization(meta.get("ftype")),
         capabilities=_capabilities(entry, beside.get(name, ())),
+        chats=listed_for_chat(entry, name),
     )
 
 

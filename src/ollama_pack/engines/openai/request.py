@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ollama_pack.engines.body import decimal_in, json_in, object_in, objects_in, text_in
+from ollama_pack.engines.content import message_parts
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.options import flat_settings, ollama_options
+from ollama_pack.engines.tools import offered_tools
 
 # What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
 _OPEN_WEBUI_FIELDS = frozenset(
@@ -41,6 +43,7 @@ _OWN_FIELDS = frozenset(
     }
 )
 _LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
 _EFFORTS = frozenset({"low", "medium", "high"})
 
 
@@ -70,7 +73,7 @@ def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
         **_engine_bias(settings.get("logit_bias")),
         **_engine_format(settings),
         **_engine_thinking(settings),
-        **_offered_tools(body),
+        **_engine_tools(body),
         "model": text_in(body.get("model"), "model"),
         "messages": list(_engine_messages(body.get("messages"))),
         "stream": True,
@@ -134,13 +137,13 @@ def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
 
 
-def _offered_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
     """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    tools = objects_in(body.get("tools"), "tools")
-    if not tools:
+    offered = offered_tools(body)
+    if not offered.tools:
         return {}
-    choice = body.get("tool_choice")
-    return {"tools": tools, **({} if choice is None else {"tool_choice": choice})}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
@@ -151,6 +154,8 @@ def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
         made = {**message, "role": "system" if role == "developer" else role}
         if role == "tool":
             made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
         if "tool_calls" in message:
             calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
             made["tool_calls"] = [

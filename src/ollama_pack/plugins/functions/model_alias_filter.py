@@ -11,13 +11,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.models import (
     add_system_prompt,
     catalogue,
@@ -39,7 +40,7 @@ Emitter = Callable[[dict[str, Any]], Awaitable[None]]
 class Filter:
     """Rewrites `model` to what the alias table says, before the request reaches a model."""
 
-    class Valves(BaseModel):
+    class Valves(PackValves):
         priority: int = Field(default=0, description="Filters run from the lowest number to the highest.")
         aliases: str = Field(
             default="",

@@ -12,9 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from ollama_pack.errors import PackError
+from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.voice_job import VoiceJob
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.language import parse_language
@@ -28,7 +29,7 @@ class Tools:
     class Valves(VoiceSettings):
         """The admin's settings; the routes under /api/voice go by them too."""
 
-    class UserValves(BaseModel):
+    class UserValves(PackValves):
         language: str = Field(
             default="",
             description="Language that is spoken: en, zh-CN …; auto: found out; empty: the admin's choice.",

@@ -77,6 +77,7 @@ class VirtualRunner:
     prefixes: HeldPrefixes = NOTHING_HELD
     keeps: int = 1
     placed: int = 0
+    remote: bool = False
 
     def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
         """Whether it answers without being loaded again."""
@@ -326,7 +327,7 @@ class VirtualNode:
             blob: runner.idle_at(now, share * self.view.rates.get(blob, _UNKNOWN).service)
             for blob, runner in self.runners.items()
         }
-        others = [runner for runner in self.runners.values() if runner.blob != own]
+        others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
             others.sort(key=lambda runner: idle_at[runner.blob])
         needed = size - self.view.room
@@ -405,4 +406,5 @@ def _virtual_runner(runner: RunnerView) -> VirtualRunner:
         sorted(runner.ends),
         runner.prefixes,
         runner.keeps,
+        runner.remote,
     )

@@ -70,6 +70,7 @@ class InstalledModel:
         context: `num_ctx` in tokens that its own recipe asks for; 0: none.
         options: the other runner options that its own recipe asks for, sorted by name.
         fixed: the engine never loads it again for other options, as Ollama does.
+        remote: it runs elsewhere, as Ollama's cloud models do: there at once, no memory here, no slots.
     """
 
     blob: str
@@ -78,6 +79,7 @@ class InstalledModel:
     context: int = 0
     options: RunnerOptions = ()
     fixed: bool = False
+    remote: bool = False
 
     def wanted(self, request: FleetRequest) -> tuple[int, RunnerOptions]:
         """The context (0: the node's default) and the options that a request makes the runner have."""
@@ -176,6 +178,7 @@ class RunnerView:
         ready_at: when it is loaded; in the past: it is.
         ends: when each request that it answers now is predicted to end, its first token included.
         prefixes: what it still holds.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -189,6 +192,7 @@ class RunnerView:
     ready_at: float = 0.0
     ends: tuple[float, ...] = ()
     prefixes: HeldPrefixes = NOTHING_HELD
+    remote: bool = False
 
 
 def fits_runner(

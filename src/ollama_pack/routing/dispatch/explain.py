@@ -6,26 +6,44 @@ from typing import Any
 from ollama_pack.routing.decide.assignment import Assignment
 
 
+def loading_line(binding: Assignment, seconds: float) -> str:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.chosen.quote.rates
+    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
+    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+
+
 def waiting_line(ahead: int) -> str:
     """What somebody reads who waits."""
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(assignment: Assignment) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
-    parts = [f"loads {assignment.model}" if assignment.loads else "resident"]
-    if assignment.hit and assignment.request.tokens:
-        parts.append(f"prefix {min(1.0, assignment.hit / assignment.request.tokens):.0%}".replace("%", " %"))
-    parts.append(f"about {_seconds(assignment.terms.predict_ttft)}")
+def reason(binding: Assignment, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
+    parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if not figures:
+        return parts[0]
+    if binding.hit and binding.request.tokens:
+        parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
+        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(assignment: Assignment) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{assignment.node} · {reason(assignment)}"
+def status_line(binding: Assignment, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
 
 
 def _seconds(value: float) -> str:
+    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return f"{value / 60:.0f} min"
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
 
 

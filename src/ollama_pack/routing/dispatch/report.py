@@ -24,7 +24,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
-    return {**_usage(router), "nodes": nodes, **told}
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
+        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ollama_pack.engines.errors import NodeError, RetryableNodeError
+from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.client import NodeClient
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
 from ollama_pack.routing.decide.view import InstalledModel
@@ -13,7 +14,10 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
-EMBEDDING = "embedding"  # the capability of models that cannot chat
+LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
+# What a gateway answers that does not pass `/api/show` on: it will not next time, either.
+_NOT_THERE = frozenset({401, 403, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,11 @@ class NodeLook:
 
     Attributes:
         models: what it can chat with.
-        residents: what is in its memory.
+        residents: what is in its memory; None: it does not tell.
     """
 
     models: tuple[NodeModel, ...]
-    residents: tuple[ResidentModel, ...]
+    residents: tuple[ResidentModel, ...] | None
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -42,6 +46,7 @@ class Prober:
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
+        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
     async def look(self) -> NodeLook:
         """Ask the node.
@@ -52,10 +57,15 @@ class Prober:
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
         await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
+        models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        if loaded is None:
+            return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
-        models = (self._model(model, self._shown.get(_shown_key(model))) for model in listed)
-        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(tuple(model for model in models if _can_chat(model)), residents)
+        self._expiries = {
+            model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
+        }
+        return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -71,7 +81,22 @@ class Prober:
             context=loaded.context_length,
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
         )
+
+    def _is_loading(self, name: str, expires: float) -> bool:
+        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
+
+        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
+        """
+        now = asyncio.get_running_loop().time()
+        then, before, loading = self._expiries.get(name, (now, expires, True))
+        passed = now - then
+        if passed >= LOOK_APART_SECONDS:
+            loading = abs(expires - before - passed) < SAME_PACE * passed
+        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
+            self._expiries[name] = now, expires, loading
+        return loading
 
     async def _show(self, listed: Iterable[ListedModel]) -> None:
         """Ask about the models that are new. One that cannot be shown is known by its name alone."""
@@ -81,8 +106,9 @@ class Prober:
             async with at_once:
                 try:
                     self._shown[_shown_key(model)] = await self._client.show(model.name)
-                except RetryableNodeError:
-                    pass  # asked again at the next look
+                except RetryableNodeError as error:  # asked again at the next look, where that may help
+                    if error.status in _NOT_THERE:
+                        self._shown[_shown_key(model)] = ShownModel()
                 except NodeError:
                     self._shown[_shown_key(model)] = ShownModel()
 
@@ -95,7 +121,14 @@ class Prober:
         options = shown.runner_options if shown else ()
         return NodeModel(
             name=listed.name,
-            installed=InstalledModel(blob, listed.size, context=context, options=options, fixed=self._fixed),
+            installed=InstalledModel(
+                blob,
+                0 if listed.is_remote else listed.size,
+                context=context,
+                options=options,
+                fixed=self._fixed or listed.is_remote,
+                remote=listed.is_remote,
+            ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
             capabilities=frozenset(shown.capabilities) if shown and told else None,
@@ -107,9 +140,8 @@ def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
 
 
-def _can_chat(model: NodeModel) -> bool:
-    return (
-        model.capabilities is None
-        or "completion" in model.capabilities
-        or EMBEDDING not in model.capabilities
-    )
+def _can_chat(shown: ShownModel | None) -> bool:
+    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
+    if shown is None:
+        return True
+    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder

@@ -52,7 +52,7 @@ class KnownNodes:
         self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
 
     def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel]
+        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
     ) -> None:
         """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
         node, now = self.nodes[name], self._clock()

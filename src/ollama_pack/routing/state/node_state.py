@@ -16,12 +16,16 @@ from ollama_pack.routing.decide.view import (
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule
+from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.state.external_load import ForeignLoad
 from ollama_pack.routing.state.model_stats import PairState
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
+REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answers already
+UNSEEN_SECONDS = (
+    300.0  # a runner of a node that does not tell of its memory is believed in after its last use
+)
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -35,6 +39,7 @@ class ResidentModel:
         context: tokens that it was loaded for; 0: not told.
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
+        loading: it is listed, but not loaded yet, as far as can be seen.
     """
 
     model: str
@@ -42,6 +47,7 @@ class ResidentModel:
     context: int = 0
     expires_at: float = 0.0
     busy: bool = False
+    loading: bool = False
 
 
 @dataclass(slots=True)
@@ -52,9 +58,11 @@ class RunnerState:
         context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
+        since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
+        remote: as in `InstalledModel`.
     """
 
     blob: str
@@ -66,11 +74,13 @@ class RunnerState:
     ready_at: float
     loading: bool
     mirror: PrefixMirror
+    since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
     expires_at: float = 0.0
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
+    remote: bool = False
 
     def begin(self, request: FleetRequest, now: float, ends_at: float, shared: int, kind: int) -> None:
         """A request of ours is sent to it; the last two are as in `KeptPrefix`."""
@@ -108,6 +118,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
@@ -146,6 +157,7 @@ class NodeState:
         """A request was answered."""
         self.breaker.succeeded()
         self._breakers.pop(model, None)
+        self._broken_for.pop(model, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -154,11 +166,24 @@ class NodeState:
 
     def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
+        self.changed()
         if node_down:
             self.breaker.failed(now)
-        else:
+        elif model in self.models:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def broke_off(self, model: str, user: str, now: float) -> None:
+        """An answer ended in the middle. One user's request may be the reason, two users' are not."""
+        if self._broken_for.setdefault(model, user) != user:
+            self.failed(model, now, node_down=False, hung=True)
+        else:
+            self.gave_up(model)
+
+    def shut(self, now: float) -> dict[str, BreakerState]:
+        """The models that are not asked for here at the moment, since they have failed."""
+        states = {model: breaker.state(now) for model, breaker in self._breakers.items()}
+        return {model: state for model, state in states.items() if state != "closed"}
 
     def retry_at(self) -> Iterable[float]:
         """When each of its open breakers lets one request try."""
@@ -170,9 +195,9 @@ class NodeState:
     # --- what it tells ---
 
     def probed(
-        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel], now: float
+        self, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None, now: float
     ) -> None:
-        """Take in what `/api/tags` and `/api/ps` say."""
+        """Take in what `/api/tags` and `/api/ps` say; None: nothing is said of what is in its memory."""
         if models != self.models:
             self.models = dict(models)
             named = {name: replace(model, name=name) for name, model in models.items()}
@@ -181,17 +206,35 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
-        listed = {self._blob(resident): resident for resident in residents}
+        listed = {self._blob(resident): resident for resident in residents or ()}
+        elsewhere = {model.blob: name for name, model in models.items() if model.remote}
+        keeps_all = residents is None and now - self.left_at < UNSEEN_SECONDS
         for blob, runner in list(self.runners.items()):
-            if blob not in listed and not runner.loading and not runner.ends:
+            stays = blob in listed or blob in elsewhere or (keeps_all and not runner.remote)
+            if not stays and not runner.loading and not runner.ends:
                 del self.runners[blob]
+        for blob, name in elsewhere.items():
+            if blob not in self.runners or not self.runners[blob].remote:
+                mirror = self._mirror(blob)
+                self.runners[blob] = RunnerState(
+                    blob, name, 0, 0, None, None, now, loading=False, mirror=mirror, remote=True
+                )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
+        self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
+
+    def _loads_on(self, now: float) -> None:
+        """A load that takes longer than predicted goes on, for longer the more it has taken."""
+        for runner in self.runners.values():
+            if runner.loading and runner.ends and runner.ready_at <= now:
+                left = max(1.0, self._policy.overdue_share * (now - runner.since))
+                runner.ready_at = self.loading_until = now + left
 
     def _blob(self, resident: ResidentModel) -> str:
         model = self.listed.get(fold_name(resident.model))
@@ -236,9 +279,10 @@ class NodeState:
 
     def gpu_busy(self, utilization: float, now: float) -> None:
         """Take in how busy its busiest GPU is, in percent. With ours there, or just gone, it says nothing."""
-        ours = any(runner.ends or runner.loading for runner in self.runners.values())
+        here = {blob: runner for blob, runner in self.runners.items() if not runner.remote}
+        ours = any(runner.ends or runner.loading for runner in here.values())
         busy = utilization >= self._policy.busy_percent and not ours and now - self.left_at >= GPU_LAG
-        services = [self.known(blob).service for blob in self.runners]
+        services = [self.known(blob).service for blob in here]
         self.gpu.seen(int(busy and bool(services)), now, max(services, default=0.0))
 
     def left(self, runner: RunnerState, request_id: str, now: float) -> None:
@@ -286,6 +330,7 @@ class NodeState:
             ready_at=self.loading_until,
             loading=True,
             mirror=self._mirror(installed.blob),
+            since=now,
         )
         self.runners[installed.blob] = runner
         return runner
@@ -368,6 +413,10 @@ class NodeState:
 
     def _runner_view(self, runner: RunnerState, known: PairRates | None, now: float) -> RunnerView:
         rates = known or replace(self._priors, slots=self.row.slots or 1)
+        if runner.remote:
+            busy = tuple(runner.ends.values())
+            slots = len(busy) + REMOTE_SLOTS
+            return RunnerView(runner.blob, runner.model, slots=slots, ends=busy, remote=True)
         foreign = runner.foreign if runner.foreign.count else self.gpu
         ends = (*runner.ends.values(), *foreign.ends(now, rates.slots))
         return RunnerView(

@@ -29,6 +29,7 @@ from ollama_pack.routing.state.cluster import KnownNodes
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,
+    BlamedEvent,
     BoundEvent,
     EndedEvent,
     FailedEvent,
@@ -139,6 +140,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
+            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
@@ -155,6 +157,7 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
@@ -193,6 +196,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
+        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.assignment.model)
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -201,13 +205,14 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
+            blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -216,15 +221,30 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.assignment.model, self._clock(), node_down=node_down, hung=hung)
+        self._queue.ended(running.entry)
+        node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down, hung))
+        if blamed:
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
+        else:
+            if running.answering:
+                node.broke_off(model, running.assignment.request.user, self._clock())
+            else:
+                node.gave_up(model)
+            self.listener(EndedEvent(request_id))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
         return again
+
+    def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
+        """A node failed a request that another one has begun to answer: so the fault was the node's."""
+        node = self.nodes[name]
+        node.failed(model, self._clock(), node_down=False, hung=hung)
+        self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
@@ -242,6 +262,32 @@ class Scheduler(KnownNodes):
         )
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
+
+    def is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+        names = set(map(fold_name, models))
+        return any(
+            runner.loading
+            for node in self.nodes.values()
+            if not names.isdisjoint(node.listed)
+            for runner in node.runners.values()
+        )
+
+    def is_held_up(self, request_id: str) -> bool:
+        """Whether one that waits does so because another user's long answers hold the slots.
+
+        Some user has several more in service than this one at nodes that could answer it, or is alone there.
+        """
+        entry = self._queue.get(request_id)
+        if entry is None:
+            return False
+        serving = Counter(
+            running.assignment.request.user
+            for running in self._running.values()
+            if any(model in running.node.listed for model in entry.models)
+        )
+        own = serving.pop(entry.request.user, 0)
+        return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -296,7 +342,7 @@ class Scheduler(KnownNodes):
         match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[request.id] = RunningRequest(
-            entry, assignment, node, runner, beside, match, undo, wanted
+            entry, assignment, node, runner, beside, match, undo, wanted, now
         )
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
         ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
