@@ -39,7 +39,7 @@ _UNKNOWN = PairRates()
 
 
 @dataclass(slots=True)
-class Moment:
+class TimelineContext:
     """What all timelines of a fleet go by.
 
     Attributes:
@@ -180,7 +180,7 @@ class VirtualNode:
         "view",
     )
 
-    def __init__(self, view: NodeView, moment: Moment) -> None:
+    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
         """Begin with what the node does now."""
         self.view = view
         self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}

@@ -22,7 +22,7 @@ from typing import Self
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import Moment, QuoteKey, VirtualNode
+from ollama_pack.routing.decide.node_timeline import TimelineContext, QuoteKey, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
 from ollama_pack.routing.decide.view import FleetRequest, FleetView, PairRates
@@ -77,7 +77,7 @@ class Timelines:
     """The nodes' futures, kept from one decision to the next until their nodes change."""
 
     def __init__(self, policy: RoutingPolicy) -> None:
-        self.moment = Moment(policy)
+        self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
         self._having: dict[str, list[str]] = {}

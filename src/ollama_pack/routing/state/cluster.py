@@ -19,7 +19,7 @@ from ollama_pack.routing.state.node_state import NodeState, ResidentModel
 from ollama_pack.routing.state.peer_requests import RemoteRequests
 from ollama_pack.routing.state.returns import ReturnLearner
 
-MAX_BLOBS = 64  # sets of weights whose prompts are followed
+MAX_FOLLOWED_BLOBS = 64  # sets of weights whose prompts are followed
 HOLDER_STRIDE = 8  # blocks of a prompt, of which one is remembered with the nodes that it went to
 MAX_HOLDERS = 4  # nodes that are remembered for a block
 MAX_REMEMBERED = 32768  # blocks
@@ -126,7 +126,7 @@ class KnownNodes:
         Returns:
             The tokens of it that others begin with as well, and what its return is learned by.
         """
-        if blob not in self._returns and len(self._returns) >= MAX_BLOBS:
+        if blob not in self._returns and len(self._returns) >= MAX_FOLLOWED_BLOBS:
             del self._returns[next(iter(self._returns))]
         learner = self._returns.setdefault(blob, ReturnLearner())
         followed = learner.asked(request.blocks, now, background=request.background)

@@ -12,7 +12,7 @@ from ollama_pack.routing.decide.returns import SPANS, ReturnCurve, ReturnCurves,
 from ollama_pack.routing.decide.view import PromptBlock
 
 TURNS = 4  # prompts with more turns count as ones with so many - 1
-BACKGROUND = TURNS  # the kind of prompts that are nobody's turn
+BACKGROUND_KIND = TURNS  # the kind of prompts that are nobody's turn
 KINDS = TURNS + 1
 MAX_FOLLOWED = 2048  # prompts of one set of weights
 FADES_AFTER = 1024  # prompts of a kind: then what was seen before counts half
@@ -110,7 +110,7 @@ class ReturnLearner:
         if not blocks:
             return None
         covered, before = self._longest(blocks)
-        kind, shared = BACKGROUND if background else 0, covered
+        kind, shared = BACKGROUND_KIND if background else 0, covered
         if before is not None and covered > before.shared:
             share = (covered - before.shared) / max(1, before.tokens - before.shared)
             self._tables[before.kind].returned(span_of(now - before.asked_at), min(1.0, share))
