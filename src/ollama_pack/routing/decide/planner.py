@@ -22,7 +22,7 @@ from typing import Self
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import TimelineContext, QuoteKey, VirtualNode
+from ollama_pack.routing.decide.node_timeline import QuoteKey, TimelineContext, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
 from ollama_pack.routing.decide.view import FleetRequest, FleetView, PairRates
