@@ -28,6 +28,7 @@ from ollama_pack.routing.errors import (
     RoutingError,
     WaitedTooLongError,
 )
+from ollama_pack.webui.errors import ModelClosedError
 
 answers_log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
         return error.field
-    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError)
+    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
     return "model" if is_model else None
 
 
@@ -102,6 +103,8 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
             said = error.said.replace("`", "'")
             reason = f": {said}" if said else ". Change it, or choose another model."
             return _client_status(error), None, f"The model cannot answer this request{reason}"
+        case ModelClosedError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
             return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
         case AnswerBrokenError() | LeaderLostError():

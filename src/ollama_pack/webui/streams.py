@@ -12,3 +12,10 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type="text/event-stream")
+
+
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")

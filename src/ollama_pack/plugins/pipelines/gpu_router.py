@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from pydantic import Field, field_validator
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -37,7 +38,7 @@ from ollama_pack.services.pipeline_valves import (
     one_a_line,
     starting_valves,
 )
-from ollama_pack.services.routed import models_to_ask, routed_aliases, weights_behind
+from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import NODES_NOTE, RouterValves
 from ollama_pack.services.sharing import redis_sharing, usable_redis_url
@@ -179,7 +180,10 @@ class Pipeline:
         who = asking(body)
         router, table = await self._router(), self.valves.table
         catalogue = router.catalogue()
-        models = models_to_ask(table, request_facts(body, name), router)
+        try:
+            models = models_for(table, request_facts(body, name), catalogue)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
         asked = without_asking(body)
         known = catalogue.models.get(models[0])
         if who.from_webui and known is not None and not known.can("tools"):
