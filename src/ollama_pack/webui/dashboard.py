@@ -166,7 +166,9 @@ function node(one) {
   return make("section", {class: "card"},
     make("div", {class: "row"}, make("h3", {}, text(one.name)),
       one.healthy ? badge("healthy", "good") : badge("down", "bad"),
-      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null),
+      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null,
+      Object.entries(one.breakers && typeof one.breakers === "object" ? one.breakers : {})
+        .map(([model, state]) => badge(model + " failed: breaker " + text(state), "warn"))),
     one.url ? make("code", {class: "soft"}, one.url) : null,
     one.fault ? make("p", {class: "notice bad small"}, one.fault) : null,
     make("div", {class: "figures"}, figure(one.in_flight, "in flight"), figure(one.queued, "queued"),
@@ -218,7 +220,8 @@ function published(told) {
     cell(make("code", {}, text(row.id))),
     cell(row.base ? make("code", {class: "soft"}, row.base)
       : make("span", {class: "soft"}, row.alias ? "itself, for " + row.alias : "itself")),
-    cell(list(row.audience).join(", ") || "admins"),
+    cell([list(row.audience).join(", ") || "admins", list(row.opens).length
+      ? make("div", {class: "soft small"}, "opens to them: " + list(row.opens).join(", ")) : ""]),
     cell([row.active ? "" : badge("switched off", "warn"), isNumber(row.missing_seconds)
       ? badge("away for " + Math.round(row.missing_seconds / 60) + " min", "warn") : ""])));
   return rows.length ? table([["Model"], ["answered by"], ["for"], [""]], rows)

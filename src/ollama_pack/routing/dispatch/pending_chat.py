@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
 
 
@@ -24,8 +24,9 @@ class RouterSettings:
     Attributes:
         strategy: as `Scheduler` takes it.
         probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
-            waiting and loading there are predicted to take.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
         several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
@@ -38,6 +39,24 @@ class RouterSettings:
     max_queue: int = 64
     keep_alive: str = ""
     several_workers: bool = False
+    load_seconds: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
 
 
 @dataclass(slots=True)
@@ -53,6 +72,7 @@ class Journey:
         figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
     """
 
@@ -60,8 +80,9 @@ class Journey:
     body: Mapping[str, Any]
     head: ReplyHead
     tell: Tell
-    bound: asyncio.Future[Binding]
+    bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False

@@ -1,7 +1,7 @@
 """What is known of one node between two decisions: its models, its runners, what was learned of it."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
@@ -16,7 +16,7 @@ from ollama_pack.routing.decide.view import (
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule
+from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.state.external_load import ForeignLoad
 from ollama_pack.routing.state.model_stats import PairState
 
@@ -39,6 +39,7 @@ class ResidentModel:
         context: tokens that it was loaded for; 0: not told.
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
+        loading: it is listed, but not loaded yet, as far as can be seen.
     """
 
     model: str
@@ -46,6 +47,7 @@ class ResidentModel:
     context: int = 0
     expires_at: float = 0.0
     busy: bool = False
+    loading: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class RunnerState:
         context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
+        since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
@@ -70,18 +73,19 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    mirror: PrefixMirror
+    since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
-    mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
     remote: bool = False
 
-    def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
-        """A request of ours is sent to it."""
+    def begin(self, request: FleetRequest, now: float, ends_at: float, shared: int, kind: int) -> None:
+        """A request of ours is sent to it; the last two are as in `KeptPrefix`."""
         self.ends[request.id] = ends_at
-        self.mirror.started(request.blocks, now)
+        self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
 
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
@@ -105,14 +109,16 @@ class NodeState:
         self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
+        self.on_change: Callable[[str], None] = lambda _: None
+        self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
-        self._seen_until = 0.0
         self.breaker = Breaker(NODE_RULE)
         self._policy = policy
         self._priors = priors
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
@@ -126,7 +132,10 @@ class NodeState:
 
     def learned(self, blob: str) -> None:
         """The pair of these weights was told something."""
-        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        pair = self.pair(blob)
+        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        if runner := self.runners.get(blob):
+            runner.mirror.retain(pair.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -148,6 +157,7 @@ class NodeState:
         """A request was answered."""
         self.breaker.succeeded()
         self._breakers.pop(model, None)
+        self._broken_for.pop(model, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -156,11 +166,24 @@ class NodeState:
 
     def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
+        self.changed()
         if node_down:
             self.breaker.failed(now)
-        else:
+        elif model in self.models:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def broke_off(self, model: str, user: str, now: float) -> None:
+        """An answer ended in the middle. One user's request may be the reason, two users' are not."""
+        if self._broken_for.setdefault(model, user) != user:
+            self.failed(model, now, node_down=False, hung=True)
+        else:
+            self.gave_up(model)
+
+    def shut(self, now: float) -> dict[str, BreakerState]:
+        """The models that are not asked for here at the moment, since they have failed."""
+        states = {model: breaker.state(now) for model, breaker in self._breakers.items()}
+        return {model: state for model, state in states.items() if state != "closed"}
 
     def retry_at(self) -> Iterable[float]:
         """When each of its open breakers lets one request try."""
@@ -183,6 +206,7 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
@@ -195,13 +219,22 @@ class NodeState:
                 del self.runners[blob]
         for blob, name in elsewhere.items():
             if blob not in self.runners or not self.runners[blob].remote:
+                mirror = self._mirror(blob)
                 self.runners[blob] = RunnerState(
-                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                    blob, name, 0, 0, None, None, now, loading=False, mirror=mirror, remote=True
                 )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
+        self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
+
+    def _loads_on(self, now: float) -> None:
+        """A load that takes longer than predicted goes on, for longer the more it has taken."""
+        for runner in self.runners.values():
+            if runner.loading and runner.ends and runner.ready_at <= now:
+                left = max(1.0, self._policy.overdue_share * (now - runner.since))
+                runner.ready_at = self.loading_until = now + left
 
     def _blob(self, resident: ResidentModel) -> str:
         model = self.listed.get(fold_name(resident.model))
@@ -212,7 +245,10 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
+            mirror, context = self._mirror(blob), resident.context
+            runner = RunnerState(
+                blob, resident.model, size, context, None, None, now, loading=False, mirror=mirror
+            )
             self.runners[blob] = runner
         elif runner.loading:
             return
@@ -256,6 +292,10 @@ class NodeState:
         runner.foreign.ours_ended(now)
         self.left_at = now
 
+    def _mirror(self, blob: str) -> PrefixMirror:
+        """Of a runner that holds nothing yet."""
+        return PrefixMirror(retention=self.pair(blob).retention.retention)
+
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
 
@@ -264,7 +304,10 @@ class NodeState:
     def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
+        mirror = self._mirror(installed.blob)
+        runner = RunnerState(
+            installed.blob, model, installed.size, 0, *wanted, now, loading=False, mirror=mirror
+        )
         self.runners[installed.blob] = runner
         return runner
 
@@ -286,6 +329,8 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            mirror=self._mirror(installed.blob),
+            since=now,
         )
         self.runners[installed.blob] = runner
         return runner
@@ -314,9 +359,9 @@ class NodeState:
 
     def view(self, now: float) -> NodeView:
         """What a decision may know of it. The same one until something is told, or a time is up."""
-        if self._seen is None or now >= self._seen_until:
+        if self._seen is None or now >= self.next_change:
             self._seen = self._view(now)
-            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
+            self.next_change = min((when for when in self.changes_at() if when > now), default=math.inf)
         return self._seen
 
     def changes_at(self) -> Iterable[float]:
@@ -332,6 +377,7 @@ class NodeState:
     def changed(self) -> None:
         """Something is told of it: to be called after whatever changes it from outside."""
         self._seen = None
+        self.on_change(self.row.name)
 
     def _view(self, now: float) -> NodeView:
         rates = self._rates
@@ -384,5 +430,5 @@ class NodeState:
             keeps=rates.keeps,
             ready_at=runner.ready_at,
             ends=ends,
-            prefixes=runner.mirror.kept(rates.keeps),
+            prefixes=runner.mirror,
         )
