@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
 
 
@@ -80,7 +80,7 @@ class Journey:
     body: Mapping[str, Any]
     head: ReplyHead
     tell: Tell
-    bound: asyncio.Future[Binding]
+    bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
