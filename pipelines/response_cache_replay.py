@@ -783,6 +783,7 @@ _CHUNK_FIELDS = {
     *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 _DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
@@ -852,7 +853,8 @@ class AnswerCollector:
         if self._against or self._calls:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
-            return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
         if self._needs_usage and not self.usage:
             return "no usage"
         if not self.content.strip():
@@ -4648,14 +4650,14 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError("the disk of the cache's SQLite file is full") from error
-            raise StoreDownError(f"SQLite failed: {error}") from error
+                raise StoreFullError(f"the disk of {self._file} is full") from error
+            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
-            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""
@@ -5208,7 +5210,7 @@ class Pipeline:
         self.valves = self.Valves()
         self._keeper = CacheKeeper()
         self._said: set[str] = set()
-        self._answers: dict[tuple[str, ...], str] = {}
+        self._answers: dict[str, str] = {}
         self._telling: asyncio.TimerHandle | None = None
 
     async def on_startup(self) -> None:
@@ -5309,8 +5311,12 @@ class Pipeline:
         message = str(note.get("message_id") or "")
         if not message or not all(question):
             return False
-        before = self._answers.pop(question, message)
-        self._answers[question] = message
+        # a client chooses all of them, at any length
+        named, message = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        )
+        before = self._answers.pop(named, message)
+        self._answers[named] = message
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
         return before != message
