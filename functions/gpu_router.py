@@ -48,12 +48,15 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
+from string import punctuation
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -2823,8 +2826,252 @@ class Binding:
         return Considered(node.view.name, installed.name, terms, looked_at=False)
 
 
+# --- ollama_pack.routing.nodes ---
+# The `nodes` valve: a row a line, read once.
+#
+# For example::
+#
+#     gpu0  http://gpu0:11434                       # an Ollama
+#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+#     old   http://old:11434   tier=1               # only when the others are slow to answer
+#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+#     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
+
+NodeKind = Literal["ollama", "openai"]
+
+MAX_NODES = 64
+MAX_TIER = 9
+MAX_WEIGHT = 100.0
+MAX_DECLARED_SLOTS = 1024
+
+_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
+_QUOTED = re.compile(r"""(['"])(.*?)\1""")
+_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
+_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header"
+
+Header = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node, as the admin describes it.
+
+    Attributes:
+        name: what status lines and logs call it.
+        url: its address, without a slash at the end and without a login.
+        kind: what it speaks.
+        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
+        tier: nodes of a higher tier answer when those of lower ones are slow to.
+        slots: how many requests a model answers at once there; None: to be learned.
+        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
+        key: sent as a bearer token; empty: none. In no message.
+        line: its number in the text, from 1.
+        login: `user:password` of its address, for basic authentication; empty: none. In no message.
+        headers: name and value of what is sent with every request; values may have templates. In no message.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
+
+    name: str
+    url: str
+    kind: NodeKind = "ollama"
+    weight: float = 1.0
+    tier: int = 0
+    slots: int | None = None
+    agent: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    line: int = field(default=0, compare=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates."""
+        return {name: header_value(_TEMPLATE.sub("", value)) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        return {**basic_authorization(self.login), **own}
+
+
+def header_value(value: str) -> str:
+    """A value as Open WebUI sends it: what is not ASCII, and control characters, percent-encoded."""
+    return quote(value, safe=f"{punctuation} \t")
+
+
+def basic_authorization(login: str) -> dict[str, str]:
+    """The header for a `user:password`; empty where there is none."""
+    if not login:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_nodes(text: str) -> tuple[NodeRow, ...]:
+    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        NodeTableError: naming the row and what is wrong with it.
+    """
+    rows: list[NodeRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _NODE_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_node(line, written))
+                _refuse_repeated(rows)
+            except ValueError as fault:
+                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
+    return tuple(rows)
+
+
+def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
+    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
+    after = secret[1].split() if secret else []
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
+    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
+    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
+
+
+def _parse_node(line: int, written: str) -> NodeRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    name, *rest = _NODE_WORD.findall(written)
+    if not rest or "://" not in rest[0]:
+        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+    if not _NODE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+        )
+    address, *settings = rest
+    url, login = split_login(_address(address))
+    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
+    if row.login and row.key:
+        raise ValueError("it has a password in its address and a key=…: take one of them out")
+    return row
+
+
+def _settings(written: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in written:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in _READERS:
+            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name == "header":
+            found["headers"] = (*found.get("headers", ()), _header(value))
+            continue
+        if name in found:
+            raise ValueError(f"{name}= is set twice")
+        found[name] = _READERS[name](value)
+    return found
+
+
+def _header(value: str) -> Header:
+    found = _NODE_HEADER.fullmatch(value.strip('"'))
+    if found is None or not found[2].isprintable():
+        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+    return found[1], found[2]
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable():
+        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+    return value.rstrip("/")
+
+
+def _kind(value: str) -> NodeKind:
+    for kind in get_args(NodeKind):
+        if value == kind:
+            return kind  # type: ignore[no-any-return] # get_args tells no types
+    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+    return weight
+
+
+def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
+            return int(value)
+        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+
+    return read
+
+
+def _secret(value: str) -> str:
+    if not value:
+        raise ValueError("key= is empty: leave it out, or write the token after it")
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "kind": _kind,
+    "weight": _weight,
+    "tier": _whole_number("tier", 0, MAX_TIER),
+    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "agent": _address,
+    "key": _secret,
+    "header": _header,
+}
+
+
+_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
+
+
+def _refuse_repeated(rows: list[NodeRow]) -> None:
+    *before, row = rows
+    for other in before:
+        if row.name == other.name:
+            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+        if row.url == other.url:
+            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+    if len(rows) > MAX_NODES:
+        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
+
+
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
+
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[NodeRow], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
@@ -2870,6 +3117,7 @@ class Journey:
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
     """
 
     request: FleetRequest
@@ -2880,6 +3128,7 @@ class Journey:
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
+    headers: NodeHeaders | None = None
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -3424,6 +3673,552 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
 
 
+# --- ollama_pack.engines.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened."""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
+
+
+# --- ollama_pack.engines.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.engines.silence ---
+# A limit on the silence between two pieces of a stream, with one timer for all of them.
+
+
+class SilenceWatch:
+    """Ends a read of a stream that has waited longer than a limit.
+
+    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
+
+    Attributes:
+        is_over: it was too long; the read has ended with an error.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
+        """Watch nothing yet.
+
+        Args:
+            stream: what is read.
+            seconds: the limit.
+        """
+        self.is_over = False
+        self._stream = stream
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        """A read begins."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It has ended."""
+        self._since = None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """End the read, or come again when it will have lasted too long."""
+        self._timer = None
+        if self._since is None:  # the next read sets a new timer
+            return
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        self.is_over = True
+        self._stream.set_exception(TimeoutError("silent for too long"))
+
+
+# --- ollama_pack.engines.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+# --- ollama_pack.engines.transport ---
+# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+
+HTTP_OK = 200
+REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+MAX_NOTES = 32  # sentences about one node in the log
+END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+transport_log = logging.getLogger(__name__)
+
+NO_HEADERS: Mapping[str, str] = {}
+
+_Stage = Literal["first byte", "next line", "answer"]
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """How long and how much a node may take.
+
+    Attributes:
+        connect: seconds until there is a connection.
+        answer: seconds for a whole answer about the node and its models.
+        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
+            writes the arguments of a tool call.
+        line_bytes: the longest line.
+        answer_bytes: the longest answer about the node and its models.
+    """
+
+    connect: float = 3.0
+    answer: float = 5.0
+    next_line: float = 300.0
+    line_bytes: int = 4 * 2**20
+    answer_bytes: int = 16 * 2**20
+
+
+class StreamBuffer(Protocol[_Piece]):
+    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
+
+    def feed(self, data: bytes) -> list[_Piece]:
+        """The pieces that are complete now; LineTooLongError where one is too long."""
+
+    def end(self) -> list[_Piece]:
+        """What came last, when nothing more does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of engine is called, and what its refusals mean.
+
+    Attributes:
+        engine: what should run at the node, for messages.
+        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
+    """
+
+    engine: str
+    refusal: Callable[[str, int, bytes, str], NodeError]
+
+
+OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+
+
+class NodeTransport:
+    """The way to one node. The session is the caller's, with its pool of connections."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: NodeLimits,
+        headers: Mapping[str, str],
+        dialect: Dialect = OLLAMA_DIALECT,
+    ) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.name = node_name(url)
+        self.dialect = dialect
+        self.limits = limits
+        self._url = url.rstrip("/")
+        self._session = session
+        self._headers = {**headers, "Content-Type": "application/json"}
+        self._noted: set[str] = set()
+
+    def note(self, sentence: str) -> None:
+        """Log something odd about the node, each thing once."""
+        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
+            self._noted.add(sentence)
+            transport_log.warning("Node %s: %s", self.name, sentence)
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The answer to a GET, or to a POST of the body, as a whole.
+
+        Args:
+            path: such as /api/tags.
+            body: of a POST.
+            seconds: for all of it, instead of the limit for answers.
+
+        Raises:
+            NodeError: there is none, or not in time, or it is an error or no JSON object.
+        """
+        return self.parsed(await self.fetch(path, body, seconds))
+
+    async def fetch(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> bytes:
+        """As `ask`, for an answer that need not be JSON."""
+        async with self._within("answer", self.limits.answer if seconds is None else seconds):
+            response = await self._open(path, body)
+            try:
+                return await self._read(response, self.limits.answer_bytes)
+            finally:
+                response.close()  # after its end, this leaves the connection in the pool
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
+
+        Closing the iterator closes the connection.
+
+        Args:
+            path: such as /api/chat.
+            body: what is sent.
+            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+            headers: of this request, besides those of all.
+
+        Raises:
+            NodeError: before the first line, or at any point afterwards.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes), headers)
+        ) as pieces:
+            async for text in pieces:
+                line = self._line(text)
+                yield line
+                if line.get("done") is True:
+                    await _read_to_end(pieces)
+                    return
+        raise NodeFaultError(self.name, "ended its answer before the last line")
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
+
+        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
+        and whoever sent a request there would find nobody. As for `lines` otherwise.
+        """
+        async with aclosing(
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
+        ) as pieces:
+            async for event in pieces:
+                yield event
+                if event.is_last:
+                    return
+
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str],
+        *,
+        last_request: bool = False,
+    ) -> AsyncGenerator[_Piece, None]:
+        """The pieces of the answer to a POST, to the end of its body."""
+        until = asyncio.get_running_loop().time() + first_byte
+        async with self._within("first byte", first_byte):
+            last = {"Connection": "close"} if last_request else {}
+            response = await self._open(path, body, {**headers, **last})
+        silence = SilenceWatch(response.content, self.limits.next_line)
+        try:
+            if last_request and response.connection and response.connection.protocol is not None:
+                response.connection.protocol.force_close()  # also where the node does not repeat `close`
+            async with self._within("first byte", first_byte, until):
+                pieces = await self._next_pieces(response, buffer)
+            while pieces:
+                for piece in pieces:
+                    yield piece
+                with silence:
+                    pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
+        finally:
+            silence.close()
+            response.close()
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] = NO_HEADERS
+    ) -> aiohttp.ClientResponse:
+        """Send a request and get an answer that is no error, its body unread."""
+        response = await self._send(path, body, headers)
+        if response.status == HTTP_OK:
+            return response
+        try:
+            said = await self._read(response, REFUSAL_BYTES, whole=False)
+        finally:
+            response.close()
+        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    async def _send(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if not self._url.startswith(("http://", "https://")):
+            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
+        try:
+            return await self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers=self._merged(headers),
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachableError(self.name, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of all requests and of this one, whose own count more, in any spelling."""
+        merged = CIMultiDict(self._headers)
+        merged.update(headers)
+        return merged
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
+        """The body, or its beginning where it is not needed as a whole."""
+        body = b""
+        while len(body) <= limit and (data := await self._some(response)):
+            body += data
+        if whole and len(body) > limit:
+            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+        return body[:limit]
+
+    async def _next_pieces(
+        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+    ) -> list[_Piece]:
+        """One piece or more; none when the answer has ended."""
+        try:
+            while data := await self._some(response):
+                if pieces := buffer.feed(data):
+                    return pieces
+        except LineTooLongError as error:
+            message = f"sends a line of more than {self.limits.line_bytes} bytes"
+            raise NodeFaultError(self.name, message) from error
+        return buffer.end()
+
+    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has come, at least a byte; empty at the end."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+
+    def _line(self, text: bytes) -> dict[str, Any]:
+        line = self.parsed(text)
+        if "error" in line:
+            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+        return line
+
+    def parsed(self, text: bytes) -> dict[str, Any]:
+        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
+
+        Raises:
+            NodeFaultError: it is none.
+        """
+        try:
+            value = json_in(text.decode())
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
+        raise NodeFaultError(self.name, message)
+
+    @asynccontextmanager
+    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
+        """Bound what is done inside, by the event loop's clock."""
+        end = asyncio.get_running_loop().time() + seconds if until is None else until
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as error:
+            raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
+    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
+    with suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in pieces:
+                pass
+
+
 # --- ollama_pack.routing.state.estimates ---
 # How fast a node runs a model, learned from the durations that the engine reports.
 
@@ -3833,13 +4628,13 @@ def _with_zone(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _texts(value: Any) -> Any:
+def _only_texts(value: Any) -> Any:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
 
 
 Bytes = Annotated[int, Field(ge=0)]
 Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -4199,539 +4994,6 @@ async def stream_to_openai(
                 yield chunk
 
 
-# --- ollama_pack.engines.failures ---
-# Which typed error an answer or a failure of a node is. Nothing here shows a password.
-
-SAID_CHARACTERS = 300
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
-
-
-def node_name(url: str) -> str:
-    """A node's address as it may be shown: without user name, password, query and fragment."""
-    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
-
-
-def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
-    text = answer.decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
-
-
-def shortened(text: str) -> str:
-    """A message on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
-
-
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
-# --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
-
-DONE = b"[DONE]"  # OpenAI's last event
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
-    """One event.
-
-    Attributes:
-        data: its lines, joined by line feeds.
-        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
-    """
-
-    data: bytes
-    is_error: bool = False
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing that matters comes after it."""
-        return self.data.strip() == DONE
-
-
-class SseBuffer:
-    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line and the longest event, in bytes."""
-        self._limit = limit
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._size = 0  # of the lines in `_data`, their ends included
-        self._is_error = False
-        self._begun = False
-        self._after_return = False  # a line feed that comes now belongs to the end of the line before
-
-    def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that are complete now. Comments, such as pings, give none.
-
-        Raises:
-            LineTooLongError: a line or an event is.
-        """
-        if self._after_return and data:
-            data = data.removeprefix(b"\n")
-            self._after_return = False
-        self._after_return = data.endswith(b"\r")
-        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = whole.split(b"\n")
-        events = [event for line in lines if (event := self._take(line))]
-        if len(self._rest) > self._limit:
-            raise LineTooLongError
-        return events
-
-    def end(self) -> list[ServerEvent]:
-        """What came after the last end of an event, as an event of its own."""
-        rest, self._rest = self._rest, b""
-        ended = [self._take(rest), self._take(b"")]
-        return [event for event in ended if event]
-
-    def _take(self, line: bytes) -> ServerEvent | None:
-        """Take in a line; an empty one ends the event."""
-        if not self._begun:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-            self._begun = True
-        if not line:
-            return self._dispatch()
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"event":
-            self._is_error = value == b"error"
-        elif field in {b"data", b"error"}:
-            self._is_error = self._is_error or field == b"error"
-            self._data.append(value)
-            self._size += len(value) + 1
-        if len(line) > self._limit or self._size > self._limit:
-            raise LineTooLongError
-        return None
-
-    def _dispatch(self) -> ServerEvent | None:
-        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
-        self._data, self._size, self._is_error = [], 0, False
-        return event
-
-
-# --- ollama_pack.engines.transport ---
-# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-
-HTTP_OK = 200
-REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
-MAX_NOTES = 32  # sentences about one node in the log
-END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
-
-transport_log = logging.getLogger(__name__)
-
-_Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """How long and how much a node may take.
-
-    Attributes:
-        connect: seconds until there is a connection.
-        answer: seconds for a whole answer about the node and its models.
-        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
-            writes the arguments of a tool call.
-        line_bytes: the longest line.
-        answer_bytes: the longest answer about the node and its models.
-    """
-
-    connect: float = 3.0
-    answer: float = 5.0
-    next_line: float = 300.0
-    line_bytes: int = 4 * 2**20
-    answer_bytes: int = 16 * 2**20
-
-
-class StreamBuffer(Protocol[_Piece]):
-    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
-
-    def feed(self, data: bytes) -> list[_Piece]:
-        """The pieces that are complete now; LineTooLongError where one is too long."""
-
-    def end(self) -> list[_Piece]:
-        """What came last, when nothing more does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What a kind of engine is called, and what its refusals mean.
-
-    Attributes:
-        engine: what should run at the node, for messages.
-        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
-    """
-
-    engine: str
-    refusal: Callable[[str, int, bytes, str], NodeError]
-
-
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
-
-
-class NodeTransport:
-    """The way to one node. The session is the caller's, with its pool of connections."""
-
-    def __init__(
-        self,
-        url: str,
-        session: aiohttp.ClientSession,
-        limits: NodeLimits,
-        headers: Mapping[str, str],
-        dialect: Dialect = OLLAMA_DIALECT,
-    ) -> None:
-        """Take what is needed later; nothing is connected."""
-        self.name = node_name(url)
-        self.dialect = dialect
-        self.limits = limits
-        self._url = url.rstrip("/")
-        self._session = session
-        self._headers = {**headers, "Content-Type": "application/json"}
-        self._noted: set[str] = set()
-
-    def note(self, sentence: str) -> None:
-        """Log something odd about the node, each thing once."""
-        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
-            self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
-
-    async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> dict[str, Any]:
-        """The answer to a GET, or to a POST of the body, as a whole.
-
-        Args:
-            path: such as /api/tags.
-            body: of a POST.
-            seconds: for all of it, instead of the limit for answers.
-
-        Raises:
-            NodeError: there is none, or not in time, or it is an error or no JSON object.
-        """
-        return self.parsed(await self.fetch(path, body, seconds))
-
-    async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> bytes:
-        """As `ask`, for an answer that need not be JSON."""
-        async with self._within("answer", self.limits.answer if seconds is None else seconds):
-            response = await self._open(path, body)
-            try:
-                return await self._read(response, self.limits.answer_bytes)
-            finally:
-                response.close()  # after its end, this leaves the connection in the pool
-
-    async def lines(
-        self, path: str, body: Mapping[str, Any], first_byte: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
-
-        Closing the iterator closes the connection.
-
-        Args:
-            path: such as /api/chat.
-            body: what is sent.
-            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
-
-        Raises:
-            NodeError: before the first line, or at any point afterwards.
-        """
-        async with aclosing(
-            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
-        ) as pieces:
-            async for text in pieces:
-                line = self._line(text)
-                yield line
-                if line.get("done") is True:
-                    await _read_to_end(pieces)
-                    return
-        raise NodeFaultError(self.name, "ended its answer before the last line")
-
-    async def events(
-        self, path: str, body: Mapping[str, Any], first_byte: float
-    ) -> AsyncGenerator[ServerEvent, None]:
-        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
-
-        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
-        and whoever sent a request there would find nobody. As for `lines` otherwise.
-        """
-        async with aclosing(
-            self._pieces(path, body, first_byte, SseBuffer(self.limits.line_bytes), last_request=True)
-        ) as pieces:
-            async for event in pieces:
-                yield event
-                if event.is_last:
-                    return
-
-    async def _pieces(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        buffer: StreamBuffer[_Piece],
-        *,
-        last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
-        """The pieces of the answer to a POST, to the end of its body."""
-        until = asyncio.get_running_loop().time() + first_byte
-        async with self._within("first byte", first_byte):
-            response = await self._open(path, body, last_request=last_request)
-        silence = SilenceWatch(response.content, self.limits.next_line)
-        try:
-            if last_request and response.connection and response.connection.protocol is not None:
-                response.connection.protocol.force_close()  # also where the node does not repeat `close`
-            async with self._within("first byte", first_byte, until):
-                pieces = await self._next_pieces(response, buffer)
-            while pieces:
-                for piece in pieces:
-                    yield piece
-                with silence:
-                    pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
-        finally:
-            silence.close()
-            response.close()
-
-    async def _open(
-        self, path: str, body: Mapping[str, Any] | None, *, last_request: bool = False
-    ) -> aiohttp.ClientResponse:
-        """Send a request and get an answer that is no error, its body unread."""
-        response = await self._send(path, body, {"Connection": "close"} if last_request else {})
-        if response.status == HTTP_OK:
-            return response
-        try:
-            said = await self._read(response, REFUSAL_BYTES, whole=False)
-        finally:
-            response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
-
-    async def _send(
-        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        if not self._url.startswith(("http://", "https://")):
-            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
-        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
-        try:
-            return await self._session.request(
-                method,
-                self._url + path,
-                data=data,
-                headers={**self._headers, **headers},
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        except aiohttp.ServerTimeoutError as error:
-            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
-        except aiohttp.ClientSSLError as error:
-            raise NodeCertificateError(self.name, shortened(str(error))) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NodeUnreachableError(self.name, shortened(str(error))) from error
-        except ValueError:  # aiohttp shows the address as it is, with its password
-            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
-
-    def _encoded(self, body: Mapping[str, Any]) -> bytes:
-        try:
-            return json.dumps(body, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
-        """The body, or its beginning where it is not needed as a whole."""
-        body = b""
-        while len(body) <= limit and (data := await self._some(response)):
-            body += data
-        if whole and len(body) > limit:
-            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
-        return body[:limit]
-
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
-        """One piece or more; none when the answer has ended."""
-        try:
-            while data := await self._some(response):
-                if pieces := buffer.feed(data):
-                    return pieces
-        except LineTooLongError as error:
-            message = f"sends a line of more than {self.limits.line_bytes} bytes"
-            raise NodeFaultError(self.name, message) from error
-        return buffer.end()
-
-    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
-        """What has come, at least a byte; empty at the end."""
-        try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
-
-    def _line(self, text: bytes) -> dict[str, Any]:
-        line = self.parsed(text)
-        if "error" in line:
-            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
-        return line
-
-    def parsed(self, text: bytes) -> dict[str, Any]:
-        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
-
-        Raises:
-            NodeFaultError: it is none.
-        """
-        try:
-            value = json_in(text.decode())
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
-        raise NodeFaultError(self.name, message)
-
-    @asynccontextmanager
-    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
-        """Bound what is done inside, by the event loop's clock."""
-        end = asyncio.get_running_loop().time() + seconds if until is None else until
-        try:
-            async with asyncio.timeout_at(end):
-                yield
-        except TimeoutError as error:
-            raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
-    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
-    with suppress(NodeError, TimeoutError):
-        async with asyncio.timeout(END_SECONDS):
-            async for _ in pieces:
-                pass
-
-
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
@@ -4759,7 +5021,13 @@ class NodeClient(Protocol):
         """What the node knows of a model."""
 
     def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
@@ -4843,7 +5111,9 @@ class OllamaClient:
         """
         return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
-    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+    def chat(
+        self, request: Mapping[str, Any], *, first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
 
         Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
@@ -4852,16 +5122,23 @@ class OllamaClient:
         Args:
             request: as `request_to_ollama` gives it.
             first_byte: seconds until the first line; with `stream` false that is the whole answer.
+            headers: of this request, besides those of all.
 
         Raises:
             ModelNotFoundError: the node does not have the model.
             RequestRefusedError: the request has to change.
             RetryableNodeError: the node failed, before or in the stream.
         """
-        return self._node.lines("/api/chat", request, first_byte)
+        return self._node.lines("/api/chat", request, first_byte, headers)
 
     async def complete(
-        self, body: Mapping[str, Any], head: ReplyHead, *, first_byte: float, thinking: Thinking | None = None
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
 
@@ -4870,6 +5147,7 @@ class OllamaClient:
             head: what the chunks have in common.
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
@@ -4878,7 +5156,7 @@ class OllamaClient:
         place = usage_place(body)
         request = request_to_ollama(body, thinking)
         request |= {"model": self._ids.real(request["model"]), "stream": True}
-        lines = self.chat(request, first_byte=first_byte)
+        lines = self.chat(request, first_byte=first_byte, headers=headers)
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -5733,6 +6011,7 @@ class OpenAIClient:
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
@@ -5743,6 +6022,7 @@ class OpenAIClient:
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body is not of its form.
@@ -5759,18 +6039,20 @@ class OpenAIClient:
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
         async with (
-            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._events(request, first_byte, headers)) as events,
             aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
-    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+    async def _events(
+        self, request: dict[str, Any], first_byte: float, headers: Mapping[str, str]
+    ) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte)) as events:
+            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -5779,7 +6061,7 @@ class OpenAIClient:
             self._takes_usage = False
         else:
             return
-        async with aclosing(self._events(request, first_byte)) as events:
+        async with aclosing(self._events(request, first_byte, headers)) as events:
             async for event in events:
                 yield event
 
@@ -5871,179 +6153,6 @@ class OpenAIClient:
         listed = ", ".join(sorted(self._served)[:5])
         said = f"it serves {listed}" if listed else "it serves nothing"
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
-
-
-# --- ollama_pack.routing.nodes ---
-# The `nodes` valve: a row a line, read once.
-#
-# For example::
-#
-#     gpu0  http://gpu0:11434                       # an Ollama
-#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
-#     old   http://old:11434   tier=1               # only when the others are slow to answer
-#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
-
-NodeKind = Literal["ollama", "openai"]
-
-MAX_NODES = 64
-MAX_TIER = 9
-MAX_WEIGHT = 100.0
-MAX_DECLARED_SLOTS = 1024
-
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
-_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
-_QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """One node, as the admin describes it.
-
-    Attributes:
-        name: what status lines and logs call it.
-        url: its address, without a slash at the end.
-        kind: what it speaks.
-        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
-        tier: nodes of a higher tier answer when those of lower ones are slow to.
-        slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
-        key: sent as a bearer token; empty: none. In no message.
-        line: its number in the text, from 1.
-    """
-
-    name: str
-    url: str
-    kind: NodeKind = "ollama"
-    weight: float = 1.0
-    tier: int = 0
-    slots: int | None = None
-    agent: str = ""
-    key: str = field(default="", repr=False)
-    line: int = field(default=0, compare=False)
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_nodes(text: str) -> tuple[NodeRow, ...]:
-    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
-
-    Raises:
-        NodeTableError: naming the row and what is wrong with it.
-    """
-    rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
-    return tuple(rows)
-
-
-def _without_secrets(written: str, fault: str) -> tuple[str, str]:
-    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
-    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
-    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
-    row = f"{address}{is_key}{' '.join(settings)}"
-    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
-
-
-def _parse_node(line: int, written: str) -> NodeRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
-    if not rest or "://" not in rest[0]:
-        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
-    if not _NODE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
-        )
-    url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
-
-
-def _settings(written: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for setting in written:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in _READERS:
-            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
-        if name in found:
-            raise ValueError(f"{name}= is set twice")
-        found[name] = _READERS[name](value)
-    return found
-
-
-def _address(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not value.isprintable():
-        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
-    return value.rstrip("/")
-
-
-def _kind(value: str) -> NodeKind:
-    for kind in get_args(NodeKind):
-        if value == kind:
-            return kind  # type: ignore[no-any-return] # get_args tells no types
-    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
-
-
-def _weight(value: str) -> float:
-    try:
-        weight = float(value)
-    except ValueError:
-        weight = math.nan
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
-    return weight
-
-
-def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
-            return int(value)
-        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
-
-    return read
-
-
-def _secret(value: str) -> str:
-    if not value:
-        raise ValueError("key= is empty: leave it out, or write the token after it")
-    return value
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "kind": _kind,
-    "weight": _weight,
-    "tier": _whole_number("tier", 0, MAX_TIER),
-    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
-    "agent": _address,
-    "key": _secret,
-}
-
-
-_SHOWN_SETTINGS = _READERS.keys() - {"key"}
-
-
-def _refuse_repeated(rows: list[NodeRow]) -> None:
-    *before, row = rows
-    for other in before:
-        if row.name == other.name:
-            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
-        if row.url == other.url:
-            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
-    if len(rows) > MAX_NODES:
-        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
 
 
 # --- ollama_pack.routing.probe.catalogue ---
@@ -6258,17 +6367,20 @@ def report_in(answer: Any) -> GpuReport:
     return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
 
 
-async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -> GpuReport:
+async def read_agent(
+    url: str, session: aiohttp.ClientSession, seconds: float, headers: Mapping[str, str] | None = None
+) -> GpuReport:
     """Ask the `gpu_agent` of another machine. Whatever goes wrong is the report's reason.
 
     Args:
         url: as `agent=` of the node's row has it.
         session: holds the connections. Its timeouts do not apply.
         seconds: for all of it.
+        headers: that its gateway wants.
     """
     try:
         async with asyncio.timeout(seconds):
-            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session)
+            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session, headers or {})
     except TimeoutError:
         report = GpuReport(reason=f"does not answer within {seconds:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -6280,9 +6392,9 @@ async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -
     return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
 
 
-async def _ask_agent(url: str, session: aiohttp.ClientSession) -> GpuReport:
+async def _ask_agent(url: str, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> GpuReport:
     whole_time = aiohttp.ClientTimeout(total=None)
-    async with session.get(url, timeout=whole_time, allow_redirects=False) as response:
+    async with session.get(url, headers=headers, timeout=whole_time, allow_redirects=False) as response:
         if response.status != _AGENT_OK:
             return GpuReport(reason=f"answers with status {response.status}")
         body = b""
@@ -7191,6 +7303,7 @@ def _can_chat(shown: ShownModel | None) -> bool:
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
 METRICS_SECONDS = 2.0
+_NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
@@ -7211,9 +7324,8 @@ class WatchedNode:
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
-    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
     kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=headers)
+    return kind(row.url, session, headers=row.fixed_headers)
 
 
 class NodeWatch:
@@ -7237,7 +7349,7 @@ class NodeWatch:
             look = await self._prober.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
             return None
         finally:
             self.looked.set()
@@ -7258,11 +7370,27 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
             self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    def _fault(self, error: NodeError) -> str:
+        """What is wrong, and why it is where the connection signs in with a token that no look has."""
+        if error.status not in _NOT_SIGNED_IN or self.row.auth in {"", "bearer", "none"}:
+            return error.plain
+        return (
+            f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
+            "let the gateway list models without one, or use bearer)"
+        )
+
+    @property
+    def _agent_headers(self) -> dict[str, str]:
+        """The node's own, where its agent is behind the same gateway and has no login of its own."""
+        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
+        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
+        return self.row.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -7354,6 +7482,7 @@ class Attempt:
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
+            headers=await self._journey.headers(watch.row) if self._journey.headers else NO_HEADERS,
         )
         async with aclosing(chunks):
             chunk = await self._first(chunks)
@@ -8940,6 +9069,7 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -8954,6 +9084,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            headers: for its request to a node; None: only those that every request has.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -8965,7 +9096,8 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+        bound = self._loop.create_future()
+        async with self._taken_in(Journey(request, body, head, tell, bound, headers=headers)) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -9786,7 +9918,9 @@ class RouterHost:
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self._retire()
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
+            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+            session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
                 rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
             )
@@ -10391,6 +10525,8 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
+_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
+
 
 def trusted_certificates() -> SSLContext | bool:
     """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
@@ -10402,11 +10538,97 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
+    return [(url, key) for url, key, *_ in await prefixed_connections()]
 
 
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
+    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
+    found = [(url, own, _signed_in(NodeRow("", url), own)) for url, own in await _connections_on()]
+    return [
+        (url, row.key if row.auth in {"", "bearer"} else "", str(own.get("prefix_id") or ""), row.own_headers)
+        for url, own, row in found
+    ]
+
+
+async def as_connected(rows: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
+    """The rows of connections, with what each connection sends: its login, its headers, what signs in."""
+    settings = {url.rstrip("/"): own for url, own in reversed(await _connections_on())}
+    return tuple(_signed_in(row, settings.get(row.url, {})) for row in rows)
+
+
+def _signed_in(row: NodeRow, own: Mapping[str, Any]) -> NodeRow:
+    url, login = split_login(row.url)
+    given = own.get("headers")
+    headers: tuple[Header, ...] = ()
+    if isinstance(given, Mapping):
+        headers = tuple((str(name), str(value)) for name, value in given.items())
+    auth = str(own.get("auth_type") or "") if _knows_auth() else ""
+    return replace(
+        row,
+        url=url,
+        login=login,
+        key=str(own.get("key") or ""),
+        headers=headers,
+        auth=auth,
+        cookies=bool(own.get("forward_cookies")),
+    )
+
+
+def _knows_auth() -> bool:
+    """Whether connections to Ollama have a kind of authentication, as since Open WebUI 0.12."""
+    from open_webui.utils import headers  # noqa: PLC0415 - see the top of this module
+
+    return hasattr(headers, "get_headers_and_cookies")
+
+
+async def node_headers(
+    row: NodeRow, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
+
+    Args:
+        row: the node.
+        request: the browser's; None: there is none, as in the background.
+        user: as a function gets it.
+        metadata: of the chat.
+    """
+    asker = SimpleNamespace(**user) if user.get("id") else None
+    if not _knows_auth():
+        return await _older_headers(row, request, asker, metadata)
+    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
+
+    key, auth = row.key, row.auth
+    if auth in _ENTRA:  # theirs would hold up the event loop
+        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
+    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
+        auth = "none"
+    config = {"auth_type": auth or None, "headers": dict(row.headers), "forward_cookies": row.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, row.url, key, config, metadata, user=asker)
+    sent = {name: str(value) for name, value in made.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return sent
+
+
+async def _older_headers(
+    row: NodeRow, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """As Open WebUI 0.11 makes them for a connection to Ollama."""
+    from open_webui import env  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
+
+    sent = {"Authorization": f"Bearer {row.key}"} if row.key else {}
+    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
+        sent = include_user_info_headers(sent, asker)
+        if chat := metadata.get("chat_id"):
+            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
+    if row.headers:
+        sent |= await get_custom_headers(dict(row.headers), asker, metadata, request=request)
+    return sent
+
+
+async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
+    """Address and settings of each Ollama connection that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -10417,7 +10639,7 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+            connections.append((str(url), own))
     return connections
 
 
@@ -10653,11 +10875,13 @@ class Pipe:
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
+        __request__: Any = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         try:
             chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
             )
             if body.get("stream"):
                 return event_stream(answer_events(chunks))
@@ -10674,6 +10898,7 @@ class Pipe:
         chat: str,
         task: str | None,
         emitter: Emitter | None,
+        headers: NodeHeaders,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -10689,6 +10914,7 @@ class Pipe:
             chat=chat,
             background=is_background_task(task),
             tell=_teller(emitter if self.valves.show_status and task is None else None),
+            headers=headers,
         )
 
     async def system_load(self) -> dict[str, Any]:
@@ -10726,7 +10952,7 @@ class Pipe:
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
             connections = enumerate(await ollama_connections())
-            self._connections = tuple(
+            self._connections = await as_connected(
                 NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
             )
         return self._connections

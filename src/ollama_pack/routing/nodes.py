@@ -6,15 +6,18 @@ For example::
     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
     old   http://old:11434   tier=1               # only when the others are slow to answer
     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+    far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 """
 
+import base64
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from string import punctuation
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ollama_pack.routing.errors import NodeTableError
 
@@ -29,7 +32,12 @@ _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key"
+_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
+_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header"
+
+Header = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +46,18 @@ class NodeRow:
 
     Attributes:
         name: what status lines and logs call it.
-        url: its address, without a slash at the end.
+        url: its address, without a slash at the end and without a login.
         kind: what it speaks.
         weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
         tier: nodes of a higher tier answer when those of lower ones are slow to.
         slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
+        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
         key: sent as a bearer token; empty: none. In no message.
         line: its number in the text, from 1.
+        login: `user:password` of its address, for basic authentication; empty: none. In no message.
+        headers: name and value of what is sent with every request; values may have templates. In no message.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
     """
 
     name: str
@@ -54,9 +66,53 @@ class NodeRow:
     weight: float = 1.0
     tier: int = 0
     slots: int | None = None
-    agent: str = ""
+    agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
     line: int = field(default=0, compare=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates."""
+        return {name: header_value(_TEMPLATE.sub("", value)) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        return {**basic_authorization(self.login), **own}
+
+
+def header_value(value: str) -> str:
+    """A value as Open WebUI sends it: what is not ASCII, and control characters, percent-encoded."""
+    return quote(value, safe=f"{punctuation} \t")
+
+
+def basic_authorization(login: str) -> dict[str, str]:
+    """The header for a `user:password`; empty where there is none."""
+    if not login:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -78,24 +134,29 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
 
 
 def _without_secrets(written: str, fault: str) -> tuple[str, str]:
-    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
-    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
-    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
-    row = f"{address}{is_key}{' '.join(settings)}"
+    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
+    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
+    after = secret[1].split() if secret else []
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
+    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
+    name, *rest = _NODE_WORD.findall(written)
     if not rest or "://" not in rest[0]:
         raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
     if not _NODE_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
-    url, *settings = rest
-    return NodeRow(name, _address(url), line=line, **_settings(settings))
+    address, *settings = rest
+    url, login = split_login(_address(address))
+    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
+    if row.login and row.key:
+        raise ValueError("it has a password in its address and a key=…: take one of them out")
+    return row
 
 
 def _settings(written: list[str]) -> dict[str, Any]:
@@ -104,10 +165,20 @@ def _settings(written: list[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or name not in _READERS:
             raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name == "header":
+            found["headers"] = (*found.get("headers", ()), _header(value))
+            continue
         if name in found:
             raise ValueError(f"{name}= is set twice")
         found[name] = _READERS[name](value)
     return found
+
+
+def _header(value: str) -> Header:
+    found = _NODE_HEADER.fullmatch(value.strip('"'))
+    if found is None or not found[2].isprintable():
+        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+    return found[1], found[2]
 
 
 def _address(value: str) -> str:
@@ -118,8 +189,6 @@ def _address(value: str) -> str:
         usable = False
     if not usable or not value.isprintable():
         raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
@@ -164,10 +233,11 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "header": _header,
 }
 
 
-_SHOWN_SETTINGS = _READERS.keys() - {"key"}
+_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:

@@ -1,8 +1,15 @@
 """Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ssl import SSLContext
+from types import SimpleNamespace
 from typing import Any
+
+from ollama_pack.routing.nodes import Header, NodeRow, split_login
+
+_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
 
 
 def trusted_certificates() -> SSLContext | bool:
@@ -15,11 +22,97 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
+    return [(url, key) for url, key, *_ in await prefixed_connections()]
 
 
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
+    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
+    found = [(url, own, _signed_in(NodeRow("", url), own)) for url, own in await _connections_on()]
+    return [
+        (url, row.key if row.auth in {"", "bearer"} else "", str(own.get("prefix_id") or ""), row.own_headers)
+        for url, own, row in found
+    ]
+
+
+async def as_connected(rows: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
+    """The rows of connections, with what each connection sends: its login, its headers, what signs in."""
+    settings = {url.rstrip("/"): own for url, own in reversed(await _connections_on())}
+    return tuple(_signed_in(row, settings.get(row.url, {})) for row in rows)
+
+
+def _signed_in(row: NodeRow, own: Mapping[str, Any]) -> NodeRow:
+    url, login = split_login(row.url)
+    given = own.get("headers")
+    headers: tuple[Header, ...] = ()
+    if isinstance(given, Mapping):
+        headers = tuple((str(name), str(value)) for name, value in given.items())
+    auth = str(own.get("auth_type") or "") if _knows_auth() else ""
+    return replace(
+        row,
+        url=url,
+        login=login,
+        key=str(own.get("key") or ""),
+        headers=headers,
+        auth=auth,
+        cookies=bool(own.get("forward_cookies")),
+    )
+
+
+def _knows_auth() -> bool:
+    """Whether connections to Ollama have a kind of authentication, as since Open WebUI 0.12."""
+    from open_webui.utils import headers  # noqa: PLC0415 - see the top of this module
+
+    return hasattr(headers, "get_headers_and_cookies")
+
+
+async def node_headers(
+    row: NodeRow, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
+
+    Args:
+        row: the node.
+        request: the browser's; None: there is none, as in the background.
+        user: as a function gets it.
+        metadata: of the chat.
+    """
+    asker = SimpleNamespace(**user) if user.get("id") else None
+    if not _knows_auth():
+        return await _older_headers(row, request, asker, metadata)
+    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
+
+    key, auth = row.key, row.auth
+    if auth in _ENTRA:  # theirs would hold up the event loop
+        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
+    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
+        auth = "none"
+    config = {"auth_type": auth or None, "headers": dict(row.headers), "forward_cookies": row.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, row.url, key, config, metadata, user=asker)
+    sent = {name: str(value) for name, value in made.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return sent
+
+
+async def _older_headers(
+    row: NodeRow, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """As Open WebUI 0.11 makes them for a connection to Ollama."""
+    from open_webui import env  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
+
+    sent = {"Authorization": f"Bearer {row.key}"} if row.key else {}
+    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
+        sent = include_user_info_headers(sent, asker)
+        if chat := metadata.get("chat_id"):
+            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
+    if row.headers:
+        sent |= await get_custom_headers(dict(row.headers), asker, metadata, request=request)
+    return sent
+
+
+async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
+    """Address and settings of each Ollama connection that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -30,5 +123,5 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+            connections.append((str(url), own))
     return connections

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import PackError
-from ollama_pack.routing.dispatch.pending_chat import RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
@@ -33,7 +34,12 @@ from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.services.webui_tasks import is_background_task
-from ollama_pack.webui.connections import ollama_connections, trusted_certificates
+from ollama_pack.webui.connections import (
+    as_connected,
+    node_headers,
+    ollama_connections,
+    trusted_certificates,
+)
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
 from ollama_pack.webui.streams import event_stream
@@ -97,11 +103,13 @@ class Pipe:
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
+        __request__: Any = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         try:
             chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
             )
             if body.get("stream"):
                 return event_stream(answer_events(chunks))
@@ -118,6 +126,7 @@ class Pipe:
         chat: str,
         task: str | None,
         emitter: Emitter | None,
+        headers: NodeHeaders,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -133,6 +142,7 @@ class Pipe:
             chat=chat,
             background=is_background_task(task),
             tell=_teller(emitter if self.valves.show_status and task is None else None),
+            headers=headers,
         )
 
     async def system_load(self) -> dict[str, Any]:
@@ -170,7 +180,7 @@ class Pipe:
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
             connections = enumerate(await ollama_connections())
-            self._connections = tuple(
+            self._connections = await as_connected(
                 NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
             )
         return self._connections

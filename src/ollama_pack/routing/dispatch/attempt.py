@@ -14,6 +14,7 @@ from ollama_pack.engines.errors import (
     RetryableNodeError,
 )
 from ollama_pack.engines.ollama.to_ollama import Thinking
+from ollama_pack.engines.transport import NO_HEADERS
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
@@ -68,6 +69,7 @@ class Attempt:
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
+            headers=await self._journey.headers(watch.row) if self._journey.headers else NO_HEADERS,
         )
         async with aclosing(chunks):
             chunk = await self._first(chunks)

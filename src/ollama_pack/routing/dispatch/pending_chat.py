@@ -1,13 +1,17 @@
 """One request on its way through the fleet, and what an admin may set for all of them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.nodes import NodeRow
+
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[NodeRow], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
@@ -53,6 +57,7 @@ class Journey:
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
     """
 
     request: FleetRequest
@@ -63,3 +68,4 @@ class Journey:
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
+    headers: NodeHeaders | None = None

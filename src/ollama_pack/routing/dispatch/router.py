@@ -28,7 +28,7 @@ from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.dispatch.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
 from ollama_pack.routing.dispatch.explain import Decision, explained, status_line, waiting_line
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
-from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import Journey, NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
@@ -185,6 +185,7 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -199,6 +200,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            headers: for its request to a node; None: only those that every request has.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -210,7 +212,8 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(Journey(request, body, head, tell, self._loop.create_future())) as journey:
+        bound = self._loop.create_future()
+        async with self._taken_in(Journey(request, body, head, tell, bound, headers=headers)) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
