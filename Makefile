@@ -15,12 +15,12 @@ demo: ## a real Open WebUI with the pack, real answers; ONCE=1 ends after the wa
 	@$(PYTHON) scripts/demo.py
 
 test: ## all tests that this machine can run, on the newest and the oldest Open WebUI
-	@scripts/prepare .venv webui pipelines engine speech test
+	@scripts/prepare .venv webui pipelines engine gateways speech test
 	@scripts/prepare .venv-oldest webui-oldest test
 	@$(PYTHON) scripts/run_tests.py --require=$(REQUIRE)
 
 check: ## ruff, mypy --strict, no stale generated file
-	@scripts/prepare .venv webui pipelines engine speech bench test lint
+	@scripts/prepare .venv webui pipelines engine gateways speech bench test lint
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m mypy
@@ -36,7 +36,7 @@ docs: ## write the tables that docs/ takes from the code
 	@$(PYTHON) scripts/docs.py
 
 bench: ## the benchmarks, into bench/results/
-	@scripts/prepare .venv webui pipelines engine speech bench test
+	@scripts/prepare .venv webui pipelines engine gateways speech bench test
 	@for bench in bench/*.py; do $(PYTHON) $$bench || exit 1; done
 
 format: ## format the code

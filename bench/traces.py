@@ -3,6 +3,10 @@
     .venv/bin/python bench/traces.py                 the rows of docs/: writes bench/results/traces.json
     .venv/bin/python bench/traces.py --trace mooncake --scale 0.6 --nodes 8 --slots 8 --prefixes 64
     .venv/bin/python bench/traces.py --traces DIR    where the traces are (../shared/data/traces)
+    .venv/bin/python bench/traces.py --http --trace azure --nodes 4 --prefixes 4 --first 500
+
+`--http`: over real HTTP to simulated engines with OpenAI's protocol, in the trace's own time, next to the
+real routers of SGLang and vLLM (`routing/replay.py`).
 
 Ours is the scheduler that the router runs; nothing is known of the nodes beforehand except the slots that
 their rows declare (`--undeclared`: not even those). The peers pick a node at once: random (Open WebUI's own),
@@ -27,8 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the simulated node is the tests' own
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]  # the simulated node is the tests' own
 
+from bench.routing.replay import REPLAYED, replay, table_of  # noqa: E402 - see above
 from bench.routing.simple_policies import Picking  # noqa: E402 - the path is set above
 from bench.routing.traces import (  # noqa: E402 - see above
     DEFAULT_FOLDER,
@@ -238,6 +243,10 @@ def show(found: dict[str, dict[str, Any]]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     asked = arguments(argv)
     chosen = list(asked_rows(asked))
+    if asked.http:
+        for row in chosen:
+            show_replay(row, asked)
+        return
     policies = asked.policy or list(POLICIES)
     began = time.monotonic()
     found: dict[str, dict[str, Any]] = {}
@@ -255,6 +264,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         show(found)
         print(f"{time.monotonic() - began:.0f} s")
+
+
+def show_replay(row: Row, asked: argparse.Namespace) -> None:
+    """Play a row over HTTP, and print a line for each policy."""
+    found = {
+        policy: replay(
+            policy,
+            row.trace,
+            asked.traces,
+            scale=row.scale,
+            nodes=row.nodes,
+            slots=row.slots,
+            prefixes=row.prefixes,
+            first=row.first,
+            seed=row.seed,
+        )
+        for policy in asked.policy or REPLAYED
+    }
+    print(json.dumps({row.name: found}, indent=2) if asked.json else "\n".join([row.name, *table_of(found)]))
 
 
 def asked_rows(asked: argparse.Namespace) -> list[Row]:
@@ -279,7 +307,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trace", action="append", help=f"{' or '.join(TRACES)}, or a file; may be given again"
     )
-    parser.add_argument("--policy", action="append", choices=POLICIES, help="may be given again")
+    parser.add_argument(
+        "--policy", action="append", choices=dict.fromkeys((*POLICIES, *REPLAYED)), help="may be given again"
+    )
     parser.add_argument("--scale", type=float, help="what times are multiplied with: 0.5 is twice as fast")
     parser.add_argument("--nodes", type=int, help="how many there are")
     parser.add_argument("--slots", type=int, help="requests that a node answers at once")
@@ -292,6 +322,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--undeclared", action="store_true", help="the nodes' rows say nothing of slots")
     parser.add_argument("--exact", action="store_true", help="the nodes report how much they have reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (1)")
+    parser.add_argument("--http", action="store_true", help="over real HTTP, next to real routers")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args(argv)
 

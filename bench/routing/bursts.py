@@ -72,7 +72,7 @@ async def _bursts(  # noqa: PLR0913, PLR0917 - each is a fact of its own
         for number in range(2):
             dice = Random(f"{seed} {number}")
             calls = [_call(dice, model, words, user) for user in range(requests)]
-            bursts.append(await asyncio.gather(*(_first_token(way, call) for call in calls)))
+            bursts.append(await asyncio.gather(*(first_token(way, call) for call in calls)))
             await asyncio.sleep(REST)
     return {"first": _summary(bursts[0]), "second": _summary(bursts[1])}
 
@@ -82,7 +82,7 @@ def _call(dice: Random, model: str, words: int, user: int) -> Call:
     return Call(f"user {user % USERS}", "", model, messages, options={"num_predict": words})
 
 
-async def _first_token(way: Way, call: Call) -> float:
+async def first_token(way: Way, call: Call) -> float:
     """Seconds until the first token; the answer is read to its end."""
     loop = asyncio.get_running_loop()
     began, waited = loop.time(), None

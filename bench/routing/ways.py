@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
 from random import Random
 from typing import Any
@@ -31,17 +31,22 @@ class Picking:
     Least busy counts what it has sent itself and what has not ended; sticky keeps a chat where it began.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a fact of its own
         self,
         policy: str,
         urls: Mapping[str, str],
         session: aiohttp.ClientSession,
         dice: Random,
         kind: NodeKind = "ollama",
+        serves: Collection[str] = (),
     ) -> None:
         limits = NodeLimits(connect=PATIENCE)  # Open WebUI sets none of its own
-        client = OpenAIClient if kind == "openai" else OllamaClient
-        self._clients = {name: client(url, session, limits=limits) for name, url in urls.items()}
+        self._clients = {
+            name: OpenAIClient(url, session, limits=limits, serves=serves)
+            if kind == "openai"
+            else OllamaClient(url, session, limits=limits)
+            for name, url in urls.items()
+        }
         self._busy: Counter[str] = Counter()
         names, homes = list(urls), dict[str, str]()
         turn = itertools.cycle(names)
@@ -128,6 +133,7 @@ async def way_of(  # noqa: PLR0913 - each is a fact of its own
     slots: int | None = None,
     *,
     kind: NodeKind = "ollama",
+    serves: Collection[str] = (),
 ) -> AsyncIterator[Way]:
     """Open a way to these nodes.
 
@@ -138,11 +144,12 @@ async def way_of(  # noqa: PLR0913 - each is a fact of its own
         settings: of ours; the defaults when left out.
         slots: that the rows of ours declare; None: to be learned.
         kind: what the nodes speak.
+        serves: the models of nodes that do not list them, as SGLang's router.
     """
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     if policy != OURS:
         async with session:
-            yield Picking(policy, urls, session, Random(seed), kind)
+            yield Picking(policy, urls, session, Random(seed), kind, serves)
         return
     rows = [NodeRow(name, url, kind, slots=slots) for name, url in urls.items()]
     router = Router(rows, session, settings, Random(seed))

@@ -50,6 +50,7 @@ class Chat:
     models: tuple[str, ...] = ("llama3:8b",)
     background: bool = False
     user: str = "user"
+    chat: str = ""
     body: JSON = field(default_factory=dict)
     chunks: list[JSON] = field(default_factory=list)
     told: list[tuple[str, bool]] = field(default_factory=list)
@@ -61,7 +62,13 @@ class Chat:
     async def run(self) -> "Chat":
         body = {"messages": [{"role": "user", "content": self.text}], "stream": True, **self.body}
         async for chunk in self.router.answer(
-            body, self.models, HEAD, user=self.user, background=self.background, tell=self.tell
+            body,
+            self.models,
+            HEAD,
+            user=self.user,
+            chat=self.chat,
+            background=self.background,
+            tell=self.tell,
         ):
             self.chunks.append(chunk)
             if self.on_chunk:

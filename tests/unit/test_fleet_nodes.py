@@ -30,6 +30,14 @@ REFUSALS = {
     "no equals sign": ("gpu0 http://a slots", 1, "unknown setting 'slots'"),
     "setting twice": ("gpu0 http://a slots=1 slots=2", 1, "slots= is set twice"),
     "unknown kind": ("gpu0 http://a kind=vllm", 1, "kind=vllm is unknown: the known ones are ollama, openai"),
+    "unknown placement": (
+        "gpu0 http://a kind=openai placement=gpu1",
+        1,
+        "placement=gpu1 is unknown: the known ones are pack, own",
+    ),
+    "placement by an Ollama": ("gpu0 http://a placement=own", 1, "placement=own is for OpenAI-compatible"),
+    "models of an Ollama": ("gpu0 http://a models=m", 1, "models= is for OpenAI-compatible servers"),
+    "model without a name": ("gpu0 http://a kind=openai models=a,,b", 1, "models= needs names"),
     "weight below nothing": ("gpu0 http://a weight=-1", 1, "weight= needs a number from 0 to 100"),
     "weight that is none": ("gpu0 http://a weight=nan", 1, "weight= needs a number"),
     "tier too far": ("gpu0 http://a tier=10", 1, "tier= needs a whole number from 0 to 9"),
@@ -39,7 +47,7 @@ REFUSALS = {
     "empty key": ("gpu0 http://a key=", 1, "key= is empty"),
     "same name": ("# the first\ngpu0 http://a\n\ngpu0 http://b", 4, "row 2 is already called 'gpu0'"),
     "same address": ("a http://a\nb http://a/", 2, "row 1 (a) has the same address"),
-    "too many": (TOO_MANY, MAX_NODES + 1, "at most 64 nodes"),
+    "too many": (TOO_MANY, MAX_NODES + 1, "at most 1024 nodes"),
 }
 
 
@@ -48,6 +56,15 @@ def test_every_setting_is_read() -> None:
     (row,) = parse_nodes(FULL)
     url, agent = "http://gpu0:11434", "http://gpu0:9400"
     assert row == NodeRow("gpu0", url, "openai", 2.5, 1, 4, agent, "s3cret")
+
+
+def test_a_gateway_gets_all_at_once_unless_its_row_says_otherwise() -> None:
+    """Would catch a gateway that is learned from one slot upwards."""
+    rows = parse_nodes(
+        "a http://a kind=openai placement=own models=qwen3,llama3:8b\n"
+        "b http://b kind=openai placement=own slots=8"
+    )
+    assert [(row.slots, row.models) for row in rows] == [(1024, ("qwen3", "llama3:8b")), (8, ())]
 
 
 def test_defaults_comments_and_empty_lines() -> None:

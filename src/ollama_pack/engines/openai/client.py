@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, NamedMod
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
 from ollama_pack.engines.openai.models import EngineModel, engine_models, nameless_models, served_context
-from ollama_pack.engines.openai.request import request_to_engine, without_usage
+from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
 from ollama_pack.engines.transport import NO_HEADERS, Dialect, NodeLimits, NodeTransport
@@ -44,6 +44,10 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
 
@@ -60,6 +64,7 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
@@ -69,6 +74,7 @@ class OpenAIClient:
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
         base = url.rstrip("/")
         root = base.removesuffix(_V1)
@@ -76,7 +82,8 @@ class OpenAIClient:
         self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
         self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: frozenset[str] = frozenset(serves)
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -204,7 +211,9 @@ class OpenAIClient:
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
+            async with aclosing(
+                self._node.events(path, sent, first_byte, {**_session_headers(sent), **headers})
+            ) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -257,7 +266,14 @@ class OpenAIClient:
         return models
 
     async def _listed(self) -> tuple[EngineModel, ...]:
-        """The list under the first base that has one."""
+        """The list under the first base that has one; what was declared, where the server is there."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{self._bases[0]}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
         base, *others = self._bases
         try:
             return await self._list_at(base)
@@ -305,3 +321,9 @@ class OpenAIClient:
         listed = ", ".join(sorted(self._served)[:5])
         said = f"it serves {listed}" if listed else "it serves nothing"
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}

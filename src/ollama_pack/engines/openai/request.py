@@ -43,6 +43,7 @@ _OWN_FIELDS = frozenset(
     }
 )
 _LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
 _EFFORTS = frozenset({"low", "medium", "high"})
 
 

@@ -19,7 +19,7 @@ from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
 from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings
-from ollama_pack.routing.dispatch.request import with_model
+from ollama_pack.routing.dispatch.request import with_conversation, with_model
 from ollama_pack.routing.probe.node_watch import NodeWatch
 from ollama_pack.routing.state.estimates import Durations
 
@@ -64,8 +64,11 @@ class Attempt:
             NodeError: as `NodeClient.complete`, or what `give_up` was told.
         """
         binding, watch, settings = self.binding, self._watch, self._settings
+        body = with_model(self._journey.body, binding.model, settings.keep_alive)
+        if watch.row.placement == "own":
+            body = with_conversation(body, self._journey.request)
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, settings.keep_alive),
+            body,
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),

@@ -1,11 +1,13 @@
 """What the scheduler needs to know of an OpenAI chat body."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from ollama_pack.engines.body import objects_in
 from ollama_pack.engines.ollama.options import flat_settings, ollama_options
 from ollama_pack.engines.ollama.values import RUNNER_OPTIONS
+from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.routing.decide.prefix import prompt_blocks
 from ollama_pack.routing.decide.view import FleetRequest
 
@@ -62,3 +64,15 @@ def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
+
+
+def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[str, Any]:
+    """The body for a gateway that places requests itself, with OpenAI's `prompt_cache_key`.
+
+    The key is the same for all turns of a conversation. It is a hash of ids, so it names neither the user nor
+    the conversation. A body that has a key keeps its own; a request without a conversation gets none.
+    """
+    if not request.chat or body.get(CACHE_KEY):
+        return dict(body)
+    written = f"{request.user}\0{request.chat}".encode(errors="replace")
+    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}

@@ -43,8 +43,9 @@ class WatchedNode:
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=row.fixed_headers)
+    if row.kind == "openai":
+        return OpenAIClient(row.url, session, headers=row.fixed_headers, serves=row.models)
+    return OllamaClient(row.url, session, headers=row.fixed_headers)
 
 
 class NodeWatch:
