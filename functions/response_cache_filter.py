@@ -5172,10 +5172,12 @@ class AnswerBrokenError(RoutingError):
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
+#     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
+PlacedBy = Literal["pack", "own"]
 
-MAX_NODES = 64
+MAX_NODES = 1024
 MAX_TIER = 9
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
@@ -5187,7 +5189,7 @@ _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
 _TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header"
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
 
 Header = tuple[str, str]
 
@@ -5205,6 +5207,10 @@ class NodeRow:
         slots: how many requests a model answers at once there; None: to be learned.
         agent: address of its `gpu_agent`, with its login if it has one; empty: none.
         key: sent as a bearer token; empty: none. In no message.
+        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
+            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
+            once, up to `slots`, and a key of the conversation that helps it to choose.
+        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
         login: `user:password` of its address, for basic authentication; empty: none. In no message.
         headers: name and value of what is sent with every request; values may have templates. In no message.
@@ -5220,6 +5226,8 @@ class NodeRow:
     slots: int | None = None
     agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
+    placement: PlacedBy = "pack"
+    models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     login: str = field(default="", repr=False)
     headers: tuple[Header, ...] = field(default=(), repr=False)
@@ -5308,7 +5316,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
-    return row
+    if row.kind != "openai" and (row.placement == "own" or row.models):
+        setting = "models=" if row.models else "placement=own"
+        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
 def _settings(written: list[str]) -> dict[str, Any]:
@@ -5353,6 +5364,20 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
+        if value == placement:
+            return placement  # type: ignore[no-any-return] # get_args has no types
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+
+
+def _models(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if not all(names) or not value.isprintable():
+        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+    return names
+
+
 def _weight(value: str) -> float:
     try:
         weight = float(value)
@@ -5386,6 +5411,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "agent": _address,
     "key": _secret,
     "header": _header,
+    "placement": _placement,
+    "models": _models,
 }
 
 

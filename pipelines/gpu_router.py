@@ -3925,10 +3925,12 @@ def explained(binding: Binding, at: float) -> Decision:
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
+#     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
+PlacedBy = Literal["pack", "own"]
 
-MAX_NODES = 64
+MAX_NODES = 1024
 MAX_TIER = 9
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
@@ -3940,7 +3942,7 @@ _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
 _TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header"
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
 
 Header = tuple[str, str]
 
@@ -3958,6 +3960,10 @@ class NodeRow:
         slots: how many requests a model answers at once there; None: to be learned.
         agent: address of its `gpu_agent`, with its login if it has one; empty: none.
         key: sent as a bearer token; empty: none. In no message.
+        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
+            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
+            once, up to `slots`, and a key of the conversation that helps it to choose.
+        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
         login: `user:password` of its address, for basic authentication; empty: none. In no message.
         headers: name and value of what is sent with every request; values may have templates. In no message.
@@ -3973,6 +3979,8 @@ class NodeRow:
     slots: int | None = None
     agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
+    placement: PlacedBy = "pack"
+    models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     login: str = field(default="", repr=False)
     headers: tuple[Header, ...] = field(default=(), repr=False)
@@ -4061,7 +4069,10 @@ def _parse_node(line: int, written: str) -> NodeRow:
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
-    return row
+    if row.kind != "openai" and (row.placement == "own" or row.models):
+        setting = "models=" if row.models else "placement=own"
+        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
 def _settings(written: list[str]) -> dict[str, Any]:
@@ -4106,6 +4117,20 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
+        if value == placement:
+            return placement  # type: ignore[no-any-return] # get_args has no types
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+
+
+def _models(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if not all(names) or not value.isprintable():
+        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+    return names
+
+
 def _weight(value: str) -> float:
     try:
         weight = float(value)
@@ -4139,6 +4164,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "agent": _address,
     "key": _secret,
     "header": _header,
+    "placement": _placement,
+    "models": _models,
 }
 
 
@@ -4422,6 +4449,181 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     return list(found.values()), unread
 
 
+# --- ollama_pack.engines.openai.request ---
+# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#
+# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
+# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
+
+# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
+_OPEN_WEBUI_FIELDS = frozenset(
+    {
+        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
+        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
+        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
+        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
+        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
+        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
+        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
+        "variables",
+    }
+)
+# What a runner of Ollama is started with, and what else only Ollama knows.
+_OLLAMA_FIELDS = frozenset(
+    {
+        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
+        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
+        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
+    }
+)
+# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
+_OWN_FIELDS = frozenset(
+    {
+        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
+        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
+    }
+)
+_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
+CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_EFFORTS = frozenset({"low", "medium", "high"})
+
+
+def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
+
+    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
+    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
+
+    Args:
+        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
+
+    Raises:
+        ChatBodyError: something in the body is not of its form.
+    """
+    settings = flat_settings(body)
+    options = ollama_options(body)
+    passed = {
+        str(name): value
+        for name, value in {**settings, **options}.items()
+        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
+    }
+    return {
+        **passed,
+        **_engine_penalty(options),
+        **_engine_length(options),
+        **_engine_bias(settings.get("logit_bias")),
+        **_engine_format(settings),
+        **_engine_thinking(settings),
+        **_engine_tools(body),
+        "model": text_in(body.get("model"), "model"),
+        "messages": list(_engine_messages(body.get("messages"))),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for an engine that does not know `stream_options`."""
+    return {name: value for name, value in request.items() if name != "stream_options"}
+
+
+def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
+    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
+    penalty = options.get("repeat_penalty")
+    return {} if penalty is None else {"repetition_penalty": penalty}
+
+
+def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
+    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
+    length = options.get("num_predict", 0)
+    return {"max_tokens": length} if length > 0 else {}
+
+
+def _engine_bias(given: object) -> dict[str, dict[str, float]]:
+    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
+    if not isinstance(given, str):
+        bias = object_in(given, "logit_bias")
+        return {"logit_bias": dict(bias)} if bias else {}
+    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
+    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
+    return {"logit_bias": bias} if bias else {}
+
+
+def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`response_format` for Ollama's `format`, unless the body has it."""
+    wanted = settings.get("format")
+    if "response_format" in settings or not wanted:
+        return {}
+    if isinstance(wanted, str):
+        if not wanted.strip().startswith(("{", "[")):
+            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
+        try:
+            wanted = json_in(wanted)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = {"name": "answer", "schema": object_in(wanted, "format")}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
+    asked = settings.get("think")
+    word = asked.strip().lower() if isinstance(asked, str) else asked
+    if isinstance(word, str) and word in _EFFORTS:
+        return {"reasoning_effort": word}
+    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
+    if not isinstance(switch, bool):
+        return {}
+    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
+    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
+
+
+def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
+    offered = offered_tools(body)
+    if not offered.tools:
+        return {}
+    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
+    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
+    """The conversation, in what all chat templates know."""
+    for number, message in enumerate(objects_in(value, "messages")):
+        field = f"messages[{number}]"
+        role = text_in(message.get("role"), f"{field}.role")
+        made = {**message, "role": "system" if role == "developer" else role}
+        if role == "tool":
+            made["content"] = _tool_text(message.get("content"), f"{field}.content")
+        elif isinstance(message.get("content"), list):
+            made["content"] = [part for _, part in message_parts(message, field)] or ""
+        if "tool_calls" in message:
+            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["tool_calls"] = [
+                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+            ]
+            if not calls:
+                del made["tool_calls"]
+        yield made
+
+
+def _tool_text(content: object, field: str) -> str:
+    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = (part.get("text") for part in objects_in(content, field))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
+    function = object_in(call.get("function"), f"{field}.function")
+    given = function.get("arguments")
+    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    arguments = written if written.strip() else "{}"
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
 # --- ollama_pack.routing.dispatch.request ---
 # What the scheduler needs to know of an OpenAI chat body.
 
@@ -4478,6 +4680,18 @@ def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str
     if keep_alive and flat_settings(body).get("keep_alive") is None:
         made["keep_alive"] = keep_alive
     return made
+
+
+def with_conversation(body: Mapping[str, Any], request: FleetRequest) -> dict[str, Any]:
+    """The body for a gateway that places requests itself, with OpenAI's `prompt_cache_key`.
+
+    The key is the same for all turns of a conversation. It is a hash of ids, so it names neither the user nor
+    the conversation. A body that has a key keeps its own; a request without a conversation gets none.
+    """
+    if not request.chat or body.get(CACHE_KEY):
+        return dict(body)
+    written = f"{request.user}\0{request.chat}".encode(errors="replace")
+    return {**body, CACHE_KEY: blake2b(written, digest_size=16).hexdigest()}
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -5160,180 +5374,6 @@ def _whole_or_zero(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-# --- ollama_pack.engines.openai.request ---
-# An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#
-# vLLM, SGLang and llama.cpp ignore what they do not know, stricter servers refuse it. So what is known not to
-# be meant for an engine is left out, and the rest, such as `chat_template_kwargs`, goes along.
-
-# What Open WebUI has in a body for itself, and what its settings hold that no engine is asked.
-_OPEN_WEBUI_FIELDS = frozenset(
-    {
-        *("assistant_message_id", "automation_id", "background_tasks", "chat_id", "chat_variables"),
-        *("compact_token_threshold", "features", "files", "filter_ids", "folder_id", "function_calling"),
-        *("id", "message_id", "message_ids", "metadata", "model_controls", "model_item", "new_chat"),
-        *("note_id", "params", "parent_id", "parent_message", "reasoning_tags"),
-        *("regeneration_message_id", "regeneration_prompt", "session_id", "skill_ids"),
-        *("stream_delta_chunk_size", "stream_response", "system", "task_id", "terminal_id"),
-        *("tool_approval_mode", "tool_ids", "tool_servers", "user_message", "user_message_id"),
-        "variables",
-    }
-)
-# What a runner of Ollama is started with, and what else only Ollama knows.
-_OLLAMA_FIELDS = frozenset(
-    {
-        *("f16_kv", "keep_alive", "logits_all", "low_vram", "main_gpu", "num_batch", "num_ctx"),
-        *("num_gpu", "num_keep", "num_thread", "numa", "options", "penalize_newline", "shift"),
-        *("truncate", "use_mlock", "use_mmap", "vocab_only"),
-    }
-)
-# Set here, or read from elsewhere. `n`: one answer is what a chat shows.
-_OWN_FIELDS = frozenset(
-    {
-        *("custom_params", "format", "logit_bias", "max_completion_tokens", "max_tokens", "messages"),
-        *("model", "n", "num_predict", "stream", "stream_options", "think", "tool_choice", "tools"),
-    }
-)
-_LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
-_EFFORTS = frozenset({"low", "medium", "high"})
-
-
-def request_to_engine(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for `/v1/chat/completions`: streamed, and with the figures at the end.
-
-    What Ollama's fields say goes along under OpenAI's names: `num_predict` as `max_tokens`, `format` as
-    `response_format`, `think` as the `enable_thinking` that chat templates know, or as `reasoning_effort`.
-
-    Args:
-        body: an OpenAI chat body; Ollama's own fields in it are taken too, as Open WebUI mixes both.
-
-    Raises:
-        ChatBodyError: something in the body is not of its form.
-    """
-    settings = flat_settings(body)
-    options = ollama_options(body)
-    passed = {
-        str(name): value
-        for name, value in {**settings, **options}.items()
-        if name not in _LEFT_OUT and not (name == "user" and isinstance(value, Mapping))
-    }
-    return {
-        **passed,
-        **_engine_penalty(options),
-        **_engine_length(options),
-        **_engine_bias(settings.get("logit_bias")),
-        **_engine_format(settings),
-        **_engine_thinking(settings),
-        **_engine_tools(body),
-        "model": text_in(body.get("model"), "model"),
-        "messages": list(_engine_messages(body.get("messages"))),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-def without_usage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request for an engine that does not know `stream_options`."""
-    return {name: value for name, value in request.items() if name != "stream_options"}
-
-
-def _engine_penalty(options: Mapping[str, Any]) -> dict[str, float]:
-    """llama.cpp has Ollama's name for it, vLLM and SGLang one of their own; each ignores the other's."""
-    penalty = options.get("repeat_penalty")
-    return {} if penalty is None else {"repetition_penalty": penalty}
-
-
-def _engine_length(options: Mapping[str, Any]) -> dict[str, int]:
-    """`max_tokens`: all engines know it, not all its newer name. Ollama's -1 is no limit."""
-    length = options.get("num_predict", 0)
-    return {"max_tokens": length} if length > 0 else {}
-
-
-def _engine_bias(given: object) -> dict[str, dict[str, float]]:
-    """`logit_bias`, which Open WebUI's settings have as text: `5432:100, 413:-100`."""
-    if not isinstance(given, str):
-        bias = object_in(given, "logit_bias")
-        return {"logit_bias": dict(bias)} if bias else {}
-    pairs = (pair.partition(":") for pair in given.strip().strip("{}").split(",") if pair.strip())
-    bias = {token.strip().strip('"'): decimal_in(weight, "logit_bias") for token, _, weight in pairs}
-    return {"logit_bias": bias} if bias else {}
-
-
-def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`response_format` for Ollama's `format`, unless the body has it."""
-    wanted = settings.get("format")
-    if "response_format" in settings or not wanted:
-        return {}
-    if isinstance(wanted, str):
-        if not wanted.strip().startswith(("{", "[")):
-            return {"response_format": {"type": "json_object"}} if wanted == "json" else {}
-        try:
-            wanted = json_in(wanted)
-        except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
-    schema = {"name": "answer", "schema": object_in(wanted, "format")}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}
-
-
-def _engine_thinking(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What Ollama's `think` asks for. A template that has no such switch ignores it."""
-    asked = settings.get("think")
-    word = asked.strip().lower() if isinstance(asked, str) else asked
-    if isinstance(word, str) and word in _EFFORTS:
-        return {"reasoning_effort": word}
-    switch = {"true": True, "false": False}.get(word, word) if isinstance(word, str) else word
-    if not isinstance(switch, bool):
-        return {}
-    given = object_in(settings.get("chat_template_kwargs"), "chat_template_kwargs")
-    return {"chat_template_kwargs": {"enable_thinking": switch, **given}}
-
-
-def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools, where there are any: an empty list, or a choice without tools, is refused by vLLM and OpenAI."""
-    offered = offered_tools(body)
-    if not offered.tools:
-        return {}
-    choice = {"type": "function", "function": {"name": offered.name}} if offered.name else offered.mode
-    return {"tools": offered.tools, **({} if choice is None else {"tool_choice": choice})}
-
-
-def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        elif isinstance(message.get("content"), list):
-            made["content"] = [part for _, part in message_parts(message, field)] or ""
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
-        yield made
-
-
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """A call of an earlier answer, its arguments as the text of an object: engines parse it."""
-    function = object_in(call.get("function"), f"{field}.function")
-    given = function.get("arguments")
-    written = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-    arguments = written if written.strip() else "{}"
-    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
-
-
 # --- ollama_pack.engines.openai.stream ---
 # A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
 #
@@ -5526,6 +5566,10 @@ _VERSIONS = (
     ("/server_info", "version"),
     ("/get_server_info", "version"),
 )
+# By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
+# SGLang keep a session at one engine.
+SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
+_SESSION_KEY = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 # What an engine answers where it does not have what was asked for.
 _ABSENT = frozenset({400, 404, 405, 422, 501})
 
@@ -5542,6 +5586,7 @@ class OpenAIClient:
         *,
         limits: NodeLimits | None = None,
         headers: Mapping[str, str] | None = None,
+        serves: Collection[str] = (),
     ) -> None:
         """Take what is needed later; nothing is connected.
 
@@ -5551,6 +5596,7 @@ class OpenAIClient:
             session: holds the connections. Its timeouts do not apply; a limit on connections does.
             limits: when left out, the defaults.
             headers: sent with every request, such as `Authorization`.
+            serves: the names of its models, where `/v1/models` does not list them; empty: it does.
         """
         base = url.rstrip("/")
         root = base.removesuffix(_V1)
@@ -5558,7 +5604,8 @@ class OpenAIClient:
         self._bases = (_V1,) if root != base else ("", _V1) if _WHOLE_BASE.fullmatch(base) else (_V1, "")
         self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
-        self._served: frozenset[str] = frozenset()
+        self._declared = tuple(EngineModel(name) for name in serves)
+        self._served: frozenset[str] = frozenset(serves)
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -5686,7 +5733,9 @@ class OpenAIClient:
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
+            async with aclosing(
+                self._node.events(path, sent, first_byte, {**_session_headers(sent), **headers})
+            ) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -5739,7 +5788,14 @@ class OpenAIClient:
         return models
 
     async def _listed(self) -> tuple[EngineModel, ...]:
-        """The list under the first base that has one."""
+        """The list under the first base that has one; what was declared, where the server is there."""
+        if self._declared:
+            try:
+                await self._node.fetch(f"{self._bases[0]}/models")
+            except NodeError as error:
+                if error.status is None:  # else it is there, whatever it lists: SGLang's router answers 503
+                    raise
+            return self._declared
         base, *others = self._bases
         try:
             return await self._list_at(base)
@@ -5787,6 +5843,12 @@ class OpenAIClient:
         listed = ", ".join(sorted(self._served)[:5])
         said = f"it serves {listed}" if listed else "it serves nothing"
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
+
+
+def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers by which gateways keep a conversation at one engine, where the request names its own."""
+    key = request.get(CACHE_KEY)
+    return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
 
 
 # --- ollama_pack.routing.probe.catalogue ---
@@ -6958,8 +7020,9 @@ class WatchedNode:
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
-    kind = OpenAIClient if row.kind == "openai" else OllamaClient
-    return kind(row.url, session, headers=row.fixed_headers)
+    if row.kind == "openai":
+        return OpenAIClient(row.url, session, headers=row.fixed_headers, serves=row.models)
+    return OllamaClient(row.url, session, headers=row.fixed_headers)
 
 
 class NodeWatch:
@@ -7111,8 +7174,11 @@ class Attempt:
             NodeError: as `NodeClient.complete`, or what `give_up` was told.
         """
         binding, watch, settings = self.binding, self._watch, self._settings
+        body = with_model(self._journey.body, binding.model, settings.keep_alive)
+        if watch.row.placement == "own":
+            body = with_conversation(body, self._journey.request)
         chunks = watch.client.complete(
-            with_model(self._journey.body, binding.model, settings.keep_alive),
+            body,
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ollama_pack.routing.errors import NodeTableError
 
 NodeKind = Literal["ollama", "openai"]
-Placement = Literal["pack", "own"]
+PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
@@ -74,7 +74,7 @@ class NodeRow:
     slots: int | None = None
     agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
-    placement: Placement = "pack"
+    placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     login: str = field(default="", repr=False)
@@ -212,11 +212,11 @@ def _kind(value: str) -> NodeKind:
     raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
 
 
-def _placement(value: str) -> Placement:
-    for placement in get_args(Placement):
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
         if value == placement:
             return placement  # type: ignore[no-any-return] # get_args has no types
-    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(Placement))}")
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
 
 
 def _models(value: str) -> tuple[str, ...]:
