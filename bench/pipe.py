@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import requests
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +32,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 
 from harness.fixtures_webui import upload  # noqa: E402 - the path is set above
 from harness.ollama_node import Answer, Model, OllamaNode  # noqa: E402
+from harness.server_process import server_at  # noqa: E402
 from local.webui import RunningWebUI, connections, open_webui  # noqa: E402
 
 RESULTS = ROOT / "bench/results/pipe.json"
@@ -186,13 +186,6 @@ def cpu_per_token(
             if number:
                 spent[way].append((after.user + after.system - before.user - before.system) / TOKENS)
     return spent
-
-
-def server_at(port: int) -> psutil.Process:
-    for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-            return psutil.Process(connection.pid)
-    raise SystemExit(f"nobody listens on port {port}")
 
 
 def compared(times: dict[str, list[float]], scale: float) -> dict[str, float]:

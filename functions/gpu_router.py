@@ -3141,6 +3141,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
@@ -3152,6 +3153,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
@@ -4539,18 +4541,26 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(binding: Binding) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+def reason(binding: Binding, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if not figures:
+        return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
+def status_line(binding: Binding, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
 
 
 def _seconds(value: float) -> str:
@@ -7577,7 +7587,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            why = reason(self.binding, figures=self._journey.figures)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -8866,7 +8877,13 @@ class FleetShare:
 
 
 class Sharing(Protocol):
-    """What tells other workers, and hears them."""
+    """What tells other workers, and hears them.
+
+    Attributes:
+        fault: why they cannot be reached, in words; empty: they can, as far as is known.
+    """
+
+    fault: str
 
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
@@ -9083,6 +9100,10 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
+    def answering(self, models: Sequence[str]) -> str:
+        """Of the models that may answer, the preferred one first, the one that would now."""
+        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -9107,6 +9128,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    @property
+    def sharing_fault(self) -> str:
+        """Why other workers cannot be heard; empty: they can, or there is nothing to hear them by."""
+        return self._sharing.fault if self._sharing else ""
 
     @property
     def peers(self) -> int:
@@ -9135,12 +9161,13 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        figures: bool = True,
         headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
 
         Args:
             body: whether or not it asks for a stream.
@@ -9150,6 +9177,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
 
         Raises:
@@ -9163,7 +9191,8 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        async with self._taken_in(Journey(request, body, head, tell, bound, headers=headers)) as journey:
+        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(pending) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -9265,7 +9294,7 @@ class Router:
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         if not journey.request.background:
-            await journey.tell(status_line(binding), done=True)
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         async with aclosing(attempt.chunks()) as chunks:
@@ -9333,7 +9362,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
-    return {**_usage(router), "nodes": nodes, **told}
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
@@ -9939,10 +9968,10 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
-def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
-    """What tells the weights that may answer for a name from others of that name: for the response cache."""
-    found = [catalogue.models[model] for model in models if model in catalogue.models]
-    return " ".join("+".join((model.name, *model.digests)) for model in found)
+def weights_behind(model: str, catalogue: Catalogue) -> str:
+    """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
+    found = catalogue.find(model)
+    return "+".join((found.name, *found.digests)) if found else ""
 
 
 # --- ollama_pack.services.router_host ---
@@ -10285,6 +10314,7 @@ class RedisShare:
         self._wanted = asyncio.Event()
         self._stalled = False
         self._told = False  # that nobody answers
+        self.fault = ""
         self._task: asyncio.Task[None] | None = None
         self._used_at = 0.0
         share.wake = self._wanted.set
@@ -10354,6 +10384,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
+                self.fault = ""
                 retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
@@ -10378,13 +10409,14 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
+        # an old server repeats an AUTH that it does not know
+        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
         if not self._told:
             self._told = True
             share_log.warning(
-                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s): this one "
                 "goes on alone, and joins the others once it does",
-                type(fault).__name__,
-                str(fault).partition(", with args")[0],  # an old server repeats an AUTH that it does not know
+                self.fault,
             )
 
     def _answer_all(self) -> None:
@@ -10979,6 +11011,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
+            figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
             headers=headers,
         )
@@ -10991,13 +11024,14 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
-    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others so called, for the response cache."""
+    async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
+        """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
-        catalogue = (await self._ready()).catalogue()
-        table = self.valves.table
+        router = await self._ready()
+        catalogue, table = router.catalogue(), self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        return weights_behind(models_for(table, facts, catalogue), catalogue)
+        model = router.answering(models_for(table, facts, catalogue))
+        return {"model": model, "weights": weights_behind(model, catalogue)}
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

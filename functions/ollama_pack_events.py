@@ -46,7 +46,7 @@ from dataclasses import asdict, dataclass, field, replace
 from email.message import Message
 from functools import cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from importlib.util import find_spec
 from inspect import signature
 from itertools import accumulate, pairwise
@@ -5666,8 +5666,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
-MAX_LET_IN = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
@@ -5678,8 +5676,6 @@ class RouteSpec:
         path: from the server's root.
         audience: who is let in; others get Open WebUI's own 401.
         answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        remember: seconds for which one who was let in is let in again unasked: finding out who somebody is
-            costs Open WebUI several times what the rest of a small answer does.
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
     """
 
@@ -5687,46 +5683,7 @@ class RouteSpec:
     path: str
     audience: Literal["user", "admin"]
     answer: Callable[[Any, Any], Awaitable[Any]]
-    remember: float = 0.0
     lets_in: Callable[[Any], bool] | None = None
-
-
-class LetIn:
-    """Who was let in a moment ago, by what they showed. Bounded; holds digests, not tokens."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know nobody yet.
-
-        Args:
-            seconds: how long somebody is known.
-            clock: monotonic seconds.
-        """
-        self._seconds = seconds
-        self._clock = clock
-        self._users: dict[bytes, tuple[float, Any]] = {}
-
-    def find(self, request: Any) -> Any:
-        """The user who showed the same a moment ago; None: ask."""
-        until, user = self._users.get(_shown_digest(request), (0.0, None))
-        return user if self._clock() < until else None
-
-    def add(self, request: Any, user: Any) -> None:
-        """Open WebUI has let this one in."""
-        if len(self._users) >= MAX_LET_IN:
-            self._users.clear()
-        self._users[_shown_digest(request)] = (self._clock() + self._seconds, user)
-
-
-def _shown_digest(request: Any) -> bytes:
-    """What tells one caller from another: all headers.
-
-    Open WebUI takes credentials from the authorization, the cookie, the header of API keys, which an admin
-    can rename, and from those in which a trusted proxy names the user.
-    """
-    digest = blake2b(digest_size=16)
-    for part in (part for header in sorted(request.headers.raw) for part in header):
-        digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.digest()
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -5763,30 +5720,25 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
     allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
 
-    known = LetIn(spec.remember)
-
     async def endpoint(request: Request, user: Any = allowed) -> Any:
-        if spec.remember:
-            known.add(request, user)
         return await spec.answer(request, user)
 
     # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
     endpoint.__annotations__ = {"request": Request, "user": Any}
 
-    class Remembering(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
         def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
             ask = super().get_route_handler()
 
             async def handle(request: Any) -> Any:
-                user = known.find(request) if spec.remember else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                if not (spec.lets_in and spec.lets_in(request)):
                     return await ask(request)
-                answer = await spec.answer(request, user)
+                answer = await spec.answer(request, None)
                 return answer if isinstance(answer, Response) else JSONResponse(answer)
 
             return handle
 
-    return Remembering(
+    return PackRoute(
         spec.path,
         endpoint,
         methods=[spec.method],
@@ -6492,6 +6444,9 @@ function draw() {
     const waiting = isNumber(router.waiting) ? " · " + router.waiting + " waiting" : "";
     const peers = router.peers > 0 ? " · shared with " + router.peers + " more of Open WebUI's workers" : "";
     parts.push(make("h2", {}, "Nodes" + waiting + peers));
+    if (router.sharing_fault)
+      parts.push(notice("The router's redis_url does not answer: " + text(router.sharing_fault)
+        + ". This worker goes on alone.", "bad"));
     parts.push(nodes.length ? make("div", {class: "cards"}, nodes.map(node))
       : make("div", {class: "card soft"}, last.data.fault ? "Nothing is known of any node."
         : "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."));
@@ -6851,7 +6806,6 @@ def _services(app: Any) -> dict[str, Any]:
 
 log = logging.getLogger(__name__)
 
-LET_IN_SECONDS = 2.0  # a signed-out user may ask for the load for so long
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
@@ -6932,7 +6886,7 @@ class Event:
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
         self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
         self._all_routes = (
-            RouteSpec("GET", "/api/system/load", "user", self._system_load, remember=LET_IN_SECONDS),
+            RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),

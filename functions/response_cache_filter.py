@@ -974,6 +974,8 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
+guard_log = logging.getLogger(__name__)
+
 _Answer = TypeVar("_Answer")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
@@ -1010,12 +1012,20 @@ class GuardRule:
 
 
 class StoreGuard:
-    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides.
+
+    The log says once that the store is in trouble, and once that it answers again.
+
+    Attributes:
+        fault: what is wrong with the store, in words; empty: nothing.
+    """
 
     def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
         self._store = store
         self._rule = rule
         self._clock = clock
+        self.fault = ""
+        self._logged = self._full = False
         self._failures = 0
         self._backoff = rule.shortest
         self._retry_at: float | None = None
@@ -1056,13 +1066,14 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow")
-        except StoreFullError:
+            return self._failed("slow", f"it does not answer within {seconds:g} s")
+        except StoreFullError as error:
             self._failures = 0  # it answers, and what it has can be read
+            self._log_full(str(error))
             return StoreTrouble("full")
-        except StoreError:
-            return self._failed("down")
-        self._failures = 0
+        except StoreError as error:
+            return self._failed("down", str(error))
+        self._failures, self.fault = 0, ""
         return answer
 
     async def close(self) -> None:
@@ -1071,11 +1082,31 @@ class StoreGuard:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
 
-    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+    def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
         self._failures += 1
+        self.fault = fault
         if self._failures >= self._rule.threshold and self._retry_at is None:
             self._retry_at = self._clock() + self._backoff
+            self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _log_full(self, fault: str) -> None:
+        if not self._full:  # once: what is kept can be read, so it does not recover in one moment
+            self._full = True
+            guard_log.warning("The response cache keeps no new answers: %s", fault)
+
+    def _log_trouble(self, fault: str) -> None:
+        if not self._logged:
+            self._logged = True
+            guard_log.warning(
+                "The response cache cannot use its store: %s. Chats go to their models until it can", fault
+            )
+
+    def _log_recovery(self) -> None:
+        self.fault = ""
+        if self._logged:
+            self._logged = False
+            guard_log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1084,11 +1115,13 @@ class StoreGuard:
     async def _probed(self) -> None:
         try:
             await self._limits.within(self._rule.probe_limit, self._store.ping())
-        except (TimeoutError, StoreError):
+        except (TimeoutError, StoreError) as error:
+            self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
             self._retry_at = self._clock() + self._backoff
         else:
             self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._log_recovery()
         finally:
             self._probe = None
 
@@ -1174,6 +1207,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -1183,6 +1218,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):
@@ -1909,6 +1945,7 @@ class CacheRequest:
         user_id: of the asking user.
         group_ids: that the user is in; wanted for the scope `group` alone.
         digest: of the model: see `AnswerBasis`.
+        answerer: see `Question`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
@@ -1919,6 +1956,7 @@ class CacheRequest:
     user_id: str
     group_ids: tuple[str, ...] = ()
     digest: str | None = None
+    answerer: str = ""
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
@@ -1950,7 +1988,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -2016,9 +2054,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -2055,6 +2095,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -2074,6 +2116,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -2112,6 +2156,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:
@@ -2191,9 +2240,14 @@ class CacheCounters:
 # `complete`: its end has come. `lost`: it will not.
 LiveEnd = Literal["complete", "lost"]
 
+MOST_AHEAD = 4096  # chunks that a generation which is too large to be kept is ahead of those who read it
+
 
 class LiveAnswer:
     """The chunks so far, and whoever waits for more. Used from one event loop.
+
+    All are kept for those who come later. Once there are too many, `forget` ends that: nobody can begin to
+    listen any more, and what the listeners have had is dropped.
 
     Attributes:
         end: how it ended; None while it has not.
@@ -2208,11 +2262,38 @@ class LiveAnswer:
         self.listeners = 0
         self.alone = asyncio.Event()
         self._chunks: list[dict[str, Any]] = []
+        self._dropped = 0  # chunks, from the first
+        self._forgetting = False
+        self._places: dict[object, int] = {}  # how many chunks each listener has had
+        self._read = asyncio.Event()
         self._changed = asyncio.Event()
 
     def push(self, chunk: dict[str, Any]) -> None:
         self._chunks.append(chunk)
         self._wake()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether so much waits for every listener that the generation should."""
+        newest = self._dropped + len(self._chunks)
+        return bool(self._places) and newest - max(self._places.values()) > MOST_AHEAD
+
+    def forget(self) -> None:
+        """Keep only what is still to be read, and of that only so much for a listener that falls behind."""
+        self._forgetting = True
+        newest = self._dropped + len(self._chunks)
+        for listener, place in list(self._places.items()):
+            if newest - place > 2 * MOST_AHEAD:
+                del self._places[listener]
+        done = min(self._places.values(), default=newest) - self._dropped
+        if done > MOST_AHEAD // 8 or not self._places:
+            del self._chunks[:done]
+            self._dropped += done
+
+    async def catch_up(self) -> None:
+        """Wait until a listener has read something, or left."""
+        self._read.clear()
+        await self._read.wait()
 
     def close(self, end: LiveEnd, error: Exception | None = None) -> None:
         """End it; the first end counts."""
@@ -2221,19 +2302,33 @@ class LiveAnswer:
             self._wake()
 
     async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, from the first. When it is over, `end` says how it ended."""
+        """The chunks, from the first. When it is over, `end` says how it ended.
+
+        Raises:
+            LeaderLostError: they are not kept for newcomers any more, or this listener has fallen behind.
+        """
+        listener = object()
         self.listeners += 1
         self.alone.clear()
-        place = 0
+        if not self._forgetting:
+            self._places[listener] = 0
         try:
+            had = 0
             while True:
-                while place < len(self._chunks):
-                    place += 1
-                    yield self._chunks[place - 1]
-                if self.end is not None:
+                place = self._places.get(listener)
+                if place is None:
+                    raise LeaderLostError(had)
+                if place < self._dropped + len(self._chunks):
+                    self._places[listener] = had = place + 1
+                    self._read.set()
+                    yield self._chunks[place - self._dropped]
+                elif self.end is not None:
                     return
-                await self._changed.wait()
+                else:
+                    await self._changed.wait()
         finally:
+            self._places.pop(listener, None)
+            self._read.set()
             self.listeners -= 1
             if not self.listeners:
                 self.alone.set()
@@ -2266,6 +2361,8 @@ class CacheRules:
         ttl_seconds: that an answer is kept; a hit does not prolong it.
         jitter: by which part of it this varies, so that not all of a morning's answers end at once.
         max_entry_octets: bytes of an entry; a longer answer is not kept.
+        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
+            an end, goes on for those who read it, and nobody else can join them.
         quota: of a scope.
         heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
         first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
@@ -2281,6 +2378,7 @@ class CacheRules:
     ttl_seconds: float = 3600.0
     jitter: float = 0.1
     max_entry_octets: int = 512 * 1024
+    max_live_octets: int = 32 * 2**20
     quota: Quota = field(default_factory=Quota)
     heartbeat_seconds: float = 1.0
     first_tail_seconds: float = 0.2
@@ -2337,7 +2435,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -2347,6 +2445,8 @@ class Generation:
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+        self._octets = 0  # of all chunks
+        self._endless = False
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
@@ -2356,6 +2456,8 @@ class Generation:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
+                    while self._endless and self.live.is_ahead:
+                        await self.live.catch_up()
             await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
@@ -2383,20 +2485,27 @@ class Generation:
         """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
         if not self._taken:
             return
-        for chunk in self._taken:
+        for chunk in () if self._endless else self._taken:
             self._collector.add(chunk)
             self._record(chunk)
         self._taken.clear()
+        if self._endless:
+            self.live.forget()
+        elif self._octets > self._tools.rules.max_live_octets:
+            self._endless = self._broken = True
+            self._collector = AnswerCollector()
         if not self._broken and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
 
     def _record(self, chunk: dict[str, Any]) -> None:
-        if self._broken:
-            return
         try:
-            self._records.append(orjson.dumps(chunk))
+            record = orjson.dumps(chunk)
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
+            return
+        self._octets += len(record)
+        if not self._broken:
+            self._records.append(record)
 
     def _look_after(self, task: asyncio.Task[Any] | None) -> None:
         self._beating = asyncio.create_task(self._beat(task))
@@ -2501,7 +2610,9 @@ class Generation:
         try:
             if self._writing is not None:
                 await self._writing
-            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            verdict: Entry | str = "too large"
+            if not self._endless:
+                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
             if reason:
@@ -3480,6 +3591,11 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
+        return self._guard.fault
+
     async def warm(self) -> bool:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
@@ -3594,6 +3710,9 @@ class ResponseCache:
                     held.clear()
                     shown += 1
                     yield chunk
+        except LeaderLostError:
+            if shown:
+                raise
         finally:
             self._hub.left(follow.running, live)
         if not shown:
@@ -3707,7 +3826,7 @@ def store_error(error: Exception) -> StoreError:
     """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {type(error).__name__}")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
@@ -4618,7 +4737,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -4637,6 +4761,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -4717,9 +4843,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -4728,16 +4852,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -5675,8 +5832,9 @@ async def add_system_prompt(
 # --- ollama_pack.webui.presets ---
 # What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
 
-# `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server. Neither can be looked into.
-Origin = Literal["ollama", "router", "openai", "pipe", "pipeline", "unknown"]
+# `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server; `arena`: Open WebUI draws one of
+# several models for each chat. None of them can be looked into.
+Origin = Literal["ollama", "router", "openai", "pipe", "pipeline", "arena", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -5716,6 +5874,8 @@ def _origin_of(model: str, models: Mapping[str, Mapping[str, Any]]) -> Origin:
     about = models[model]
     if about.get("pipe") or about.get("pipeline"):
         return "pipe" if about.get("pipe") else "pipeline"
+    if about.get("owned_by") == "arena":
+        return "arena"
     return "ollama" if about.get("owned_by") == "ollama" else "openai"
 
 
@@ -6397,8 +6557,10 @@ log_digest = logging.getLogger(__name__)
 _ROUTER_ID = ROUTER.rstrip(".")
 
 
-async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]) -> str | None:
-    """The digests of the models that may answer a chat, the preferred first; None: it is not known.
+async def routed_weights(
+    app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    """The weights of the model that would answer a chat now, and its name; None: it is not known.
 
     Args:
         app: Open WebUI's.
@@ -6407,13 +6569,14 @@ async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Map
         user: who asks.
     """
     router = app.state.FUNCTIONS.get(_ROUTER_ID) or await live_function(app, _ROUTER_ID)
-    ask = getattr(router, "model_digest", None)  # an older router has it not
+    ask = getattr(router, "answering_weights", None)  # an older router has it not
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
     except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
         log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
-        return None
-    return str(found) if found else None
+        return None, ""
+    found = found or {}
+    return found.get("weights") or None, str(found.get("model") or "")
 
 
 # --- ollama_pack.webui.server ---
@@ -6515,7 +6678,7 @@ class Filter:
         """What the cache did, in this worker and in all of them, for the dashboard."""
         cache = (await self._keeper.cache(self._settings())).cache
         shared = await cache.shared_counts()
-        fault = f"the store is {shared.reason}" if isinstance(shared, StoreTrouble) else ""
+        fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
         return {
             "enabled": self.valves.enabled,
             "store": "Redis" if self.valves.redis_url else "SQLite",
@@ -6528,8 +6691,9 @@ class Filter:
 
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
-        trouble = await (await self._keeper.cache(self._settings())).cache.flush()
-        return f"the store is {trouble.reason}" if trouble else ""
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.flush()
+        return _fault(trouble, cache.fault) if trouble else ""
 
     async def discard_answers(self, label: str) -> None:
         """Discard what belongs to a chat, a user or a message, such as `chat:<id>`."""
@@ -6565,29 +6729,31 @@ class Filter:
 
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
+        digest, answerer = await self._weights(answering, body, user, request)
         return CacheRequest(
             body=body,
             metadata={**metadata, "model": model},  # of several side by side, it names the first
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
-            digest=await self._digest(answering, body, user, request),
+            digest=digest,
+            answerer=answerer,
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
         )
 
-    async def _digest(
+    async def _weights(
         self, answering: AnsweringModel, body: Body, user: dict[str, Any], request: Any
-    ) -> str | None:
-        """What tells the model's weights from others of its name: see `AnswerBasis`."""
+    ) -> tuple[str | None, str]:
+        """The digest of the weights, see `AnswerBasis`, and the model that has to answer, see `Question`."""
         match answering.origin:
             case "ollama":
-                return await self._digests.digest_of(answering.id)
+                return await self._digests.digest_of(answering.id), ""
             case "router":
-                return await routed_digest(request.app, answering.id, body, user)
+                return await routed_weights(request.app, answering.id, body, user)
             case "openai":
-                return ""  # it tells none: its name, and the time that answers are kept, must do
-        return None
+                return "", ""  # it tells none: its name, and the time that answers are kept, must do
+        return None, ""
 
     def _settings(self) -> CacheSettings:
         valves = self.valves
@@ -6609,6 +6775,12 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     if model == (metadata.get("model") or {}).get("id"):
         return True
     return model in request.app.state.MODELS and await may_use(user, model, request)
+
+
+def _fault(trouble: StoreTrouble, why: str) -> str:
+    """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
+    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
+    return f"the store is {state}" + (f": {why}" if why else "")
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:

@@ -3841,18 +3841,26 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(binding: Binding) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+def reason(binding: Binding, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if not figures:
+        return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
+def status_line(binding: Binding, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
 
 
 def _seconds(value: float) -> str:
@@ -4230,6 +4238,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
@@ -4241,6 +4250,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False
@@ -7211,7 +7221,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            why = reason(self.binding, figures=self._journey.figures)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -8500,7 +8511,13 @@ class FleetShare:
 
 
 class Sharing(Protocol):
-    """What tells other workers, and hears them."""
+    """What tells other workers, and hears them.
+
+    Attributes:
+        fault: why they cannot be reached, in words; empty: they can, as far as is known.
+    """
+
+    fault: str
 
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
@@ -8717,6 +8734,10 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
+    def answering(self, models: Sequence[str]) -> str:
+        """Of the models that may answer, the preferred one first, the one that would now."""
+        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -8741,6 +8762,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    @property
+    def sharing_fault(self) -> str:
+        """Why other workers cannot be heard; empty: they can, or there is nothing to hear them by."""
+        return self._sharing.fault if self._sharing else ""
 
     @property
     def peers(self) -> int:
@@ -8769,12 +8795,13 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        figures: bool = True,
         headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
 
         Args:
             body: whether or not it asks for a stream.
@@ -8784,6 +8811,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
 
         Raises:
@@ -8797,7 +8825,8 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        async with self._taken_in(Journey(request, body, head, tell, bound, headers=headers)) as journey:
+        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(pending) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -8899,7 +8928,7 @@ class Router:
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         if not journey.request.background:
-            await journey.tell(status_line(binding), done=True)
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         async with aclosing(attempt.chunks()) as chunks:
@@ -9423,6 +9452,7 @@ class Asking:
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
     """
 
     user: str = ""
@@ -9430,6 +9460,7 @@ class Asking:
     background: bool = False
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
+    is_admin: bool = False
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -9443,6 +9474,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
     )
 
 
@@ -10046,10 +10078,10 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
-def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
-    """What tells the weights that may answer for a name from others of that name: for the response cache."""
-    found = [catalogue.models[model] for model in models if model in catalogue.models]
-    return " ".join("+".join((model.name, *model.digests)) for model in found)
+def weights_behind(model: str, catalogue: Catalogue) -> str:
+    """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
+    found = catalogue.find(model)
+    return "+".join((found.name, *found.digests)) if found else ""
 
 
 # --- ollama_pack.services.router_host ---
@@ -10742,6 +10774,7 @@ class RedisShare:
         self._wanted = asyncio.Event()
         self._stalled = False
         self._told = False  # that nobody answers
+        self.fault = ""
         self._task: asyncio.Task[None] | None = None
         self._used_at = 0.0
         share.wake = self._wanted.set
@@ -10811,6 +10844,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
+                self.fault = ""
                 retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
@@ -10835,13 +10869,14 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
+        # an old server repeats an AUTH that it does not know
+        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
         if not self._told:
             self._told = True
             share_log.warning(
-                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s): this one "
                 "goes on alone, and joins the others once it does",
-                type(fault).__name__,
-                str(fault).partition(", with args")[0],  # an old server repeats an AUTH that it does not know
+                self.fault,
             )
 
     def _answer_all(self) -> None:
@@ -11157,11 +11192,20 @@ class Pipeline:
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"]))
 
         def generated() -> AsyncGenerator[Body, None]:
-            return router.answer(asked, models, head, user=who.user, chat=who.chat, background=who.background)
+            return router.answer(
+                asked,
+                models,
+                head,
+                user=who.user,
+                chat=who.chat,
+                background=who.background,
+                figures=who.is_admin,
+            )
 
         self._cache = sibling(CACHE)
-        weights = weights_behind(models, catalogue)
-        answer = self._cache.chunks(asked, who, weights, head, generated) if self._cache else generated()
+        model = router.answering(models)
+        digest, cache = weights_behind(model, catalogue), self._cache
+        answer = cache.chunks(asked, who, digest, head, generated, model) if cache else generated()
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -1229,9 +1229,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -1268,6 +1270,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -1287,6 +1291,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -1325,6 +1331,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:
@@ -1667,6 +1678,8 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
+guard_log = logging.getLogger(__name__)
+
 _Answer = TypeVar("_Answer")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
@@ -1703,12 +1716,20 @@ class GuardRule:
 
 
 class StoreGuard:
-    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides.
+
+    The log says once that the store is in trouble, and once that it answers again.
+
+    Attributes:
+        fault: what is wrong with the store, in words; empty: nothing.
+    """
 
     def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
         self._store = store
         self._rule = rule
         self._clock = clock
+        self.fault = ""
+        self._logged = self._full = False
         self._failures = 0
         self._backoff = rule.shortest
         self._retry_at: float | None = None
@@ -1749,13 +1770,14 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow")
-        except StoreFullError:
+            return self._failed("slow", f"it does not answer within {seconds:g} s")
+        except StoreFullError as error:
             self._failures = 0  # it answers, and what it has can be read
+            self._log_full(str(error))
             return StoreTrouble("full")
-        except StoreError:
-            return self._failed("down")
-        self._failures = 0
+        except StoreError as error:
+            return self._failed("down", str(error))
+        self._failures, self.fault = 0, ""
         return answer
 
     async def close(self) -> None:
@@ -1764,11 +1786,31 @@ class StoreGuard:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
 
-    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+    def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
         self._failures += 1
+        self.fault = fault
         if self._failures >= self._rule.threshold and self._retry_at is None:
             self._retry_at = self._clock() + self._backoff
+            self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _log_full(self, fault: str) -> None:
+        if not self._full:  # once: what is kept can be read, so it does not recover in one moment
+            self._full = True
+            guard_log.warning("The response cache keeps no new answers: %s", fault)
+
+    def _log_trouble(self, fault: str) -> None:
+        if not self._logged:
+            self._logged = True
+            guard_log.warning(
+                "The response cache cannot use its store: %s. Chats go to their models until it can", fault
+            )
+
+    def _log_recovery(self) -> None:
+        self.fault = ""
+        if self._logged:
+            self._logged = False
+            guard_log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1777,11 +1819,13 @@ class StoreGuard:
     async def _probed(self) -> None:
         try:
             await self._limits.within(self._rule.probe_limit, self._store.ping())
-        except (TimeoutError, StoreError):
+        except (TimeoutError, StoreError) as error:
+            self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
             self._retry_at = self._clock() + self._backoff
         else:
             self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._log_recovery()
         finally:
             self._probe = None
 
@@ -1792,9 +1836,14 @@ class StoreGuard:
 # `complete`: its end has come. `lost`: it will not.
 LiveEnd = Literal["complete", "lost"]
 
+MOST_AHEAD = 4096  # chunks that a generation which is too large to be kept is ahead of those who read it
+
 
 class LiveAnswer:
     """The chunks so far, and whoever waits for more. Used from one event loop.
+
+    All are kept for those who come later. Once there are too many, `forget` ends that: nobody can begin to
+    listen any more, and what the listeners have had is dropped.
 
     Attributes:
         end: how it ended; None while it has not.
@@ -1809,11 +1858,38 @@ class LiveAnswer:
         self.listeners = 0
         self.alone = asyncio.Event()
         self._chunks: list[dict[str, Any]] = []
+        self._dropped = 0  # chunks, from the first
+        self._forgetting = False
+        self._places: dict[object, int] = {}  # how many chunks each listener has had
+        self._read = asyncio.Event()
         self._changed = asyncio.Event()
 
     def push(self, chunk: dict[str, Any]) -> None:
         self._chunks.append(chunk)
         self._wake()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether so much waits for every listener that the generation should."""
+        newest = self._dropped + len(self._chunks)
+        return bool(self._places) and newest - max(self._places.values()) > MOST_AHEAD
+
+    def forget(self) -> None:
+        """Keep only what is still to be read, and of that only so much for a listener that falls behind."""
+        self._forgetting = True
+        newest = self._dropped + len(self._chunks)
+        for listener, place in list(self._places.items()):
+            if newest - place > 2 * MOST_AHEAD:
+                del self._places[listener]
+        done = min(self._places.values(), default=newest) - self._dropped
+        if done > MOST_AHEAD // 8 or not self._places:
+            del self._chunks[:done]
+            self._dropped += done
+
+    async def catch_up(self) -> None:
+        """Wait until a listener has read something, or left."""
+        self._read.clear()
+        await self._read.wait()
 
     def close(self, end: LiveEnd, error: Exception | None = None) -> None:
         """End it; the first end counts."""
@@ -1822,19 +1898,33 @@ class LiveAnswer:
             self._wake()
 
     async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, from the first. When it is over, `end` says how it ended."""
+        """The chunks, from the first. When it is over, `end` says how it ended.
+
+        Raises:
+            LeaderLostError: they are not kept for newcomers any more, or this listener has fallen behind.
+        """
+        listener = object()
         self.listeners += 1
         self.alone.clear()
-        place = 0
+        if not self._forgetting:
+            self._places[listener] = 0
         try:
+            had = 0
             while True:
-                while place < len(self._chunks):
-                    place += 1
-                    yield self._chunks[place - 1]
-                if self.end is not None:
+                place = self._places.get(listener)
+                if place is None:
+                    raise LeaderLostError(had)
+                if place < self._dropped + len(self._chunks):
+                    self._places[listener] = had = place + 1
+                    self._read.set()
+                    yield self._chunks[place - self._dropped]
+                elif self.end is not None:
                     return
-                await self._changed.wait()
+                else:
+                    await self._changed.wait()
         finally:
+            self._places.pop(listener, None)
+            self._read.set()
             self.listeners -= 1
             if not self.listeners:
                 self.alone.set()
@@ -1856,6 +1946,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -1865,6 +1957,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):
@@ -1945,6 +2038,8 @@ class CacheRules:
         ttl_seconds: that an answer is kept; a hit does not prolong it.
         jitter: by which part of it this varies, so that not all of a morning's answers end at once.
         max_entry_octets: bytes of an entry; a longer answer is not kept.
+        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
+            an end, goes on for those who read it, and nobody else can join them.
         quota: of a scope.
         heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
         first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
@@ -1960,6 +2055,7 @@ class CacheRules:
     ttl_seconds: float = 3600.0
     jitter: float = 0.1
     max_entry_octets: int = 512 * 1024
+    max_live_octets: int = 32 * 2**20
     quota: Quota = field(default_factory=Quota)
     heartbeat_seconds: float = 1.0
     first_tail_seconds: float = 0.2
@@ -2016,7 +2112,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -2026,6 +2122,8 @@ class Generation:
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+        self._octets = 0  # of all chunks
+        self._endless = False
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
@@ -2035,6 +2133,8 @@ class Generation:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
+                    while self._endless and self.live.is_ahead:
+                        await self.live.catch_up()
             await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
@@ -2062,20 +2162,27 @@ class Generation:
         """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
         if not self._taken:
             return
-        for chunk in self._taken:
+        for chunk in () if self._endless else self._taken:
             self._collector.add(chunk)
             self._record(chunk)
         self._taken.clear()
+        if self._endless:
+            self.live.forget()
+        elif self._octets > self._tools.rules.max_live_octets:
+            self._endless = self._broken = True
+            self._collector = AnswerCollector()
         if not self._broken and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
 
     def _record(self, chunk: dict[str, Any]) -> None:
-        if self._broken:
-            return
         try:
-            self._records.append(orjson.dumps(chunk))
+            record = orjson.dumps(chunk)
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
+            return
+        self._octets += len(record)
+        if not self._broken:
+            self._records.append(record)
 
     def _look_after(self, task: asyncio.Task[Any] | None) -> None:
         self._beating = asyncio.create_task(self._beat(task))
@@ -2180,7 +2287,9 @@ class Generation:
         try:
             if self._writing is not None:
                 await self._writing
-            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            verdict: Entry | str = "too large"
+            if not self._endless:
+                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
             if reason:
@@ -3159,6 +3268,11 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
+        return self._guard.fault
+
     async def warm(self) -> bool:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
@@ -3273,6 +3387,9 @@ class ResponseCache:
                     held.clear()
                     shown += 1
                     yield chunk
+        except LeaderLostError:
+            if shown:
+                raise
         finally:
             self._hub.left(follow.running, live)
         if not shown:
@@ -3386,7 +3503,7 @@ def store_error(error: Exception) -> StoreError:
     """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {type(error).__name__}")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
@@ -4297,7 +4414,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -4316,6 +4438,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -4396,9 +4520,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -4407,16 +4529,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -4733,6 +4888,7 @@ class Asking:
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
     """
 
     user: str = ""
@@ -4740,6 +4896,7 @@ class Asking:
     background: bool = False
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
+    is_admin: bool = False
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -4753,6 +4910,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
     )
 
 

@@ -429,6 +429,8 @@ class SlowPeer:
     def start(self) -> None:
         pass
 
+    fault = ""
+
     async def claim(self, binding: Binding) -> bool:
         self.claimed.append(binding.node)
         if self.router and len(self.claimed) == 1:

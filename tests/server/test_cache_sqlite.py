@@ -1,6 +1,7 @@
 """What only a store in a file can suffer."""
 
 import asyncio
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,45 @@ def test_file_that_is_no_database_is_replaced(tmp_path: Path) -> None:
         assert isinstance(await one.lookup(question()), Hit)
 
     run_on(str(path), test)
+
+
+@pytest.mark.parametrize("how", ["overwritten", "cut off", "deleted"])
+def test_workers_stay_together_after_the_file_was_damaged(tmp_path: Path, how: str) -> None:
+    """Would catch two workers with a store each: a flush reaches one, the other gives old answers."""
+    path = tmp_path / "cache.sqlite3"
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        await ask(one, ScriptedUpstream())
+        assert isinstance(await two.lookup(question()), Hit)
+        spoil(path, how)
+        for cache in (one, two, one, two):
+            await ask(cache, ScriptedUpstream(), question("after the damage"))
+        assert isinstance(await one.lookup(question("after the damage")), Hit)
+        assert isinstance(await two.lookup(question("after the damage")), Hit)
+        assert await one.flush() is None
+        assert isinstance(await two.lookup(question("after the damage")), Lead)
+
+    run_on(str(path), test)
+    run_on(str(path), lambda one, _two: seen_by_new_worker(one))
+
+
+async def seen_by_new_worker(cache: ResponseCache) -> None:
+    """Whether a worker that begins later works with what is there."""
+    await ask(cache, ScriptedUpstream(), question("later"))
+    assert isinstance(await cache.lookup(question("later")), Hit)
+
+
+def spoil(path: Path, how: str) -> None:
+    """What happens to files of a full, failing or tidied disk, while they are in use."""
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        size = file.stat().st_size
+        if how == "deleted":
+            file.unlink()
+        elif how == "cut off":
+            os.truncate(file, size // 2 + 7)
+        else:
+            with file.open("r+b") as opened:
+                opened.write(b"nothing that SQLite knows " * (size // 26))
 
 
 def test_folder_that_is_not_there_is_a_miss(tmp_path: Path) -> None:

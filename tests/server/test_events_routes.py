@@ -51,7 +51,7 @@ def test_whoever_shows_nothing_is_nobody(events: EventsTarget, pupil: Account) -
     """Would catch a stranger taken for the user before, who had shown a key in the header of API keys."""
     events.install()
     url = events.target.webui.url + LOAD_PATH
-    for _ in range(3):  # he who was let in is remembered for two seconds
+    for _ in range(3):
         assert requests.get(url, headers={"x-api-key": pupil.token}, timeout=60).status_code == 200
         assert requests.get(url, timeout=60).status_code == 401
 

@@ -4,6 +4,7 @@ import base64
 import threading
 import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -11,7 +12,7 @@ import requests
 from deploy.client import OpenWebUI
 from harness.chat_bodies import TOOL
 from harness.fixtures_cache import DIRECT, CachedWebUI, at_once
-from harness.ollama_node import Answer, ToolCall
+from harness.ollama_node import Answer, Model, OllamaNode, ToolCall
 
 Json = dict[str, Any]
 
@@ -104,6 +105,45 @@ def test_follower_reads_along(cached: CachedWebUI) -> None:
     assert said([*early, *follower]) == "".join(f"word{number} " for number in range(100))
     leader.close()
     assert len(cached.generations()) == 1
+
+
+def test_answer_of_a_fallback_is_not_given_for_the_first_model(cached_file: CachedWebUI) -> None:
+    """Would catch an answer of an alias's second model that is given for an hour once the first is back."""
+    admin, student = cached_file.admin, cached_file.student
+    place = "/api/v1/functions/id/gpu_router/valves"
+    before = admin.get(place)
+    with OllamaNode([Model("mixtral:8x7b")]) as first:
+        rows = f"first {first.url}\n{before['nodes']}"
+        admin.post(f"{place}/update", {**before, "nodes": rows})
+        try:
+            until_answered_by(student, "mixtral:8x7b")
+            first.kill()
+            fallen = [ask(student, chat("who answers?")) for _ in range(3)]
+            assert {answer["ollama_pack"].get("model", "llama3:8b") for answer in fallen} == {"llama3:8b"}
+            first.start()
+            until_answered_by(student, "mixtral:8x7b")
+            assert ask(student, chat("who answers?"))["ollama_pack"]["model"] == "mixtral:8x7b"
+            assert ask(student, chat("who answers?"))["ollama_pack"]["cache"] == "hit"
+        finally:
+            admin.post(f"{place}/update", before)
+
+
+def until_answered_by(api: OpenWebUI, model: str) -> None:
+    """Ask other questions until a model of the alias answers them."""
+    deadline = time.monotonic() + 30
+    while ask(api, chat(f"{uuid4().hex}?"))["ollama_pack"]["model"] != model:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_figures_about_others_are_for_admins(cached_file: CachedWebUI) -> None:
+    """Would catch a share of the prompt that tells a plain user who else has just asked this very message."""
+    words = " ".join(f"word{number}" for number in range(500))
+    ask(cached_file.student, chat(words))
+    told = [ask(api, chat(words))["ollama_pack"]["reason"] for api in (cached_file.other, cached_file.admin)]
+    assert told[0] == "resident"
+    assert "prefix" in told[1]
+    assert "about" in told[1]
 
 
 def test_another_user_is_not_served(cached: CachedWebUI) -> None:

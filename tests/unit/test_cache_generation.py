@@ -10,8 +10,11 @@ import pytest
 
 from harness.cache_upstream import HEAD, SECRET, Chunk, ScriptedUpstream, content_chunk, last_chunk, question
 from ollama_pack.cache.cache import ResponseCache
+from ollama_pack.cache.errors import LeaderLostError
+from ollama_pack.cache.generation import CacheRules, Upstream
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.keyring import Keyring
+from ollama_pack.cache.live import MOST_AHEAD, LiveAnswer
 from ollama_pack.cache.outcome import Lead
 from ollama_pack.cache.store import CacheStore, CommitResult, Lease, Quota
 
@@ -112,5 +115,67 @@ def test_the_client_has_a_chunk_before_it_is_sealed_for_others() -> None:
             pass
         assert sorted(store.places) == list(range(1, len(WORDS) + 3))
         await cache.close()
+
+    asyncio.run(test())
+
+
+def endless(pulled: list[int]) -> Upstream:
+    """A model that has lost its way, and repeats itself for ever."""
+
+    async def upstream() -> AsyncGenerator[Chunk, None]:
+        while True:
+            pulled.append(1)
+            yield content_chunk("again and again ")
+            await asyncio.sleep(0)
+
+    return upstream
+
+
+def test_answer_without_an_end_is_held_back_by_those_who_read_it() -> None:
+    """Would catch memory that grows for as long as a model repeats itself and its client does not read."""
+
+    async def test() -> None:
+        cache = ResponseCache(
+            cast("CacheStore", NotingStore()), Keyring(SECRET), CacheRules(max_live_octets=10_000)
+        )
+        pulled: list[int] = []
+        answer = cache.chunks(
+            Lead(question(), Lease(question().slot, "token", 1, 1), "absent"), HEAD, endless(pulled)
+        )
+        async with aclosing(answer) as chunks:
+            await anext(chunks)
+            before = -1
+            while before != len(pulled):  # until it waits
+                before = len(pulled)
+                for _ in range(3 * MOST_AHEAD):
+                    await asyncio.sleep(0)
+            assert len(pulled) < 2 * MOST_AHEAD
+            for _ in range(3 * MOST_AHEAD):
+                await anext(chunks)
+        await cache.close()
+
+    asyncio.run(test())
+
+
+def test_one_slow_reader_holds_up_nobody() -> None:
+    """Would catch a reader who stands still, and others who get no more of an answer that never ends."""
+
+    async def test() -> None:
+        live = LiveAnswer()
+        live.push(content_chunk("first"))
+        slow, quick = live.listen(), live.listen()
+        await anext(slow)
+        await anext(quick)
+        for _ in range(3 * MOST_AHEAD):
+            live.push(content_chunk("more"))
+            live.forget()
+            await anext(quick)
+            assert not live.is_ahead
+        with pytest.raises(LeaderLostError):
+            await anext(slow)
+        with pytest.raises(LeaderLostError):
+            await anext(live.listen())
+        live.close("complete")
+        assert [chunk async for chunk in quick] == []
 
     asyncio.run(test())

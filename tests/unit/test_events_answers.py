@@ -6,11 +6,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.requests import Request
 
 from ollama_pack.webui.dashboard import NONCE, dashboard_html
 from ollama_pack.webui.load import ADMIN_NODE_KEYS, GPU_KEYS, NODE_KEYS, system_load
-from ollama_pack.webui.routes import LetIn
 from ollama_pack.webui.shared import SharedAnswer
 
 KEYS = st.sampled_from(
@@ -21,33 +19,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
-
-
-Headers = list[tuple[bytes, bytes]]
-HEADERS = st.lists(
-    st.tuples(st.sampled_from([b"x-api-key", b"cookie", b"x-email"]), st.binary(max_size=3)), max_size=3
-)
-
-
-def asking(headers: Headers) -> Request:
-    return Request({"type": "http", "headers": headers})
-
-
-@given(HEADERS, HEADERS)
-def test_who_was_let_in_is_known_by_all_headers(shown: Headers, later: Headers) -> None:
-    """Would catch one caller taken for another because the header that tells them apart is not looked at."""
-    known = LetIn(2.0, clock=lambda: 0.0)
-    known.add(asking(shown), "alice")
-    assert known.find(asking(later)) == ("alice" if sorted(shown) == sorted(later) else None)
-
-
-def test_who_was_let_in_is_forgotten() -> None:
-    """Would catch a user who signed out and is let in for ever."""
-    now = [0.0]
-    known = LetIn(2.0, clock=lambda: now[0])
-    known.add(asking([]), "alice")
-    now[0] = 2.0
-    assert known.find(asking([])) is None
 
 
 @given(st.dictionaries(KEYS, JSON))

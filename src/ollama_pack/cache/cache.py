@@ -148,6 +148,11 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
+        return self._guard.fault
+
     async def warm(self) -> bool:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
@@ -262,6 +267,9 @@ class ResponseCache:
                     held.clear()
                     shown += 1
                     yield chunk
+        except LeaderLostError:
+            if shown:
+                raise
         finally:
             self._hub.left(follow.running, live)
         if not shown:

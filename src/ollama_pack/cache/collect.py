@@ -23,9 +23,11 @@ class AnswerCollector:
         finish_reason: why the model stopped; empty while it has not.
     """
 
-    def __init__(self, *, needs_usage: bool = False) -> None:
-        """Know of nothing yet; `needs_usage`: see `Question`."""
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
         self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
         self.usage: dict[str, Any] | None = None
         self.finish_reason = ""
         self._content: list[str] = []
@@ -62,6 +64,8 @@ class AnswerCollector:
             self.usage = usage
         if isinstance(model := chunk.get("model"), str) and model:
             self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
         if isinstance(sources := chunk.get("sources"), list):
             self._sources += sources
         self._add_choices(chunk.get("choices"))
@@ -81,6 +85,8 @@ class AnswerCollector:
             return "no usage"
         if not self.content.strip():
             return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
         return Entry(
             content=self.content,
             reasoning=self.reasoning,
@@ -119,6 +125,11 @@ class AnswerCollector:
 
     def _refuse(self, reason: str) -> None:
         self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
 
 
 def says_something(chunk: Mapping[str, Any]) -> bool:

@@ -38,6 +38,8 @@ class CacheRules:
         ttl_seconds: that an answer is kept; a hit does not prolong it.
         jitter: by which part of it this varies, so that not all of a morning's answers end at once.
         max_entry_octets: bytes of an entry; a longer answer is not kept.
+        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
+            an end, goes on for those who read it, and nobody else can join them.
         quota: of a scope.
         heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
         first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
@@ -53,6 +55,7 @@ class CacheRules:
     ttl_seconds: float = 3600.0
     jitter: float = 0.1
     max_entry_octets: int = 512 * 1024
+    max_live_octets: int = 32 * 2**20
     quota: Quota = field(default_factory=Quota)
     heartbeat_seconds: float = 1.0
     first_tail_seconds: float = 0.2
@@ -109,7 +112,7 @@ class Generation:
         self._lease = lease
         self._labels = question.labels
         self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage)
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
         self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
         self._records: list[bytes] = []  # not yet in the store
         self._sent = 0  # records in the store
@@ -119,6 +122,8 @@ class Generation:
         self._closing = False
         self._until = float("inf")  # when what is left to write is given up
         self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+        self._octets = 0  # of all chunks
+        self._endless = False
 
     async def run(self, upstream: Upstream) -> None:
         """Generate to the end. Cancelled: stop, and let a follower take over."""
@@ -128,6 +133,8 @@ class Generation:
             async with aclosing(upstream()) as chunks:
                 async for chunk in chunks:
                     self._take(chunk)
+                    while self._endless and self.live.is_ahead:
+                        await self.live.catch_up()
             await self._close(self._tools.clock() - began)
         except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
             await self._give_up()
@@ -155,20 +162,27 @@ class Generation:
         """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
         if not self._taken:
             return
-        for chunk in self._taken:
+        for chunk in () if self._endless else self._taken:
             self._collector.add(chunk)
             self._record(chunk)
         self._taken.clear()
+        if self._endless:
+            self.live.forget()
+        elif self._octets > self._tools.rules.max_live_octets:
+            self._endless = self._broken = True
+            self._collector = AnswerCollector()
         if not self._broken and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write())
 
     def _record(self, chunk: dict[str, Any]) -> None:
-        if self._broken:
-            return
         try:
-            self._records.append(orjson.dumps(chunk))
+            record = orjson.dumps(chunk)
         except orjson.JSONEncodeError:
             self._broken = True  # followers will miss a record, and take over or give up
+            return
+        self._octets += len(record)
+        if not self._broken:
+            self._records.append(record)
 
     def _look_after(self, task: asyncio.Task[Any] | None) -> None:
         self._beating = asyncio.create_task(self._beat(task))
@@ -273,7 +287,9 @@ class Generation:
         try:
             if self._writing is not None:
                 await self._writing
-            verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            verdict: Entry | str = "too large"
+            if not self._endless:
+                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
             reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
             self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
             if reason:

@@ -1,6 +1,7 @@
 """A limit and a breaker around a store, so that a chat never waits for it and never sees its errors."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -8,6 +9,8 @@ from typing import Literal, TypeVar
 from ollama_pack.cache.errors import StoreError, StoreFullError
 from ollama_pack.cache.limits import TimeLimits
 from ollama_pack.cache.store import CacheStore
+
+guard_log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
@@ -45,12 +48,20 @@ class GuardRule:
 
 
 class StoreGuard:
-    """Closed: the store is asked. Open: it is not. After a while one try in the background decides."""
+    """Closed: the store is asked. Open: it is not. After a while one try in the background decides.
+
+    The log says once that the store is in trouble, and once that it answers again.
+
+    Attributes:
+        fault: what is wrong with the store, in words; empty: nothing.
+    """
 
     def __init__(self, store: CacheStore, rule: GuardRule, clock: Callable[[], float]) -> None:
         self._store = store
         self._rule = rule
         self._clock = clock
+        self.fault = ""
+        self._logged = self._full = False
         self._failures = 0
         self._backoff = rule.shortest
         self._retry_at: float | None = None
@@ -91,13 +102,14 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow")
-        except StoreFullError:
+            return self._failed("slow", f"it does not answer within {seconds:g} s")
+        except StoreFullError as error:
             self._failures = 0  # it answers, and what it has can be read
+            self._log_full(str(error))
             return StoreTrouble("full")
-        except StoreError:
-            return self._failed("down")
-        self._failures = 0
+        except StoreError as error:
+            return self._failed("down", str(error))
+        self._failures, self.fault = 0, ""
         return answer
 
     async def close(self) -> None:
@@ -106,11 +118,31 @@ class StoreGuard:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
 
-    def _failed(self, reason: StoreTroubleReason) -> StoreTrouble:
+    def _failed(self, reason: StoreTroubleReason, fault: str) -> StoreTrouble:
         self._failures += 1
+        self.fault = fault
         if self._failures >= self._rule.threshold and self._retry_at is None:
             self._retry_at = self._clock() + self._backoff
+            self._log_trouble(fault)
         return StoreTrouble(reason)
+
+    def _log_full(self, fault: str) -> None:
+        if not self._full:  # once: what is kept can be read, so it does not recover in one moment
+            self._full = True
+            guard_log.warning("The response cache keeps no new answers: %s", fault)
+
+    def _log_trouble(self, fault: str) -> None:
+        if not self._logged:
+            self._logged = True
+            guard_log.warning(
+                "The response cache cannot use its store: %s. Chats go to their models until it can", fault
+            )
+
+    def _log_recovery(self) -> None:
+        self.fault = ""
+        if self._logged:
+            self._logged = False
+            guard_log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -119,10 +151,12 @@ class StoreGuard:
     async def _probed(self) -> None:
         try:
             await self._limits.within(self._rule.probe_limit, self._store.ping())
-        except (TimeoutError, StoreError):
+        except (TimeoutError, StoreError) as error:
+            self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
             self._retry_at = self._clock() + self._backoff
         else:
             self._failures, self._backoff, self._retry_at = 0, self._rule.shortest, None
+            self._log_recovery()
         finally:
             self._probe = None

@@ -15,6 +15,8 @@ class Question(NamedTuple):
         scope: as `scope_for` gives it, and as it went into the slot.
         labels: by which the answer can be discarded later, such as `chat:<id>` and `user:<id>`.
         refresh: generate anew and overwrite, as for the button "regenerate".
+        answerer: the model that the slot is of: the answer of another one, to which `gpu_router` had to turn,
+            is not kept there. Empty: nobody chooses between models.
         needs_usage: only an answer with figures is complete. Open WebUI gives an answer of Ollama that broke
             off the finish reason "stop" all the same; figures it does not invent.
     """
@@ -24,6 +26,7 @@ class Question(NamedTuple):
     labels: tuple[str, ...] = ()
     refresh: bool = False
     needs_usage: bool = False
+    answerer: str = ""
 
 
 class Hit(NamedTuple):

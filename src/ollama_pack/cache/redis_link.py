@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.utils import HIREDIS_AVAILABLE
 
 from ollama_pack.cache.errors import StoreDownError, StoreError, StoreFullError
-from ollama_pack.cache.redis_url import RedisClient, connection_pool_of
+from ollama_pack.cache.redis_url import RedisClient, connection_pool_of, redis_fault
 
 if HIREDIS_AVAILABLE:
     import hiredis
@@ -85,7 +85,7 @@ def store_error(error: Exception) -> StoreError:
     """What went wrong, as the store says it; `error` is one of `REDIS_FAULTS`."""
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {type(error).__name__}")
+    return StoreDownError(f"Redis failed: {redis_fault(error)}")
 
 
 def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:

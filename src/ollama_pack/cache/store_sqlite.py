@@ -46,7 +46,12 @@ def boot_name() -> str:
 
 
 class SqliteStore:
-    """See `CacheStore`. One connection, in one thread, made with the first call."""
+    """See `CacheStore`. One connection, in one thread, made with the first call.
+
+    A file that is damaged, or that somebody deletes, is replaced by one with the next number in its name:
+    `cache.sqlite3`, `cache.1.sqlite3` … No name is used twice, as closing the old file removes, by name, what
+    SQLite keeps next to it. Before each step the folder is looked at, so all processes go over to the newest.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._number = 0  # of the file
+        self._inode = 0
         self._times = times or StoreTimes()
         self._clock = clock
         self._clock_name = clock_name
@@ -145,9 +152,7 @@ class SqliteStore:
     def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
-            if self._cache is None:
-                self._cache = SqliteCache(self._path, self._times, self._clock, self._clock_name())
-            return step(self._cache)
+            return step(self._current())
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
@@ -156,16 +161,49 @@ class SqliteStore:
             raise StoreDownError(f"SQLite failed: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._start_anew()  # it is a cache: an empty one next time
+                self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
             raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
 
-    def _start_anew(self) -> None:
+    def _current(self) -> SqliteCache:
+        """The cache in the newest file, which another process may have begun."""
+        newest = self._newest()
+        if self._cache is not None:
+            if newest is None:
+                self._number += 1  # somebody has deleted it
+            elif newest == self._number and self._file.stat().st_ino == self._inode:
+                return self._cache
+            self._close()
+        self._number = self._number if newest is None else newest
+        self._cache = SqliteCache(self._file, self._times, self._clock, self._clock_name())
+        self._inode = self._file.stat().st_ino
+        return self._cache
+
+    @property
+    def _file(self) -> Path:
+        return self._numbered(self._number)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}{self._path.suffix}") if number else self._path
+
+    def _newest(self) -> int | None:
+        """The highest number of a file that is there; None: there is no file."""
+        stem, suffix = f"{self._path.stem}.", self._path.suffix
+        found = [0] if self._path.exists() else []
+        for file in self._path.parent.glob(f"{stem}*{suffix}"):
+            number = file.name[len(stem) : -len(suffix)]
+            found += [int(number)] if number.isdecimal() else []
+        return max(found, default=None)
+
+    def _start_over(self) -> None:
+        """Leave a damaged file, in favour of the next one."""
         self._close()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+        damaged, self._number = self._file, max(self._newest() or 0, self._number + 1)
+        with suppress(OSError, sqlite3.Error):
+            SqliteCache(self._file, self._times, self._clock, self._clock_name()).close()  # others see it
+            for suffix in ("", "-wal", "-shm"):
+                damaged.with_name(damaged.name + suffix).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._cache is not None:

@@ -27,6 +27,7 @@ class CacheRequest:
         user_id: of the asking user.
         group_ids: that the user is in; wanted for the scope `group` alone.
         digest: of the model: see `AnswerBasis`.
+        answerer: see `Question`.
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
@@ -37,6 +38,7 @@ class CacheRequest:
     user_id: str
     group_ids: tuple[str, ...] = ()
     digest: str | None = None
+    answerer: str = ""
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
@@ -68,7 +70,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
         return slot
-    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage)
+    return Question(slot, scope, tuple(_labels(asked)), asked.refresh, asked.needs_usage, asked.answerer)
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:

@@ -34,6 +34,7 @@ class Asking:
         background: nobody looks at the answer as it is written.
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
     """
 
     user: str = ""
@@ -41,6 +42,7 @@ class Asking:
     background: bool = False
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
+    is_admin: bool = False
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -54,6 +56,7 @@ def asking(body: Mapping[str, Any]) -> Asking:
         body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
         from_webui,
         note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
     )
 
 

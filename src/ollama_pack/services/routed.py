@@ -26,7 +26,7 @@ def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
 
 
-def weights_behind(models: tuple[str, ...], catalogue: Catalogue) -> str:
-    """What tells the weights that may answer for a name from others of that name: for the response cache."""
-    found = [catalogue.models[model] for model in models if model in catalogue.models]
-    return " ".join("+".join((model.name, *model.digests)) for model in found)
+def weights_behind(model: str, catalogue: Catalogue) -> str:
+    """A model's weights, as against others of its name, for the response cache; empty: no node has it."""
+    found = catalogue.find(model)
+    return "+".join((found.name, *found.digests)) if found else ""

@@ -251,6 +251,9 @@ function draw() {
     const waiting = isNumber(router.waiting) ? " · " + router.waiting + " waiting" : "";
     const peers = router.peers > 0 ? " · shared with " + router.peers + " more of Open WebUI's workers" : "";
     parts.push(make("h2", {}, "Nodes" + waiting + peers));
+    if (router.sharing_fault)
+      parts.push(notice("The router's redis_url does not answer: " + text(router.sharing_fault)
+        + ". This worker goes on alone.", "bad"));
     parts.push(nodes.length ? make("div", {class: "cards"}, nodes.map(node))
       : make("div", {class: "card soft"}, last.data.fault ? "Nothing is known of any node."
         : "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions."));

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.models import add_system_prompt
 
-# `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server. Neither can be looked into.
-Origin = Literal["ollama", "router", "openai", "pipe", "pipeline", "unknown"]
+# `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server; `arena`: Open WebUI draws one of
+# several models for each chat. None of them can be looked into.
+Origin = Literal["ollama", "router", "openai", "pipe", "pipeline", "arena", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def _origin_of(model: str, models: Mapping[str, Mapping[str, Any]]) -> Origin:
     about = models[model]
     if about.get("pipe") or about.get("pipeline"):
         return "pipe" if about.get("pipe") else "pipeline"
+    if about.get("owned_by") == "arena":
+        return "arena"
     return "ollama" if about.get("owned_by") == "ollama" else "openai"
 
 

@@ -12,8 +12,10 @@ log_digest = logging.getLogger(__name__)
 _ROUTER_ID = ROUTER.rstrip(".")
 
 
-async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]) -> str | None:
-    """The digests of the models that may answer a chat, the preferred first; None: it is not known.
+async def routed_weights(
+    app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    """The weights of the model that would answer a chat now, and its name; None: it is not known.
 
     Args:
         app: Open WebUI's.
@@ -22,10 +24,11 @@ async def routed_digest(app: Any, model: str, body: Mapping[str, Any], user: Map
         user: who asks.
     """
     router = app.state.FUNCTIONS.get(_ROUTER_ID) or await live_function(app, _ROUTER_ID)
-    ask = getattr(router, "model_digest", None)  # an older router has it not
+    ask = getattr(router, "answering_weights", None)  # an older router has it not
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
     except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
         log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
-        return None
-    return str(found) if found else None
+        return None, ""
+    found = found or {}
+    return found.get("weights") or None, str(found.get("model") or "")

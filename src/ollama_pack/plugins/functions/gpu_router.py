@@ -141,6 +141,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=chat,
             background=is_background_task(task),
+            figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
             headers=headers,
         )
@@ -153,13 +154,14 @@ class Pipe:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
 
-    async def model_digest(self, body: Body, user: dict[str, Any]) -> str:
-        """What tells the weights that may answer a chat from others so called, for the response cache."""
+    async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
+        """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
-        catalogue = (await self._ready()).catalogue()
-        table = self.valves.table
+        router = await self._ready()
+        catalogue, table = router.catalogue(), self.valves.table
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        return weights_behind(models_for(table, facts, catalogue), catalogue)
+        model = router.answering(models_for(table, facts, catalogue))
+        return {"model": model, "weights": weights_behind(model, catalogue)}
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once."""

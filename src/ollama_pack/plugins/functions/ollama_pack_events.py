@@ -32,7 +32,6 @@ from ollama_pack.webui.shared import SharedAnswer
 
 log = logging.getLogger(__name__)
 
-LET_IN_SECONDS = 2.0  # a signed-out user may ask for the load for so long
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.
 TELLING = ("config.", "function.", "group.", "model.", "system.startup.")
@@ -113,7 +112,7 @@ class Event:
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
         self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
         self._all_routes = (
-            RouteSpec("GET", "/api/system/load", "user", self._system_load, remember=LET_IN_SECONDS),
+            RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),

@@ -30,7 +30,7 @@ from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
-from ollama_pack.webui.router_digest import routed_digest
+from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Filter:
         """What the cache did, in this worker and in all of them, for the dashboard."""
         cache = (await self._keeper.cache(self._settings())).cache
         shared = await cache.shared_counts()
-        fault = f"the store is {shared.reason}" if isinstance(shared, StoreTrouble) else ""
+        fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
         return {
             "enabled": self.valves.enabled,
             "store": "Redis" if self.valves.redis_url else "SQLite",
@@ -121,8 +121,9 @@ class Filter:
 
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
-        trouble = await (await self._keeper.cache(self._settings())).cache.flush()
-        return f"the store is {trouble.reason}" if trouble else ""
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.flush()
+        return _fault(trouble, cache.fault) if trouble else ""
 
     async def discard_answers(self, label: str) -> None:
         """Discard what belongs to a chat, a user or a message, such as `chat:<id>`."""
@@ -158,29 +159,31 @@ class Filter:
 
     async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
+        digest, answerer = await self._weights(answering, body, user, request)
         return CacheRequest(
             body=body,
             metadata={**metadata, "model": model},  # of several side by side, it names the first
             user_id=str(user.get("id") or ""),
             group_ids=await group_ids_of(user) if self.valves.scope == "group" else (),
-            digest=await self._digest(answering, body, user, request),
+            digest=digest,
+            answerer=answerer,
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
             needs_usage=answering.origin == "ollama",
         )
 
-    async def _digest(
+    async def _weights(
         self, answering: AnsweringModel, body: Body, user: dict[str, Any], request: Any
-    ) -> str | None:
-        """What tells the model's weights from others of its name: see `AnswerBasis`."""
+    ) -> tuple[str | None, str]:
+        """The digest of the weights, see `AnswerBasis`, and the model that has to answer, see `Question`."""
         match answering.origin:
             case "ollama":
-                return await self._digests.digest_of(answering.id)
+                return await self._digests.digest_of(answering.id), ""
             case "router":
-                return await routed_digest(request.app, answering.id, body, user)
+                return await routed_weights(request.app, answering.id, body, user)
             case "openai":
-                return ""  # it tells none: its name, and the time that answers are kept, must do
-        return None
+                return "", ""  # it tells none: its name, and the time that answers are kept, must do
+        return None, ""
 
     def _settings(self) -> CacheSettings:
         valves = self.valves
@@ -202,6 +205,12 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     if model == (metadata.get("model") or {}).get("id"):
         return True
     return model in request.app.state.MODELS and await may_use(user, model, request)
+
+
+def _fault(trouble: StoreTrouble, why: str) -> str:
+    """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
+    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
+    return f"the store is {state}" + (f": {why}" if why else "")
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:

@@ -187,11 +187,20 @@ class Pipeline:
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"]))
 
         def generated() -> AsyncGenerator[Body, None]:
-            return router.answer(asked, models, head, user=who.user, chat=who.chat, background=who.background)
+            return router.answer(
+                asked,
+                models,
+                head,
+                user=who.user,
+                chat=who.chat,
+                background=who.background,
+                figures=who.is_admin,
+            )
 
         self._cache = sibling(CACHE)
-        weights = weights_behind(models, catalogue)
-        answer = self._cache.chunks(asked, who, weights, head, generated) if self._cache else generated()
+        model = router.answering(models)
+        digest, cache = weights_behind(model, catalogue), self._cache
+        answer = cache.chunks(asked, who, digest, head, generated, model) if cache else generated()
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -65,18 +65,19 @@ class Pipeline:
         )
 
     async def chunks(
-        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream
+        self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream, answerer: str = ""
     ) -> AsyncGenerator[Body, None]:
         """The answer to a chat, kept or generated. Closing the iterator ends what nobody else waits for.
 
         Args:
             body: the final one.
             who: who asks.
-            digest: tells the weights that may answer from others.
+            digest: of the weights that would answer now.
             head: of an answer from the cache.
             upstream: begins the generation.
+            answerer: the model that would answer now.
         """
-        found = await self._found(body, who, digest)
+        found = await self._found(body, who, digest, answerer)
         if found is None:
             answer = upstream()
         else:
@@ -94,7 +95,9 @@ class Pipeline:
             await cache.close()
         self._keeper = CacheKeeper()
 
-    async def _found(self, body: Body, who: Asking, digest: str) -> tuple[CacheInUse, CacheOutcome] | None:
+    async def _found(
+        self, body: Body, who: Asking, digest: str, answerer: str
+    ) -> tuple[CacheInUse, CacheOutcome] | None:
         """What the cache has; None where the model is to answer, whatever the reason."""
         try:
             rules = sibling(FILTER)
@@ -105,7 +108,7 @@ class Pipeline:
                 return None
             used = await self._keeper.cache(rules.settings())
             self._tell_figures(used.cache)
-            return await self._looked_up(used, rules.valves, body, who, digest)
+            return await self._looked_up(used, rules.valves, body, who, digest, answerer)
         except (CacheConfigError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
@@ -114,7 +117,7 @@ class Pipeline:
             return None
 
     async def _looked_up(
-        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str
+        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str, answerer: str
     ) -> tuple[CacheInUse, CacheOutcome] | None:
         note = who.note or {}
         reason = why_bypassed(body, note, valves.cache_when)
@@ -125,6 +128,7 @@ class Pipeline:
             metadata=note,
             user_id=who.user if who.from_webui or not who.user else CLIENT + who.user,
             digest=digest,
+            answerer=answerer,
             refresh=self._is_regenerated(note, str(body.get("model"))),
         )
         question = (

@@ -101,7 +101,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            chunk[TAG] = {"node": self.binding.node, "reason": reason(self.binding)}
+            why = reason(self.binding, figures=self._journey.figures)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 

@@ -11,18 +11,26 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
-def reason(binding: Binding) -> str:
-    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`."""
+def reason(binding: Binding, *, figures: bool) -> str:
+    """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
+
+    Args:
+        binding: the decision.
+        figures: show those that reveal what others have asked: how much of the prompt the node holds, and the
+            time that this saves. They are for admins.
+    """
     parts = [f"loads {binding.model}" if binding.loads else "resident"]
+    if not figures:
+        return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
     parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding) -> str:
-    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`."""
-    return f"{binding.node} · {reason(binding)}"
+def status_line(binding: Binding, *, figures: bool) -> str:
+    """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
+    return f"{binding.node} · {reason(binding, figures=figures)}"
 
 
 def _seconds(value: float) -> str:

@@ -54,6 +54,7 @@ class Journey:
         head: of the answer.
         tell: shows status lines.
         bound: set when it has a node.
+        figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         answering: its answer has begun.
@@ -65,6 +66,7 @@ class Journey:
     head: ReplyHead
     tell: Tell
     bound: asyncio.Future[Binding]
+    figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
     answering: bool = False

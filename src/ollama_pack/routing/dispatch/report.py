@@ -24,7 +24,7 @@ def dashboard_report(router: Router) -> dict[str, Any]:
     nodes = [_node_load(router, view) | _node_details(router, view) for view in router.scheduler.view().nodes]
     decisions = [decision.as_dict() for decision in reversed(router.decisions)]
     told = {"waiting": router.scheduler.waiting, "peers": router.peers, "decisions": decisions}
-    return {**_usage(router), "nodes": nodes, **told}
+    return {**_usage(router), "nodes": nodes, **told, "sharing_fault": router.sharing_fault}
 
 
 def _node_load(router: Router, view: NodeView) -> dict[str, Any]:

@@ -133,6 +133,10 @@ class Router:
             self.scheduler.gpu_busy(watch.row.name, watch.utilization)
             self._decide()
 
+    def answering(self, models: Sequence[str]) -> str:
+        """Of the models that may answer, the preferred one first, the one that would now."""
+        return next((model for model in models if self.scheduler.can_answer((model,))), models[0])
+
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
@@ -157,6 +161,11 @@ class Router:
         """Whether requests are given to it: it answers, and has not just failed one."""
         breaker = self.scheduler.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
+
+    @property
+    def sharing_fault(self) -> str:
+        """Why other workers cannot be heard; empty: they can, or there is nothing to hear them by."""
+        return self._sharing.fault if self._sharing else ""
 
     @property
     def peers(self) -> int:
@@ -185,12 +194,13 @@ class Router:
         chat: str = "",
         background: bool = False,
         tell: Tell = _tell_nobody,
+        figures: bool = True,
         headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
         The chunk that carries the figures also says which node answered, and why that one:
-        `"ollama_pack": {"node": "gpu1", "reason": "resident · prefix 82 % · about 0.8 s"}`.
+        `"ollama_pack": {"model": "llama3:8b", "node": "gpu1", "reason": "resident · about 0.8 s"}`.
 
         Args:
             body: whether or not it asks for a stream.
@@ -200,6 +210,7 @@ class Router:
             chat: the conversation; empty: none.
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
+            figures: whether the user may see what the nodes hold of others: see `explain.reason`.
             headers: for its request to a node; None: only those that every request has.
 
         Raises:
@@ -213,7 +224,8 @@ class Router:
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
         bound = self._loop.create_future()
-        async with self._taken_in(Journey(request, body, head, tell, bound, headers=headers)) as journey:
+        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(pending) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -315,7 +327,7 @@ class Router:
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         if not journey.request.background:
-            await journey.tell(status_line(binding), done=True)
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
         async with aclosing(attempt.chunks()) as chunks:

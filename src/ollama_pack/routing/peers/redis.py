@@ -80,6 +80,7 @@ class RedisShare:
         self._wanted = asyncio.Event()
         self._stalled = False
         self._told = False  # that nobody answers
+        self.fault = ""
         self._task: asyncio.Task[None] | None = None
         self._used_at = 0.0
         share.wake = self._wanted.set
@@ -149,6 +150,7 @@ class RedisShare:
                 last = await self._last_event()
                 self._stalled = False
                 self._share.join()
+                self.fault = ""
                 retry = FIRST_RETRY
                 async with asyncio.TaskGroup() as tasks:
                     for work in (self._read(last), self._write(), self._beat()):
@@ -173,13 +175,14 @@ class RedisShare:
 
     def _tell_once(self, fault: Exception) -> None:
         """One line a time that it is down, not one a try."""
+        # an old server repeats an AUTH that it does not know
+        self.fault = f"{type(fault).__name__}: {str(fault).partition(', with args')[0]}"
         if not self._told:
             self._told = True
             share_log.warning(
-                "The Redis by which workers share the nodes (redis_url) does not answer (%s: %s): this one "
+                "The Redis by which workers share the nodes (redis_url) does not answer (%s): this one "
                 "goes on alone, and joins the others once it does",
-                type(fault).__name__,
-                str(fault).partition(", with args")[0],  # an old server repeats an AUTH that it does not know
+                self.fault,
             )
 
     def _answer_all(self) -> None:

@@ -254,7 +254,13 @@ class FleetShare:
 
 
 class Sharing(Protocol):
-    """What tells other workers, and hears them."""
+    """What tells other workers, and hears them.
+
+    Attributes:
+        fault: why they cannot be reached, in words; empty: they can, as far as is known.
+    """
+
+    fault: str
 
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
