@@ -3923,82 +3923,44 @@ def explained(binding: Binding, at: float) -> Decision:
     )
 
 
-# --- ollama_pack.routing.nodes ---
-# The `nodes` valve: a row a line, read once.
-#
-# For example::
-#
-#     gpu0  http://gpu0:11434                       # an Ollama
-#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
-#     old   http://old:11434   tier=1               # only when the others are slow to answer
-#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
-#     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
-#     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
-
-NodeKind = Literal["ollama", "openai"]
-PlacedBy = Literal["pack", "own"]
-
-MAX_NODES = 1024
-MAX_TIER = 9
-MAX_WEIGHT = 100.0
-MAX_DECLARED_SLOTS = 1024
-
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
-_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
-_QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
-_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
-_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
 
 Header = tuple[str, str]
 
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+
 
 @dataclass(frozen=True, slots=True)
-class NodeRow:
-    """One node, as the admin describes it.
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
 
     Attributes:
-        name: what status lines and logs call it.
-        url: its address, without a slash at the end and without a login.
-        kind: what it speaks.
-        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
-        tier: nodes of a higher tier answer when those of lower ones are slow to.
-        slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
-        key: sent as a bearer token; empty: none. In no message.
-        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
-            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
-            once, up to `slots`, and a key of the conversation that helps it to choose.
-        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
-        line: its number in the text, from 1.
-        login: `user:password` of its address, for basic authentication; empty: none. In no message.
-        headers: name and value of what is sent with every request; values may have templates. In no message.
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
         auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
         cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
     """
 
-    name: str
     url: str
-    kind: NodeKind = "ollama"
-    weight: float = 1.0
-    tier: int = 0
-    slots: int | None = None
-    agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
-    placement: PlacedBy = "pack"
-    models: tuple[str, ...] = ()
-    line: int = field(default=0, compare=False)
     login: str = field(default="", repr=False)
     headers: tuple[Header, ...] = field(default=(), repr=False)
     auth: str = ""
     cookies: bool = False
 
     @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
     def own_headers(self) -> dict[str, str]:
-        """The headers, with nothing for templates."""
-        return {name: header_value(_TEMPLATE.sub("", value)) for name, value in self.headers}
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
 
     @property
     def fixed_headers(self) -> dict[str, str]:
@@ -4008,19 +3970,9 @@ class NodeRow:
             return own
         if self.key and self.auth in {"", "bearer"}:
             return {"Authorization": f"Bearer {self.key}", **own}
-        return {**basic_authorization(self.login), **own}
-
-
-def header_value(value: str) -> str:
-    """A value as Open WebUI sends it: what is not ASCII, and control characters, percent-encoded."""
-    return quote(value, safe=f"{punctuation} \t")
-
-
-def basic_authorization(login: str) -> dict[str, str]:
-    """The header for a `user:password`; empty where there is none."""
-    if not login:
-        return {}
-    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
 
 
 def split_login(url: str) -> tuple[str, str]:
@@ -4036,166 +3988,11 @@ def split_login(url: str) -> tuple[str, str]:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
 
 
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_nodes(text: str) -> tuple[NodeRow, ...]:
-    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
-
-    Raises:
-        NodeTableError: naming the row and what is wrong with it.
-    """
-    rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
-    return tuple(rows)
-
-
-def _without_secrets(written: str, fault: str) -> tuple[str, str]:
-    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
-    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
-    after = secret[1].split() if secret else []
-    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
-    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
-    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
-
-
-def _parse_node(line: int, written: str) -> NodeRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = _NODE_WORD.findall(written)
-    if not rest or "://" not in rest[0]:
-        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
-    if not _NODE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
-        )
-    address, *settings = rest
-    url, login = split_login(_address(address))
-    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
-    if row.login and row.key:
-        raise ValueError("it has a password in its address and a key=…: take one of them out")
-    if row.kind != "openai" and (row.placement == "own" or row.models):
-        setting = "models=" if row.models else "placement=own"
-        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
-    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
-
-
-def _settings(written: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for setting in written:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in _READERS:
-            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
-        if name == "header":
-            found["headers"] = (*found.get("headers", ()), _header(value))
-            continue
-        if name in found:
-            raise ValueError(f"{name}= is set twice")
-        found[name] = _READERS[name](value)
-    return found
-
-
-def _header(value: str) -> Header:
-    found = _NODE_HEADER.fullmatch(value.strip('"'))
-    if found is None or not found[2].isprintable():
-        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
-    return found[1], found[2]
-
-
-def _address(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not value.isprintable():
-        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
-    return value.rstrip("/")
-
-
-def _kind(value: str) -> NodeKind:
-    for kind in get_args(NodeKind):
-        if value == kind:
-            return kind  # type: ignore[no-any-return] # get_args tells no types
-    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
-
-
-def _placement(value: str) -> PlacedBy:
-    for placement in get_args(PlacedBy):
-        if value == placement:
-            return placement  # type: ignore[no-any-return] # get_args has no types
-    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
-
-
-def _models(value: str) -> tuple[str, ...]:
-    names = tuple(value.split(","))
-    if not all(names) or not value.isprintable():
-        raise ValueError(f"models= needs names separated by commas, not {value!r}")
-    return names
-
-
-def _weight(value: str) -> float:
-    try:
-        weight = float(value)
-    except ValueError:
-        weight = math.nan
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
-    return weight
-
-
-def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
-            return int(value)
-        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
-
-    return read
-
-
-def _secret(value: str) -> str:
-    if not value:
-        raise ValueError("key= is empty: leave it out, or write the token after it")
-    return value
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "kind": _kind,
-    "weight": _weight,
-    "tier": _whole_number("tier", 0, MAX_TIER),
-    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
-    "agent": _address,
-    "key": _secret,
-    "header": _header,
-    "placement": _placement,
-    "models": _models,
-}
-
-
-_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
-
-
-def _refuse_repeated(rows: list[NodeRow]) -> None:
-    *before, row = rows
-    for other in before:
-        if row.name == other.name:
-            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
-        if row.url == other.url:
-            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
-    if len(rows) > MAX_NODES:
-        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
-
-
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
 # The headers for one user's chat at a node, besides those that every request there has.
-NodeHeaders = Callable[[NodeRow], Awaitable[Mapping[str, str]]]
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
@@ -5861,6 +5658,238 @@ def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
     return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
 
 
+# --- ollama_pack.routing.nodes ---
+# The `nodes` valve: a row a line, read once.
+#
+# For example::
+#
+#     gpu0  http://gpu0:11434                       # an Ollama
+#     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
+#     old   http://old:11434   tier=1               # only when the others are slow to answer
+#     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+#     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
+#     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+
+NodeKind = Literal["ollama", "openai"]
+PlacedBy = Literal["pack", "own"]
+
+MAX_NODES = 1024
+MAX_TIER = 9
+MAX_WEIGHT = 100.0
+MAX_DECLARED_SLOTS = 1024
+
+_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
+_QUOTED = re.compile(r"""(['"])(.*?)\1""")
+_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
+_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node, as the admin describes it.
+
+    Attributes:
+        name: what status lines and logs call it.
+        url: its address, without a slash at the end and without a login.
+        kind: what it speaks.
+        weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
+        tier: nodes of a higher tier answer when those of lower ones are slow to.
+        slots: how many requests a model answers at once there; None: to be learned.
+        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
+        key: sent as a bearer token; empty: none. In no message.
+        placement: who chooses the engine that answers. "own": the node is a gateway in front of several
+            engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
+            once, up to `slots`, and a key of the conversation that helps it to choose.
+        models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
+        line: its number in the text, from 1.
+        login, headers, auth, cookies: as in `WayIn`. In no message.
+    """
+
+    name: str
+    url: str
+    kind: NodeKind = "ollama"
+    weight: float = 1.0
+    tier: int = 0
+    slots: int | None = None
+    agent: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    placement: PlacedBy = "pack"
+    models: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def way_in(self) -> WayIn:
+        """How it lets the router in."""
+        return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
+
+    def entered_by(self, way: WayIn) -> Self:
+        """The node with another way in."""
+        found = {name: getattr(way, name) for name in ("url", "key", "login", "headers", "auth", "cookies")}
+        return replace(self, **found)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_nodes(text: str) -> tuple[NodeRow, ...]:
+    """Read the nodes from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        NodeTableError: naming the row and what is wrong with it.
+    """
+    rows: list[NodeRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _NODE_COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_node(line, written))
+                _refuse_repeated(rows)
+            except ValueError as fault:
+                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
+    return tuple(rows)
+
+
+def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
+    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
+    after = secret[1].split() if secret else []
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
+    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
+    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
+
+
+def _parse_node(line: int, written: str) -> NodeRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    name, *rest = _NODE_WORD.findall(written)
+    if not rest or "://" not in rest[0]:
+        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+    if not _NODE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+        )
+    address, *settings = rest
+    url, login = split_login(_address(address))
+    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
+    if row.login and row.key:
+        raise ValueError("it has a password in its address and a key=…: take one of them out")
+    if row.kind != "openai" and (row.placement == "own" or row.models):
+        setting = "models=" if row.models else "placement=own"
+        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+    return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
+
+
+def _settings(written: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in written:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in _READERS:
+            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name == "header":
+            found["headers"] = (*found.get("headers", ()), _header(value))
+            continue
+        if name in found:
+            raise ValueError(f"{name}= is set twice")
+        found[name] = _READERS[name](value)
+    return found
+
+
+def _header(value: str) -> Header:
+    found = _NODE_HEADER.fullmatch(value.strip('"'))
+    if found is None or not found[2].isprintable():
+        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+    return found[1], found[2]
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable():
+        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+    return value.rstrip("/")
+
+
+def _kind(value: str) -> NodeKind:
+    for kind in get_args(NodeKind):
+        if value == kind:
+            return kind  # type: ignore[no-any-return] # get_args tells no types
+    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+
+
+def _placement(value: str) -> PlacedBy:
+    for placement in get_args(PlacedBy):
+        if value == placement:
+            return placement  # type: ignore[no-any-return] # get_args has no types
+    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+
+
+def _models(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    if not all(names) or not value.isprintable():
+        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+    return names
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+    return weight
+
+
+def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
+            return int(value)
+        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+
+    return read
+
+
+def _secret(value: str) -> str:
+    if not value:
+        raise ValueError("key= is empty: leave it out, or write the token after it")
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "kind": _kind,
+    "weight": _weight,
+    "tier": _whole_number("tier", 0, MAX_TIER),
+    "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
+    "agent": _address,
+    "key": _secret,
+    "header": _header,
+    "placement": _placement,
+    "models": _models,
+}
+
+
+_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
+
+
+def _refuse_repeated(rows: list[NodeRow]) -> None:
+    *before, row = rows
+    for other in before:
+        if row.name == other.name:
+            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+        if row.url == other.url:
+            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+    if len(rows) > MAX_NODES:
+        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
+
+
 # --- ollama_pack.routing.probe.catalogue ---
 # Which models the nodes have, put together: what a picker offers and what an alias may stand for.
 
@@ -7031,8 +7060,8 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     if row.kind == "openai":
-        return OpenAIClient(row.url, session, headers=row.fixed_headers, serves=row.models)
-    return OllamaClient(row.url, session, headers=row.fixed_headers)
+        return OpenAIClient(row.url, session, headers=row.way_in.fixed_headers, serves=row.models)
+    return OllamaClient(row.url, session, headers=row.way_in.fixed_headers)
 
 
 class NodeWatch:
@@ -7085,7 +7114,7 @@ class NodeWatch:
 
     def _fault(self, error: NodeError) -> str:
         """What is wrong, and why it is where the connection signs in with a token that no look has."""
-        if error.status not in _NOT_SIGNED_IN or self.row.auth in {"", "bearer", "none"}:
+        if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
             return error.plain
         return (
             f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
@@ -7097,7 +7126,7 @@ class NodeWatch:
         """The node's own, where its agent is behind the same gateway and has no login of its own."""
         node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
         same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
-        return self.row.fixed_headers if same else {}
+        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -7192,7 +7221,7 @@ class Attempt:
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
-            headers=await self._journey.headers(watch.row) if self._journey.headers else NO_HEADERS,
+            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
         async with aclosing(chunks):
             chunk = await self._first(chunks)

@@ -98,13 +98,13 @@ def test_ways_in() -> None:
     assert (a.url, a.login, a.slots, a.agent) == ("http://a/ollama", "me:p@ss", 2, "http://me:pw@a/agent")
     assert a.headers == (("X-Team", "blue {{USER_ID}} é"), ("X-Key", "1=2"))
     basic = base64.b64encode(b"me:p@ss").decode()
-    assert a.fixed_headers == {
+    assert a.way_in.fixed_headers == {
         "Authorization": f"Basic {basic}",
         "X-Team": "blue  %C3%A9",
         "X-Key": "1=2",
     }
-    assert b.fixed_headers == {"Authorization": "Bearer k"}
-    assert c.fixed_headers == {"Authorization": "mine"}
+    assert b.way_in.fixed_headers == {"Authorization": "Bearer k"}
+    assert c.way_in.fixed_headers == {"Authorization": "mine"}
     assert "p@ss" not in repr((a, b, c))
     assert "pw" not in repr((a, b, c))
 

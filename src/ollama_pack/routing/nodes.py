@@ -10,16 +10,15 @@ For example::
     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 """
 
-import base64
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from string import punctuation
-from typing import Any, Literal, get_args
-from urllib.parse import quote, unquote, urlsplit
+from typing import Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
+from ollama_pack.engines.way_in import Header, WayIn, split_login
 from ollama_pack.routing.errors import NodeTableError
 
 NodeKind = Literal["ollama", "openai"]
@@ -36,10 +35,7 @@ _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its lo
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
-_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
 _NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
-
-Header = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +56,7 @@ class NodeRow:
             once, up to `slots`, and a key of the conversation that helps it to choose.
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
-        login: `user:password` of its address, for basic authentication; empty: none. In no message.
-        headers: name and value of what is sent with every request; values may have templates. In no message.
-        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
-        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+        login, headers, auth, cookies: as in `WayIn`. In no message.
     """
 
     name: str
@@ -83,44 +76,14 @@ class NodeRow:
     cookies: bool = False
 
     @property
-    def own_headers(self) -> dict[str, str]:
-        """The headers, with nothing for templates."""
-        return {name: header_value(_TEMPLATE.sub("", value)) for name, value in self.headers}
+    def way_in(self) -> WayIn:
+        """How it lets the router in."""
+        return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
 
-    @property
-    def fixed_headers(self) -> dict[str, str]:
-        """What is sent with a request that no user asks for, as a look at the node is."""
-        own = self.own_headers
-        if any(name.lower() == "authorization" for name in own):
-            return own
-        if self.key and self.auth in {"", "bearer"}:
-            return {"Authorization": f"Bearer {self.key}", **own}
-        return {**basic_authorization(self.login), **own}
-
-
-def header_value(value: str) -> str:
-    """A value as Open WebUI sends it: what is not ASCII, and control characters, percent-encoded."""
-    return quote(value, safe=f"{punctuation} \t")
-
-
-def basic_authorization(login: str) -> dict[str, str]:
-    """The header for a `user:password`; empty where there is none."""
-    if not login:
-        return {}
-    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
-
-
-def split_login(url: str) -> tuple[str, str]:
-    """An address without its login, and the login as `user:password`, empty where there is none.
-
-    Raises:
-        ValueError: it is no address.
-    """
-    parts = urlsplit(url)
-    if parts.username is None and parts.password is None:
-        return url, ""
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+    def entered_by(self, way: WayIn) -> Self:
+        """The node with another way in."""
+        found = {name: getattr(way, name) for name in ("url", "key", "login", "headers", "auth", "cookies")}
+        return replace(self, **found)
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text

@@ -1,13 +1,12 @@
 """Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from ssl import SSLContext
 from types import SimpleNamespace
 from typing import Any
 
-from ollama_pack.routing.nodes import Header, NodeRow, split_login
+from ollama_pack.engines.way_in import WayIn, split_login
 
 _ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
 
@@ -27,34 +26,33 @@ async def ollama_connections() -> list[tuple[str, str]]:
 
 async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
     """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
-    found = [(url, own, _signed_in(NodeRow("", url), own)) for url, own in await _connections_on()]
     return [
-        (url, row.key if row.auth in {"", "bearer"} else "", str(own.get("prefix_id") or ""), row.own_headers)
-        for url, own, row in found
+        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
+        for url, prefix, way in (
+            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
+        )
     ]
 
 
-async def as_connected(rows: Iterable[NodeRow]) -> tuple[NodeRow, ...]:
-    """The rows of connections, with what each connection sends: its login, its headers, what signs in."""
-    settings = {url.rstrip("/"): own for url, own in reversed(await _connections_on())}
-    return tuple(_signed_in(row, settings.get(row.url, {})) for row in rows)
+async def ways_in() -> dict[str, WayIn]:
+    """How each connection that is switched on is entered, by its address as it is set, without a last slash."""
+    return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
 
 
-def _signed_in(row: NodeRow, own: Mapping[str, Any]) -> NodeRow:
-    url, login = split_login(row.url)
+def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
+    try:
+        address, login = split_login(url.rstrip("/"))
+    except ValueError:  # it is none, which the router says when it asks there
+        address, login = url, ""
     given = own.get("headers")
-    headers: tuple[Header, ...] = ()
-    if isinstance(given, Mapping):
-        headers = tuple((str(name), str(value)) for name, value in given.items())
-    auth = str(own.get("auth_type") or "") if _knows_auth() else ""
-    return replace(
-        row,
-        url=url,
-        login=login,
-        key=str(own.get("key") or ""),
-        headers=headers,
-        auth=auth,
-        cookies=bool(own.get("forward_cookies")),
+    headers = given.items() if isinstance(given, Mapping) else ()
+    return WayIn(
+        address,
+        str(own.get("key") or ""),
+        login,
+        tuple((str(name), str(value)) for name, value in headers),
+        str(own.get("auth_type") or "") if _knows_auth() else "",
+        bool(own.get("forward_cookies")),
     )
 
 
@@ -66,28 +64,28 @@ def _knows_auth() -> bool:
 
 
 async def node_headers(
-    row: NodeRow, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+    way: WayIn, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
 ) -> Mapping[str, str]:
     """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
 
     Args:
-        row: the node.
+        way: how the node lets the router in.
         request: the browser's; None: there is none, as in the background.
         user: as a function gets it.
         metadata: of the chat.
     """
     asker = SimpleNamespace(**user) if user.get("id") else None
     if not _knows_auth():
-        return await _older_headers(row, request, asker, metadata)
+        return await _older_headers(way, request, asker, metadata)
     from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
 
-    key, auth = row.key, row.auth
+    key, auth = way.key, way.auth
     if auth in _ENTRA:  # theirs would hold up the event loop
         key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
     elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
         auth = "none"
-    config = {"auth_type": auth or None, "headers": dict(row.headers), "forward_cookies": row.cookies}
-    made, cookies = await theirs.get_headers_and_cookies(request, row.url, key, config, metadata, user=asker)
+    config = {"auth_type": auth or None, "headers": dict(way.headers), "forward_cookies": way.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, way.url, key, config, metadata, user=asker)
     sent = {name: str(value) for name, value in made.items()}
     if cookies:
         sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -95,19 +93,19 @@ async def node_headers(
 
 
 async def _older_headers(
-    row: NodeRow, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+    way: WayIn, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
 ) -> Mapping[str, str]:
     """As Open WebUI 0.11 makes them for a connection to Ollama."""
     from open_webui import env  # noqa: PLC0415 - see the top of this module
     from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
 
-    sent = {"Authorization": f"Bearer {row.key}"} if row.key else {}
+    sent = {"Authorization": f"Bearer {way.key}"} if way.key else {}
     if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
         sent = include_user_info_headers(sent, asker)
         if chat := metadata.get("chat_id"):
             sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
-    if row.headers:
-        sent |= await get_custom_headers(dict(row.headers), asker, metadata, request=request)
+    if way.headers:
+        sent |= await get_custom_headers(dict(way.headers), asker, metadata, request=request)
     return sent
 
 

@@ -35,10 +35,10 @@ from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.services.webui_tasks import is_background_task
 from ollama_pack.webui.connections import (
-    as_connected,
     node_headers,
     ollama_connections,
     trusted_certificates,
+    ways_in,
 )
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
@@ -182,8 +182,12 @@ class Pipe:
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
             connections = enumerate(await ollama_connections())
-            self._connections = await as_connected(
+            ways = await ways_in()
+            rows = (
                 NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
+            )
+            self._connections = tuple(
+                row.entered_by(ways[row.url]) if row.url in ways else row for row in rows
             )
         return self._connections
 

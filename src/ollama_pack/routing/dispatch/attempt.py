@@ -72,7 +72,7 @@ class Attempt:
             self._journey.head,
             first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
             thinking=_known_thinking(watch, binding.model),
-            headers=await self._journey.headers(watch.row) if self._journey.headers else NO_HEADERS,
+            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
         async with aclosing(chunks):
             chunk = await self._first(chunks)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.way_in import WayIn
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.view import FleetRequest
-from ollama_pack.routing.nodes import NodeRow
 
 # The headers for one user's chat at a node, besides those that every request there has.
-NodeHeaders = Callable[[NodeRow], Awaitable[Mapping[str, str]]]
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):

@@ -44,8 +44,8 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     if row.kind == "openai":
-        return OpenAIClient(row.url, session, headers=row.fixed_headers, serves=row.models)
-    return OllamaClient(row.url, session, headers=row.fixed_headers)
+        return OpenAIClient(row.url, session, headers=row.way_in.fixed_headers, serves=row.models)
+    return OllamaClient(row.url, session, headers=row.way_in.fixed_headers)
 
 
 class NodeWatch:
@@ -98,7 +98,7 @@ class NodeWatch:
 
     def _fault(self, error: NodeError) -> str:
         """What is wrong, and why it is where the connection signs in with a token that no look has."""
-        if error.status not in _NOT_SIGNED_IN or self.row.auth in {"", "bearer", "none"}:
+        if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
             return error.plain
         return (
             f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
@@ -110,7 +110,7 @@ class NodeWatch:
         """The node's own, where its agent is behind the same gateway and has no login of its own."""
         node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
         same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
-        return self.row.fixed_headers if same else {}
+        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
