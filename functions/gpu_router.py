@@ -41,6 +41,7 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
+from heapq import nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
@@ -98,6 +99,7 @@ from pydantic import (
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -134,6 +136,8 @@ from pydantic import (
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
@@ -220,9 +224,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -237,6 +244,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -1960,6 +1986,17 @@ class NoAnswerError(RoutingError):
         self.tried = dict(tried)
 
 
+class RequestFailsError(NoAnswerError):
+    """Several nodes failed in the same way before their first token: the request is the likely reason."""
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        super().__init__(tried)
+        *_, reason = tried.values()
+        nodes = " and ".join(tried)
+        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+        self.args = (said,)
+
+
 class AnswerBrokenError(RoutingError):
     """A node failed in the middle of its answer. Another node's words are never put behind it.
 
@@ -1979,6 +2016,7 @@ class AnswerBrokenError(RoutingError):
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -2040,6 +2078,15 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:
@@ -2106,15 +2153,22 @@ def fold_name(name: str) -> str:
 
 
 # --- ollama_pack.routing.decide.fair_queue ---
-# Who comes next: start-time fair queueing between users, background calls behind people.
+# Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #
-# Each request gets a start tag, the later of the queue's virtual time and the end of its user's request before;
-# the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). A user who sends many
-# requests at once gets tags further and further away, and another user's first request goes before them.
+# A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
+# slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
+# tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
+# (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
+# of the expected ones. What a user has had lately fades as time passes while nobody waits.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
+MAX_TURN = 16  # turns further away are equal
+MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
+
+# Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
+Owner = tuple[str, bool]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -2128,6 +2182,7 @@ class WaitingRequest:
         cost: the seconds of service that it is expected to take.
         number: counts the requests; breaks ties.
         came: when it came, on the caller's clock.
+        turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
@@ -2140,13 +2195,18 @@ class WaitingRequest:
     cost: float
     number: int
     came: float
+    turn: int = 0
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
 
     @property
-    def place(self) -> tuple[float, int]:
-        return self.start, self.number
+    def place(self) -> tuple[int, float, int]:
+        return self.turn, self.start, self.number
+
+    @property
+    def owner(self) -> Owner:
+        return self.request.user, self.request.background
 
 
 class FairQueue:
@@ -2160,7 +2220,10 @@ class FairQueue:
         self._by_id: dict[str, WaitingRequest] = {}
         self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
         self._waiting_of: dict[str, int] = {}
+        self._own: dict[Owner, list[WaitingRequest]] = {}  # by their start tags
+        self._serving: dict[Owner, int] = {}
         self._virtual = 0.0
+        self._empty_since = 0.0
         self._count = 0
 
     def __len__(self) -> int:
@@ -2172,6 +2235,10 @@ class FairQueue:
     def __iter__(self) -> Iterator[WaitingRequest]:
         return iter(self._by_id.values())
 
+    def get(self, request_id: str) -> WaitingRequest | None:
+        """A request that waits."""
+        return self._by_id.get(request_id)
+
     def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
         """Take a request in.
 
@@ -2182,6 +2249,8 @@ class FairQueue:
         reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
         if len(self) >= self.limit - reserved:
             raise QueueFullError(self.limit, len(self), own)
+        if not self._by_id:  # meanwhile everybody could have had what they wanted
+            self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
@@ -2202,7 +2271,26 @@ class FairQueue:
         self._by_id[entry.request.id] = entry
         user = entry.request.user
         self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        own = self._own.setdefault(entry.owner, [])
+        before = bisect_left(own, _start_place(entry), key=_start_place)
+        entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
+        own.insert(before, entry)
         insort(self._list_of(entry), entry, key=_fair_place)
+        self._renew_turns(entry.owner)
+
+    def _renew_turns(self, owner: Owner, later: float = 0.0) -> None:
+        """Give an owner's requests the turns that they have now, and start tags that are so much later."""
+        serving = self._serving.get(owner, 0)
+        for before, entry in enumerate(self._own.get(owner, ())):
+            turn = min(MAX_TURN, serving + before)
+            if turn == entry.turn and not later:
+                if turn == MAX_TURN:
+                    return  # and so are those behind
+                continue
+            entries = self._list_of(entry)
+            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+            entry.turn, entry.start = turn, entry.start + later
+            insort(entries, entry, key=_fair_place)
 
     def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
         return self._background if entry.request.background else self._people
@@ -2231,8 +2319,29 @@ class FairQueue:
             for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
         self._virtual = max(self._virtual, entry.start)
+        self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
+        self._empty_since = now
         return entry
+
+    def ended(self, entry: WaitingRequest, seconds: float | None = None) -> None:
+        """A request that was bound is in service no more.
+
+        Args:
+            entry: the request.
+            seconds: of service that it took; None: they do not count against its user.
+        """
+        owner, user = entry.owner, entry.request.user
+        self._serving[owner] -= 1
+        if not self._serving[owner]:
+            del self._serving[owner]
+        later = 0.0
+        if seconds is not None:
+            before = max(self._virtual, self._ends.get(user, 0.0))
+            self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
+            later = self._ends[user] - before
+            self._forget_past()
+        self._renew_turns(owner, later)
 
     def cancel(self, request_id: str) -> None:
         """Take out a request that nobody wants any more. Its user gets the time back."""
@@ -2244,19 +2353,32 @@ class FairQueue:
     def _remove(self, entry: WaitingRequest) -> None:
         user = entry.request.user
         del self._by_id[entry.request.id]
-        self._list_of(entry).remove(entry)
+        entries = self._list_of(entry)
+        del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        own = self._own[entry.owner]
+        own.remove(entry)
+        if not own:
+            del self._own[entry.owner]
+        self._renew_turns(entry.owner)
         self._waiting_of[user] -= 1
         if not self._waiting_of[user]:
             del self._waiting_of[user]
-        if not self._by_id:  # nobody waits, so nobody has had more than a fair share: all begin anew
-            self._virtual = max(self._virtual, *self._ends.values()) if self._ends else self._virtual
-            self._ends.clear()
-        elif len(self._ends) > 2 * len(self._waiting_of) + MAX_TAGS:  # tags of the past mean nothing
-            self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
+        self._forget_past()
+
+    def _forget_past(self) -> None:
+        """Tags of the past mean nothing; of too many others the least is lost."""
+        most = 2 * len(self._waiting_of) + MAX_TAGS
+        if len(self._ends) > most:
+            ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
+            self._ends = {name: end for end, name in nlargest(most, ahead)}
 
 
-def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
+def _fair_place(entry: WaitingRequest) -> tuple[int, float, int]:
     return entry.place
+
+
+def _start_place(entry: WaitingRequest) -> tuple[float, int]:
+    return entry.start, entry.number
 
 
 # --- ollama_pack.routing.decide.prefix ---
@@ -2912,8 +3034,9 @@ class RouterSettings:
     Attributes:
         strategy: as `Scheduler` takes it.
         probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
-            waiting and loading there are predicted to take.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
         several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
@@ -2926,6 +3049,24 @@ class RouterSettings:
     max_queue: int = 64
     keep_alive: str = ""
     several_workers: bool = False
+    load_seconds: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
 
 
 @dataclass(slots=True)
@@ -2941,6 +3082,7 @@ class Journey:
         figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
     """
@@ -2953,6 +3095,7 @@ class Journey:
     figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
 
@@ -4333,6 +4476,13 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
 # Decisions in words: status lines for people, records for the dashboard.
 
 
+def loading_line(binding: Binding, seconds: float) -> str:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.placement.chosen.quote.rates
+    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
+    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+
+
 def waiting_line(ahead: int) -> str:
     """What somebody reads who waits."""
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
@@ -4351,7 +4501,8 @@ def reason(binding: Binding, *, figures: bool) -> str:
         return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    if not binding.loads or binding.placement.chosen.quote.rates.load_measured:
+        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
@@ -4361,6 +4512,8 @@ def status_line(binding: Binding, *, figures: bool) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return f"{value / 60:.0f} min"
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
 
 
@@ -4418,6 +4571,55 @@ def explained(binding: Binding, at: float) -> Decision:
         background=binding.request.background,
         considered=considered,
     )
+
+
+# --- ollama_pack.routing.dispatch.hang_delay ---
+# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#
+# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
+# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
+# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
+# is taken to be as slow as anything that people run, so that no honest load is cut off.
+
+SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
+SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
+SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
+LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
+SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
+
+
+def honest_silence(binding: Binding) -> float:
+    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
+
+    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
+    """
+    quote = binding.placement.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
+    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+
+
+def longest_load(binding: Binding, most: float) -> float:
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    quote = binding.placement.chosen.quote
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if not size:
+        return most
+    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+
+
+def _evaluation(quote: Quote, tokens: int) -> float:
+    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
+
+
+def _load(quote: Quote, binding: Binding) -> float:
+    if quote.rates.load_measured:
+        return SUSPICION_FACTOR * quote.rates.load
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if size:
+        return size / SLOWEST_LOAD
+    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
 # --- ollama_pack.engines.ollama.values ---
@@ -5041,13 +5243,14 @@ class NodeClient(Protocol):
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
         *,
         first_byte: float,
         thinking: Thinking | None = None,
+        names: Collection[str] = (),
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
@@ -5152,13 +5355,14 @@ class OllamaClient:
         """
         return self._node.lines("/api/chat", request, first_byte, headers)
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
         *,
         first_byte: float,
         thinking: Thinking | None = None,
+        names: Collection[str] = (),
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
@@ -5168,19 +5372,39 @@ class OllamaClient:
             head: what the chunks have in common.
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
+            names: others that the node has for this model.
             headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
+            WrongModelError: the node answers with another model.
             NodeError: as `chat`.
         """
         place = usage_place(body)
         request = request_to_ollama(body, thinking)
         request |= {"model": self._ids.real(request["model"]), "stream": True}
-        lines = self.chat(request, first_byte=first_byte, headers=headers)
+        real_names = [self._ids.real(name) for name in names]
+        lines = self._of_model(
+            self.chat(request, first_byte=first_byte, headers=headers), request["model"], real_names
+        )
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _of_model(
+        self, lines: AsyncGenerator[dict[str, Any], None], asked: str, names: Collection[str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines, if the first names the model that was asked for, or none."""
+        believed = False
+        async with aclosing(lines):
+            async for line in lines:
+                answered = line.get("model")
+                believed = believed or "remote_model" in line  # a cloud model may have another name there
+                if not believed and isinstance(answered, str) and answered:
+                    if not any(is_same_model(name, answered) for name in (asked, *names)):
+                        raise WrongModelError(self.name, asked, answered)
+                    believed = True
+                yield line
 
     async def load(
         self,
@@ -5454,6 +5678,39 @@ class EngineModel:
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
         tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedName:
+    """The name by which an engine is asked for a model, and others that are known for it."""
+
+    asked: str
+    others: Collection[str] = ()
+
+    def may_be(self, answered: object, served: Mapping[str, Collection[str]]) -> bool:
+        """Whether an answer may be of this model, by the name in it. Absent names are believed.
+
+        Engines put a path, a file or a dated version there (`/models/x.gguf`, `gpt-4o-2024-08-06`): one name
+        may begin with the other, unless the engine lists what it says as another model.
+
+        Args:
+            answered: what the answer says.
+            served: each name that the engine lists → all names of that model.
+        """
+        if not isinstance(answered, str) or not answered:
+            return True
+        known = {self.asked, *self.others, *served.get(self.asked, ())}
+        if answered in known:
+            return True
+        said = _stem(answered)
+        if answered in served:
+            return any(said == _stem(name) for name in known)
+        return any(said.startswith(stem) or stem.startswith(said) for stem in map(_stem, known))
+
+
+def _stem(name: str) -> str:
+    """A model's name without its folder or publisher, its file's ending, and upper case."""
+    return name.lower().rsplit("/", 1)[-1].removesuffix(".gguf").removesuffix(":latest")
 
 
 def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
@@ -5778,7 +6035,7 @@ class OpenAIClient:
         self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
         self._declared = tuple(EngineModel(name) for name in serves)
-        self._served: frozenset[str] = frozenset(serves)
+        self._served: Mapping[str, frozenset[str]] = _names_of(self._declared)  # name → all of that model
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -5858,13 +6115,14 @@ class OpenAIClient:
             self._metrics_at = now + METRICS_RETRY_SECONDS
         return found
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        names: Collection[str] = (),
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
@@ -5876,6 +6134,7 @@ class OpenAIClient:
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            names: others that the engine lists for this model.
             headers: of this request, besides those of all.
 
         Raises:
@@ -5883,6 +6142,7 @@ class OpenAIClient:
             ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
                 would answer with the model that it has.
             RequestRefusedError: the request has to change.
+            WrongModelError: the engine answers with another model.
             RetryableNodeError: the engine failed, before or in the stream.
         """
         place = usage_place(body)
@@ -5892,9 +6152,10 @@ class OpenAIClient:
         request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
+        served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
             aclosing(self._events(request, first_byte, headers)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+            aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
@@ -5922,7 +6183,7 @@ class OpenAIClient:
                 yield event
 
     async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: ServedName
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks that the events make up."""
         ended = False
@@ -5935,14 +6196,18 @@ class OpenAIClient:
             for chunk in self._end(reply):
                 yield chunk
 
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: ServedName) -> dict[str, Any]:
         """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
         chunk = self._node.parsed(event.data)
         if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            answered = chunk.get("model")
+            known = self._declared or model.may_be(answered, self._served)
+            if not reply.is_begun and not known:
+                raise WrongModelError(self.name, model.asked, str(answered))
             return chunk
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
+            raise engine_status_error(self.name, status, event.data, model.asked)
         raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
@@ -5957,7 +6222,7 @@ class OpenAIClient:
         """The models, which are remembered as those that it answers for."""
         models = await self._listed()
         self._ids.learn(model.name for model in models)
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        self._served = _names_of(models)
         return models
 
     async def _listed(self) -> tuple[EngineModel, ...]:
@@ -6022,6 +6287,15 @@ def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
     """The headers by which gateways keep a conversation at one engine, where the request names its own."""
     key = request.get(CACHE_KEY)
     return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
+
+
+def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
+    """Each name that is served → all names of that model."""
+    return {
+        name: frozenset((model.name, *model.others))
+        for model in models
+        for name in (model.name, *model.others)
+    }
 
 
 # --- ollama_pack.routing.nodes ---
@@ -6933,6 +7207,7 @@ class ResidentModel:
         context: tokens that it was loaded for; 0: not told.
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
+        loading: it is listed, but not loaded yet, as far as can be seen.
     """
 
     model: str
@@ -6940,6 +7215,7 @@ class ResidentModel:
     context: int = 0
     expires_at: float = 0.0
     busy: bool = False
+    loading: bool = False
 
 
 @dataclass(slots=True)
@@ -6950,6 +7226,7 @@ class RunnerState:
         context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
+        since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
@@ -6964,6 +7241,7 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
     mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
@@ -7007,6 +7285,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
@@ -7042,6 +7321,7 @@ class NodeState:
         """A request was answered."""
         self.breaker.succeeded()
         self._breakers.pop(model, None)
+        self._broken_for.pop(model, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -7050,11 +7330,24 @@ class NodeState:
 
     def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
+        self.changed()
         if node_down:
             self.breaker.failed(now)
-        else:
+        elif model in self.models:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def broke_off(self, model: str, user: str, now: float) -> None:
+        """An answer ended in the middle. One user's request may be the reason, two users' are not."""
+        if self._broken_for.setdefault(model, user) != user:
+            self.failed(model, now, node_down=False, hung=True)
+        else:
+            self.gave_up(model)
+
+    def shut(self, now: float) -> dict[str, BreakerState]:
+        """The models that are not asked for here at the moment, since they have failed."""
+        states = {model: breaker.state(now) for model, breaker in self._breakers.items()}
+        return {model: state for model, state in states.items() if state != "closed"}
 
     def retry_at(self) -> Iterable[float]:
         """When each of its open breakers lets one request try."""
@@ -7077,6 +7370,7 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
@@ -7094,8 +7388,16 @@ class NodeState:
                 )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
+        self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
+
+    def _loads_on(self, now: float) -> None:
+        """A load that takes longer than predicted goes on, for longer the more it has taken."""
+        for runner in self.runners.values():
+            if runner.loading and runner.ends and runner.ready_at <= now:
+                left = max(1.0, self._policy.overdue_share * (now - runner.since))
+                runner.ready_at = self.loading_until = now + left
 
     def _blob(self, resident: ResidentModel) -> str:
         model = self.listed.get(fold_name(resident.model))
@@ -7180,6 +7482,7 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            since=now,
         )
         self.runners[installed.blob] = runner
         return runner
@@ -7286,6 +7589,8 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
 
@@ -7316,6 +7621,7 @@ class Prober:
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
+        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
     async def look(self) -> NodeLook:
         """Ask the node.
@@ -7331,6 +7637,9 @@ class Prober:
         if loaded is None:
             return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
+        self._expiries = {
+            model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
+        }
         return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
@@ -7347,7 +7656,22 @@ class Prober:
             context=loaded.context_length,
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
         )
+
+    def _is_loading(self, name: str, expires: float) -> bool:
+        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
+
+        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
+        """
+        now = asyncio.get_running_loop().time()
+        then, before, loading = self._expiries.get(name, (now, expires, True))
+        passed = now - then
+        if passed >= LOOK_APART_SECONDS:
+            loading = abs(expires - before - passed) < SAME_PACE * passed
+        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
+            self._expiries[name] = now, expires, loading
+        return loading
 
     async def _show(self, listed: Iterable[ListedModel]) -> None:
         """Ask about the models that are new. One that cannot be shown is known by its name alone."""
@@ -7441,12 +7765,15 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._prober = Prober(client, fixed=row.kind != "ollama")
+        self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
 
     async def look(self) -> NodeLook | None:
         """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+        asked_at = self._clock()
         try:
             look = await self._prober.look()
         except NodeError as error:
@@ -7457,7 +7784,24 @@ class NodeWatch:
             self.looked.set()
         self._missed = 0
         self.known = WatchedNode(look.models, self._clock())
+        self.seen_at = asked_at
+        blobs = {fold_name(model.name): model.installed.blob for model in look.models}
+        residents = look.residents
+        self._loaded = None
+        if residents is not None:
+            names = (fold_name(resident.model) for resident in residents if not resident.loading)
+            self._loaded = frozenset(blobs.get(name, name) for name in names)
         return look
+
+    def is_loading(self, name: str, since: float) -> bool:
+        """Whether a model that was asked for is not in the node's memory yet, as the last look has shown.
+
+        A look from before `since`, when it was asked for, shows nothing.
+        """
+        model = next((model for model in self.known.models if model.name == name), None)
+        if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
+            return False
+        return model.installed.blob not in self._loaded
 
     async def activity(self) -> EngineActivity | None:
         """What its engine does for all clients; None where it does not tell, or not in time."""
@@ -7525,6 +7869,11 @@ class NodeWatch:
         names = set(map(fold_name, models))
         return any(fold_name(model.name) in names for model in self.known.models)
 
+    def names_of(self, model: str) -> frozenset[str]:
+        """The names by which the node lists these weights, such as those that `ollama cp` has made."""
+        blobs = {known.name: known.installed.blob for known in self.known.models}
+        return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
         try:
@@ -7538,7 +7887,11 @@ class NodeWatch:
 # --- ollama_pack.routing.dispatch.attempt ---
 # One request at one node: what was sent, when it was last heard of, and what it took.
 
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)*")
+_NODE_TROUBLE = re.compile(r"memory|cuda|rocm|timed out|loading model|runner process", re.IGNORECASE)
 TAG = "ollama_pack"  # key of what we add to an answer
+LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
+PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
@@ -7562,8 +7915,11 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._first_at = self._began
+        self._there_at = self._began  # when the model was last seen to be missing
         self._patience: asyncio.Timeout | None = None
         self._suspicion: asyncio.TimerHandle | None = None
+        self._limits: asyncio.TimerHandle | None = None
+        self._longest_load = longest_load(binding, settings.load_seconds)
         self._given_up: RetryableNodeError | None = None
         self._figures: dict[str, Any] = {}
 
@@ -7585,8 +7941,9 @@ class Attempt:
         chunks = watch.client.complete(
             body,
             self._journey.head,
-            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
+            names=watch.names_of(binding.model),
             headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
         async with aclosing(chunks):
@@ -7599,6 +7956,7 @@ class Attempt:
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await anext(chunks)
@@ -7608,8 +7966,31 @@ class Attempt:
             raise self._fault("ended its answer before it began") from None
         finally:
             self._patience = None
+            self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+
+    @property
+    def _first_token_limit(self) -> float:
+        return self._settings.first_token_seconds + self.binding.terms.predict_ttft
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the node shows that the model is not in its memory yet."""
+        return self._watch.is_loading(self.binding.model, self._began)
+
+    def _keep_limits(self) -> None:
+        """Look again and again. The time to the first token counts from when the model is there."""
+        now = self._loop.time()
+        if self.is_loading:
+            self._there_at = now
+            if self.elapsed > self._longest_load:
+                self._give_up(NodeTimeoutError(self._watch.client.name, "load", round(self.elapsed)))
+        elif now - self._there_at > self._first_token_limit:
+            self.hangs()
+        if now - self._watch.seen_at > PENDING_LOOK_SECONDS:
+            self._watch.hurry.set()
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
 
     def _fault(self, reason: str) -> NodeFaultError:
         return NodeFaultError(self._watch.client.name, reason)
@@ -7628,7 +8009,7 @@ class Attempt:
 
     def is_gone(self) -> None:
         """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(self._fault("has stopped answering"))
+        self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -7692,48 +8073,33 @@ def is_down(error: NodeError) -> bool:
 
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
-    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+    return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
+
+
+def is_unexplained(error: RetryableNodeError) -> bool:
+    """Whether the request may be the reason as well: the node is there, and says nothing of its own state.
+
+    `format: "xml"` makes every node answer with status 500, for example.
+    """
+    its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
+    if is_down(error) or isinstance(error, its_own):
+        return False
+    return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def failure_kind(error: RetryableNodeError) -> str:
+    """Equal for failures of the same kind, whatever numbers are in their words."""
+    return _VARIABLE.sub("#", f"{error.status} {error.plain}").lower()
+
+
+def is_about_request(error: RetryableNodeError) -> bool:
+    """Whether the request is at fault where a second node says the same: not for want of memory, say."""
+    speaks = error.status is not None or bool(error.said)
+    return speaks and _NODE_TROUBLE.search(error.said) is None
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
     return next((model.thinking for model in watch.known.models if model.name == name), None)
-
-
-# --- ollama_pack.routing.dispatch.hang_delay ---
-# How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#
-# The limit that an admin sets (`first_token_timeout_seconds`) is for the worst case, such as a model that is
-# loaded from a slow disk. Most requests are far from it, and a node that hangs would cost each of them all of
-# it. So the first node that a request goes to is suspected earlier, by what is known of it. What is not known
-# is taken to be as slow as anything that people run, so that no honest load is cut off.
-
-SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
-SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
-SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
-SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
-
-
-def honest_silence(binding: Binding) -> float:
-    """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
-
-    All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
-    """
-    quote = binding.placement.chosen.quote
-    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
-    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
-
-
-def _evaluation(quote: Quote, tokens: int) -> float:
-    return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
-
-
-def _load(quote: Quote, binding: Binding) -> float:
-    if quote.rates.load_measured:
-        return SUSPICION_FACTOR * quote.rates.load
-    size = binding.placement.chosen.node.view.models[quote.model].size
-    if size:
-        return size / SLOWEST_LOAD
-    return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
 
 
 # --- ollama_pack.routing.state.events ---
@@ -7797,6 +8163,23 @@ class EndedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FailedEvent:
     """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
 
@@ -7805,7 +8188,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
+FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 
@@ -7859,6 +8242,7 @@ _EVENTS: dict[str, type[FleetEvent]] = {
     "finished": FinishedEvent,
     "ended": EndedEvent,
     "failed": FailedEvent,
+    "blamed": BlamedEvent,
 }
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
 
@@ -7917,6 +8301,8 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
             return EndedEvent(request_id)
         case "failed":
             return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
     raise ValueError(kind)
 
 
@@ -8070,6 +8456,9 @@ class RemoteRequests:
             case EndedEvent():
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self._nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
                     remote.node.failed(
@@ -8327,7 +8716,7 @@ class Undo:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request at a node. `wanted` is as `InstalledModel.wanted` gives it."""
+    """A request at a node, `since` when. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
     binding: Binding
@@ -8338,6 +8727,7 @@ class RunningRequest:
     matched: int
     undo: Undo
     wanted: tuple[int, RunnerOptions]
+    since: float
     answering: bool = False
 
     def event(self, now: float) -> BoundEvent:
@@ -8482,6 +8872,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
+            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.binding.model)
             self.listener(EndedEvent(request_id))
 
@@ -8498,6 +8889,7 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.binding.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
@@ -8536,6 +8928,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
+        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.binding.model)
         running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -8544,13 +8937,14 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
+            blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -8559,15 +8953,30 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
+        self._queue.ended(running.entry)
+        node, model = running.node, running.binding.model
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down, hung))
+        if blamed:
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
+        else:
+            if running.answering:
+                node.broke_off(model, running.binding.request.user, self._clock())
+            else:
+                node.gave_up(model)
+            self.listener(EndedEvent(request_id))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
         return again
+
+    def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
+        """A node failed a request that another one has begun to answer: so the fault was the node's."""
+        node = self.nodes[name]
+        node.failed(model, self._clock(), node_down=False, hung=hung)
+        self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
@@ -8582,6 +8991,32 @@ class Scheduler(KnownNodes):
         model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
+
+    def is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+        names = set(map(fold_name, models))
+        return any(
+            runner.loading
+            for node in self.nodes.values()
+            if not names.isdisjoint(node.listed)
+            for runner in node.runners.values()
+        )
+
+    def is_held_up(self, request_id: str) -> bool:
+        """Whether one that waits does so because another user's long answers hold the slots.
+
+        Some user has several more in service than this one at nodes that could answer it, or is alone there.
+        """
+        entry = self._queue.get(request_id)
+        if entry is None:
+            return False
+        serving = Counter(
+            running.binding.request.user
+            for running in self._running.values()
+            if any(model in running.node.listed for model in entry.models)
+        )
+        own = serving.pop(entry.request.user, 0)
+        return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -8640,7 +9075,7 @@ class Scheduler(KnownNodes):
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted
+            entry, binding, node, runner, beside, depth, matched, undo, wanted, now
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
@@ -9044,6 +9479,7 @@ class Lookout:
 router_log = logging.getLogger(__name__)
 
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
@@ -9285,8 +9721,14 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
+            if self._may_wait_longer(journey.request):
+                journey.waits_since = self._loop.time()
             self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    def _may_wait_longer(self, request: FleetRequest) -> bool:
+        """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
+        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
 
     async def _may_send(self, journey: Journey, binding: Binding) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
@@ -9322,32 +9764,57 @@ class Router:
         journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
-        if not journey.request.background:
-            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+        telling = None if journey.request.background else await self._tell_node(journey, attempt)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
-        async with aclosing(attempt.chunks()) as chunks:
-            async for chunk in chunks:
-                if not journey.answering:
-                    self._has_begun(journey, attempt.elapsed)
-                yield chunk
+        try:
+            async with aclosing(attempt.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not journey.answering:
+                        self._has_begun(journey, attempt.elapsed)
+                        if telling:
+                            telling.cancel()
+                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                    yield chunk
+        finally:
+            if telling:
+                telling.cancel()
         self.scheduler.finished(identity, attempt.spent())
+
+    async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
+        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        binding = attempt.binding
+        if not binding.loads:
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            return None
+        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
         if not self._attempts.has(identity, attempt):
             return
-        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
+        waits = attempt.is_loading or self._attempts.answers(attempt.binding)
+        if waits or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
             attempt.hangs()
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
+        self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
+
+    def _blame(self, journey: Journey) -> None:
+        """An answer has begun: nodes that failed the same request with the same model were at fault."""
+        decision = self._decided.get(journey.request.id)
+        for failure in journey.unexplained:
+            if decision and fold_name(failure.model) == fold_name(decision.model):
+                self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
+        journey.unexplained.clear()
 
     def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
@@ -9355,19 +9822,37 @@ class Router:
         Raises:
             AnswerBrokenError: the answer had begun.
             NoAnswerError: there is no other node.
+            RequestFailsError: another node has failed in the same way.
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
         self._attempts.end(journey.request.id)
-        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
+        unexplained, kind = is_unexplained(error), failure_kind(error)
+        again = self.scheduler.failed(
+            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+        )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if journey.answering:
             raise AnswerBrokenError(node, error.plain) from error
+        same = unexplained and any(failure.alike == kind for failure in journey.unexplained)
+        if same and is_about_request(error):
+            raise RequestFailsError(journey.tried) from error
         if not again:
             raise NoAnswerError(journey.tried) from error
+        if unexplained:
+            journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         journey.bound = self._loop.create_future()
+
+
+async def _tell_load(journey: Journey, attempt: Attempt) -> None:
+    """Show now and then that a load goes on, for as long as it may take."""
+    pause = LOAD_TOLD_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        pause = attempt.elapsed
 
 
 # --- ollama_pack.routing.dispatch.report ---
@@ -9401,6 +9886,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
+        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }
@@ -9521,7 +10007,7 @@ def failure_body(error: PackError) -> dict[str, Any]:
 def failure_status(error: PackError) -> int:
     """The HTTP status of an answer that has failed before it began."""
     match error:
-        case ChatBodyError():
+        case ChatBodyError() | RequestFailsError():
             return HTTPStatus.BAD_REQUEST
         case RequestRefusedError():
             return error.status or HTTPStatus.BAD_REQUEST
@@ -10114,8 +10600,17 @@ class RouterValves(PackValves):
         ge=1,
         le=3600,
         description=(
-            "How long a chat waits for a free node, and then for the first token beside what loading "
-            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
+            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
+            "token. A node that hangs is left earlier, if another can answer."
+        ),
+    )
+    load_timeout_seconds: float = Field(
+        default=7200.0,
+        ge=10,
+        le=86_400,
+        description=(
+            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
+            "or what reading them at 5 MB/s takes."
         ),
     )
     max_queue: int = Field(
@@ -10161,6 +10656,7 @@ class RouterValves(PackValves):
             self.first_token_timeout_seconds,
             self.max_queue,
             self.keep_alive,
+            load_seconds=self.load_timeout_seconds,
         )
 
 
@@ -10679,7 +11175,7 @@ async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
 
 
 async def ways_in() -> dict[str, WayIn]:
-    """How each connection that is switched on is entered, by its address as it is set, without a last slash."""
+    """How each connection that is switched on is entered, by its address without a slash at the end."""
     return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
 
 
@@ -11081,12 +11577,10 @@ class Pipe:
             self._look_up_at = now + CONNECTION_SECONDS
             connections = enumerate(await ollama_connections())
             ways = await ways_in()
-            rows = (
+            rows = [
                 NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
-            )
-            self._connections = tuple(
-                row.entered_by(ways[row.url]) if row.url in ways else row for row in rows
-            )
+            ]
+            self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
         return self._connections
 
 

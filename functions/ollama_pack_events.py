@@ -27,7 +27,7 @@ import time
 import unicodedata
 import warnings
 import wave
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -41,19 +41,20 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from email.message import Message
-from functools import cached_property, lru_cache, partial, reduce
+from functools import cache, cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
 from importlib.util import find_spec
 from inspect import signature
 from itertools import accumulate, pairwise
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from secrets import token_urlsafe
-from struct import error as StructError
+from statistics import median
 from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
 
@@ -168,6 +169,7 @@ class PackValves(BaseModel):
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -204,6 +206,8 @@ class PackValves(BaseModel):
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
@@ -331,9 +335,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -348,6 +355,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -927,6 +953,7 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -988,6 +1015,15 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:
@@ -1250,6 +1286,13 @@ class UploadTooLargeError(UploadError):
         super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
         self.limit = limit
         self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.webui.audience ---
@@ -2308,6 +2351,21 @@ class NoAudioTrackError(AudioError):
         self.container = container
 
 
+class SampleRateError(AudioError):
+    """The recording claims a sampling rate with which nobody records speech.
+
+    Attributes:
+        rate: in Hz.
+    """
+
+    def __init__(self, rate: int, lowest: int, highest: int) -> None:
+        super().__init__(
+            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
+            "record it again, or convert it"
+        )
+        self.rate = rate
+
+
 class ZeroLengthError(AudioError):
     """There is an audio track, and not a single sample in it could be decoded.
 
@@ -2328,8 +2386,9 @@ class NoSpeechError(AudioError):
         seconds: how long the recording is.
     """
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?")
+    def __init__(self, seconds: float, other_tracks: str = "") -> None:
+        more = f" {other_tracks}" if other_tracks else ""
+        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
         self.seconds = seconds
 
 
@@ -2394,6 +2453,18 @@ class SpeechQueueFullError(SpeechError):
         )
         self.limit = limit
         self.waiting = waiting
+
+
+class SpeechShareFullError(SpeechQueueFullError):
+    """Too many recordings of one user are here already; others still have places."""
+
+    def __init__(self, limit: int, waiting: int) -> None:
+        super().__init__(limit, waiting)
+        message = (
+            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
+            "send this one when some of them are done"
+        )
+        self.args = (message,)
 
 
 class SpeechEngineError(SpeechError):
@@ -2581,6 +2652,18 @@ class NoAttachmentError(SpeechError):
         super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
 
 
+class UnknownSpeechModelError(SpeechError):
+    """A client asks for a model that is not listed.
+
+    Attributes:
+        wanted: its name.
+    """
+
+    def __init__(self, wanted: str, known: Iterable[str]) -> None:
+        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        self.wanted = wanted
+
+
 class TranscriptFormatError(SpeechError, ValueError):
     """There is no such format of transcripts. A `ValueError` too, for validators of valves.
 
@@ -2592,7 +2675,7 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
 
 
 # --- ollama_pack.speech.languages ---
@@ -2634,6 +2717,21 @@ LANGUAGE_ALIASES = {
     "swh": "sw",
     "zsm": "ms",
 }
+# Other English names that Whisper takes (`TO_LANGUAGE_CODE` in its tokenizer).
+LANGUAGE_NAMES = {
+    "burmese": "my",
+    "castilian": "es",
+    "flemish": "nl",
+    "haitian": "ht",
+    "letzeburgesch": "lb",
+    "mandarin": "zh",
+    "moldavian": "ro",
+    "moldovan": "ro",
+    "panjabi": "pa",
+    "pushto": "ps",
+    "sinhalese": "si",
+    "valencian": "ca",
+}
 _OWN_CODES = {"jw": "jv"}  # Whisper's code that BCP 47 does not have → the one that it has
 
 
@@ -2642,8 +2740,14 @@ def language_code(name: str) -> str | None:
     name = name.strip().lower()
     if name in LANGUAGES:
         return name
-    by_name = {known: code for code, known in LANGUAGES.items()}
-    return by_name.get(name) or LANGUAGE_ALIASES.get(name)
+    return code_of_name(name) or LANGUAGE_ALIASES.get(name)
+
+
+def code_of_name(name: str) -> str | None:
+    """Whisper's code for an English name in lower case, a hyphen for a space or not; None: there is none."""
+    plain = name.replace("-", " ")
+    by_name = LANGUAGE_NAMES | {known: code for code, known in LANGUAGES.items()}
+    return by_name.get(plain)
 
 
 def bcp47_code(code: str) -> str:
@@ -2655,6 +2759,7 @@ def bcp47_code(code: str) -> str:
 # Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
 
 AUTO = "auto"
+MAX_TAG = 64  # characters; longer ones are none
 CHINESE = frozenset({"zh", "yue"})
 
 ChineseScript = Literal["hans", "hant", "hant-tw", "hant-hk"]
@@ -2687,17 +2792,22 @@ class LanguageTag:
 
 
 def parse_language(tag: str) -> LanguageTag | None:
-    """Read a language tag; None is `auto`, or nothing at all: the engine finds out.
+    """Read a language tag, or a name such as `english`.
 
-    An underscore may stand for a hyphen, and upper case for lower. `zh` alone is Mandarin in Simplified
-    script, as Unicode's likely subtags have it; Taiwan, Hong Kong and Macau write Traditional.
+    None is `auto`, or nothing at all: the engine finds out. The names are those that OpenAI's `verbose_json`
+    answers with. An underscore may stand for a hyphen, and upper case for lower. `zh` alone is Mandarin in
+    Simplified script, as Unicode's likely subtags have it; Taiwan, Hong Kong and Macau write Traditional.
 
     Raises:
         LanguageTagError: it is no tag, or the language is not among those that Whisper knows.
     """
-    plain = tag.strip().replace("_", "-").lower()
+    plain = tag.strip()[: MAX_TAG + 1].replace("_", "-").lower()
     if plain in {AUTO, ""}:
         return None
+    if len(plain) > MAX_TAG:
+        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+    if code := code_of_name(plain):
+        plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
         raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
@@ -2804,7 +2914,16 @@ WINDOW_SECONDS = 30.0  # Whisper looks at 30 s at once
 # uploading loads a plugin where there is none.
 Samples = Any
 
-NoteKind = Literal["damaged", "truncated", "language", "script"]
+SILENCE = (
+    2e-4  # half of the distance between the highest and the lowest sample: nothing can be heard (-74 dB)
+)
+
+NoteKind = Literal["damaged", "truncated", "language", "script", "tracks", "answer"]
+
+
+def is_silence(samples: Samples) -> bool:
+    """Whether nothing can be heard in samples, of which there is at least one; a constant is silence, too."""
+    return float(samples.max()) - float(samples.min()) < 2 * SILENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -2813,7 +2932,8 @@ class SpeechNote:
 
     Attributes:
         kind: damaged packets were left out; the file ends too early; another language is spoken than was
-            asked for; the text may be in the other Chinese script.
+            asked for; the text may be in the other Chinese script; there are other audio tracks; parts of
+            the server's answer could not be read.
         text: a sentence for people.
     """
 
@@ -2907,11 +3027,13 @@ class Heard:
         segments: their times count from the beginning of the window.
         language: that it heard, as `LANGUAGES` has it; None: it does not tell.
         language_probability: how sure it is.
+        odd: parts of the engine's answer that could not be read as they should be.
     """
 
     segments: tuple[SpeechSegment, ...]
     language: str | None = None
     language_probability: float = 0.0
+    odd: int = 0
 
 
 WaitCallback = Callable[[int], Awaitable[None]]  # gets how many recordings are before this one
@@ -2923,25 +3045,25 @@ class SpeechEngine(Protocol):
     Attributes:
         name: as the `engine` valve has it.
         model: for the transcript's reader.
+        is_here: whether it works on this machine, one recording at a time.
         parallel: windows that may be given to it at the same time.
         window_seconds: the longest window that it takes.
     """
 
     name: str
     model: str
+    is_here: bool
     parallel: int
     window_seconds: float
 
-    def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AbstractAsyncContextManager[None]:
-        """Within this, the engine is ready and works for one recording.
+    async def be_ready(self, language: LanguageTag | None) -> None:
+        """Make it ready for a recording.
 
         Args:
             language: that is spoken; None: the engine finds out.
-            on_wait: called with the place in the queue, while there is one.
 
         Raises:
             SpeechEngineError: it cannot work, or not in this language.
-            SpeechQueueFullError: too many wait already.
         """
         ...
 
@@ -3039,45 +3161,23 @@ class Transcript:
 
 # --- ollama_pack.speech.http_answer ---
 # What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#
+# Lists are read entry by entry, and only a text is demanded: an entry without a time gets one between its
+# neighbours, what cannot be read is counted, and nothing of it loses the rest.
+
+# Milliseconds, microseconds and nanoseconds: some servers count in them, although the API is in seconds.
+_UNITS = (1e-3, 1e-6, 1e-9)
+_LATE = 2.0  # windows: when half of the times are later than that, they are no seconds
 
 
-class _AnswerPart(BaseModel):
-    """Numbers may be NaN in no place, and servers add fields of their own."""
-
-    model_config = ConfigDict(allow_inf_nan=False, extra="ignore")
-
-
-class AnsweredWord(_AnswerPart):
-    """A word; some servers call its text `text`, some tell how sure they are."""
-
-    start: float
-    end: float
-    word: str = ""
-    text: str = ""
-    probability: float | None = None
-
-
-class AnsweredSegment(_AnswerPart):
-    """A segment; some servers have its words in it."""
-
-    start: float
-    end: float
-    text: str
-    avg_logprob: float | None = None
-    no_speech_prob: float | None = None
-    compression_ratio: float | None = None
-    temperature: float | None = None
-    tokens: list[int] | None = None
-    words: list[AnsweredWord] | None = None
-
-
-class ServerAnswer(_AnswerPart):
-    """All of it. OpenAI has the words here, beside the segments."""
+@dataclass(slots=True)
+class _AnsweredEntry:
+    """An entry of a list: its text, and its times in seconds as far as it has some."""
 
     text: str
-    language: str | None = None
-    segments: list[AnsweredSegment] | None = None
-    words: list[AnsweredWord] | None = None
+    start: float | None
+    end: float | None
+    said: Mapping[str, Any]
 
 
 def heard_in(answer: bytes, seconds: float) -> Heard:
@@ -3091,43 +3191,118 @@ def heard_in(answer: bytes, seconds: float) -> Heard:
         ValueError: it is no transcription.
     """
     try:
-        found = ServerAnswer.model_validate_json(answer)
-    except ValidationError as error:
+        found = json.loads(answer)
+    except (ValueError, RecursionError) as error:
         raise ValueError("no transcription") from error
-    language = language_code(found.language) if found.language else None
-    segments = found.segments or []
-    if not segments and found.text.strip():
-        segments = [AnsweredSegment(start=0.0, end=seconds, text=found.text)]
-    ends = [*(segment.start for segment in segments[1:]), math.inf]
-    words = found.words or []
+    if not isinstance(found, dict) or not isinstance(found.get("text") or "", str):
+        raise ValueError("no transcription")  # noqa: TRY004 - of what came, not of how it was called
+    segments, odd = _timed_entries(found.get("segments"), ("text",), seconds)
+    text = found.get("text") or ""
+    if "text" not in found and not segments:
+        raise ValueError("no transcription")
+    if not segments and text.strip():
+        segments = [_AnsweredEntry(text, 0.0, seconds, {})]
+    words, odd_words = _timed_entries(found.get("words"), ("word", "text"), seconds)
+    odd += odd_words
     made = []
+    ends = [*(segment.start or 0.0 for segment in segments[1:]), math.inf]
     for segment, end in zip(segments, ends, strict=False):  # of no segments there is no end
-        inside = [word for word in words if (word.start + word.end) / 2 < end]
-        words = words[len(inside) :]
-        made.append(_answered_segment(segment, segment.words or inside, seconds))
-    return Heard(tuple(made), language, 1.0 if language else 0.0)
+        own, odd_words = _timed_entries(segment.said.get("words"), ("word", "text"), seconds)
+        odd += odd_words
+        inside = 0
+        while inside < len(words) and _middle(words[inside]) < end:
+            inside += 1
+        made.append(_answered_segment(segment, own or words[:inside]))
+        words = words[inside:]
+    said = found.get("language")
+    language = language_code(said) if isinstance(said, str) and said else None
+    return Heard(tuple(made), language, 1.0 if language else 0.0, odd)
 
 
-def _answered_segment(segment: AnsweredSegment, words: list[AnsweredWord], seconds: float) -> SpeechSegment:
+def _timed_entries(entries: Any, names: Sequence[str], seconds: float) -> tuple[list[_AnsweredEntry], int]:
+    """The entries of a list that have a text, each with times within the window; and how many were odd.
+
+    Args:
+        entries: as they came.
+        names: of the field with the text, the first that is there counts.
+        seconds: length of the window.
+    """
+    if not isinstance(entries, list):
+        return [], int(entries is not None)
+    kept = []
+    for entry in entries:
+        text = next((entry[name] for name in names if entry.get(name)), "") if isinstance(entry, dict) else 0
+        if isinstance(text, str):
+            kept.append(
+                _AnsweredEntry(text, _json_number(entry.get("start")), _json_number(entry.get("end")), entry)
+            )
+    odd = len(entries) - len(kept) + sum(entry.start is None or entry.end is None for entry in kept)
+    unit = _unit([entry.end for entry in kept if entry.end is not None], seconds)
+    for entry in kept:
+        entry.start = None if entry.start is None else _within(entry.start * unit, seconds)
+        entry.end = None if entry.end is None else _within(entry.end * unit, seconds)
+    _fill_in(kept, seconds)
+    return kept, odd
+
+
+def _unit(ends: Sequence[float], seconds: float) -> float:
+    """Seconds of one unit in which times are counted: the largest with which they are within the window."""
+    middle = median(ends) if ends else 0.0
+    if middle <= _LATE * max(seconds, WINDOW_SECONDS):
+        return 1.0
+    return next((unit for unit in _UNITS if middle * unit <= seconds + 1.0), 1.0)
+
+
+def _fill_in(entries: Sequence[_AnsweredEntry], seconds: float) -> None:
+    """Give those without a time one: from the end of the entry before to the beginning of the one after."""
+    before = 0.0
+    for entry in entries:
+        if entry.start is None:
+            entry.start = min(before, seconds if entry.end is None else entry.end)
+        before = max(before, entry.start if entry.end is None else entry.end)
+    after = seconds
+    for entry in reversed(entries):
+        if entry.end is None:
+            entry.end = max(after, entry.start or 0.0)
+        entry.end = max(entry.end, entry.start or 0.0)
+        after = entry.start or 0.0
+
+
+def _middle(entry: _AnsweredEntry) -> float:
+    return ((entry.start or 0.0) + (entry.end or 0.0)) / 2
+
+
+def _answered_segment(segment: _AnsweredEntry, words: Sequence[_AnsweredEntry]) -> SpeechSegment:
+    said = segment.said
+    sure, tokens = _json_number(said.get("avg_logprob")), said.get("tokens")
     return SpeechSegment(
-        start=_within(segment.start, seconds),
-        end=_within(segment.end, seconds),
+        start=segment.start or 0.0,
+        end=segment.end or 0.0,
         text=segment.text.strip(),
         words=tuple(
             SpokenWord(
-                _within(word.start, seconds),
-                _within(word.end, seconds),
-                word.word or word.text,
-                word.probability,
+                word.start or 0.0, word.end or 0.0, word.text, _json_number(word.said.get("probability"))
             )
             for word in words
+            if word.text
         ),
-        probability=None if segment.avg_logprob is None else min(1.0, math.exp(segment.avg_logprob)),
-        no_speech=segment.no_speech_prob,
-        compression=segment.compression_ratio,
-        temperature=segment.temperature or 0.0,
-        tokens=tuple(segment.tokens or ()),
+        probability=None if sure is None else math.exp(min(0.0, sure)),
+        no_speech=_json_number(said.get("no_speech_prob")),
+        compression=_json_number(said.get("compression_ratio")),
+        temperature=_json_number(said.get("temperature")) or 0.0,
+        tokens=tuple(token for token in tokens if isinstance(token, int)) if isinstance(tokens, list) else (),
     )
+
+
+def _json_number(value: Any) -> float | None:
+    """A number, also one that is written as text; None: it is none, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _within(time: float, seconds: float) -> float:
@@ -3210,6 +3385,7 @@ class OpenAIHTTPEngine:
     """Sends each window to a server. The session is the caller's."""
 
     name = OPENAI_HTTP
+    is_here = False
 
     def __init__(self, server: SpeechServer, session: aiohttp.ClientSession) -> None:
         """Take what is needed later; nothing is connected."""
@@ -3221,14 +3397,8 @@ class OpenAIHTTPEngine:
         self._where = node_name(server.url)
         self._verbose = True  # until the server refuses it
 
-    @asynccontextmanager
-    async def turn(
-        self,
-        language: LanguageTag | None,  # noqa: ARG002 - the server knows its languages, and says so
-        on_wait: WaitCallback,  # noqa: ARG002 - the server has its own queue
-    ) -> AsyncIterator[None]:
-        """See `SpeechEngine`."""
-        yield
+    async def be_ready(self, language: LanguageTag | None) -> None:
+        """See `SpeechEngine`. The server knows its languages, and says so."""
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`."""
@@ -3240,7 +3410,7 @@ class OpenAIHTTPEngine:
             fields["prompt"] = request.prompt
         answer = await self._ask(audio, fields, words=request.words)
         try:
-            return heard_in(answer, window.seconds)
+            return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
             message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
             raise SpeechServerFaultError(self._where, message) from error
@@ -3367,80 +3537,6 @@ def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
     return kept
 
 
-# --- ollama_pack.speech.turns ---
-# One recording at a time on this machine's own processors, first come, first served, each told its place.
-
-MAX_WAITING = 16
-
-_Tell = Callable[[int], None]  # gets how many are before it
-
-
-class TurnLine:
-    """A line of recordings. They may come of different event loops and threads."""
-
-    def __init__(self, line: list[_Tell], lock: threading.Lock, limit: int = MAX_WAITING) -> None:
-        """Share a line.
-
-        Args:
-            line: those who are in it, the first of whom works.
-            lock: held while the line changes.
-            limit: how many may wait.
-        """
-        self._line = line
-        self._lock = lock
-        self._limit = limit
-
-    @asynccontextmanager
-    async def turn(self, on_wait: WaitCallback) -> AsyncIterator[None]:
-        """Wait for one's turn, and have it within the block.
-
-        Args:
-            on_wait: called with the number of those before, at the beginning and whenever it changes.
-
-        Raises:
-            SpeechQueueFullError: too many wait.
-        """
-        loop = asyncio.get_running_loop()
-        places: asyncio.Queue[int] = asyncio.Queue()
-
-        def tell(place: int) -> None:
-            loop.call_soon_threadsafe(places.put_nowait, place)
-
-        place = self._join(tell)
-        try:
-            while place:
-                await on_wait(place)
-                place = await places.get()
-                while not places.empty():
-                    place = places.get_nowait()
-            yield
-        finally:
-            self._leave(tell)
-
-    def _join(self, tell: _Tell) -> int:
-        with self._lock:
-            waiting = max(0, len(self._line) - 1)
-            if self._line and waiting >= self._limit:
-                raise SpeechQueueFullError(self._limit, waiting)
-            self._line.append(tell)
-            return len(self._line) - 1
-
-    def _leave(self, tell: _Tell) -> None:
-        """Those behind move up; who can no longer be told, because its event loop has ended, leaves too."""
-        with self._lock:
-            self._line.remove(tell)
-            for other in tuple(self._line):
-                try:
-                    other(self._line.index(other))
-                except RuntimeError:
-                    self._line.remove(other)
-
-
-def local_line() -> TurnLine:
-    """The line of this process."""
-    return TurnLine(process_wide("line", list), process_wide("line lock", threading.Lock))
-
-
 # --- ollama_pack.speech.recognizer ---
 # The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
 
@@ -3495,6 +3591,7 @@ class SpeechRecognitionEngine:
     """A recognizer behind the pack's protocol. It gives a segment for a window, and no words."""
 
     name = RECOGNIZER
+    is_here = True
     parallel = 1
     window_seconds = WINDOW_SECONDS
 
@@ -3517,12 +3614,9 @@ class SpeechRecognitionEngine:
         self._language = ""
         self._pool = process_wide("recognizer pool", lambda: ThreadPoolExecutor(1, "ollama-pack-recognizer"))
 
-    @asynccontextmanager
-    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:
+    async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
-        async with local_line().turn(on_wait):
-            self._language = self._own_language(language)
-            yield
+        self._language = self._own_language(language)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:  # noqa: ARG002
         """See `SpeechEngine`. Prompts are not known to it."""
@@ -3850,9 +3944,10 @@ class WhisperSettings:
 
 
 class FasterWhisperEngine:
-    """Whisper on this machine. One recording at a time; the others are told their place."""
+    """Whisper on this machine."""
 
     name = WHISPER
+    is_here = True
     window_seconds = WINDOW_SECONDS
 
     def __init__(self, settings: WhisperSettings) -> None:
@@ -3863,17 +3958,13 @@ class FasterWhisperEngine:
         self._loaded: Any = None
         self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
 
-    @asynccontextmanager
-    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:
+    async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
-        async with local_line().turn(on_wait):
-            loop = asyncio.get_running_loop()
-            self._loaded = await loop.run_in_executor(self._pool, load_whisper, self._settings)
-            known = _languages(self._loaded)
-            if language and language.code not in known:
-                remedy = "choose a model without `.en`, or for Cantonese large-v3"
-                raise SpeechLanguageError(self.name, language.text, known, remedy)
-            yield
+        self._loaded = await self._in_pool(load_whisper, self._settings)
+        known = _languages(self._loaded)
+        if language and language.code not in known:
+            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""
@@ -4120,6 +4211,12 @@ class VoiceSettings(PackValves):
         return self.model.strip() or DEFAULT_MODELS[self.engine]
 
     @property
+    def shown_model(self) -> str:
+        """The model for everybody: of a folder the last part, since places on the server are for admins."""
+        name = self.model_name
+        return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name
+
+    @property
     def max_bytes(self) -> int:
         return self.max_megabytes * 2**20
 
@@ -4160,6 +4257,8 @@ class VoiceSettings(PackValves):
 
 AudioSource = bytes | bytearray | memoryview | str | PathLike[str] | BinaryIO
 
+STALL_SECONDS = 3.0  # of processor time that a decoder may spend on a file between two packets
+
 
 @contextmanager
 def opened_source(source: AudioSource, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
@@ -4193,12 +4292,58 @@ def opened_source(source: AudioSource, max_bytes: int) -> Iterator[tuple[BinaryI
     yield file, size
 
 
+class WatchedFile:
+    """A file as the decoder reads it. It ends early when the decoder gets nowhere, or is to stop.
+
+    A decoder cannot be interrupted, but it asks for 32 KB at a time: 40 MB of empty MP4 boxes keep it busy
+    for 15 s, and end here after `STALL_SECONDS`.
+    """
+
+    def __init__(self, file: BinaryIO, start: int = 0, seconds: float = STALL_SECONDS) -> None:
+        """Begin at `start`, which is place 0 for the decoder.
+
+        Args:
+            file: the recording.
+            start: bytes of it that are left out.
+            seconds: of processor time of this thread, between two calls of `advanced`.
+        """
+        self._file = file
+        self._start = start
+        self._seconds = seconds
+        self._since = time.thread_time()
+        self.stopped = False
+        self.stalled = False
+        file.seek(start)
+
+    def advanced(self) -> None:
+        """Something came of what was read: the time begins again."""
+        self._since = time.thread_time()
+        self.stalled = False
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; none at the end."""
+        if time.thread_time() - self._since > self._seconds:
+            self.stalled = True
+        return b"" if self.stopped or self.stalled else self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to another place."""
+        moved = self._start if whence == io.SEEK_SET else 0
+        return self._file.seek(offset + moved, whence) - self._start
+
+    def tell(self) -> int:
+        """The place."""
+        return self._file.tell() - self._start
+
+
 # --- ollama_pack.speech.kept ---
 # Transcripts of a while ago: the same recording with the same options is not listened to twice.
 #
 # They are in the memory of the process, bounded, and shared by all plugins in it: as text, see `process`.
+# Each is its user's alone.
 
 KEPT_BYTES = 32 * 2**20  # an hour of speech is a megabyte
+KEPT_COUNT = 1000
 KEPT_SECONDS = 24 * 3600.0
 _KEPT_FORM = 1  # of what is kept: an older plugin in the same process may have another
 _PIECE = 2**20
@@ -4239,11 +4384,14 @@ class KeptTranscripts:
 
     def keep(self, key: str, transcript: Transcript) -> None:
         """Keep a transcript for a day."""
-        text = json.dumps(asdict(transcript), ensure_ascii=False)
+        text = json.dumps(asdict(transcript))  # ASCII: a character is a byte
         with self._lock:
             self._kept[key] = (self._clock() + KEPT_SECONDS, text)
             self._kept.move_to_end(key)
-            while sum(len(text) for _, text in self._kept.values()) > self._max_bytes:
+            while (
+                len(self._kept) > KEPT_COUNT
+                or sum(len(text) for _, text in self._kept.values()) > self._max_bytes
+            ):
                 self._kept.popitem(last=False)
 
 
@@ -4253,7 +4401,7 @@ def kept_transcripts() -> KeptTranscripts:
 
 
 def recording_key(source: AudioSource, max_bytes: int, *options: object) -> str:
-    """What a transcript is kept under: the recording's content, and all that decides on the text. Blocks.
+    """What a transcript is kept under: the recording, its user, and all that decides on the text. Blocks.
 
     Raises:
         EmptyAudioError: there is not a byte in it.
@@ -4282,10 +4430,11 @@ def _segment_in(plain: Mapping[str, Any]) -> SpeechSegment:
 #
 # FLAC and Matroska tell their duration, so that a missing end shows. The others need a closer look.
 
-# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files.
-CONTAINERS = (
-    "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,ape,wv,tta"
-)
+# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files;
+# and Monkey's Audio, where a packet of a few bytes may stand for hours, which the decoder gives all at once.
+CONTAINERS = "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,wv,tta"
+# Their times count from the beginning of the recording. Elsewhere the first time is any number.
+FROM_ZERO = frozenset({"mov", "matroska", "avi", "asf"})
 
 _ID3_HEADER = 10  # bytes: "ID3", two of version, one of flags, four of size
 _MP3_HEAD = 512  # bytes after the ID3 tag in which the first frame says how many follow
@@ -4295,6 +4444,9 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
+_MAX_BOXES = (
+    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
+)
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -4357,9 +4509,14 @@ def _asf_end(file: BinaryIO) -> int:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray."""
+    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray.
+
+    Where there are too many to look at, the end is taken for right.
+    """
     place = 0
-    while place < size:
+    for _ in range(_MAX_BOXES):
+        if place >= size:
+            return place
         file.seek(place)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
@@ -4370,7 +4527,7 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
         if length < _BOX_HEADER or not kind.isascii():
             return -1
         place += length
-    return place
+    return size
 
 
 def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:
@@ -4417,10 +4574,14 @@ def _mp3_counts_frames(file: BinaryIO) -> bool:
 
 
 # --- ollama_pack.speech.pcm ---
-# Samples without a usable header: raw PCM, and WAV files that PyAV refuses, for which pydub is optional.
+# Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
 
 _CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-MAX_PCM_RATE, MAX_PCM_CHANNELS = 384_000, 64
+MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
+MAX_CHANNELS = 64
+_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
+_MAX_CHUNKS = 1000  # of a WAV file, before its samples
 
 
 def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
@@ -4431,19 +4592,18 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
     """
     if pcm.width not in _CODECS:
         raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
-    if not (0 < pcm.rate <= MAX_PCM_RATE and 0 < pcm.channels <= MAX_PCM_CHANNELS):
+    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is 1 to {MAX_PCM_RATE} Hz, "
-            f"1 to {MAX_PCM_CHANNELS} channels"
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
+            f"1 to {MAX_CHANNELS} channels"
         )
-    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}c")
+    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
     return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
 
 
-def wav_by_pydub(file: BinaryIO) -> tuple[BinaryIO, PcmFormat] | None:
-    """The samples of a WAV file whose header PyAV does not accept; None where that fails too.
-
-    Needs no ffmpeg binary: of pydub only what reads WAV by itself is used. Holds the whole file in memory.
+def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
+    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
 
     Args:
         file: at any position; it is moved.
@@ -4452,66 +4612,121 @@ def wav_by_pydub(file: BinaryIO) -> tuple[BinaryIO, PcmFormat] | None:
     head = file.read(16)
     if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
         return None
+    place, pcm = 12, None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        chunk = file.read(24)
+        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+        if name == b"data":
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
+            pcm = _pcm_in(chunk[8:])
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
+            return None
+        place += _CHUNK_HEAD + size + size % 2
+    return None
+
+
+def _pcm_in(fmt: bytes) -> PcmFormat | None:
+    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
+    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
+    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it wants an ffmpeg, and the standard library's audioop
-            from pydub.audio_segment import read_wav_audio  # noqa: PLC0415 - optional
-            from pydub.exceptions import CouldntDecodeError  # noqa: PLC0415
-    except ImportError:
-        return None
-    try:
-        file.seek(0)
-        wav = read_wav_audio(file.read())
-        pcm = PcmFormat(wav.sample_rate, wav.channels, wav.bits_per_sample // 8)
         pcm_container(pcm)
-    except (CouldntDecodeError, StructError, ValueError):
+    except ValueError:
         return None
-    return io.BytesIO(wav.raw_data), pcm
+    return pcm if codec in _WAVE_FORMATS else None
 
 
 # --- ollama_pack.speech.decode ---
 # Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#
+# No claim of a file costs memory or time. What counts is what comes out of it: samples up to the limit, a
+# bounded number of them at a time, and a bounded time of the processor in which nothing comes.
 
 BLOCK_SAMPLES = 512 * 500  # 16 s; 512 is what the voice activity detector looks at together
 MIN_GAP_SECONDS = 0.5  # a hole in the times of a file, as a call leaves it where nothing was sent
-MAX_GAP_SECONDS = 60.0  # a longer one is a wrong time in a damaged file
 SHORT_SECONDS, SHORT_SHARE = 0.5, 0.02  # a file that lacks more than that of its length is not whole
 MAX_READ_ERRORS = 100  # until the rest of a file is given up
+MAX_RATE_CHANGES = 100  # of the sampling rate; each costs a new resampler
+MAX_TRACKS = 16  # with sound, of which one is chosen
+MAX_STREAMS = 256  # of any kind in a file
+MAX_NAMED = 8  # tracks, in a message
+SAME_SECONDS = 0.002  # between two lengths that are the same
+MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is not believed
+
+PIECE_SAMPLES = 2**16  # of a frame, that are worked on at a time
+MAX_FRAME_VALUES = 2**22  # samples by channels in a frame: 16 MB, most codecs have some thousand
+MAX_VALUES = 2**33  # samples by channels in a recording: 4 hours with 6 channels at 96 kHz
+# A packet may hold many frames, which the decoder gives all at once: so much of it may be compressed.
+MAX_PACKET_BYTES = 2**17
+_LARGER_PACKETS = {"flac": 2**21, "wavpack": 2**22, "tta": 2**22, "alac": 2**20}
+_SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
+_RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
+_FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
+_FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+_QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
+_ENDLESS = "its structure is without end"
+_LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
+_CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
 
 class DecodedAudio:
-    """A recording that is being decoded.
+    """A recording that is being decoded: its default audio track, or the first one with sound.
 
     Attributes:
         total: its length in seconds as the file tells it, or as its bit rate lets guess; None: unknown.
         damaged: packets that could not be decoded.
     """
 
-    def __init__(self, container: Any, limit: float, *, told: bool, cut_off: bool) -> None:
+    def __init__(
+        self,
+        open_file: Callable[[], tuple[Any, WatchedFile]],
+        size: int,
+        limit: float,
+        *,
+        told: bool,
+        cut_off: bool,
+    ) -> None:
         """Look at the header.
 
         Args:
-            container: PyAV's, open.
+            open_file: opens the file, once for each track that is tried.
+            size: of the file in bytes.
             limit: the longest recording, in seconds.
             told: whether the header tells the duration, so that it can be relied on.
             cut_off: whether it is known already that the file ends too early.
 
         Raises:
             NoAudioTrackError: there is no sound in it.
+            SampleRateError: it claims a sampling rate that no recording of speech has.
             AudioTooLongError: it says that it is longer than the limit.
         """
-        if not container.streams.audio:
-            raise NoAudioTrackError(container.format.name)
-        self.total = _header_seconds(container)
-        self.damaged = 0
-        self._container = container
+        self._open_file = open_file
+        self._container, self._file = open_file()
         self._limit = limit
         self._told = told
-        self._cut_off = cut_off
-        self._samples = 0
+        self._ends_early = cut_off
+        self._tracks = _usable_tracks(self._container)
         self._stopped = False
-        if self.total is not None and self.total > limit:
-            raise AudioTooLongError(limit, self.total)
+        self._begin(self._tracks[0])
+        claimed = self.total
+        if claimed is not None and limit < claimed <= size / MIN_BYTES_A_SECOND:
+            raise AudioTooLongError(limit, claimed)
+
+    def _begin(self, track: int) -> None:
+        """Start with a track, from its beginning."""
+        self._track = track
+        stream = self._container.streams[track]
+        name = self._container.format.name.partition(",")[0]
+        start = (self._container.start_time or 0) / 1_000_000
+        self._origin = min(0.0, start) if name in FROM_ZERO else start
+        self.total = _header_seconds(self._container, stream, self._origin)
+        self.damaged = 0
+        self._cut_off = self._ends_early
+        self._samples = 0
+        self._values = 0
+        self._heard = False
 
     @property
     def seconds(self) -> float:
@@ -4529,19 +4744,83 @@ class DecodedAudio:
         if self.damaged:
             text = f"{self.damaged} damaged pieces of the recording were left out."
             found.append(SpeechNote("damaged", text))
+        if text := self.other_tracks:
+            found.append(SpeechNote("tracks", text))
         return tuple(found)
+
+    @property
+    def other_tracks(self) -> str:
+        """A sentence that names the audio tracks that were not listened to; empty: there is only one."""
+        streams = self._container.streams
+        tracks = [stream.index for stream in streams.audio]
+        if not tracks[1:]:
+            return ""
+        names = [
+            _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
+        ]
+        if names[MAX_NAMED:]:
+            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+        used = _track_name(streams[self._track], tracks.index(self._track) + 1)
+        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
         self._stopped = True
+        self._file.stopped = True
+
+    def close(self) -> None:
+        """Close the file for the decoder."""
+        self._container.close()
 
     def blocks(self) -> Iterator[Samples]:
         """Its samples in blocks of `BLOCK_SAMPLES`; the last one may be shorter.
 
+        An empty block says only that time has passed.
+
         Raises:
             AudioTooLongError: it lasts longer than it may.
+            SampleRateError: it has a sampling rate that no recording of speech has.
             ZeroLengthError: not a single sample could be decoded.
         """
+        from numpy import zeros  # noqa: PLC0415 - see `Samples`
+
+        nothing: Samples = zeros(0, "float32")
+        last = self._tracks[-1]
+        first: tuple[int, int] | None = None  # the first track that has samples, all silent, and how many
+        for track in self._tracks:
+            if track != self._track:
+                self._reopen(track)
+            silent = 0  # samples at the beginning, while there is another track that may be better
+            for block in self._track_blocks():
+                if self._stopped:
+                    return
+                if not self._heard and track != last:
+                    silent += len(block)
+                    yield nothing
+                    continue
+                yield from _silent_blocks(silent)
+                silent = 0
+                yield block
+            yield nothing
+            if self._heard or (track == last and first is None):
+                return self._ended()
+            first = first or ((track, silent) if silent else None)
+        if first is not None and not self._heard:  # all are silent: then it is the first of them
+            self._track, self._samples = first[0], first[1] or self._samples
+            yield from _silent_blocks(first[1])
+        return self._ended()
+
+    def _ended(self) -> None:
+        if not self._samples and not self._stopped:
+            raise ZeroLengthError(self.damaged)
+
+    def _reopen(self, track: int) -> None:
+        self._container.close()
+        self._container, self._file = self._open_file()
+        self._begin(track)
+
+    def _track_blocks(self) -> Iterator[Samples]:
+        """The blocks of one track; an empty one now and then, where nothing comes."""
         from numpy import concatenate  # noqa: PLC0415 - see `Samples`
 
         kept: list[Samples] = []
@@ -4549,9 +4828,13 @@ class DecodedAudio:
         for piece in self._pieces():
             if self._stopped:
                 return
+            if not len(piece):
+                yield piece
+                continue
             kept.append(piece)
             have += len(piece)
             self._samples += len(piece)
+            self._heard = self._heard or not is_silence(piece)
             if self._samples > self._limit * SAMPLE_RATE:
                 raise AudioTooLongError(self._limit, max(self.seconds, self.total or 0.0))
             if have >= BLOCK_SAMPLES:
@@ -4560,52 +4843,88 @@ class DecodedAudio:
                     yield whole[start : start + BLOCK_SAMPLES]
                 kept = [whole[have - have % BLOCK_SAMPLES :].copy()]
                 have %= BLOCK_SAMPLES
-        if not self._samples:
-            raise ZeroLengthError(self.damaged)
         if have:
             yield concatenate(kept)
 
     def _pieces(self) -> Iterator[Samples]:
         """Resampled audio, with silence where the file's own times have a hole."""
-        from numpy import zeros  # noqa: PLC0415 - see `Samples`
-
-        clock, resampler = _FrameClock(self._container.start_time), _Resampler()
-        for frame in self._frames():
-            if (gap := clock.gap_before(frame)) > 0:
-                yield zeros(round(gap * SAMPLE_RATE), "float32")
-            try:
-                yield from resampler.feed(frame)
-            except _decoder_errors():
-                self.damaged += 1
+        clock, resampler = _FrameClock(self._origin, self._last_time()), _Resampler()
         try:
+            for frame in self._frames():
+                if frame is None:
+                    yield from _silent_blocks(0, heartbeat=True)
+                    continue
+                self._check(frame)
+                if (gap := clock.gap_before(frame)) > 0:
+                    yield from _silent_blocks(round(gap * SAMPLE_RATE))
+                try:
+                    for samples in _mono_pieces(frame):
+                        yield from resampler.feed(samples, frame.sample_rate)
+                except _decoder_errors():
+                    self.damaged += 1
+                if self._values > MAX_VALUES or resampler.changes > MAX_RATE_CHANGES:
+                    self._cut_off = True
+                    break
             yield from resampler.end()
         except _decoder_errors():
             self.damaged += 1
 
+    def _check(self, frame: Any) -> None:
+        """Count a frame, and refuse one by which a few bytes would become hours."""
+        self._values += frame.samples * frame.layout.nb_channels
+        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+            raise SampleRateError(frame.sample_rate, MIN_RATE, MAX_RATE)
+
     def _frames(self) -> Iterator[Any]:
-        last_failed = False
+        """Frames of the track; None after many packets without one."""
+        last_failed, quiet = False, 0
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
+            quiet += 1
             try:
-                yield from packet.decode()
+                frames = packet.decode() if _may_decode(packet) else None
             except _decoder_errors():
+                frames = None
+            if frames is None:
                 self.damaged += 1
                 last_failed = True
             else:
                 last_failed = last_failed and is_flush
+                quiet = 0 if frames else quiet
+                yield from frames
+            if quiet >= _QUIET_PACKETS:
+                quiet = 0
+                yield None
         if last_failed:  # the last packet is not whole
             self._cut_off = True
             self.damaged -= 1
 
     def _packets(self) -> Iterator[Any]:
-        stream = self._container.streams.audio[0]
+        stream = self._container.streams[self._track]
+        channels = max(1, stream.layout.nb_channels if stream.layout else 1)
+        with suppress(
+            *_decoder_errors()
+        ):  # a codec that no decoder is there for fails below, packet by packet
+            stream.codec_context.options = {"max_samples": str(MAX_FRAME_VALUES // channels)}
         for _ in range(MAX_READ_ERRORS):
             try:
-                yield from self._container.demux(stream)
+                for packet in self._container.demux(stream):
+                    self._file.advanced()
+                    yield packet
             except _decoder_errors():
                 self.damaged += 1
             else:
-                return
+                break
+        self._cut_off = self._cut_off or self._file.stalled
+
+    def _last_time(self) -> float:
+        """Seconds from the origin after which no hole may end: a later time is a wrong one."""
+        ends = [self.total or 0.0]
+        if self._container.duration:
+            start = (self._container.start_time or 0) / 1_000_000
+            ends.append(max(start, 0.0) - self._origin + self._container.duration / 1_000_000)
+        end = max(ends)
+        return end + max(SHORT_SECONDS, SHORT_SHARE * end) if self._told and end else self._limit
 
     def _is_short(self) -> bool:
         if self._cut_off or not self._told or self.total is None:
@@ -4616,9 +4935,15 @@ class DecodedAudio:
 class _FrameClock:
     """Finds holes in the times of the frames."""
 
-    def __init__(self, start_time: int | None) -> None:
-        """`start_time`: of the container, in microseconds."""
-        self._origin = (start_time or 0) / 1_000_000
+    def __init__(self, origin: float, last: float) -> None:
+        """Begin.
+
+        Args:
+            origin: the time of the recording's beginning, in seconds.
+            last: seconds from it after which no hole may end.
+        """
+        self._origin = origin
+        self._last = last
         self._position = 0.0
 
     def gap_before(self, frame: Any) -> float:
@@ -4626,46 +4951,113 @@ class _FrameClock:
         gap = 0.0
         if frame.time is not None:
             off = frame.time - self._origin - self._position
-            if MIN_GAP_SECONDS <= off <= MAX_GAP_SECONDS:
+            if off >= MIN_GAP_SECONDS and self._position + off <= self._last:
                 gap = off
             elif abs(off) >= MIN_GAP_SECONDS:
                 self._origin += off
-        self._position += gap + (frame.samples / frame.sample_rate if frame.sample_rate else 0.0)
+        self._position += gap + frame.samples / frame.sample_rate
         return float(gap)
 
 
 class _Resampler:
-    """To mono at 16 kHz; the format of the frames may change on the way."""
+    """Mono samples to 16 kHz; the rate may change on the way.
+
+    Attributes:
+        changes: how often it has.
+    """
 
     def __init__(self) -> None:
         self._resampler: Any = None
-        self._takes: tuple[object, ...] = ()
+        self._rate = 0
+        self.changes = 0
 
-    def feed(self, frame: Any) -> Iterator[Samples]:
-        takes = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
-        if takes != self._takes:
-            from av import AudioResampler  # noqa: PLC0415 - see `open_audio`
+    def feed(self, samples: Samples, rate: int) -> Iterator[Samples]:
+        """Take samples of a rate in Hz, and give what has become of those so far."""
+        from av import AudioFrame, AudioResampler  # noqa: PLC0415 - see `_opened`
 
+        if rate != self._rate:
             yield from self.end()
-            # Integers: only then are several channels mixed so that the sum is not louder than each.
-            self._resampler = AudioResampler(format="s32", layout="mono", rate=SAMPLE_RATE)
-            self._takes = takes
-        frame.pts = None  # holes are taken care of already
-        yield from map(_floats, self._resampler.resample(frame))
+            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._rate = rate
+            self.changes += 1
+        frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout="mono")
+        frame.sample_rate = rate
+        yield from map(_plain, self._resampler.resample(frame))
 
     def end(self) -> Iterator[Samples]:
         """What it still holds."""
         if self._resampler is not None:
-            yield from map(_floats, self._resampler.resample(None))
+            yield from map(_plain, self._resampler.resample(None))
 
 
-def _floats(frame: Any) -> Samples:
-    return frame.to_ndarray().reshape(-1).astype("float32") / 2**31
+def _plain(frame: Any) -> Samples:
+    return frame.to_ndarray().reshape(-1)
+
+
+def _mono_pieces(frame: Any) -> Iterator[Samples]:
+    """A frame as one channel, float32 within ±1, a bounded number of samples at a time.
+
+    It is the mean of all channels; where they cancel each other (one was wired the wrong way round, or a
+    single one of many is in use), the loudest of them.
+    """
+    from numpy import nan_to_num  # noqa: PLC0415 - see `Samples`
+
+    data, layout = frame.to_ndarray(), frame.layout
+    if not frame.format.is_planar:
+        data = data.reshape(-1, layout.nb_channels).T
+    names = [channel.name for channel in layout.channels]
+    if heard := [at for at, name in enumerate(names) if name not in _LFE]:
+        data = data[heard]
+    for start in range(0, data.shape[1], PIECE_SAMPLES):
+        piece = _as_float(data[:, start : start + PIECE_SAMPLES])
+        if data.dtype.kind == "f":
+            piece = nan_to_num(piece, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
+        mixed = piece.mean(axis=0)
+        if len(piece) > 1:
+            energies = piece.var(axis=1)
+            if mixed.var() < _CANCELLED * energies.max():
+                mixed = piece[energies.argmax()]
+        yield mixed.astype("float32").copy()
+
+
+def _as_float(data: Samples) -> Samples:
+    """Integers of any width as float32 within ±1."""
+    if data.dtype.kind == "f":
+        return data.astype("float32")
+    bits = 8 * data.dtype.itemsize - 1
+    middle = 2.0**bits if data.dtype.kind == "u" else 0.0
+    return (data.astype("float32") - middle) / 2.0**bits
+
+
+def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples]:
+    """Silence in pieces of at most a block; with a heartbeat a piece of no length."""
+    from numpy import zeros  # noqa: PLC0415 - see `Samples`
+
+    if samples or heartbeat:
+        silence: Samples = zeros(min(samples, BLOCK_SAMPLES), "float32")
+        yield silence
+        for left in range(samples - BLOCK_SAMPLES, 0, -BLOCK_SAMPLES):
+            yield silence[:left]
+
+
+def _may_decode(packet: Any) -> bool:
+    """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
+    codec: str = packet.stream.codec_context.name
+    if codec.startswith(_RAW_CODECS):
+        return True
+    limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES
+    size: int = packet.size
+    if size > limit:
+        return False
+    if codec != "flac" or size < _FLAC_CHANCE:
+        return True
+    data = bytes(packet)
+    return sum(data.count(mark) for mark in _FLAC_MARKS) <= _FLAC_FRAMES + size / _FLAC_CHANCE
 
 
 @contextmanager
 def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedAudio]:
-    """Open a recording; of a video, its first audio track.
+    """Open a recording.
 
     Raises:
         EmptyAudioError: there is not a byte in it.
@@ -4673,53 +5065,151 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
         AudioTooLongError: it says that it is longer than it may be.
         NotAudioError: it is neither audio nor video.
         NoAudioTrackError: it has no sound.
+        SampleRateError: it claims a sampling rate that no recording of speech has.
         SpeechDependencyError: PyAV is not installed.
     """
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
-        container = stack.enter_context(_opened(file, options.pcm))
+        container, watched = _opened(file, options.pcm)
+        first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
         position = file.tell()
         told, cut_off = tells_duration(file, name), is_cut_off(file, size, name)
         file.seek(position)  # where the decoder believes to be
-        yield DecodedAudio(container, options.max_seconds, told=told, cut_off=cut_off)
+        try:
+            audio = DecodedAudio(
+                lambda: first.pop() if first else _opened(file, options.pcm),
+                size,
+                options.max_seconds,
+                told=told,
+                cut_off=cut_off,
+            )
+        except BaseException:
+            container.close()
+            raise
+        stack.callback(audio.close)
+        yield audio
 
 
-def _opened(file: BinaryIO, pcm: PcmFormat | None) -> Any:
+def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any, WatchedFile]:
+    """PyAV's container, and the file that it reads.
+
+    Args:
+        file: the recording.
+        pcm: of a recording without a header.
+        start: where its samples begin.
+    """
     try:
         from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
-    if pcm is not None:
-        name, settings = pcm_container(pcm)
-        return av_open(file, "r", format=name, options=settings)
+    watched = WatchedFile(file, start)
     try:
-        # Only these formats: others, such as playlists, would make it open further files.
-        allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-        return av_open(file, "r", options=allowed, metadata_errors="ignore")
+        if pcm is not None:
+            name, settings = pcm_container(pcm)
+            return av_open(watched, "r", format=name, options=settings), watched
+        # Only these formats: others, such as playlists, would make it open further files. Only decoders of
+        # audio: to look at a file is no reason to decode its pictures.
+        allowed = {
+            "format_whitelist": CONTAINERS,
+            "protocol_whitelist": "",
+            "codec_whitelist": _audio_decoders(),
+            "max_streams": str(MAX_STREAMS),
+            "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
+        }
+        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
     except _decoder_errors() as error:
-        if found := wav_by_pydub(file):
-            return _opened(*found)
+        if pcm is None and (found := wav_samples(file)):
+            return _opened(file, found[1], found[0])
+        if watched.stalled:
+            raise NotAudioError(_ENDLESS) from error
         raise NotAudioError(why_unreadable(file, str(getattr(error, "strerror", "") or error))) from error
+    if watched.stalled:
+        container.close()
+        raise NotAudioError(_ENDLESS)
+    watched.advanced()
+    return container, watched
+
+
+@cache
+def _audio_decoders() -> str:
+    """The names of all decoders of audio, with commas between them."""
+    from av import Codec, codecs_available  # noqa: PLC0415 - see `_opened`
+
+    names = []
+    for name in sorted(codecs_available):
+        with suppress(ValueError):  # it only encodes
+            if Codec(name, "r").type == "audio":
+                names.append(name)
+    return ",".join(names)
 
 
 def _decoder_errors() -> tuple[type[Exception], ...]:
     """What PyAV raises for damaged data: its own errors, and others for values that make no sense."""
     from av.error import FFmpegError  # noqa: PLC0415 - see `_opened`
 
-    return FFmpegError, ValueError, OverflowError
+    return FFmpegError, ValueError, OverflowError, LookupError, AttributeError, RuntimeError, TypeError
 
 
-def _header_seconds(container: Any) -> float | None:
-    """The length of the first audio track, else of the whole file where that has nothing else in it."""
-    stream = container.streams.audio[0]
-    if stream.duration and stream.time_base:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:
-        seconds = container.duration / 1_000_000
+def _usable_tracks(container: Any) -> list[int]:
+    """The audio tracks in the order in which they are tried: the default one first.
+
+    Raises:
+        NoAudioTrackError: there is none.
+        NotAudioError: no decoder is there for any of them.
+        SampleRateError: all have a sampling rate that no recording of speech has.
+    """
+    from av.stream import Disposition  # noqa: PLC0415 - see `_opened`
+
+    streams = list(container.streams.audio)[:MAX_TRACKS]
+    if not streams:
+        raise NoAudioTrackError(container.format.name)
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise NotAudioError("no decoder is there for its sound")
+    # A rate of 0 is not known yet: the first frame has it.
+    usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
+    if not usable:
+        raise SampleRateError(known[0].rate, MIN_RATE, MAX_RATE)
+    usable.sort(key=lambda stream: not stream.disposition & Disposition.default)  # others stay in order
+    return [stream.index for stream in usable]
+
+
+def _track_name(stream: Any, number: int) -> str:
+    """A track for people: its number from 1, title and language."""
+    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
+    return f"track {number}" + (f" ({found})" if found else "")
+
+
+def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
+    """When a track ends, in seconds from the recording's beginning; None where the file does not say it.
+
+    FFmpeg gives a track that does not say it the length of the whole file, which may have longer ones.
+    """
+    whole = container.duration / 1_000_000 if container.duration else 0.0
+    name, is_alone = container.format.name.partition(",")[0], len(container.streams) == 1
+    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+    if said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):
+        return said
+    if name == "ogg":  # it has the time of the last sample
+        own -= max(0.0, start)
+    elif own and name != "asf" and (is_alone or name == "mov" or abs(own - whole) > SAME_SECONDS):
+        own += max(0.0, start - origin)
     else:
+        own = whole if is_alone else 0.0
+    return own if own > 0 else None
+
+
+def _clock_seconds(text: str) -> float | None:
+    """What Matroska has as `01:02:03.500000000`; None: it is something else."""
+    try:
+        hours, minutes, seconds = map(float, text.split(":"))
+    except ValueError:
         return None
-    return seconds if seconds > 0 else None
+    found = hours * 3600 + minutes * 60 + seconds
+    return found if isfinite(found) else None
 
 
 # --- ollama_pack.speech.joining ---
@@ -4884,6 +5374,233 @@ def _converted_words(words: tuple[SpokenWord, ...], convert: TextConverter) -> t
     return tuple(done)
 
 
+# --- ollama_pack.speech.turns ---
+# One recording at a time on this machine's own processors, in turns between users, each with its place.
+#
+# A recording works until it is done, or until it is another user's turn: then it gives way after the piece that
+# it is at, so that a word into the microphone does not wait for somebody's four hours. The next is the one with
+# the fewest of the same user's before it; among those, the one whose user has worked the least (start-time fair
+# queueing, as the router's queue has it).
+
+MAX_WAITING = 16
+RESERVED_SHARE = 0.25  # of the places, for users who have none
+OWN_SHARE = 0.5  # of the places, that one user may have
+MAX_AWAY = 48  # recordings whose pieces a server is listening to
+SLICE_SECONDS = 1.0  # that a recording works at least, once it is its turn
+
+_Tell = Callable[[int], None]  # gets how many are before it
+# A recording in the line: user, tell, number, state, since. A dictionary, for it outlives a plugin's update.
+_Entry = dict[str, Any]
+_WAITS, _WORKS, _AWAY = "waits", "works", "away"
+
+
+class Turn:
+    """A recording's turn, while it has it."""
+
+    def __init__(
+        self, line: "TurnLine", tell: _Tell, places: "asyncio.Queue[int]", on_wait: WaitCallback
+    ) -> None:
+        self._line = line
+        self._tell = tell
+        self._places = places
+        self._on_wait = on_wait
+
+    async def reached(self, place: int) -> None:
+        """Wait from a place on, until it is the first."""
+        while place:
+            await self._on_wait(place)
+            place = await self._places.get()
+            while not self._places.empty():
+                place = self._places.get_nowait()
+
+    async def give_way(self) -> None:
+        """Let others work, if it is their turn; come back when it is this one's again."""
+        await self.reached(self._line.give_way(self._tell))
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Leave the processors to others within the block."""
+        self._line.step_out(self._tell)
+        try:
+            yield
+        finally:
+            place = self._line.step_in(self._tell)
+        await self.reached(place)
+
+
+class TurnLine:
+    """A line of recordings. They may come of different event loops and threads."""
+
+    def __init__(
+        self,
+        line: list[_Entry],
+        lock: threading.Lock,
+        limit: int = MAX_WAITING,
+        worked: dict[str, float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Share a line.
+
+        Args:
+            line: those who are in it.
+            lock: held while the line changes.
+            limit: how many may wait.
+            worked: user → seconds of work, as far as it is more than others have had.
+            clock: monotonic seconds.
+        """
+        self._line = line
+        self._lock = lock
+        self._limit = limit
+        self._worked = {} if worked is None else worked
+        self._clock = clock
+
+    @asynccontextmanager
+    async def turn(
+        self, on_wait: WaitCallback, user: str = "", *, is_shared: bool = False
+    ) -> AsyncIterator[Turn]:
+        """Wait for one's turn, and have it within the block.
+
+        Args:
+            on_wait: called with the number of those before, at the beginning and whenever it changes.
+            user: whose recording it is.
+            is_shared: whether many people stand behind this user.
+
+        Raises:
+            SpeechShareFullError: too many of this user's wait.
+            SpeechQueueFullError: too many wait.
+        """
+        loop = asyncio.get_running_loop()
+        places: asyncio.Queue[int] = asyncio.Queue()
+
+        def tell(place: int) -> None:
+            loop.call_soon_threadsafe(places.put_nowait, place)
+
+        place = self._join(tell, user, is_shared=is_shared)
+        try:
+            turn = Turn(self, tell, places, on_wait)
+            await turn.reached(place)
+            yield turn
+        finally:
+            self._leave(tell)
+
+    def give_way(self, tell: _Tell) -> int:
+        """End the turn of one who works, if it is another's turn; how many are before it then."""
+        with self._lock:
+            entry = self._entry(tell)
+            if self._clock() - entry["since"] < SLICE_SECONDS:
+                return 0
+            self._rest(entry, _WAITS)
+            self._move_up(besides=entry)
+            return self._place(entry)
+
+    def step_out(self, tell: _Tell) -> None:
+        """End the turn of one who works."""
+        with self._lock:
+            self._rest(self._entry(tell), _AWAY)
+            self._move_up()
+
+    def step_in(self, tell: _Tell) -> int:
+        """Wait again; how many are before it."""
+        with self._lock:
+            entry = self._entry(tell)
+            entry["state"] = _WAITS
+            self._move_up(besides=entry)
+            return self._place(entry)
+
+    def _join(self, tell: _Tell, user: str = "", *, is_shared: bool = False) -> int:
+        with self._lock:
+            waiting = [entry for entry in self._line if entry["state"] == _WAITS]
+            own = sum(entry["user"] == user for entry in self._line)
+            reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            if self._line and len(waiting) >= self._limit - reserved:
+                raise SpeechQueueFullError(self._limit, len(waiting))
+            if not is_shared and own > max(1, self._limit * OWN_SHARE):
+                raise SpeechShareFullError(int(self._limit * OWN_SHARE), own - 1)
+            if len(self._line) - len(waiting) >= MAX_AWAY:
+                raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
+            if not own:
+                least = min((self._worked.get(entry["user"], 0.0) for entry in self._line), default=0.0)
+                self._worked[user] = max(self._worked.get(user, 0.0), least)
+            number = max((entry["number"] for entry in self._line), default=0) + 1
+            entry = {"user": user, "tell": tell, "number": number, "state": _WAITS, "since": 0.0, "place": 0}
+            self._line.append(entry)
+            self._move_up(besides=entry)
+            return self._place(entry)
+
+    def _leave(self, tell: _Tell) -> None:
+        with self._lock:
+            entry = self._entry(tell)
+            self._rest(entry, _AWAY)
+            self._line.remove(entry)
+            users = {other["user"] for other in self._line}
+            least = min((self._worked[user] for user in users), default=float("inf"))
+            for user in [user for user in self._worked if user not in users]:
+                if self._worked[user] <= least:  # whoever comes begins with that
+                    del self._worked[user]
+            self._move_up()
+
+    def _entry(self, tell: _Tell) -> _Entry:
+        return next(entry for entry in self._line if entry["tell"] is tell)
+
+    def _rest(self, entry: _Entry, state: str) -> None:
+        """End the turn of one who may have it."""
+        if entry["state"] == _WORKS:
+            self._worked[entry["user"]] += self._clock() - entry["since"]
+        entry["state"] = state
+
+    def _order(self) -> list[_Entry]:
+        """Those who wait, the next one first."""
+        seen: dict[str, int] = {}
+        ranks: list[tuple[int, float, int, _Entry]] = []
+        for entry in sorted(self._line, key=lambda entry: entry["number"]):
+            if entry["state"] == _AWAY:
+                continue
+            rank = seen.get(entry["user"], 0)
+            seen[entry["user"]] = rank + 1
+            if entry["state"] == _WAITS:
+                ranks.append((rank, self._worked[entry["user"]], entry["number"], entry))
+        return [entry for *_, entry in sorted(ranks, key=lambda found: found[:3])]
+
+    def _place(self, entry: _Entry) -> int:
+        return int(entry["place"])
+
+    def _move_up(self, besides: _Entry | None = None) -> None:
+        """Give the turn to the next, where nobody has it, and say the places that have changed.
+
+        Who can no longer be told, because its event loop has ended, leaves.
+
+        Args:
+            besides: who is asking, and gets its place as the answer.
+        """
+        while True:
+            order = self._order()
+            works = any(entry["state"] == _WORKS for entry in self._line)
+            if order and not works:
+                order[0].update(state=_WORKS, since=self._clock())
+            dead = []
+            for place, entry in enumerate(order, 1 if works else 0):
+                changed, entry["place"] = entry["place"] != place or place == 0, place
+                if entry is besides or not changed:
+                    continue
+                try:
+                    entry["tell"](place)
+                except RuntimeError:
+                    dead.append(entry)
+            for entry in dead:
+                self._line.remove(entry)
+            if not dead:
+                return
+
+
+def local_line() -> TurnLine:
+    """The line of this process."""
+    return TurnLine(
+        process_wide("turns", list),
+        process_wide("turns lock", threading.Lock),
+        worked=process_wide("turns worked", dict),
+    )
+
+
 # --- ollama_pack.speech.vad ---
 # Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
 
@@ -4897,7 +5614,7 @@ def speech_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, S
     """Each block with the probability of speech in each of its frames.
 
     Args:
-        blocks: of a recording, in order; all but the last are whole numbers of frames long.
+        blocks: of a recording, in order; all but the last are whole numbers of frames long, or empty.
 
     Yields:
         The block, and an array with a probability for each frame; the last frame may be partial.
@@ -4910,6 +5627,10 @@ def speech_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, S
     detect = _detector()
     before: Samples = zeros(0, "float32")
     for block in blocks:
+        if not len(block) or is_silence(block):  # it costs nothing, however long it is
+            yield block, zeros(-(-len(block) // FRAME_SAMPLES), "float32")
+            before = zeros(0, "float32") if len(block) else before
+            continue
         padding: Samples = zeros(-len(block) % FRAME_SAMPLES, "float32")
         heard = concatenate((before, block, padding))
         found = detect(_amplified(heard)).reshape(-1)
@@ -4982,6 +5703,15 @@ class SpanCutter:
         self._now += 1
         return self._complete()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody speaks, and no speech is kept for a span."""
+        return self._began is None and not self._runs
+
+    def skip(self, frames: int) -> None:
+        """Pass over frames without speech, while it is idle."""
+        self._now += frames
+
     def end(self) -> FrameSpan | None:
         """The last span, when the recording has ended."""
         self._end_run()
@@ -5043,6 +5773,13 @@ def cut_windows(
         heard: blocks of samples, each with the probabilities of speech of its frames.
         limit_seconds: the longest window.
     """
+    return (found for found in windows_and_pauses(heard, limit_seconds) if found)
+
+
+def windows_and_pauses(
+    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
+) -> Iterator[SpeechWindow | None]:
+    """The same with a None after each block, where whoever reads may pause."""
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -5055,10 +5792,15 @@ def cut_windows(
 
     for block, probabilities in heard:
         kept = concatenate((kept, block))
-        for probability in probabilities:
+        is_quiet = not probabilities.any()
+        for number, probability in enumerate(probabilities):
+            if is_quiet and cutter.is_idle:
+                cutter.skip(len(probabilities) - number)
+                break
             if span := cutter.feed(float(probability)):
                 yield window(span)
         kept, first = kept[(cutter.needed_from - first) * FRAME_SAMPLES :], cutter.needed_from
+        yield None
     if span := cutter.end():
         yield window(span)
 
@@ -5071,21 +5813,40 @@ SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another lang
 MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
 
 
+@dataclass(frozen=True, slots=True)
+class SpeechUser:
+    """Whose recording it is.
+
+    Attributes:
+        id: the server's own; empty: nobody knows.
+        is_shared: whether many people stand behind it, who have places of their own then.
+    """
+
+    id: str = ""
+    is_shared: bool = False
+
+
+ANY_SPEAKER = SpeechUser()
+
+
 async def transcribe(
     source: AudioSource,
     options: SpeechOptions,
     engine: SpeechEngine,
     on_progress: ProgressCallback | None = None,
+    user: SpeechUser = ANY_SPEAKER,
 ) -> Transcript:
     """Transcribe a recording of any length. The same recording gives the same text.
 
-    Nothing is written to the disk. When this is cancelled, decoding and the engine end within seconds.
+    It is read, and by an engine on this machine listened to, in turns with other users' recordings. Nothing
+    is written to the disk. When this is cancelled, decoding and the engine end within seconds.
 
     Args:
         source: the recording itself, the path of a file, or a binary file that can be sought in.
         options: language and limits.
         engine: what listens.
         on_progress: called while it waits for its turn, and with the text of each piece.
+        user: whose recording it is: users take turns.
 
     Raises:
         LanguageTagError: the language is not known.
@@ -5096,14 +5857,17 @@ async def transcribe(
     """
     tell = on_progress or _no_progress
     tag = parse_language(options.language)
-    async with _Recording(source, options, engine.window_seconds) as recording:
 
-        async def on_wait(ahead: int) -> None:
-            await tell(SpeechProgress("waiting", ahead=ahead, total=recording.audio.total))
+    async def on_wait(ahead: int) -> None:
+        await tell(SpeechProgress("waiting", ahead=ahead))
 
-        async with engine.turn(tag, on_wait):
-            work = _Transcription(recording, options, tag, engine, tell)
-            await work.run()
+    async with (
+        local_line().turn(on_wait, user.id, is_shared=user.is_shared) as turn,
+        _Recording(source, options, engine.window_seconds) as recording,
+    ):
+        await engine.be_ready(tag)
+        work = _Transcription(recording, options, tag, engine, tell, turn)
+        await work.run()
         return work.transcript()
 
 
@@ -5116,7 +5880,8 @@ class _Recording:
         self._thread = ThreadPoolExecutor(1, "ollama-pack-decode")
         self._open_files = ExitStack()
         self._audio: DecodedAudio | None = None
-        self._windows: Iterator[SpeechWindow] = iter(())
+        self.is_read = False  # whether there is no other window
+        self._windows: Iterator[SpeechWindow | None] = iter(())
 
     @property
     def audio(self) -> DecodedAudio:
@@ -5139,13 +5904,22 @@ class _Recording:
         await self._close()
 
     async def next_window(self) -> SpeechWindow | None:
-        """The next piece with speech in it; None at the end."""
-        window: SpeechWindow | None = await self._in_thread(next, self._windows, None)
+        """The next piece with speech in it; None at the end, and where there was none for a while."""
+        window: SpeechWindow | None = await self._in_thread(self._next)
         return window
+
+    def _next(self) -> SpeechWindow | None:
+        until = time.monotonic() + SLICE_SECONDS
+        for window in self._windows:
+            if window is not None or time.monotonic() >= until:
+                return window
+        self.is_read = True
+        return None
 
     def _open(self) -> None:
         self._audio = self._open_files.enter_context(self._make())
-        self._windows = cut_windows(speech_probabilities(self._audio.blocks()), self._window_seconds)
+        heard = speech_probabilities(self._audio.blocks())
+        self._windows = windows_and_pauses(heard, self._window_seconds)
 
     async def _close(self) -> None:
         if self._audio is not None:
@@ -5161,15 +5935,17 @@ class _Recording:
 class _Transcription:
     """One recording on its way through an engine."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - it is called once
         self,
         recording: _Recording,
         options: SpeechOptions,
         tag: LanguageTag | None,
         engine: SpeechEngine,
         tell: ProgressCallback,
+        turn: Turn,
     ) -> None:
         self._recording = recording
+        self._turn = turn
         self._tag = tag
         self._engine = engine
         self._tell = tell
@@ -5180,14 +5956,18 @@ class _Transcription:
         self._request = EngineRequest(tag, prompt, options.words)
         self._heard = Heard(())  # the language that was heard most surely so far
         self._segments: list[SpeechSegment] = []
+        self._odd = 0
 
     async def run(self) -> None:
         """Give the windows to the engine, some at the same time, and take the texts in their order."""
         tasks: deque[tuple[SpeechWindow, asyncio.Task[Heard]]] = deque()
         is_first = True
         try:
-            while True:
-                while len(tasks) < self._at_once and (window := await self._recording.next_window()):
+            while tasks or not self._recording.is_read:
+                while len(tasks) < self._at_once and not self._recording.is_read:
+                    if (window := await self._recording.next_window()) is None:
+                        await self._turn.give_way()
+                        continue
                     check = is_first and self._tag is not None and window.seconds >= MIN_CHECK_SECONDS
                     request = replace(self._request, check_language=check)
                     tasks.append((window, asyncio.create_task(self._engine.transcribe(window, request))))
@@ -5195,7 +5975,7 @@ class _Transcription:
                 if not tasks:
                     return
                 window, task = tasks[0]
-                heard = await task
+                heard = await self._answer(task)
                 tasks.popleft()
                 await self._add(window, heard)
         finally:
@@ -5203,12 +5983,22 @@ class _Transcription:
                 task.cancel()
             await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
 
+    async def _answer(self, task: asyncio.Task[Heard]) -> Heard:
+        """Wait for the engine; for one elsewhere without keeping others from this machine's processors."""
+        if self._engine.is_here:
+            heard = await task
+            await self._turn.give_way()
+            return heard
+        async with self._turn.away():
+            return await task
+
     @property
     def _at_once(self) -> int:
         """One window until its language is known: then that is the language of all."""
         return self._engine.parallel if self._request.language else 1
 
     async def _add(self, window: SpeechWindow, heard: Heard) -> None:
+        self._odd += heard.odd
         surer = heard.language_probability > self._heard.language_probability
         if heard.language and (surer or self._heard.language is None):
             self._heard = heard
@@ -5241,7 +6031,7 @@ class _Transcription:
         """
         audio = self._recording.audio
         if not self._segments:
-            raise NoSpeechError(audio.seconds)
+            raise NoSpeechError(audio.seconds, audio.other_tracks)
         asked = self._tag
         language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
         return Transcript(
@@ -5256,6 +6046,9 @@ class _Transcription:
         )
 
     def _notes(self) -> Iterator[SpeechNote]:
+        if self._odd:
+            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            yield SpeechNote("answer", text)
         if self._tag is None:
             return
         if self._convert is None:
@@ -5281,6 +6074,8 @@ async def _no_progress(progress: SpeechProgress) -> None:
 # --- ollama_pack.webui.voice_store ---
 # Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
 
+MAX_USER_ID = 64  # characters; Open WebUI's have 36
+
 
 def model_folders() -> tuple[Path, Path]:
     """The folder of Open WebUI's own Whisper, and one where the pack may put models."""
@@ -5294,6 +6089,16 @@ async def tool_valves(tool_id: str) -> Mapping[str, Any]:
     from open_webui.models.tools import Tools  # noqa: PLC0415
 
     return await Tools.get_tool_valves_by_id(tool_id) or {}
+
+
+def forwarded_user(headers: Mapping[str, str]) -> str:
+    """The user for whom Open WebUI's own microphone asks; empty: the admin does not have it forwarded."""
+    from open_webui import env  # noqa: PLC0415
+
+    if not getattr(env, "ENABLE_FORWARD_USER_INFO_HEADERS", False):
+        return ""
+    name = getattr(env, "FORWARD_USER_INFO_HEADER_USER_ID", "X-OpenWebUI-User-Id")
+    return headers.get(name, "")[:MAX_USER_ID]
 
 
 # --- ollama_pack.services.transcribing ---
@@ -5320,14 +6125,17 @@ async def transcript_of(
     wish: VoiceWish,
     settings: VoiceSettings,
     on_progress: ProgressCallback | None = None,
+    user: SpeechUser = ANY_SPEAKER,
 ) -> Transcript:
-    """The transcript of a recording; at once where the same was wanted a while ago.
+    """The transcript of a recording; at once where the same user wanted the same a while ago.
 
     Args:
         source: the recording.
         wish: what is wanted.
         settings: the admin's.
         on_progress: see `transcribe`.
+        user: whose recording it is. Of one whom nobody knows nothing is kept: by the time that an answer
+            takes, others could find out who has had a recording.
 
     Raises:
         SpeechError: see `transcribe`.
@@ -5343,13 +6151,17 @@ async def transcript_of(
         pcm=wish.pcm,
     )
     kept = kept_transcripts()
-    key = await asyncio.to_thread(recording_key, source, settings.max_bytes, options, *settings.identity)
-    if found := kept.find(key):
-        return found
+    key = ""
+    if user.id:
+        identity = (user.id, options, *settings.identity)
+        key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
+        if found := await asyncio.to_thread(kept.find, key):
+            return found
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
-        transcript = await transcribe(source, options, engine, on_progress)
-    kept.keep(key, transcript)
+        transcript = await transcribe(source, options, engine, on_progress, user)
+    if key:
+        await asyncio.to_thread(kept.keep, key, transcript)
     return transcript
 
 
@@ -5779,8 +6591,12 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
+log_uploads = logging.getLogger(__name__)
+
 FILE_FIELDS = ("file", "audio")
-MAX_FIELDS, MAX_FIELD_BYTES = 32, 64 * 2**10
+MAX_FIELDS, MAX_FIELD_BYTES = 32, 16 * 2**10
+MAX_TYPE = 256  # characters of a Content-Type: parsing takes time by the square of its length
+MAX_SHOWN = 100  # characters of what somebody sent, in an error
 FORM_BYTES = 2**20  # what a form may have besides the recording
 MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
 _FORM = "multipart/form-data"
@@ -5819,12 +6635,11 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
     Raises:
         UploadTooLargeError: there are more bytes.
         UploadError: there is no recording in it.
+        NoRoomError: the disk is full.
     """
-    kind = Message()
-    kind["Content-Type"] = request.headers.get("content-type", "")
-    said = {name: request.query_params.getlist(name) for name in request.query_params}
+    media, told = _content_type(request.headers.get("content-type", ""))
+    said = _address_fields(request)
     with ExitStack() as files:
-        media = kind.get_content_type() if kind["Content-Type"] else ""
         if media == _FORM:
             form = await _form(request, max_bytes, files)
             fields = said | {name: _texts(form, name) for name in form if _texts(form, name)}
@@ -5832,12 +6647,54 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
         elif media.startswith(("audio/", "video/")) or media == "application/octet-stream":
             file = files.enter_context(tempfile.SpooledTemporaryFile(MEMORY_BYTES))
             async for piece in _bounded(request, max_bytes, max_bytes):
-                file.write(piece)
+                with _disk():
+                    await asyncio.to_thread(file.write, piece)
             file.seek(0)
-            told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
             raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+
+
+def _content_type(text: str) -> tuple[str, dict[str, str]]:
+    """The type of a body in lower case, and its parameters; nothing where nothing is said.
+
+    Raises:
+        UploadError: it is longer than any type is.
+    """
+    if len(text) > MAX_TYPE:
+        raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
+    kind = Message()
+    kind["Content-Type"] = text
+    told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
+    return (kind.get_content_type() if text else ""), told
+
+
+def _address_fields(request: Any) -> dict[str, list[str]]:
+    """The fields in the address.
+
+    Raises:
+        UploadError: they are too many, or too long.
+    """
+    fields: dict[str, list[str]] = {}
+    pairs = request.query_params.multi_items()
+    if len(pairs) > MAX_FIELDS or any(len(value) > MAX_FIELD_BYTES for _, value in pairs):
+        raise UploadError(
+            f"the address has {len(pairs)} fields, or one that is too long: the limits are {MAX_FIELDS} "
+            f"fields of {MAX_FIELD_BYTES // 2**10} KB"
+        )
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Within this, a full disk is an error that the client understands."""
+    try:
+        yield
+    except OSError as error:
+        log_uploads.warning("a recording could not be kept while it is read: %s", error)
+        raise NoRoomError from error
 
 
 async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
@@ -5851,7 +6708,8 @@ async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
         max_part_size=MAX_FIELD_BYTES,
     )
     try:
-        return await parser.parse()
+        with _disk():
+            return await parser.parse()
     except MultiPartException as error:
         raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
     finally:  # one that came only in part is not among the form's items
@@ -5889,14 +6747,21 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
         raise UploadTooLargeError(limit, max(seen, size))
 
 
+async def drop_body(request: Any, max_bytes: int) -> None:
+    """Read a body and forget it, or a client that is refused would not see the answer."""
+    with suppress(UploadError):
+        async for _ in _bounded(request, max_bytes, max_bytes):
+            pass
+
+
 def _recording_in(form: Any) -> BinaryIO:
     for name in FILE_FIELDS:
         found = form.get(name)
         if found is not None and not isinstance(found, str):
             file: BinaryIO = found.file
             return file
-    names = sorted({name for name, _ in form.multi_items()})
-    raise UploadError(f"the form has no recording in it (it has: {', '.join(names) or 'nothing'}): {_SEND}")
+    names = ", ".join(sorted({name for name, _ in form.multi_items()}))[:MAX_SHOWN]
+    raise UploadError(f"the form has no recording in it (it has: {names or 'nothing'}): {_SEND}")
 
 
 def _texts(form: Any, name: str) -> list[str]:
@@ -5910,12 +6775,16 @@ log_voice = logging.getLogger(__name__)
 
 TRANSCRIBE_PATH = "/api/voice/transcribe"
 OPENAI_PATH = "/api/voice/v1/audio/transcriptions"
+MODELS_PATH = "/api/voice/v1/models"
+OPENAI_MODEL = "whisper-1"  # what clients of OpenAI's API ask for unless they are set up otherwise
 LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still there
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
 MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
+MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
+MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
 _BEARER = "bearer "
 
 
@@ -5936,6 +6805,7 @@ class VoiceRoutes:
     def __init__(self, key: Callable[[], str]) -> None:
         """Answer nothing yet; `key` gives the key with which Open WebUI's microphone is let in."""
         self._key = key
+        self._open: Counter[str] = Counter()  # user → requests that are being answered
 
     @property
     def specs(self) -> tuple[RouteSpec, ...]:
@@ -5943,6 +6813,10 @@ class VoiceRoutes:
         return (
             RouteSpec("POST", TRANSCRIBE_PATH, "user", self._transcribe),
             RouteSpec("POST", OPENAI_PATH, "user", self._openai, lets_in=self._is_microphone),
+            RouteSpec("GET", MODELS_PATH, "user", self._models, lets_in=self._is_microphone),
+            RouteSpec(
+                "GET", MODELS_PATH + "/{model:path}", "user", self._models, lets_in=self._is_microphone
+            ),
         )
 
     def _is_microphone(self, request: Any) -> bool:
@@ -5954,34 +6828,70 @@ class VoiceRoutes:
 
     async def _transcribe(self, request: Any, user: Any) -> Any:
         try:
-            async with _recording(request) as (recording, settings):
+            async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("format"))
-                found = await unless_gone(request, _transcript(recording, settings))
+                found = await unless_gone(request, _transcript(recording, settings, speaker))
         except PackError as error:
             return _failure(error, user)
-        return _rendered(found, form)
+        return await _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
         try:
-            async with _recording(request) as (recording, settings):
+            async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await unless_gone(request, _transcript(recording, settings))
+                    found = await unless_gone(request, _transcript(recording, settings, speaker))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
             return _failure(error, user)
-        return _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
+        return await _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
+
+    async def _models(self, request: Any, user: Any) -> Any:
+        """The models as OpenAI's API lists them: the admin's, and the one that clients ask for by default."""
+        try:
+            settings = await _current_settings()
+        except PackError as error:
+            return _failure(error, user)
+        names = dict.fromkeys((settings.shown_model, OPENAI_MODEL))
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": settings.engine} for name in names
+        ]
+        if (wanted := request.path_params.get("model")) is None:
+            return {"object": "list", "data": models}
+        found = next((model for model in models if model["id"] == wanted), None)
+        return found or _failure(UnknownSpeechModelError(wanted, names), user)
+
+    @asynccontextmanager
+    async def _recording(
+        self, request: Any, user: Any
+    ) -> AsyncIterator[tuple[ReceivedRecording, VoiceSettings, SpeechUser]]:
+        """What came with a request, how it is to be transcribed, and for whom.
+
+        Raises:
+            SpeechShareFullError: the user has `MAX_OF_USER` requests already.
+        """
+        settings = await _current_settings()
+        speaker = SpeechUser(str(user.id)) if user else _of_microphone(request)
+        limit = MAX_OF_SHARED if speaker.is_shared else MAX_OF_USER
+        if (busy := self._open[speaker.id]) >= limit:
+            await drop_body(request, settings.max_bytes)
+            raise SpeechShareFullError(limit, busy)
+        self._open[speaker.id] += 1
+        try:
+            async with received_recording(request, settings.max_bytes) as recording:
+                yield recording, settings, speaker
+        except UploadTooLargeError as error:
+            raise AudioTooLargeError(error.limit, error.actual) from error
+        finally:
+            self._open[speaker.id] -= 1
+            self._open = +self._open  # those who have none are forgotten
 
 
-@asynccontextmanager
-async def _recording(request: Any) -> AsyncIterator[tuple[ReceivedRecording, VoiceSettings]]:
-    settings = await _current_settings()
-    try:
-        async with received_recording(request, settings.max_bytes) as recording:
-            yield recording, settings
-    except UploadTooLargeError as error:
-        raise AudioTooLargeError(error.limit, error.actual) from error
+def _of_microphone(request: Any) -> SpeechUser:
+    """The user of Open WebUI's microphone, where Open WebUI says who that is; else all of them together."""
+    user = forwarded_user(request.headers)
+    return SpeechUser(user, is_shared=not user)
 
 
 async def _current_settings() -> VoiceSettings:
@@ -6001,9 +6911,12 @@ async def _current_settings() -> VoiceSettings:
         ) from error
 
 
-async def _transcript(recording: ReceivedRecording, settings: VoiceSettings) -> Transcript:
-    wish = VoiceWish(recording.value("language"), recording.value("prompt"), _pcm_format(recording))
-    return await transcript_of(recording.file, wish, settings)
+async def _transcript(
+    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser
+) -> Transcript:
+    prompt = recording.value("prompt")[-MAX_PROMPT:]
+    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording))
+    return await transcript_of(recording.file, wish, settings, user=speaker)
 
 
 def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
@@ -6046,24 +6959,32 @@ async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
 
 def _silent(silence: NoSpeechError, asked: str) -> Transcript:
     """Nothing said, as a transcript: to press the microphone and say nothing is no error."""
-    return Transcript("", asked or UNKNOWN_LANGUAGE, silence.seconds, (), "", "")
+    tag = parse_language(asked)
+    return Transcript("", tag.text if tag else UNKNOWN_LANGUAGE, silence.seconds, (), "", "")
 
 
-def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: list[str]) -> Any:
+async def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: list[str]) -> Any:
     """As OpenAI's API answers: `json` has the text alone, `verbose_json` what was asked for of times."""
     if form == "json":
         return json_answer({"text": found.text}, headers=warnings_in_header(found))
-    if form == "verbose_json":
-        left_out = {"word": "words", "segment": "segments"}
-        for kind in granularities or ["segment"]:
-            left_out.pop(kind, None)
-        wanted = {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
-        return json_answer(wanted, headers=warnings_in_header(found))
-    return _rendered(found, form)
+    if form != "verbose_json":
+        return await _rendered(found, form)
+    left_out = {"word": "words", "segment": "segments"}
+    for kind in granularities or ["segment"]:
+        left_out.pop(kind, None)
+
+    def written() -> str:
+        kept = {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
+        return json.dumps(kept, ensure_ascii=False, allow_nan=False)
+
+    text = await asyncio.to_thread(written)
+    return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
-def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
-    return text_answer(render_transcript(found, form), MEDIA_TYPES[form], warnings_in_header(found))
+async def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
+    """Not on the event loop: hours of speech take a second."""
+    text = await asyncio.to_thread(render_transcript, found, form)
+    return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
 def _failure(error: PackError, user: Any) -> Any:
@@ -6074,7 +6995,7 @@ def _failure(error: PackError, user: Any) -> Any:
     message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
     kind = "server_error" if is_fault else "invalid_request_error"
     body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
-    is_busy = isinstance(error, SpeechQueueFullError)
+    is_busy = isinstance(error, SpeechQueueFullError | NoRoomError)
     return json_answer(body, status, {"Retry-After": RETRY_SECONDS} if is_busy else {})
 
 
@@ -6082,7 +7003,9 @@ def _status(error: PackError) -> int:
     statuses: dict[type[PackError] | tuple[type[PackError], ...], int] = {
         (LanguageTagError, SpeechLanguageError): 422,
         (AudioTooLargeError, AudioTooLongError): 413,
-        (SpeechQueueFullError, SpeechEngineError): 503,
+        UnknownSpeechModelError: 404,
+        SpeechShareFullError: 429,
+        (SpeechQueueFullError, SpeechEngineError, NoRoomError): 503,
     }
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)
 
@@ -6359,7 +7282,9 @@ function node(one) {
   return make("section", {class: "card"},
     make("div", {class: "row"}, make("h3", {}, text(one.name)),
       one.healthy ? badge("healthy", "good") : badge("down", "bad"),
-      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null),
+      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null,
+      Object.entries(one.breakers && typeof one.breakers === "object" ? one.breakers : {})
+        .map(([model, state]) => badge(model + " failed: breaker " + text(state), "warn"))),
     one.url ? make("code", {class: "soft"}, one.url) : null,
     one.fault ? make("p", {class: "notice bad small"}, one.fault) : null,
     make("div", {class: "figures"}, figure(one.in_flight, "in flight"), figure(one.queued, "queued"),
@@ -6528,6 +7453,12 @@ def _model_names(value: Any) -> list[str]:
     return [model for model in _list_of(value) if isinstance(model, str)]
 
 
+def _states(value: Any) -> dict[str, str]:
+    """Models that are not asked for at a node since they have failed → `open` or `half-open`."""
+    told = value if isinstance(value, Mapping) else {}
+    return {str(model): state for model, state in told.items() if isinstance(state, str)}
+
+
 def _gpus(value: Any) -> list[dict[str, Any]]:
     return [_only(GPU_KEYS, gpu) for gpu in _list_of(value) if isinstance(gpu, Mapping)]
 
@@ -6551,7 +7482,7 @@ NODE_KEYS: Mapping[str, Checked] = {
     "models": _model_names,
     "gpus": _gpus,
 }
-ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text}
+ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text, "breakers": _states}
 
 
 def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:

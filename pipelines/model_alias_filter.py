@@ -56,6 +56,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -92,6 +93,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
@@ -219,9 +222,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -236,6 +242,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -815,6 +840,7 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -876,6 +902,15 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:

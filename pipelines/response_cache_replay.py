@@ -86,6 +86,7 @@ from redis.utils import HIREDIS_AVAILABLE
 # │   ├── QueueFullError              too many wait already
 # │   ├── WaitedTooLongError          none became free in time
 # │   ├── NoAnswerError               all that were tried failed before the first token
+# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 # │   └── AnswerBrokenError           one failed after it
 # ├── SpeechError                 a recording was not transcribed
 # │   ├── AudioError                  the recording is at fault
@@ -122,6 +123,8 @@ from redis.utils import HIREDIS_AVAILABLE
 #     │   ├── NodeTimeoutError            a limit ran out
 #     │   ├── NodeBusyError               its queue is full
 #     │   ├── NodeFaultError              it failed, talked garbage or hung up
+#     │   ├── NodeGoneError               it has stopped answering
+#     │   ├── WrongModelError             it answers with another model
 #     │   └── ModelNotFoundError          it does not have the model
 #     └── RequestRefusedError         it will not take this request, and no other node would
 
@@ -2140,9 +2143,12 @@ class NodeTimeoutError(RetryableNodeError):
     """
 
     def __init__(
-        self, node: str, stage: Literal["connect", "first byte", "next line", "answer"], seconds: float
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
     ) -> None:
-        waited = "connected" if stage == "connect" else f"sent its {stage}"
+        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
         super().__init__(node, f"has not {waited} within {seconds:g} s")
         self.stage = stage
         self.seconds = seconds
@@ -2157,6 +2163,25 @@ class NodeBusyError(RetryableNodeError):
 
 class NodeFaultError(RetryableNodeError):
     """The node failed, sent what is no answer, or hung up."""
+
+
+class NodeGoneError(RetryableNodeError):
+    """The node has stopped answering at all while a request was there."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node, "has stopped answering")
+
+
+class WrongModelError(RetryableNodeError):
+    """The node answers with another model than it was asked for.
+
+    Attributes:
+        answered: the name in its answer.
+    """
+
+    def __init__(self, node: str, asked: str, answered: str) -> None:
+        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
+        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):

@@ -178,6 +178,7 @@ class Cache(Section):
 class Router(Section):
     max_queue: int = Field(default=64, ge=1)
     first_token_timeout: float = Field(default=120, gt=0)
+    load_timeout: float = Field(default=7200, gt=0)
     strategy: Literal["predicted_ttft", "least_busy", "random"] = "predicted_ttft"
     probe_seconds: float = Field(default=5, ge=0.5)
     keep_alive: str = ""
@@ -257,7 +258,10 @@ class PackConfig(Section):
         if self.nodes:
             valves["nodes"] = "\n".join(node.text(number) for number, node in enumerate(self.nodes))
         if self.router is not None:
-            names = {"first_token_timeout": "first_token_timeout_seconds"}
+            names = {
+                "first_token_timeout": "first_token_timeout_seconds",
+                "load_timeout": "load_timeout_seconds",
+            }
             said = self.router.model_dump(exclude_unset=True)
             valves |= {names.get(name, name): value for name, value in said.items()}
         return valves

@@ -25,6 +25,7 @@ PackError
 │   ├── QueueFullError              too many wait already
 │   ├── WaitedTooLongError          none became free in time
 │   ├── NoAnswerError               all that were tried failed before the first token
+│   │   └── RequestFailsError           several did in the same way: the request is the likely reason
 │   └── AnswerBrokenError           one failed after it
 ├── SpeechError                 a recording was not transcribed
 │   ├── AudioError                  the recording is at fault
@@ -61,6 +62,8 @@ PackError
     │   ├── NodeTimeoutError            a limit ran out
     │   ├── NodeBusyError               its queue is full
     │   ├── NodeFaultError              it failed, talked garbage or hung up
+    │   ├── NodeGoneError               it has stopped answering
+    │   ├── WrongModelError             it answers with another model
     │   └── ModelNotFoundError          it does not have the model
     └── RequestRefusedError         it will not take this request, and no other node would
 """

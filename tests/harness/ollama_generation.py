@@ -59,6 +59,7 @@ class Generation:
         self._fault = fault
         self._loop = asyncio.get_running_loop()
         self._came = self._loop.time()
+        self._named = ""
         self._sent: web.StreamResponse | None = None
 
     def _verb_of(self, path: str) -> str:
@@ -107,6 +108,7 @@ class Generation:
         question = next((m.get("content") or "" for m in reversed(messages) if m.get("role") == "user"), "")
         images = sum(len(m.get("images") or ()) for m in messages) if vision else 0
         answer = self._state.next_answer(model, self._body, prompt, question, images)
+        self._named = answer.model
         await asyncio.sleep(answer.delay)
         if answer.refusal:
             raise RefusalError(*answer.refusal)
@@ -228,7 +230,11 @@ class Generation:
         return before, between, after
 
     def _line(self, piece: JSON, done_reason: str | None = None) -> JSON:
-        line = {"model": self._body["model"], "created_at": timestamp(), **self._content(piece)}
+        line = {
+            "model": self._named or self._body["model"],
+            "created_at": timestamp(),
+            **self._content(piece),
+        }
         return line | ({"done": True, "done_reason": done_reason} if done_reason else {"done": False})
 
     def _content(self, piece: JSON) -> JSON:

@@ -111,6 +111,7 @@ class Answer:
         refusal: (status, message) instead of an answer.
         failure: the message of an error line that ends the stream after the pieces.
         hangs_up: the connection is cut after the pieces, without an end.
+        model: the name that the answer gives; empty: the one that was asked for.
     """
 
     text: Sequence[str] = ()
@@ -121,6 +122,7 @@ class Answer:
     refusal: tuple[int, str] | None = None
     failure: str | None = None
     hangs_up: bool = False
+    model: str = ""
 
     def pieces(self) -> Iterator[JSON]:
         """Yield the parts of a message, in the order in which they are sent."""

@@ -1,7 +1,5 @@
 """Engines for tests that are about everything but the engine, and the real model for those that are not."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ollama_pack.speech.language import LanguageTag
-from ollama_pack.speech.values import EngineRequest, Heard, SpeechSegment, SpeechWindow, WaitCallback
+from ollama_pack.speech.values import EngineRequest, Heard, SpeechSegment, SpeechWindow
 from ollama_pack.speech.whisper import FasterWhisperEngine, WhisperSettings
 from ollama_pack.speech.whisper_model import ModelPlaces
 
@@ -20,14 +18,13 @@ class CountingEngine:
 
     name: str = "counting"
     model: str = "none"
+    is_here: bool = True
     parallel: int = 2
     window_seconds: float = 30.0
     requests: list[EngineRequest] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:  # noqa: ARG002
-        """Always ready."""
-        yield
+    async def be_ready(self, language: LanguageTag | None) -> None:
+        """Always."""
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """A segment of a few words."""

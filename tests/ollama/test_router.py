@@ -8,7 +8,7 @@ from random import Random
 import aiohttp
 import pytest
 
-from harness.ollama_node import Answer, Model, OllamaNode
+from harness.ollama_node import Answer, Fault, Model, OllamaNode
 from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
 from ollama_pack.engines.errors import NodeTimeoutError, RequestRefusedError
 from ollama_pack.routing.decide.assignment import Binding
@@ -20,6 +20,7 @@ from ollama_pack.routing.errors import (
     NoAnswerError,
     NodesDownError,
     NoNodeError,
+    RequestFailsError,
     WaitedTooLongError,
 )
 from ollama_pack.routing.peers.share import FleetShare
@@ -484,3 +485,125 @@ def test_decisions_are_explained(nodes: list[OllamaNode]) -> None:
         ("gpu0", True, 0, 0),
         ("gpu1", True, 0, 0),
     ]
+
+
+POISON = Answer(refusal=(500, "invalid JSON schema in format"))
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one node", "two nodes"])
+def test_a_poison_request_shuts_nothing(nodes: list[OllamaNode], count: int) -> None:
+    """Would catch a model that nobody may ask any more, because one user sent what no node can answer."""
+
+    async def scenario() -> None:
+        async with routing(nodes[:count]) as router:
+            for _ in range(15):
+                for node in nodes[:count]:
+                    node.enqueue(POISON)
+                with pytest.raises(RequestFailsError if count > 1 else NoAnswerError, match="invalid JSON"):
+                    await Chat(router, user="mallory").run()
+            assert all(node["breakers"] == {} for node in load_report(router)["nodes"])
+            chat = Chat(router, user="ann")
+            await asyncio.wait_for(chat.run(), 2)
+            assert chat.said == "You said: hello"
+
+    run(scenario)
+
+
+def test_no_node_is_asked_after_two_have_said_the_same() -> None:
+    """Would catch a request that is tried everywhere though it can be answered nowhere."""
+
+    async def scenario() -> None:
+        with OllamaNode([LLAMA]) as one, OllamaNode([LLAMA]) as two, OllamaNode([LLAMA]) as three:
+            three_nodes = [one, two, three]
+            for node in three_nodes:
+                node.enqueue(Answer(refusal=(500, f"bad grammar at {node.url[-5:]}")))
+            async with routing(three_nodes) as router:
+                with pytest.raises(RequestFailsError, match="failed in the same way"):
+                    await Chat(router).run()
+                assert sum(map(chats, three_nodes)) == 2
+
+    run(scenario)
+
+
+def test_what_another_node_answers_is_the_node_s_fault(nodes: list[OllamaNode]) -> None:
+    """Would catch a node whose model is broken, and which fails every chat first."""
+
+    async def scenario() -> None:
+        async with routing(nodes) as router:
+            broken, _ = await home(router, nodes)
+            broken.command(Fault("error", path="/api/chat", message="tensor is corrupt"))
+            for number in range(6):
+                assert (
+                    await Chat(router, f"{number}", user=f"u{number}").run()
+                ).said == f"You said: {number}"
+            shut = [node["breakers"] for node in load_report(router)["nodes"] if node["breakers"]]
+            assert shut == [{"llama3:8b": "open"}]
+            assert chats(broken) <= 4
+
+    run(scenario)
+
+
+def test_lack_of_memory_everywhere_is_not_the_request_s_fault(nodes: list[OllamaNode]) -> None:
+    """Would catch a user who is told to change a request that a larger node would answer."""
+
+    async def scenario() -> None:
+        async with routing(nodes) as router:
+            for node in nodes:
+                node.enqueue(
+                    Answer(refusal=(500, "model requires more system memory (9.0 GiB) than 4.0 GiB"))
+                )
+            with pytest.raises(NoAnswerError) as caught:
+                await Chat(router).run()
+            assert not isinstance(caught.value, RequestFailsError)
+
+    run(scenario)
+
+
+def test_answers_that_break_off_count_for_two_users_together(nodes: list[OllamaNode]) -> None:
+    """Would catch one user's chats that shut a model for others, or a node that breaks everybody's."""
+
+    async def scenario() -> list[JSON]:
+        async with routing(nodes[:1]) as router:
+            seen = []
+            for user in ("mallory", "mallory", "mallory", "ann"):
+                nodes[0].enqueue(Answer(["Once "], hangs_up=True))
+                with pytest.raises(AnswerBrokenError):
+                    await Chat(router, user=user).run()
+                seen.append(load_report(router)["nodes"][0]["breakers"])
+            return seen
+
+    assert run(scenario) == [{}, {}, {}, {"llama3:8b": "open"}]
+
+
+@pytest.mark.parametrize(
+    ("answered", "believed"),
+    [
+        ("Llama3:8B", True),
+        ("registry.ollama.ai/library/llama3:8b", True),
+        ("copy:latest", True),  # made by `ollama cp` of it
+        ("", True),
+        ("llama3:70b", False),
+        ("llama3", False),
+        ("mistral:7b", False),
+    ],
+)
+def test_another_model_s_answer_is_not_believed(answered: str, *, believed: bool) -> None:
+    """Would catch the words of a model that nobody asked for, or a node left out for a name's spelling."""
+    copied = Model("copy", blob=LLAMA.blob)
+
+    async def scenario() -> Chat:
+        with OllamaNode([LLAMA, copied]) as one, OllamaNode([LLAMA]) as two:
+            async with routing([one, two]) as router:
+                one.enqueue(Answer(["hm"], model=answered))
+                two.enqueue(Answer(["hm"], model=answered))
+                chat = Chat(router)
+                if believed:
+                    await chat.run()
+                else:
+                    with pytest.raises(
+                        NoAnswerError, match=f"answers with '{answered}' though it was asked for"
+                    ):
+                        await chat.run()
+                return chat
+
+    assert run(scenario).said == ("hm" if believed else "")

@@ -21,6 +21,7 @@ from harness.sim_faults import Fault
 from harness.sim_shape import NodeShape
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.errors import NoAnswerError
 from ollama_pack.routing.nodes import NodeRow
 
 SPEED = 10.0
@@ -34,7 +35,9 @@ Scenario = Callable[[], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
-async def fleet(*nodes: NodeServer, slots: int = 1, spare_tier: int = 0) -> AsyncIterator[Router]:
+async def fleet(
+    *nodes: NodeServer, slots: int = 1, spare_tier: int = 0, settings: RouterSettings = SETTINGS
+) -> AsyncIterator[Router]:
     """A router over these nodes, called gpu0, gpu1 and so on; all but the first are of the other tier."""
     async with AsyncExitStack() as stack:
         for node in nodes:
@@ -43,7 +46,7 @@ async def fleet(*nodes: NodeServer, slots: int = 1, spare_tier: int = 0) -> Asyn
             NodeRow(f"gpu{number}", node.url, slots=slots, tier=spare_tier if number else 0)
             for number, node in enumerate(nodes)
         ]
-        router = Router(rows, aiohttp.ClientSession(), SETTINGS, Random(1))  # noqa: S311 - breaks ties
+        router = Router(rows, aiohttp.ClientSession(), settings, Random(1))  # noqa: S311 - breaks ties
         await router.ready()
         yield router
         await router.close()
@@ -170,5 +173,92 @@ def test_a_hang_is_waited_for_where_nobody_else_could_answer() -> None:
         async with fleet(node) as router:
             await Chat(router, story(1)).run()
             assert asked(node) == 1
+
+    play(scenario)
+
+
+IMPATIENT = RouterSettings(first_token_seconds=20.0, probe_seconds=2.0)
+LONG_LOADS = {"404 GB": (404_000_000_000, 90.0), "5 GB from a slow share": (5_000_000_000, 90.0)}
+
+
+@pytest.mark.parametrize("case", LONG_LOADS)
+def test_a_load_longer_than_the_limit_is_waited_for(case: str) -> None:
+    """Would catch a large model that never answers: each node is made to load it, and given up meanwhile."""
+    size, seconds = LONG_LOADS[case]
+
+    async def scenario() -> None:
+        slow = replace(MODEL, size=size, load_seconds=seconds)
+        nodes = [NodeServer([slow], shape=SHAPE) for _ in range(2)]
+        async with fleet(*nodes, settings=IMPATIENT) as router:
+            chat = Chat(router, story(1))
+            await chat.run()
+            assert sum(map(asked, nodes)) == 1
+            lines = [line for line, done in chat.told if not done]
+            assert lines[0].endswith("loads llama3:8b")
+            assert [line.rpartition(" · ")[2] for line in lines[1:]] == ["10 s", "20 s", "40 s", "80 s"]
+            assert chat.told[-1][1]
+
+    play(scenario)
+
+
+def test_those_behind_a_load_are_not_refused() -> None:
+    """Would catch a second user who reads that all nodes were busy, because the model is being loaded."""
+
+    async def scenario() -> None:
+        node = NodeServer([replace(MODEL, size=5_000_000_000, load_seconds=60.0)], shape=SHAPE)
+        async with fleet(node, settings=IMPATIENT) as router:
+            await asyncio.gather(
+                *(Chat(router, story(number), user=str(number)).run() for number in range(3))
+            )
+            assert node.state.scheduler.loads == 1
+
+    play(scenario)
+
+
+def test_a_load_that_never_ends_is_given_up() -> None:
+    """Would catch a chat that waits for ever for a model that is never there."""
+
+    async def scenario() -> None:
+        node = NodeServer([replace(MODEL, load_seconds=3000.0)], shape=SHAPE)
+        async with fleet(node, settings=replace(IMPATIENT, load_seconds=40.0)) as router:
+            with pytest.raises(NoAnswerError, match=r"gpu0: has not loaded the model within 4\d s"):
+                await Chat(router, story(1)).run()
+
+    play(scenario)
+
+
+def test_after_the_load_the_usual_limit_counts() -> None:
+    """Would catch a model that hangs once it is loaded, and is waited for as if it were still loading."""
+
+    async def scenario() -> None:
+        first, second = NodeServer([MODEL], shape=SHAPE), NodeServer([MODEL], shape=SHAPE)
+        async with fleet(first, second, spare_tier=1, settings=IMPATIENT) as router:
+            await learn(router, (first,))
+            await second.kill()
+            await first.command(HANGS)
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(NoAnswerError, match=r"has not sent its first byte within 2\d"):
+                await Chat(router, story(1000)).run()
+            assert asyncio.get_running_loop().time() - began < 40
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("slots", "count"), [(1, 1), (4, 2)])
+def test_one_user_s_long_answers_refuse_nobody(slots: int, count: int) -> None:
+    """Would catch others who read that all nodes were busy, since one user's answers are long."""
+
+    async def scenario() -> None:
+        shape = replace(SHAPE, slots=slots)
+        nodes = [NodeServer([MODEL], shape=shape) for _ in range(count)]
+        async with fleet(*nodes, slots=slots, settings=IMPATIENT) as router:
+            long = [Chat(router, f"Write 3500 words about {number}", user="long") for number in range(9)]
+            flood = asyncio.gather(*(chat.run() for chat in long), return_exceptions=True)
+            await asyncio.sleep(3)  # the model is loaded
+            others = [Chat(router, "Write 5 words", user=user) for user in ("ann", "bob")]
+            await asyncio.gather(*(chat.run() for chat in others))
+            assert [len(chat.said.split()) for chat in others] == [5, 5]
+            flood.cancel()
+            await asyncio.gather(flood, return_exceptions=True)
 
     play(scenario)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.odd_recordings import BOMBS, LAYOUTS, Layout, written
 from harness.speech_engines import CountingEngine
 from harness.speech_recordings import ENCODINGS, RATE, encoded, librivox, silent_video, similarity
 from ollama_pack.speech.decode import DecodedAudio, open_audio
@@ -350,9 +352,150 @@ def test_the_detected_language_holds_for_the_rest(speech: Any) -> None:
     assert (found.language, found.language_probability) == ("en", 0.9)
 
 
+def cues_of(data: bytes) -> tuple[list[tuple[float, float]], list[str]]:
+    """When something is said, and the notes."""
+    found = asyncio.run(transcribe(data, SpeechOptions(language="en"), CountingEngine()))
+    return [(segment.start, segment.end) for segment in found.segments], [note.text for note in found.notes]
+
+
+@pytest.mark.parametrize("seconds", [70.0, 200.0])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_long_hole_keeps_the_times(name: str, seconds: float, speech: Any) -> None:
+    """Would catch subtitles that are minutes too early after a hole, and a warning that is not true."""
+    later = len(speech) / RATE + seconds
+    (first, second), notes = cues_of(written([[(0.0, speech), (later, speech)]], LAYOUTS[name]))
+    assert first == pytest.approx((0.0, 3.0), abs=0.3)
+    assert second == pytest.approx((later, later + 3.0), abs=0.3)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "video"),
+    [
+        *(
+            (name, 75.0)
+            for name in ("mkv", "mkv flac", "mkv mp3", "mp4", "mov", "mpegts", "mpegts mp2", "asf")
+        ),
+        # Alone, a transport stream or an Ogg file begins at any time.
+        *((name, 0.0) for name in ("webm", "mkv", "mkv flac", "mkv mp3", "mp4", "mov", "asf")),
+    ],
+)
+def test_sound_that_begins_late_keeps_the_times(name: str, video: float, speech: Any) -> None:
+    """Would catch subtitles that begin with the sound, not with the picture."""
+    (only,), notes = cues_of(written([[(70.0, speech)]], replace(LAYOUTS[name], video=video)))
+    assert only == pytest.approx((70.0, 73.0), abs=0.3)
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["mkv", "mkv flac", "mkv mp3", "mp4", "mov", "mpegts", "asf"])
+def test_a_track_shorter_than_its_film_is_whole(name: str, speech: Any) -> None:
+    """Would catch `not whole` for a film that ends without words."""
+    (only,), notes = cues_of(written([[(0.0, speech)]], replace(LAYOUTS[name], video=60.0)))
+    assert only == pytest.approx((0.0, 3.0), abs=0.3)
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["mkv", "mkv flac", "mp4", "mp4 fragments", "mov", "mpegts", "asf"])
+def test_the_first_track_with_sound_is_taken_and_the_others_named(name: str, speech: Any) -> None:
+    """Would catch silence for a recording with an unused first track, and a track that nobody hears of."""
+    silent: Any = np.zeros_like(speech)
+    layout = replace(LAYOUTS[name], languages=("eng", "eng", "eng"))
+    (only,), notes = cues_of(written([[(0.0, silent)], [(0.0, speech)], [(0.0, speech)]], layout))
+    assert only == pytest.approx((0.0, 3.0), abs=0.3)
+    (note,) = notes
+    assert "3 audio tracks: this is track 2" in note
+    assert "track 1" in note
+    assert "track 3" in note
+    error = failure(written([[(0.0, silent)], [(0.0, silent)]], layout))
+    assert isinstance(error, NoSpeechError)
+    assert error.seconds == pytest.approx(3.0, abs=0.1)
+    assert "2 audio tracks" in str(error)
+
+
+def test_the_default_track_goes_first(speech: Any) -> None:
+    """Would catch the first track of a film taken for the one that players play."""
+    layout = Layout("matroska", "flac", 16_000, default=1, languages=("deu", "eng"))
+    (only,), (note,) = cues_of(written([[(0.0, speech)], [(2.0, speech)]], layout))
+    assert only[0] == pytest.approx(2.0, abs=0.3)
+    assert note.endswith("this is track 2 (eng), not track 1 (deu).")
+
+
+@pytest.mark.parametrize("name", ["webm", "mkv flac", "mp4", "ogg", "mpegts mp2", "asf"])
+def test_channels_that_cancel_each_other_are_not_silence(name: str, speech: Any) -> None:
+    """Would catch `no speech` for a microphone that is wired the wrong way round."""
+    both: Any = np.stack((speech, -speech), axis=1)
+    (only,), notes = cues_of(written([[(0.0, both)]], replace(LAYOUTS[name], channels="stereo")))
+    assert only == pytest.approx((0.0, 3.0), abs=0.3)
+    assert notes == []
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6, 8, 9, 16, 64])
+def test_one_channel_of_many_is_heard(channels: int, speech: Any) -> None:
+    """Would catch samples of nine channels that nothing can mix, and a voice lost among silent ones."""
+    numbers: Any = np.zeros((len(speech), channels), "<i2")
+    numbers[:, -1] = (speech * 32767).astype("<i2")
+    samples, _ = decoded(numbers.tobytes(), SpeechOptions(pcm=PcmFormat(channels=channels)))
+    assert similarity(samples, speech) > 0.95
+
+
+BOMB = """
+import asyncio, json, sys, time
+from pathlib import Path
+from harness.speech_engines import CountingEngine
+from ollama_pack.speech.errors import AudioError
+from ollama_pack.speech.transcribe import transcribe
+from ollama_pack.speech.values import SpeechOptions
+
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+asyncio.run(transcribe(sys.argv[1], SpeechOptions(), CountingEngine()))
+for line in sys.stdin:
+    before, since = peak(), time.process_time()
+    try:
+        asyncio.run(transcribe(line.strip(), SpeechOptions(), CountingEngine()))
+        kind = ""
+    except AudioError as error:
+        kind = type(error).__name__
+    print(json.dumps([peak() - before, time.process_time() - since, kind]), flush=True)
+"""
+BOMB_MEGABYTES, BOMB_SECONDS = 120, 10.0
+
+
+def test_what_a_file_claims_costs_nothing(speech: Any, tmp_path: Path) -> None:
+    """Would catch gigabytes or minutes for some bytes of header, and an error without a type."""
+    plain = tmp_path / "plain.wav"
+    plain.write_bytes(encoded(np.tile(speech, 40), ENCODINGS["wav"]))
+    paths = []
+    for number, make in enumerate(BOMBS.values()):
+        paths.append(tmp_path / f"bomb{number}")
+        paths[-1].write_bytes(make())
+    environment = {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))}
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, str(plain)],
+        env=environment,
+        input="\n".join(map(str, paths)),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    found = dict(zip(BOMBS, map(json.loads, done.stdout.splitlines()), strict=True))
+    too_much = {
+        name: (more / 2**20, seconds)
+        for name, (more, seconds, _) in found.items()
+        if more > BOMB_MEGABYTES * 2**20 or seconds > BOMB_SECONDS
+    }
+    assert too_much == {}
+    assert [name for name, (_, _, kind) in found.items() if not kind] == []  # nobody says anything in them
+    assert found["flac 1 Hz"][1] < 1.0
+    assert found["flac 1 Hz"][0] < 50 * 2**20
+
+
 MEASURE = """
 import asyncio, json, sys
 from pathlib import Path
+from harness.odd_recordings import BOMBS, LAYOUTS, Layout, written
 from harness.speech_engines import CountingEngine
 from ollama_pack.speech.transcribe import transcribe
 from ollama_pack.speech.values import SpeechOptions

@@ -264,11 +264,7 @@ def test_models_are_found_where_they_are(
 
 
 async def _ready(engine: FasterWhisperEngine) -> None:
-    async def ignore(_: int) -> None:
-        pass
-
-    async with engine.turn(None, ignore):
-        pass
+    await engine.be_ready(None)
 
 
 def test_a_damaged_model_says_so(tmp_path: Path, joined_models: Path, whisper: FasterWhisperEngine) -> None:

@@ -1,16 +1,21 @@
 """Voice transcription on the real Open WebUI: both routes and the tool, with a scripted engine behind."""
 
+import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
 from deploy.errors import ServerError
+from harness.odd_recordings import BOMBS, LAYOUTS, Layout, written
 from harness.ollama_node import OllamaNode
 from harness.speech_recordings import ENCODINGS, encoded, librivox, silent_video
 from harness.voice_target import (
@@ -195,6 +200,145 @@ def test_what_is_no_upload(voice: VoiceTarget, pupil: Account, speech: bytes) ->
     ]
     assert [answer.status_code for answer in answers] == [400] * 6
     assert all("multipart/form-data" in answer.json()["detail"] for answer in answers)
+
+
+def test_headers_and_fields_are_bounded_before_they_are_parsed(
+    voice: VoiceTarget, pupil: Account, speech: bytes
+) -> None:
+    """Would catch one request that stops the whole server for a minute."""
+    since = time.monotonic()
+    for kind in ("audio/wav; ", "multipart/form-data; boundary=x; "):
+        answer = voice.post(OPENAI, pupil, headers={"Content-Type": kind + 'a="\\";' * 10_000}, data=speech)
+        assert answer.status_code == 400
+    answer = voice.post(f"{OPENAI}?{'a=1&' * 10_000}", pupil, files={"file": speech})
+    assert answer.status_code == 400
+    answer = voice.post(OPENAI, pupil, files={"file": speech}, data={"language": "x" * 15_000})
+    assert answer.status_code == 422
+    assert time.monotonic() - since < 20
+
+
+@pytest.mark.parametrize("name", [name for name in BOMBS if not name.startswith(("mp4", "mkv 20 MB", "mp3"))])
+def test_what_a_file_claims_is_no_500(voice: VoiceTarget, pupil: Account, name: str) -> None:
+    """Would catch a stack trace, or a server without memory, for some bytes."""
+    answer = voice.post(TRANSCRIBE, pupil, files={"audio": BOMBS[name]()})
+    assert answer.status_code in {400, 413}
+    assert answer.json()["error"]["code"] in {
+        "sample_rate",
+        "no_speech",
+        "zero_length",
+        "not_audio",
+        "audio_too_long",
+        "audio_too_large",
+    }
+
+
+def test_odd_recordings(voice: VoiceTarget, pupil: Account) -> None:
+    """Would catch silence for cancelling channels or an unused track, and times that a hole takes away."""
+    sound = librivox()[1].samples
+    both: Any = np.stack((sound, -sound), axis=1)
+    silent: Any = np.zeros_like(sound)
+    stereo = written([[(0.0, both)]], Layout("matroska", "flac", 16_000, channels="stereo"))
+    assert voice.post(TRANSCRIBE, pupil, files={"audio": stereo}).json()["text"] == "Good morning."
+    hole = written([[(0.0, sound), (43.0, sound)]], LAYOUTS["webm"])
+    found = voice.post(TRANSCRIBE, pupil, files={"audio": hole}).json()
+    assert [segment["start"] for segment in found["segments"]] == pytest.approx([0.0, 43.0], abs=0.3)
+    assert found["warnings"] == []
+    tracks = voice.post(
+        TRANSCRIBE, pupil, files={"audio": written([[(0.0, silent)], [(0.0, sound)]], LAYOUTS["mp4"])}
+    )
+    assert tracks.json()["text"] == "Good morning."
+    assert (
+        'tracks="The recording has 2 audio tracks: this is track 2, not track 1'
+        in tracks.headers[WARNING_HEADER]
+    )
+
+
+@pytest.mark.parametrize("channels", [8, 9, 16])
+def test_samples_of_many_channels(voice: VoiceTarget, pupil: Account, channels: int) -> None:
+    """Would catch a 500 for nine channels, which have no layout."""
+    numbers: Any = np.repeat((librivox()[1].samples * 32767).astype("<i2"), channels)
+    headers = {"Content-Type": f"audio/L16; rate=16000; channels={channels}"}
+    answer = voice.post(TRANSCRIBE, pupil, headers=headers, data=numbers.tobytes())
+    assert (answer.status_code, answer.json()["text"]) == (200, "Good morning.")
+
+
+def test_a_damaged_transport_stream(voice: VoiceTarget, pupil: Account) -> None:
+    """Would catch a 500 where a track is found only behind the damage."""
+    whole = written([[(3.0, librivox()[1].samples)]], LAYOUTS["mpegts"])
+    dice = random.Random(8)  # noqa: S311 - the same files each time
+    for _ in range(12):
+        damaged = bytearray(whole)
+        start = dice.randrange(len(damaged))
+        damaged[start : start + dice.randrange(len(damaged) // 2)] = b""
+        for _ in range(100):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        assert voice.post(TRANSCRIBE, pupil, files={"audio": bytes(damaged)}).status_code in {200, 400, 413}
+
+
+def test_one_odd_word_of_a_server_loses_nothing(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a transcript refused for one word, or subtitles all at the end."""
+    answer = said("One two three.", 3.0)
+    answer["words"][1]["start"] = None
+    voice.says(answer)
+    found = voice.post(TRANSCRIBE, pupil, files={"audio": unique(speech, 20)}).json()
+    assert [word["start"] for word in found["segments"][0]["words"]] == pytest.approx(
+        [0.0, 1.0, 2.0], abs=0.05
+    )
+    assert [warning["kind"] for warning in found["warnings"]] == ["answer"]
+    nano = said("One two three.", 3.0)
+    for entry in [*nano["segments"], *nano["words"]]:
+        entry |= {"start": entry["start"] * 10**9, "end": entry["end"] * 10**9}
+    voice.says(nano)
+    sent = {"files": {"audio": unique(speech, 21)}, "data": {"format": "srt"}}
+    shown = voice.post(TRANSCRIBE, pupil, **sent).text
+    assert shown.startswith("1\n00:00:00,000 --> 00:00:0")
+
+
+def test_a_language_as_answers_have_it(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch a client refused that sends back what it got."""
+    sent = {"files": {"file": unique(speech, 22)}, "data": {"response_format": "verbose_json"}}
+    language = voice.post(OPENAI, pupil, **sent).json()["language"]
+    again = {"files": {"file": unique(speech, 22)}, "data": {"language": language}}
+    assert voice.post(OPENAI, pupil, **again).status_code == 200
+    assert voice.engine.calls[-1].field("language") == ["en"]
+
+
+def test_the_models_are_listed(voice: VoiceTarget, pupil: Account) -> None:
+    """Would catch a page of HTML for a client that asks which models there are."""
+    client = openai.OpenAI(base_url=f"{voice.webui.url}/api/voice/v1", api_key=pupil.token)
+    assert [model.id for model in client.models.list()] == ["whisper-1"]
+    assert client.models.retrieve("whisper-1").owned_by == "openai_http"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("telepathy")
+    assert voice.post("/api/voice/v1/models", None).status_code in {401, 405}
+
+
+def test_nobody_finds_out_what_others_have_sent(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch an answer that comes at once because somebody else had the same recording."""
+    sent = {"files": {"audio": unique(speech, 23)}}
+    for who in (pupil, voice.webui.admin, pupil):
+        voice.post(TRANSCRIBE, who, **sent)
+    assert len(voice.engine.calls) == 2
+    key = {"Authorization": f"Bearer {voice.key}"}
+    for _ in range(2):  # whoever uses the microphone
+        voice.post(OPENAI, None, headers=key, files={"file": unique(speech, 23)})
+    assert len(voice.engine.calls) == 4
+
+
+def test_one_user_does_not_fill_the_line(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:
+    """Would catch 17 uploads of one user that leave no place for others, on the disk or in the line."""
+    long = encoded(np.tile(librivox()[1].samples, 15), ENCODINGS["mp3"])
+    with ThreadPoolExecutor(20) as pool:
+        flood = [
+            pool.submit(voice.post, TRANSCRIBE, pupil, files={"audio": long + bytes([number])})
+            for number in range(17)
+        ]
+        other = pool.submit(voice.post, TRANSCRIBE, voice.webui.admin, files={"audio": unique(speech, 24)})
+        assert other.result().status_code == 200
+        answers = [found.result() for found in flood]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {answer.status_code for answer in refused} <= {429}
+    assert all(answer.headers["Retry-After"] for answer in refused)
 
 
 def test_a_truncated_recording_gives_what_there_is(voice: VoiceTarget, pupil: Account, speech: bytes) -> None:

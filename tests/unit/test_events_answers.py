@@ -48,10 +48,11 @@ def test_plain_users_get_no_addresses() -> None:
 
 def test_admins_get_addresses() -> None:
     """Would catch an admin who cannot tell which machine a node is."""
-    assert ADMIN_NODE_KEYS.keys() == {"url"}
-    told = {"nodes": [{"name": "gpu0", "url": "http://gpu0:11434", "key": "secret"}], "recent": [1]}
-    expected = {"nodes": [{"name": "gpu0", "url": "http://gpu0:11434"}], "recent": [1]}
-    assert system_load(told, for_admin=True) == expected
+    assert ADMIN_NODE_KEYS.keys() == {"url", "breakers"}
+    shown = {"name": "gpu0", "url": "http://gpu0:11434", "breakers": {"llama3:8b": "open"}}
+    told = {"nodes": [shown | {"key": "secret"}], "recent": [1]}
+    assert system_load(told, for_admin=True) == {"nodes": [shown], "recent": [1]}
+    assert system_load(told, for_admin=False) == {"nodes": [{"name": "gpu0"}]}
 
 
 class Source:

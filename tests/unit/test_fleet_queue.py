@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.routing.decide.fair_queue import FairQueue
+from ollama_pack.routing.decide.fair_queue import MAX_TURN, FairQueue, WaitingRequest
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.errors import QueueFullError
 
@@ -35,7 +35,7 @@ def test_idle_users_save_up_nothing() -> None:
     queue.push(ask(9, "waits"), 0.0, 1.0)
     for number in range(5):
         queue.push(ask(number, "busy"), 0.0, 1.0)
-        queue.bound(f"r{number}", 0.0)
+        queue.ended(queue.bound(f"r{number}", 0.0), 1.0)
     queue.push(ask(5, "busy"), 0.0, 1.0)
     for number in range(6, 9):
         queue.push(ask(number, "back"), 0.0, 1.0)
@@ -101,10 +101,70 @@ def test_cancelled_requests_do_not_count_against_their_user() -> None:
     assert ids(queue) == ["r5", "r7", "r6"]
 
 
+def test_who_holds_several_slots_comes_after_those_who_hold_none() -> None:
+    """Would catch one user's long answers that take every slot as it becomes free."""
+    queue = FairQueue(100, PATIENCE)
+    held = []
+    for number in range(8):
+        queue.push(ask(number, "long"), 0.0, 4.0)
+        held.append(queue.bound(f"r{number}", 0.0))
+    queue.push(ask(8, "long"), 0.0, 4.0)
+    queue.push(ask(9, "ann"), 60.0, 4.0)
+    queue.push(ask(10, "ann"), 60.0, 4.0)
+    assert ids(queue) == ["r9", "r10", "r8"]
+    for entry in held:
+        queue.ended(entry, 4.0)
+    assert ids(queue) == ["r9", "r8", "r10"]  # it holds nothing any more
+
+
+def test_seconds_in_service_count_and_not_requests() -> None:
+    """Would catch a user of long answers who gets as many as one of short ones, and so most of the time."""
+    queue = FairQueue(100, PATIENCE)
+    for number in range(0, 8, 2):
+        queue.push(ask(number, "long"), 0.0, 4.0)
+        queue.push(ask(number + 1, "short"), 0.0, 4.0)
+    seconds = {"long": 40.0, "short": 4.0}
+    served = []
+    for _ in range(6):
+        entry = queue.bound(ids(queue)[0], 0.0)
+        served.append(entry.request.user)
+        queue.ended(entry, seconds[entry.request.user])
+    assert served == ["long", "short", "short", "short", "short", "long"]
+
+
+def test_what_was_used_lately_counts_and_fades() -> None:
+    """Would catch a user who has just had minutes of service and goes first again, or never gets any more."""
+    for pause, first in ((1.0, "r1"), (200.0, "r2")):
+        queue = FairQueue(100, PATIENCE)
+        queue.push(ask(0, "long"), 0.0, 4.0)
+        queue.ended(queue.bound("r0", 0.0), 100.0)
+        queue.push(ask(2, "long"), pause, 4.0)
+        queue.push(ask(1, "ann"), pause, 4.0)
+        assert ids(queue)[0] == first
+
+
 actions = st.lists(
-    st.tuples(st.sampled_from(["push", "bind first", "cancel last"]), st.integers(0, 5), st.booleans()),
+    st.tuples(
+        st.sampled_from(["push", "bind first", "cancel last", "end", "put back"]),
+        st.integers(0, 5),
+        st.booleans(),
+    ),
     max_size=200,
 )
+
+
+def turns_hold(queue: FairQueue, serving: list[WaitingRequest]) -> bool:
+    """Whether each request's turn is the number of its user's requests before it, in service or waiting."""
+    for entry in queue:
+        own = [
+            one
+            for one in queue
+            if one.owner == entry.owner and (one.start, one.number) < (entry.start, entry.number)
+        ]
+        held = [one for one in serving if one.owner == entry.owner]
+        if entry.turn != min(MAX_TURN, len(own) + len(held)):
+            return False
+    return True
 
 
 @given(actions)
@@ -112,19 +172,27 @@ def test_order_is_a_permutation_and_memory_is_bounded(actions: list[tuple[str, i
     """Would catch a request that is lost or doubled, and tags of users who have left long ago."""
     queue = FairQueue(50, PATIENCE)
     there: set[str] = set()
+    serving: list[WaitingRequest] = []
     for number, (action, user, background) in enumerate(actions):
         now = number / 4
         if action == "push" and len(there) < 30:
             queue.push(ask(number, f"u{user}-{number // 10}", background=background), now, 1.0)
             there.add(f"r{number}")
-        elif there and action != "push":
+        elif serving and action in {"end", "put back"}:
+            entry = serving.pop(user % len(serving))
+            queue.ended(entry, float(user) if action == "end" else None)
+            if action == "put back":
+                queue.put_back(entry, "x")
+                there.add(entry.request.id)
+        elif there and action in {"bind first", "cancel last"}:
             order = ids(queue, now)
             name = order[0] if action == "bind first" else order[-1]
             if action == "bind first":
-                queue.bound(name, now)
+                serving.append(queue.bound(name, now))
             else:
                 queue.cancel(name)
             there.discard(name)
         assert sorted(ids(queue, now)) == sorted(there)
         assert len(queue) == len(there)
+        assert turns_hold(queue, serving)
         assert len(queue._ends) <= 2 * 50 + 65  # noqa: SLF001 - the bound is what is tested

@@ -18,7 +18,7 @@ from ollama_pack.engines.errors import (
 from ollama_pack.engines.ollama.stream import UsagePlace, completion_of
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.failures import engine_status_error
-from ollama_pack.engines.openai.models import engine_models, served_context
+from ollama_pack.engines.openai.models import ServedName, engine_models, served_context
 from ollama_pack.engines.openai.stream import EngineReply, engine_usage
 
 JSON = dict[str, Any]
@@ -429,3 +429,26 @@ def test_refusals(status: int, answer: JSON, kind: type[NodeError], said: str) -
 def test_any_refusal_is_a_typed_error(answer: bytes, status: int) -> None:
     """Would catch a page of a proxy that crashes the router."""
     assert isinstance(engine_status_error("http://gpu1", status, answer, "x"), NodeError)
+
+
+SERVED = {"llama-70b": {"llama-70b"}, "llama": {"llama", "prod"}, "prod": {"llama", "prod"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "believed"),
+    [
+        ("llama", "llama", True),
+        ("llama", "LLAMA", True),
+        ("llama", "prod", True),
+        ("llama", "/models/llama.gguf", True),
+        ("llama", "meta/llama-2025-01-01", True),
+        ("llama", "", True),
+        ("llama", None, True),
+        ("llama", "llama-70b", False),
+        ("llama-70b", "llama", False),
+        ("llama", "mistral", False),
+    ],
+)
+def test_whose_answer_it_is(asked: str, answered: object, *, believed: bool) -> None:
+    """Would catch another model's answer, or an engine left out for how it writes a name."""
+    assert ServedName(asked).may_be(answered, SERVED) == believed

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 
 from ollama_pack.speech.errors import AudioTooLargeError, EmptyAudioError
-from ollama_pack.speech.kept import KEPT_SECONDS, KeptTranscripts, recording_key
+from ollama_pack.speech.kept import KEPT_COUNT, KEPT_SECONDS, KeptTranscripts, recording_key
 from ollama_pack.speech.values import SpeechNote, SpeechSegment, SpokenWord, Transcript
 
 WORD = SpokenWord(0.1, 0.4, "书", 0.9)
@@ -65,6 +65,15 @@ def test_keys_tell_recordings_and_options_apart() -> None:
     }
     assert len(keys) == 6
     assert recording_key(b"one", 100, "en") == recording_key(bytearray(b"one"), 100, "en")
+
+
+def test_many_small_ones_are_bounded() -> None:
+    """Would catch thousands of entries of some bytes, which are looked through each time."""
+    transcripts = kept(max_bytes=10**9)
+    for number in range(KEPT_COUNT + 10):
+        transcripts.keep(str(number), FOUND)
+    assert transcripts.find("9") is None
+    assert transcripts.find("10") == FOUND
 
 
 def test_no_key_for_what_is_not_taken() -> None:

@@ -41,6 +41,32 @@ def test_tags_mean_a_language_and_a_script(tag: str, code: str, text: str, scrip
     assert (found.code, found.text, found.script) == (code, text, script)
 
 
+@pytest.mark.parametrize(("code", "name"), LANGUAGES.items())
+def test_the_names_that_answers_have_are_taken(code: str, name: str) -> None:
+    """Would catch `english` refused, which `verbose_json` itself answers."""
+    for written in (name, name.title(), name.replace(" ", "_")):
+        found = parse_language(written)
+        assert found is not None
+        assert (found.code, found.text) == (code, bcp47_code(code))
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("Mandarin", "zh"), ("castilian", "es"), ("flemish", "nl"), ("moldovan", "ro")]
+)
+def test_other_names_of_whisper_are_taken(name: str, code: str) -> None:
+    """Would catch a name that Whisper's own tools take."""
+    found = parse_language(name)
+    assert found is not None
+    assert found.code == code
+
+
+def test_a_long_tag_is_refused_and_not_repeated() -> None:
+    """Would catch an answer of 60 KB for a field of 60 KB."""
+    with pytest.raises(LanguageTagError) as caught:
+        parse_language("en-" + "abcde-" * 10_000)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("tag", ["auto", "AUTO", "", "  "])
 def test_auto_asks_for_nothing(tag: str) -> None:
     """Would catch `auto` taken for a language."""

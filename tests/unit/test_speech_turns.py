@@ -5,22 +5,23 @@ import threading
 
 import pytest
 
-from ollama_pack.speech.errors import SpeechQueueFullError
-from ollama_pack.speech.turns import TurnLine
+from ollama_pack.speech.errors import SpeechQueueFullError, SpeechShareFullError
+from ollama_pack.speech.turns import OWN_SHARE, SLICE_SECONDS, Turn, TurnLine
 
 
 class Visitor:
     """A recording that stays in its turn until it is told to go."""
 
-    def __init__(self, line: TurnLine) -> None:
+    def __init__(self, line: TurnLine, user: str = "", *, is_shared: bool = False) -> None:
         self.places: list[int] = []
         self.changed = asyncio.Event()
         self.has_turn = asyncio.Event()
         self.may_go = asyncio.Event()
-        self.task = asyncio.create_task(self._visit(line))
+        self.turn: Turn | None = None
+        self.task = asyncio.create_task(self._visit(line, user, is_shared=is_shared))
 
-    async def _visit(self, line: TurnLine) -> None:
-        async with line.turn(self._told):
+    async def _visit(self, line: TurnLine, user: str, *, is_shared: bool) -> None:
+        async with line.turn(self._told, user, is_shared=is_shared) as self.turn:
             self.has_turn.set()
             await self.may_go.wait()
 
@@ -126,3 +127,160 @@ def test_other_event_loops_wait_as_well_and_dead_ones_are_passed_over() -> None:
     line._join(tell)  # noqa: SLF001 - it never leaves
     asyncio.run(last())
     thread.join()
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def ended(*visitors: Visitor) -> None:
+    for visitor in visitors:
+        visitor.may_go.set()
+    await asyncio.gather(*(visitor.task for visitor in visitors))
+
+
+def test_users_take_turns() -> None:
+    """Would catch somebody who waits for all recordings of somebody else."""
+
+    async def run() -> None:
+        line = a_line()
+        many = [Visitor(line, "many") for _ in range(4)]
+        one = Visitor(line, "one")
+        await one.told(1)
+        await many[1].told(2)
+        assert many[0].has_turn.is_set()
+        await ended(many[0])
+        await one.has_turn.wait()
+        await ended(one, *many)
+
+    asyncio.run(run())
+
+
+def test_a_long_recording_gives_way_to_others_and_goes_on() -> None:
+    """Would catch a word into the microphone that waits for four hours of somebody else's."""
+
+    async def run() -> None:
+        clock, worked = Clock(), dict[str, float]()
+        line = TurnLine([], threading.Lock(), worked=worked, clock=clock)
+        long = Visitor(line, "long")
+        await long.has_turn.wait()
+        assert long.turn is not None
+        short, other = Visitor(line, "short"), Visitor(line, "other")
+        await other.told(2)
+        await long.turn.give_way()  # it has hardly begun
+        assert not short.has_turn.is_set()
+        clock.now = 2 * SLICE_SECONDS
+        back = asyncio.create_task(long.turn.give_way())
+        await short.has_turn.wait()
+        await long.told(2)  # those who have had nothing are before it
+        await ended(short)
+        await other.has_turn.wait()
+        assert not back.done()
+        await ended(other)
+        await back
+        await ended(long)
+        assert worked == {}
+
+    asyncio.run(run())
+
+
+def test_nobody_gives_way_to_oneself() -> None:
+    """Would catch recordings of one user that take turns, so that none is done early."""
+
+    async def run() -> None:
+        clock = Clock()
+        line = TurnLine([], threading.Lock(), clock=clock)
+        first, second = Visitor(line, "one"), Visitor(line, "one")
+        await second.told(1)
+        clock.now = 100.0
+        assert first.turn is not None
+        await first.turn.give_way()
+        assert not second.has_turn.is_set()
+        await ended(first, second)
+
+    asyncio.run(run())
+
+
+def test_one_user_does_not_fill_the_line() -> None:
+    """Would catch 17 uploads of one user that leave no place for anybody else."""
+
+    async def run() -> None:
+        line = a_line()
+        own = int(16 * OWN_SHARE)
+        flood = [Visitor(line, "flood") for _ in range(17)]
+        await flood[own].told(own)
+        refused = [visitor for visitor in flood if visitor.task.done()]
+        assert len(refused) == 17 - own - 1
+        for visitor in refused:
+            with pytest.raises(SpeechShareFullError, match="of your recordings"):
+                await visitor.task
+        others = [Visitor(line, f"user {number}") for number in range(3)]
+        await others[0].told(1)
+        await ended(*(visitor for visitor in flood if visitor not in refused), *others)
+
+    asyncio.run(run())
+
+
+def test_the_last_places_are_for_those_who_have_none() -> None:
+    """Would catch several floods together, or a microphone for all, that lock everybody else out."""
+
+    async def run() -> None:
+        line = a_line()
+        shared = [Visitor(line, "", is_shared=True) for _ in range(20)]
+        await shared[12].told(12)
+        assert sum(visitor.task.done() for visitor in shared) == 7
+        new = Visitor(line, "new")
+        await new.told(1)
+        refused = [visitor for visitor in shared if visitor.task.done()]
+        await asyncio.gather(*(visitor.task for visitor in refused), return_exceptions=True)
+        await ended(new, *(visitor for visitor in shared if visitor not in refused))
+
+    asyncio.run(run())
+
+
+def test_who_is_away_keeps_nobody_waiting() -> None:
+    """Would catch this machine idle while a server elsewhere listens, and a turn that is had twice."""
+
+    async def run() -> None:
+        line = a_line()
+        first, second = Visitor(line, "a"), Visitor(line, "b")
+        await second.told(1)
+        assert first.turn is not None
+        async with first.turn.away():
+            await second.has_turn.wait()
+            back = asyncio.create_task(asyncio.sleep(0))
+            await back
+            second.may_go.set()
+            await second.task
+        await ended(first)
+
+    asyncio.run(run())
+
+
+def test_what_users_have_had_is_forgotten() -> None:
+    """Would catch a dictionary that grows with every user who has ever sent a recording."""
+
+    async def run() -> None:
+        clock, worked, entries = Clock(), dict[str, float](), list[dict[str, object]]()
+        line = TurnLine(entries, threading.Lock(), worked=worked, clock=clock)
+        steady = Visitor(line, "steady")
+        for number in range(200):
+            clock.now += 1.0
+            visitor = Visitor(line, f"user {number}")
+            await visitor.told(1)
+            assert steady.turn is not None
+            clock.now += SLICE_SECONDS
+            back = asyncio.create_task(steady.turn.give_way())
+            await visitor.has_turn.wait()
+            await ended(visitor)
+            await back
+        assert len(worked) < 5
+        await ended(steady)
+        assert (worked, entries) == ({}, [])
+
+    asyncio.run(run())

@@ -1,7 +1,9 @@
 """What the voice tool and its routes decide by themselves: which files, what the model gets, who waits."""
 
 import asyncio
+import errno
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from ollama_pack.speech.errors import (
     SpeechModelMissingError,
 )
 from ollama_pack.speech.values import SpeechNote, SpeechProgress, SpeechSegment, Transcript
-from ollama_pack.webui.errors import UploadError, UploadTooLargeError
+from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
 from ollama_pack.webui.uploads import received_recording
 
 FOUND = Transcript("good morning", "en", 3725.0, (SpeechSegment(0, 2, "good morning"),), "e", "m")
@@ -171,6 +173,38 @@ def test_no_more_is_kept_than_is_allowed() -> None:
     told = Request([], content_type="audio/wav", content_length="9999")
     with pytest.raises(UploadTooLargeError):
         asyncio.run(received(told, 5000))
+
+
+@pytest.mark.parametrize("kind", ["audio/wav; ", "multipart/form-data; boundary=x; "])
+def test_a_long_content_type_is_not_parsed(kind: str) -> None:
+    """Would catch a header that holds up the event loop for a minute: 240 KB of quotes."""
+    request = Request([b"--x"], content_type=kind + 'a="\\";' * 40_000)
+    since = time.process_time()
+    with pytest.raises(UploadError, match="characters, the limit is 256"):
+        asyncio.run(received(request, 5000))
+    assert time.process_time() - since < 1.0
+
+
+@pytest.mark.parametrize("address", ["a=1&" * 20_000, "language=" + "e" * 100_000])
+def test_fields_of_the_address_are_bounded(address: str) -> None:
+    """Would catch thousands of fields of which each is looked for among all others."""
+    request = Request([b"1"], content_type="audio/wav")
+    request.query_params = QueryParams(address)
+    with pytest.raises(UploadError, match="32 fields of 16 KB"):
+        asyncio.run(received(request, 5000))
+
+
+def test_a_full_disk_is_an_error_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a stack trace where an upload finds no room."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", full)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    for kind in ("audio/wav", "multipart/form-data; boundary=x"):
+        with pytest.raises(NoRoomError, match="no room"):
+            asyncio.run(received(Request([head, bytes(100), b"\r\n--x--"], content_type=kind), 5000))
 
 
 def test_who_leaves_does_not_hold_up_others() -> None:

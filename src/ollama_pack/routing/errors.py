@@ -117,6 +117,17 @@ class NoAnswerError(RoutingError):
         self.tried = dict(tried)
 
 
+class RequestFailsError(NoAnswerError):
+    """Several nodes failed in the same way before their first token: the request is the likely reason."""
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        super().__init__(tried)
+        *_, reason = tried.values()
+        nodes = " and ".join(tried)
+        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+        self.args = (said,)
+
+
 class AnswerBrokenError(RoutingError):
     """A node failed in the middle of its answer. Another node's words are never put behind it.
 

@@ -10,7 +10,7 @@ from ollama_pack.engines.errors import ChatBodyError, ModelNotFoundError, Reques
 from ollama_pack.engines.event_text import LAST_EVENT, event_text
 from ollama_pack.engines.ollama.to_openai import openai_error
 from ollama_pack.errors import PackError
-from ollama_pack.routing.errors import NoNodeError
+from ollama_pack.routing.errors import NoNodeError, RequestFailsError
 
 
 async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
@@ -33,7 +33,7 @@ def failure_body(error: PackError) -> dict[str, Any]:
 def failure_status(error: PackError) -> int:
     """The HTTP status of an answer that has failed before it began."""
     match error:
-        case ChatBodyError():
+        case ChatBodyError() | RequestFailsError():
             return HTTPStatus.BAD_REQUEST
         case RequestRefusedError():
             return error.status or HTTPStatus.BAD_REQUEST

@@ -39,8 +39,17 @@ class RouterValves(PackValves):
         ge=1,
         le=3600,
         description=(
-            "How long a chat waits for a free node, and then for the first token beside what loading "
-            "the model is predicted to take. A node that hangs is left earlier, if another can answer."
+            "Seconds that a chat waits for a free node, and then, once the model is loaded, for the first "
+            "token. A node that hangs is left earlier, if another can answer."
+        ),
+    )
+    load_timeout_seconds: float = Field(
+        default=7200.0,
+        ge=10,
+        le=86_400,
+        description=(
+            "The longest that a model may take to load, in seconds. Less for small models: ten minutes, "
+            "or what reading them at 5 MB/s takes."
         ),
     )
     max_queue: int = Field(
@@ -86,4 +95,5 @@ class RouterValves(PackValves):
             self.first_token_timeout_seconds,
             self.max_queue,
             self.keep_alive,
+            load_seconds=self.load_timeout_seconds,
         )

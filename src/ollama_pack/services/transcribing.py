@@ -10,7 +10,7 @@ from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError
 from ollama_pack.speech.kept import kept_transcripts, recording_key
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.source import AudioSource
-from ollama_pack.speech.transcribe import transcribe
+from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
 from ollama_pack.speech.whisper_model import ModelPlaces
 from ollama_pack.webui.voice_store import model_folders
@@ -36,14 +36,17 @@ async def transcript_of(
     wish: VoiceWish,
     settings: VoiceSettings,
     on_progress: ProgressCallback | None = None,
+    user: SpeechUser = ANY_SPEAKER,
 ) -> Transcript:
-    """The transcript of a recording; at once where the same was wanted a while ago.
+    """The transcript of a recording; at once where the same user wanted the same a while ago.
 
     Args:
         source: the recording.
         wish: what is wanted.
         settings: the admin's.
         on_progress: see `transcribe`.
+        user: whose recording it is. Of one whom nobody knows nothing is kept: by the time that an answer
+            takes, others could find out who has had a recording.
 
     Raises:
         SpeechError: see `transcribe`.
@@ -59,13 +62,17 @@ async def transcript_of(
         pcm=wish.pcm,
     )
     kept = kept_transcripts()
-    key = await asyncio.to_thread(recording_key, source, settings.max_bytes, options, *settings.identity)
-    if found := kept.find(key):
-        return found
+    key = ""
+    if user.id:
+        identity = (user.id, options, *settings.identity)
+        key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
+        if found := await asyncio.to_thread(kept.find, key):
+            return found
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
-        transcript = await transcribe(source, options, engine, on_progress)
-    kept.keep(key, transcript)
+        transcript = await transcribe(source, options, engine, on_progress, user)
+    if key:
+        await asyncio.to_thread(kept.keep, key, transcript)
     return transcript
 
 

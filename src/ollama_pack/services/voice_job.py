@@ -1,5 +1,6 @@
 """One call of the tool: which recordings, how far it is, what the model gets, and the file for the user."""
 
+import asyncio
 import logging
 import mimetypes
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import NoAttachmentError
 from ollama_pack.speech.formats import MEDIA_TYPES, TranscriptFormat, parse_format, render_transcript
 from ollama_pack.speech.language import parse_language
+from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SpeechProgress, Transcript
 from ollama_pack.webui.voice_files import StoredRecording, local_copy, readable_recording, store_text
 
@@ -102,12 +104,13 @@ class VoiceJob:
             await self._status(f"{recording.name}: {progress_line(progress)}")
 
         async with local_copy(recording) as path:
-            return await transcript_of(path, VoiceWish(language), self._settings, tell)
+            user = SpeechUser(self._user_id)
+            return await transcript_of(path, VoiceWish(language), self._settings, tell, user)
 
     async def _attach(self, recording: StoredRecording, found: Transcript, form: TranscriptFormat) -> str:
         """The name of the file that the chat has now."""
         name = f"{recording.name.rpartition('.')[0] or recording.name}.{_SUFFIXES.get(form, 'json')}"
-        text = render_transcript(found, form)
+        text = await asyncio.to_thread(render_transcript, found, form)
         file = await store_text(self._request, self._user_id, name, text, MEDIA_TYPES[form])
         if self._emit:
             await self._emit({"type": "files", "data": {"files": [file]}})

@@ -2,7 +2,9 @@
 
 import asyncio
 import hmac
+import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -20,6 +22,8 @@ from ollama_pack.speech.errors import (
     SpeechEngineError,
     SpeechLanguageError,
     SpeechQueueFullError,
+    SpeechShareFullError,
+    UnknownSpeechModelError,
 )
 from ollama_pack.speech.formats import (
     MEDIA_TYPES,
@@ -29,24 +33,30 @@ from ollama_pack.speech.formats import (
     verbose_form,
     warnings_in_header,
 )
+from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.languages import UNKNOWN_LANGUAGE
 from ollama_pack.speech.pcm import pcm_container
+from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
-from ollama_pack.webui.errors import UploadError, UploadTooLargeError
+from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
 from ollama_pack.webui.routes import RouteSpec, json_answer, text_answer
-from ollama_pack.webui.uploads import ReceivedRecording, received_recording
-from ollama_pack.webui.voice_store import tool_valves
+from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
+from ollama_pack.webui.voice_store import forwarded_user, tool_valves
 
 log_voice = logging.getLogger(__name__)
 
 TRANSCRIBE_PATH = "/api/voice/transcribe"
 OPENAI_PATH = "/api/voice/v1/audio/transcriptions"
+MODELS_PATH = "/api/voice/v1/models"
+OPENAI_MODEL = "whisper-1"  # what clients of OpenAI's API ask for unless they are set up otherwise
 LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still there
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
 MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
+MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
+MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
 _BEARER = "bearer "
 
 
@@ -67,6 +77,7 @@ class VoiceRoutes:
     def __init__(self, key: Callable[[], str]) -> None:
         """Answer nothing yet; `key` gives the key with which Open WebUI's microphone is let in."""
         self._key = key
+        self._open: Counter[str] = Counter()  # user → requests that are being answered
 
     @property
     def specs(self) -> tuple[RouteSpec, ...]:
@@ -74,6 +85,10 @@ class VoiceRoutes:
         return (
             RouteSpec("POST", TRANSCRIBE_PATH, "user", self._transcribe),
             RouteSpec("POST", OPENAI_PATH, "user", self._openai, lets_in=self._is_microphone),
+            RouteSpec("GET", MODELS_PATH, "user", self._models, lets_in=self._is_microphone),
+            RouteSpec(
+                "GET", MODELS_PATH + "/{model:path}", "user", self._models, lets_in=self._is_microphone
+            ),
         )
 
     def _is_microphone(self, request: Any) -> bool:
@@ -85,34 +100,70 @@ class VoiceRoutes:
 
     async def _transcribe(self, request: Any, user: Any) -> Any:
         try:
-            async with _recording(request) as (recording, settings):
+            async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("format"))
-                found = await unless_gone(request, _transcript(recording, settings))
+                found = await unless_gone(request, _transcript(recording, settings, speaker))
         except PackError as error:
             return _failure(error, user)
-        return _rendered(found, form)
+        return await _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
         try:
-            async with _recording(request) as (recording, settings):
+            async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await unless_gone(request, _transcript(recording, settings))
+                    found = await unless_gone(request, _transcript(recording, settings, speaker))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
             return _failure(error, user)
-        return _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
+        return await _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
+
+    async def _models(self, request: Any, user: Any) -> Any:
+        """The models as OpenAI's API lists them: the admin's, and the one that clients ask for by default."""
+        try:
+            settings = await _current_settings()
+        except PackError as error:
+            return _failure(error, user)
+        names = dict.fromkeys((settings.shown_model, OPENAI_MODEL))
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": settings.engine} for name in names
+        ]
+        if (wanted := request.path_params.get("model")) is None:
+            return {"object": "list", "data": models}
+        found = next((model for model in models if model["id"] == wanted), None)
+        return found or _failure(UnknownSpeechModelError(wanted, names), user)
+
+    @asynccontextmanager
+    async def _recording(
+        self, request: Any, user: Any
+    ) -> AsyncIterator[tuple[ReceivedRecording, VoiceSettings, SpeechUser]]:
+        """What came with a request, how it is to be transcribed, and for whom.
+
+        Raises:
+            SpeechShareFullError: the user has `MAX_OF_USER` requests already.
+        """
+        settings = await _current_settings()
+        speaker = SpeechUser(str(user.id)) if user else _of_microphone(request)
+        limit = MAX_OF_SHARED if speaker.is_shared else MAX_OF_USER
+        if (busy := self._open[speaker.id]) >= limit:
+            await drop_body(request, settings.max_bytes)
+            raise SpeechShareFullError(limit, busy)
+        self._open[speaker.id] += 1
+        try:
+            async with received_recording(request, settings.max_bytes) as recording:
+                yield recording, settings, speaker
+        except UploadTooLargeError as error:
+            raise AudioTooLargeError(error.limit, error.actual) from error
+        finally:
+            self._open[speaker.id] -= 1
+            self._open = +self._open  # those who have none are forgotten
 
 
-@asynccontextmanager
-async def _recording(request: Any) -> AsyncIterator[tuple[ReceivedRecording, VoiceSettings]]:
-    settings = await _current_settings()
-    try:
-        async with received_recording(request, settings.max_bytes) as recording:
-            yield recording, settings
-    except UploadTooLargeError as error:
-        raise AudioTooLargeError(error.limit, error.actual) from error
+def _of_microphone(request: Any) -> SpeechUser:
+    """The user of Open WebUI's microphone, where Open WebUI says who that is; else all of them together."""
+    user = forwarded_user(request.headers)
+    return SpeechUser(user, is_shared=not user)
 
 
 async def _current_settings() -> VoiceSettings:
@@ -132,9 +183,12 @@ async def _current_settings() -> VoiceSettings:
         ) from error
 
 
-async def _transcript(recording: ReceivedRecording, settings: VoiceSettings) -> Transcript:
-    wish = VoiceWish(recording.value("language"), recording.value("prompt"), _pcm_format(recording))
-    return await transcript_of(recording.file, wish, settings)
+async def _transcript(
+    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser
+) -> Transcript:
+    prompt = recording.value("prompt")[-MAX_PROMPT:]
+    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording))
+    return await transcript_of(recording.file, wish, settings, user=speaker)
 
 
 def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
@@ -177,24 +231,32 @@ async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
 
 def _silent(silence: NoSpeechError, asked: str) -> Transcript:
     """Nothing said, as a transcript: to press the microphone and say nothing is no error."""
-    return Transcript("", asked or UNKNOWN_LANGUAGE, silence.seconds, (), "", "")
+    tag = parse_language(asked)
+    return Transcript("", tag.text if tag else UNKNOWN_LANGUAGE, silence.seconds, (), "", "")
 
 
-def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: list[str]) -> Any:
+async def _openai_answer(found: Transcript, form: TranscriptFormat, granularities: list[str]) -> Any:
     """As OpenAI's API answers: `json` has the text alone, `verbose_json` what was asked for of times."""
     if form == "json":
         return json_answer({"text": found.text}, headers=warnings_in_header(found))
-    if form == "verbose_json":
-        left_out = {"word": "words", "segment": "segments"}
-        for kind in granularities or ["segment"]:
-            left_out.pop(kind, None)
-        wanted = {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
-        return json_answer(wanted, headers=warnings_in_header(found))
-    return _rendered(found, form)
+    if form != "verbose_json":
+        return await _rendered(found, form)
+    left_out = {"word": "words", "segment": "segments"}
+    for kind in granularities or ["segment"]:
+        left_out.pop(kind, None)
+
+    def written() -> str:
+        kept = {key: value for key, value in verbose_form(found).items() if key not in left_out.values()}
+        return json.dumps(kept, ensure_ascii=False, allow_nan=False)
+
+    text = await asyncio.to_thread(written)
+    return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
-def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
-    return text_answer(render_transcript(found, form), MEDIA_TYPES[form], warnings_in_header(found))
+async def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
+    """Not on the event loop: hours of speech take a second."""
+    text = await asyncio.to_thread(render_transcript, found, form)
+    return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
 def _failure(error: PackError, user: Any) -> Any:
@@ -205,7 +267,7 @@ def _failure(error: PackError, user: Any) -> Any:
     message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
     kind = "server_error" if is_fault else "invalid_request_error"
     body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
-    is_busy = isinstance(error, SpeechQueueFullError)
+    is_busy = isinstance(error, SpeechQueueFullError | NoRoomError)
     return json_answer(body, status, {"Retry-After": RETRY_SECONDS} if is_busy else {})
 
 
@@ -213,6 +275,8 @@ def _status(error: PackError) -> int:
     statuses: dict[type[PackError] | tuple[type[PackError], ...], int] = {
         (LanguageTagError, SpeechLanguageError): 422,
         (AudioTooLargeError, AudioTooLongError): 413,
-        (SpeechQueueFullError, SpeechEngineError): 503,
+        UnknownSpeechModelError: 404,
+        SpeechShareFullError: 429,
+        (SpeechQueueFullError, SpeechEngineError, NoRoomError): 503,
     }
     return next((status for kinds, status in statuses.items() if isinstance(error, kinds)), 400)

@@ -95,6 +95,12 @@ class VoiceSettings(PackValves):
         return self.model.strip() or DEFAULT_MODELS[self.engine]
 
     @property
+    def shown_model(self) -> str:
+        """The model for everybody: of a folder the last part, since places on the server are for admins."""
+        name = self.model_name
+        return Path(name).name if name.startswith(("/", "~", ".")) or "\\" in name else name
+
+    @property
     def max_bytes(self) -> int:
         return self.max_megabytes * 2**20
 

@@ -5,10 +5,11 @@ FLAC and Matroska tell their duration, so that a missing end shows. The others n
 
 from typing import BinaryIO
 
-# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files.
-CONTAINERS = (
-    "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,ape,wv,tta"
-)
+# What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files;
+# and Monkey's Audio, where a packet of a few bytes may stand for hours, which the decoder gives all at once.
+CONTAINERS = "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,wv,tta"
+# Their times count from the beginning of the recording. Elsewhere the first time is any number.
+FROM_ZERO = frozenset({"mov", "matroska", "avi", "asf"})
 
 _ID3_HEADER = 10  # bytes: "ID3", two of version, one of flags, four of size
 _MP3_HEAD = 512  # bytes after the ID3 tag in which the first frame says how many follow
@@ -18,6 +19,9 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
+_MAX_BOXES = (
+    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
+)
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -80,9 +84,14 @@ def _asf_end(file: BinaryIO) -> int:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray."""
+    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray.
+
+    Where there are too many to look at, the end is taken for right.
+    """
     place = 0
-    while place < size:
+    for _ in range(_MAX_BOXES):
+        if place >= size:
+            return place
         file.seek(place)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
@@ -93,7 +102,7 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
         if length < _BOX_HEADER or not kind.isascii():
             return -1
         place += length
-    return place
+    return size
 
 
 def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:

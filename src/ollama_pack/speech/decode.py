@@ -1,61 +1,117 @@
-"""Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary."""
+"""Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+No claim of a file costs memory or time. What counts is what comes out of it: samples up to the limit, a
+bounded number of them at a time, and a bounded time of the processor in which nothing comes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from math import isfinite
 from typing import Any, BinaryIO
 
-from ollama_pack.speech.containers import CONTAINERS, is_cut_off, tells_duration, why_unreadable
+from ollama_pack.speech.containers import (
+    CONTAINERS,
+    FROM_ZERO,
+    is_cut_off,
+    tells_duration,
+    why_unreadable,
+)
 from ollama_pack.speech.errors import (
     AudioTooLongError,
     NoAudioTrackError,
     NotAudioError,
+    SampleRateError,
     SpeechDependencyError,
     ZeroLengthError,
 )
-from ollama_pack.speech.pcm import pcm_container, wav_by_pydub
-from ollama_pack.speech.source import AudioSource, opened_source
-from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Samples, SpeechNote, SpeechOptions
+from ollama_pack.speech.pcm import MAX_CHANNELS, MAX_RATE, MIN_RATE, pcm_container, wav_samples
+from ollama_pack.speech.source import AudioSource, WatchedFile, opened_source
+from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Samples, SpeechNote, SpeechOptions, is_silence
 
 BLOCK_SAMPLES = 512 * 500  # 16 s; 512 is what the voice activity detector looks at together
 MIN_GAP_SECONDS = 0.5  # a hole in the times of a file, as a call leaves it where nothing was sent
-MAX_GAP_SECONDS = 60.0  # a longer one is a wrong time in a damaged file
 SHORT_SECONDS, SHORT_SHARE = 0.5, 0.02  # a file that lacks more than that of its length is not whole
 MAX_READ_ERRORS = 100  # until the rest of a file is given up
+MAX_RATE_CHANGES = 100  # of the sampling rate; each costs a new resampler
+MAX_TRACKS = 16  # with sound, of which one is chosen
+MAX_STREAMS = 256  # of any kind in a file
+MAX_NAMED = 8  # tracks, in a message
+SAME_SECONDS = 0.002  # between two lengths that are the same
+MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is not believed
+
+PIECE_SAMPLES = 2**16  # of a frame, that are worked on at a time
+MAX_FRAME_VALUES = 2**22  # samples by channels in a frame: 16 MB, most codecs have some thousand
+MAX_VALUES = 2**33  # samples by channels in a recording: 4 hours with 6 channels at 96 kHz
+# A packet may hold many frames, which the decoder gives all at once: so much of it may be compressed.
+MAX_PACKET_BYTES = 2**17
+_LARGER_PACKETS = {"flac": 2**21, "wavpack": 2**22, "tta": 2**22, "alac": 2**20}
+_SMALLER_PACKETS = {"aac": 2**14, "aac_latm": 2**14}
+_RAW_CODECS = ("pcm_", "adpcm_", "dsd_")  # hold what their packets hold
+_FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance every 32 KB another is there
+_FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
+_QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
+_ENDLESS = "its structure is without end"
+_LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
+_CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
 
 class DecodedAudio:
-    """A recording that is being decoded.
+    """A recording that is being decoded: its default audio track, or the first one with sound.
 
     Attributes:
         total: its length in seconds as the file tells it, or as its bit rate lets guess; None: unknown.
         damaged: packets that could not be decoded.
     """
 
-    def __init__(self, container: Any, limit: float, *, told: bool, cut_off: bool) -> None:
+    def __init__(
+        self,
+        open_file: Callable[[], tuple[Any, WatchedFile]],
+        size: int,
+        limit: float,
+        *,
+        told: bool,
+        cut_off: bool,
+    ) -> None:
         """Look at the header.
 
         Args:
-            container: PyAV's, open.
+            open_file: opens the file, once for each track that is tried.
+            size: of the file in bytes.
             limit: the longest recording, in seconds.
             told: whether the header tells the duration, so that it can be relied on.
             cut_off: whether it is known already that the file ends too early.
 
         Raises:
             NoAudioTrackError: there is no sound in it.
+            SampleRateError: it claims a sampling rate that no recording of speech has.
             AudioTooLongError: it says that it is longer than the limit.
         """
-        if not container.streams.audio:
-            raise NoAudioTrackError(container.format.name)
-        self.total = _header_seconds(container)
-        self.damaged = 0
-        self._container = container
+        self._open_file = open_file
+        self._container, self._file = open_file()
         self._limit = limit
         self._told = told
-        self._cut_off = cut_off
-        self._samples = 0
+        self._ends_early = cut_off
+        self._tracks = _usable_tracks(self._container)
         self._stopped = False
-        if self.total is not None and self.total > limit:
-            raise AudioTooLongError(limit, self.total)
+        self._begin(self._tracks[0])
+        claimed = self.total
+        if claimed is not None and limit < claimed <= size / MIN_BYTES_A_SECOND:
+            raise AudioTooLongError(limit, claimed)
+
+    def _begin(self, track: int) -> None:
+        """Start with a track, from its beginning."""
+        self._track = track
+        stream = self._container.streams[track]
+        name = self._container.format.name.partition(",")[0]
+        start = (self._container.start_time or 0) / 1_000_000
+        self._origin = min(0.0, start) if name in FROM_ZERO else start
+        self.total = _header_seconds(self._container, stream, self._origin)
+        self.damaged = 0
+        self._cut_off = self._ends_early
+        self._samples = 0
+        self._values = 0
+        self._heard = False
 
     @property
     def seconds(self) -> float:
@@ -73,19 +129,83 @@ class DecodedAudio:
         if self.damaged:
             text = f"{self.damaged} damaged pieces of the recording were left out."
             found.append(SpeechNote("damaged", text))
+        if text := self.other_tracks:
+            found.append(SpeechNote("tracks", text))
         return tuple(found)
+
+    @property
+    def other_tracks(self) -> str:
+        """A sentence that names the audio tracks that were not listened to; empty: there is only one."""
+        streams = self._container.streams
+        tracks = [stream.index for stream in streams.audio]
+        if not tracks[1:]:
+            return ""
+        names = [
+            _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
+        ]
+        if names[MAX_NAMED:]:
+            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+        used = _track_name(streams[self._track], tracks.index(self._track) + 1)
+        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
         self._stopped = True
+        self._file.stopped = True
+
+    def close(self) -> None:
+        """Close the file for the decoder."""
+        self._container.close()
 
     def blocks(self) -> Iterator[Samples]:
         """Its samples in blocks of `BLOCK_SAMPLES`; the last one may be shorter.
 
+        An empty block says only that time has passed.
+
         Raises:
             AudioTooLongError: it lasts longer than it may.
+            SampleRateError: it has a sampling rate that no recording of speech has.
             ZeroLengthError: not a single sample could be decoded.
         """
+        from numpy import zeros  # noqa: PLC0415 - see `Samples`
+
+        nothing: Samples = zeros(0, "float32")
+        last = self._tracks[-1]
+        first: tuple[int, int] | None = None  # the first track that has samples, all silent, and how many
+        for track in self._tracks:
+            if track != self._track:
+                self._reopen(track)
+            silent = 0  # samples at the beginning, while there is another track that may be better
+            for block in self._track_blocks():
+                if self._stopped:
+                    return
+                if not self._heard and track != last:
+                    silent += len(block)
+                    yield nothing
+                    continue
+                yield from _silent_blocks(silent)
+                silent = 0
+                yield block
+            yield nothing
+            if self._heard or (track == last and first is None):
+                return self._ended()
+            first = first or ((track, silent) if silent else None)
+        if first is not None and not self._heard:  # all are silent: then it is the first of them
+            self._track, self._samples = first[0], first[1] or self._samples
+            yield from _silent_blocks(first[1])
+        return self._ended()
+
+    def _ended(self) -> None:
+        if not self._samples and not self._stopped:
+            raise ZeroLengthError(self.damaged)
+
+    def _reopen(self, track: int) -> None:
+        self._container.close()
+        self._container, self._file = self._open_file()
+        self._begin(track)
+
+    def _track_blocks(self) -> Iterator[Samples]:
+        """The blocks of one track; an empty one now and then, where nothing comes."""
         from numpy import concatenate  # noqa: PLC0415 - see `Samples`
 
         kept: list[Samples] = []
@@ -93,9 +213,13 @@ class DecodedAudio:
         for piece in self._pieces():
             if self._stopped:
                 return
+            if not len(piece):
+                yield piece
+                continue
             kept.append(piece)
             have += len(piece)
             self._samples += len(piece)
+            self._heard = self._heard or not is_silence(piece)
             if self._samples > self._limit * SAMPLE_RATE:
                 raise AudioTooLongError(self._limit, max(self.seconds, self.total or 0.0))
             if have >= BLOCK_SAMPLES:
@@ -104,52 +228,88 @@ class DecodedAudio:
                     yield whole[start : start + BLOCK_SAMPLES]
                 kept = [whole[have - have % BLOCK_SAMPLES :].copy()]
                 have %= BLOCK_SAMPLES
-        if not self._samples:
-            raise ZeroLengthError(self.damaged)
         if have:
             yield concatenate(kept)
 
     def _pieces(self) -> Iterator[Samples]:
         """Resampled audio, with silence where the file's own times have a hole."""
-        from numpy import zeros  # noqa: PLC0415 - see `Samples`
-
-        clock, resampler = _FrameClock(self._container.start_time), _Resampler()
-        for frame in self._frames():
-            if (gap := clock.gap_before(frame)) > 0:
-                yield zeros(round(gap * SAMPLE_RATE), "float32")
-            try:
-                yield from resampler.feed(frame)
-            except _decoder_errors():
-                self.damaged += 1
+        clock, resampler = _FrameClock(self._origin, self._last_time()), _Resampler()
         try:
+            for frame in self._frames():
+                if frame is None:
+                    yield from _silent_blocks(0, heartbeat=True)
+                    continue
+                self._check(frame)
+                if (gap := clock.gap_before(frame)) > 0:
+                    yield from _silent_blocks(round(gap * SAMPLE_RATE))
+                try:
+                    for samples in _mono_pieces(frame):
+                        yield from resampler.feed(samples, frame.sample_rate)
+                except _decoder_errors():
+                    self.damaged += 1
+                if self._values > MAX_VALUES or resampler.changes > MAX_RATE_CHANGES:
+                    self._cut_off = True
+                    break
             yield from resampler.end()
         except _decoder_errors():
             self.damaged += 1
 
+    def _check(self, frame: Any) -> None:
+        """Count a frame, and refuse one by which a few bytes would become hours."""
+        self._values += frame.samples * frame.layout.nb_channels
+        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+            raise SampleRateError(frame.sample_rate, MIN_RATE, MAX_RATE)
+
     def _frames(self) -> Iterator[Any]:
-        last_failed = False
+        """Frames of the track; None after many packets without one."""
+        last_failed, quiet = False, 0
         for packet in self._packets():
             is_flush = packet.size == 0  # at the end, for what the decoder still holds
+            quiet += 1
             try:
-                yield from packet.decode()
+                frames = packet.decode() if _may_decode(packet) else None
             except _decoder_errors():
+                frames = None
+            if frames is None:
                 self.damaged += 1
                 last_failed = True
             else:
                 last_failed = last_failed and is_flush
+                quiet = 0 if frames else quiet
+                yield from frames
+            if quiet >= _QUIET_PACKETS:
+                quiet = 0
+                yield None
         if last_failed:  # the last packet is not whole
             self._cut_off = True
             self.damaged -= 1
 
     def _packets(self) -> Iterator[Any]:
-        stream = self._container.streams.audio[0]
+        stream = self._container.streams[self._track]
+        channels = max(1, stream.layout.nb_channels if stream.layout else 1)
+        with suppress(
+            *_decoder_errors()
+        ):  # a codec that no decoder is there for fails below, packet by packet
+            stream.codec_context.options = {"max_samples": str(MAX_FRAME_VALUES // channels)}
         for _ in range(MAX_READ_ERRORS):
             try:
-                yield from self._container.demux(stream)
+                for packet in self._container.demux(stream):
+                    self._file.advanced()
+                    yield packet
             except _decoder_errors():
                 self.damaged += 1
             else:
-                return
+                break
+        self._cut_off = self._cut_off or self._file.stalled
+
+    def _last_time(self) -> float:
+        """Seconds from the origin after which no hole may end: a later time is a wrong one."""
+        ends = [self.total or 0.0]
+        if self._container.duration:
+            start = (self._container.start_time or 0) / 1_000_000
+            ends.append(max(start, 0.0) - self._origin + self._container.duration / 1_000_000)
+        end = max(ends)
+        return end + max(SHORT_SECONDS, SHORT_SHARE * end) if self._told and end else self._limit
 
     def _is_short(self) -> bool:
         if self._cut_off or not self._told or self.total is None:
@@ -160,9 +320,15 @@ class DecodedAudio:
 class _FrameClock:
     """Finds holes in the times of the frames."""
 
-    def __init__(self, start_time: int | None) -> None:
-        """`start_time`: of the container, in microseconds."""
-        self._origin = (start_time or 0) / 1_000_000
+    def __init__(self, origin: float, last: float) -> None:
+        """Begin.
+
+        Args:
+            origin: the time of the recording's beginning, in seconds.
+            last: seconds from it after which no hole may end.
+        """
+        self._origin = origin
+        self._last = last
         self._position = 0.0
 
     def gap_before(self, frame: Any) -> float:
@@ -170,46 +336,113 @@ class _FrameClock:
         gap = 0.0
         if frame.time is not None:
             off = frame.time - self._origin - self._position
-            if MIN_GAP_SECONDS <= off <= MAX_GAP_SECONDS:
+            if off >= MIN_GAP_SECONDS and self._position + off <= self._last:
                 gap = off
             elif abs(off) >= MIN_GAP_SECONDS:
                 self._origin += off
-        self._position += gap + (frame.samples / frame.sample_rate if frame.sample_rate else 0.0)
+        self._position += gap + frame.samples / frame.sample_rate
         return float(gap)
 
 
 class _Resampler:
-    """To mono at 16 kHz; the format of the frames may change on the way."""
+    """Mono samples to 16 kHz; the rate may change on the way.
+
+    Attributes:
+        changes: how often it has.
+    """
 
     def __init__(self) -> None:
         self._resampler: Any = None
-        self._takes: tuple[object, ...] = ()
+        self._rate = 0
+        self.changes = 0
 
-    def feed(self, frame: Any) -> Iterator[Samples]:
-        takes = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
-        if takes != self._takes:
-            from av import AudioResampler  # noqa: PLC0415 - see `open_audio`
+    def feed(self, samples: Samples, rate: int) -> Iterator[Samples]:
+        """Take samples of a rate in Hz, and give what has become of those so far."""
+        from av import AudioFrame, AudioResampler  # noqa: PLC0415 - see `_opened`
 
+        if rate != self._rate:
             yield from self.end()
-            # Integers: only then are several channels mixed so that the sum is not louder than each.
-            self._resampler = AudioResampler(format="s32", layout="mono", rate=SAMPLE_RATE)
-            self._takes = takes
-        frame.pts = None  # holes are taken care of already
-        yield from map(_floats, self._resampler.resample(frame))
+            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._rate = rate
+            self.changes += 1
+        frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout="mono")
+        frame.sample_rate = rate
+        yield from map(_plain, self._resampler.resample(frame))
 
     def end(self) -> Iterator[Samples]:
         """What it still holds."""
         if self._resampler is not None:
-            yield from map(_floats, self._resampler.resample(None))
+            yield from map(_plain, self._resampler.resample(None))
 
 
-def _floats(frame: Any) -> Samples:
-    return frame.to_ndarray().reshape(-1).astype("float32") / 2**31
+def _plain(frame: Any) -> Samples:
+    return frame.to_ndarray().reshape(-1)
+
+
+def _mono_pieces(frame: Any) -> Iterator[Samples]:
+    """A frame as one channel, float32 within ±1, a bounded number of samples at a time.
+
+    It is the mean of all channels; where they cancel each other (one was wired the wrong way round, or a
+    single one of many is in use), the loudest of them.
+    """
+    from numpy import nan_to_num  # noqa: PLC0415 - see `Samples`
+
+    data, layout = frame.to_ndarray(), frame.layout
+    if not frame.format.is_planar:
+        data = data.reshape(-1, layout.nb_channels).T
+    names = [channel.name for channel in layout.channels]
+    if heard := [at for at, name in enumerate(names) if name not in _LFE]:
+        data = data[heard]
+    for start in range(0, data.shape[1], PIECE_SAMPLES):
+        piece = _as_float(data[:, start : start + PIECE_SAMPLES])
+        if data.dtype.kind == "f":
+            piece = nan_to_num(piece, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
+        mixed = piece.mean(axis=0)
+        if len(piece) > 1:
+            energies = piece.var(axis=1)
+            if mixed.var() < _CANCELLED * energies.max():
+                mixed = piece[energies.argmax()]
+        yield mixed.astype("float32").copy()
+
+
+def _as_float(data: Samples) -> Samples:
+    """Integers of any width as float32 within ±1."""
+    if data.dtype.kind == "f":
+        return data.astype("float32")
+    bits = 8 * data.dtype.itemsize - 1
+    middle = 2.0**bits if data.dtype.kind == "u" else 0.0
+    return (data.astype("float32") - middle) / 2.0**bits
+
+
+def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples]:
+    """Silence in pieces of at most a block; with a heartbeat a piece of no length."""
+    from numpy import zeros  # noqa: PLC0415 - see `Samples`
+
+    if samples or heartbeat:
+        silence: Samples = zeros(min(samples, BLOCK_SAMPLES), "float32")
+        yield silence
+        for left in range(samples - BLOCK_SAMPLES, 0, -BLOCK_SAMPLES):
+            yield silence[:left]
+
+
+def _may_decode(packet: Any) -> bool:
+    """Whether a packet is of a size that its codec has: one packet of many tiny frames fills the memory."""
+    codec: str = packet.stream.codec_context.name
+    if codec.startswith(_RAW_CODECS):
+        return True
+    limit = _SMALLER_PACKETS.get(codec) or _LARGER_PACKETS.get(codec) or MAX_PACKET_BYTES
+    size: int = packet.size
+    if size > limit:
+        return False
+    if codec != "flac" or size < _FLAC_CHANCE:
+        return True
+    data = bytes(packet)
+    return sum(data.count(mark) for mark in _FLAC_MARKS) <= _FLAC_FRAMES + size / _FLAC_CHANCE
 
 
 @contextmanager
 def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedAudio]:
-    """Open a recording; of a video, its first audio track.
+    """Open a recording.
 
     Raises:
         EmptyAudioError: there is not a byte in it.
@@ -217,50 +450,148 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
         AudioTooLongError: it says that it is longer than it may be.
         NotAudioError: it is neither audio nor video.
         NoAudioTrackError: it has no sound.
+        SampleRateError: it claims a sampling rate that no recording of speech has.
         SpeechDependencyError: PyAV is not installed.
     """
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
-        container = stack.enter_context(_opened(file, options.pcm))
+        container, watched = _opened(file, options.pcm)
+        first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
         position = file.tell()
         told, cut_off = tells_duration(file, name), is_cut_off(file, size, name)
         file.seek(position)  # where the decoder believes to be
-        yield DecodedAudio(container, options.max_seconds, told=told, cut_off=cut_off)
+        try:
+            audio = DecodedAudio(
+                lambda: first.pop() if first else _opened(file, options.pcm),
+                size,
+                options.max_seconds,
+                told=told,
+                cut_off=cut_off,
+            )
+        except BaseException:
+            container.close()
+            raise
+        stack.callback(audio.close)
+        yield audio
 
 
-def _opened(file: BinaryIO, pcm: PcmFormat | None) -> Any:
+def _opened(file: BinaryIO, pcm: PcmFormat | None, start: int = 0) -> tuple[Any, WatchedFile]:
+    """PyAV's container, and the file that it reads.
+
+    Args:
+        file: the recording.
+        pcm: of a recording without a header.
+        start: where its samples begin.
+    """
     try:
         from av import open as av_open  # noqa: PLC0415 - Open WebUI has it, the uploader's machine need not
     except ImportError as error:
         raise SpeechDependencyError("decoding", "av") from error
-    if pcm is not None:
-        name, settings = pcm_container(pcm)
-        return av_open(file, "r", format=name, options=settings)
+    watched = WatchedFile(file, start)
     try:
-        # Only these formats: others, such as playlists, would make it open further files.
-        allowed = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-        return av_open(file, "r", options=allowed, metadata_errors="ignore")
+        if pcm is not None:
+            name, settings = pcm_container(pcm)
+            return av_open(watched, "r", format=name, options=settings), watched
+        # Only these formats: others, such as playlists, would make it open further files. Only decoders of
+        # audio: to look at a file is no reason to decode its pictures.
+        allowed = {
+            "format_whitelist": CONTAINERS,
+            "protocol_whitelist": "",
+            "codec_whitelist": _audio_decoders(),
+            "max_streams": str(MAX_STREAMS),
+            "max_samples": str(MAX_FRAME_VALUES // MAX_CHANNELS),
+        }
+        container = av_open(watched, "r", options=allowed, metadata_errors="ignore")
     except _decoder_errors() as error:
-        if found := wav_by_pydub(file):
-            return _opened(*found)
+        if pcm is None and (found := wav_samples(file)):
+            return _opened(file, found[1], found[0])
+        if watched.stalled:
+            raise NotAudioError(_ENDLESS) from error
         raise NotAudioError(why_unreadable(file, str(getattr(error, "strerror", "") or error))) from error
+    if watched.stalled:
+        container.close()
+        raise NotAudioError(_ENDLESS)
+    watched.advanced()
+    return container, watched
+
+
+@cache
+def _audio_decoders() -> str:
+    """The names of all decoders of audio, with commas between them."""
+    from av import Codec, codecs_available  # noqa: PLC0415 - see `_opened`
+
+    names = []
+    for name in sorted(codecs_available):
+        with suppress(ValueError):  # it only encodes
+            if Codec(name, "r").type == "audio":
+                names.append(name)
+    return ",".join(names)
 
 
 def _decoder_errors() -> tuple[type[Exception], ...]:
     """What PyAV raises for damaged data: its own errors, and others for values that make no sense."""
     from av.error import FFmpegError  # noqa: PLC0415 - see `_opened`
 
-    return FFmpegError, ValueError, OverflowError
+    return FFmpegError, ValueError, OverflowError, LookupError, AttributeError, RuntimeError, TypeError
 
 
-def _header_seconds(container: Any) -> float | None:
-    """The length of the first audio track, else of the whole file where that has nothing else in it."""
-    stream = container.streams.audio[0]
-    if stream.duration and stream.time_base:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:
-        seconds = container.duration / 1_000_000
+def _usable_tracks(container: Any) -> list[int]:
+    """The audio tracks in the order in which they are tried: the default one first.
+
+    Raises:
+        NoAudioTrackError: there is none.
+        NotAudioError: no decoder is there for any of them.
+        SampleRateError: all have a sampling rate that no recording of speech has.
+    """
+    from av.stream import Disposition  # noqa: PLC0415 - see `_opened`
+
+    streams = list(container.streams.audio)[:MAX_TRACKS]
+    if not streams:
+        raise NoAudioTrackError(container.format.name)
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise NotAudioError("no decoder is there for its sound")
+    # A rate of 0 is not known yet: the first frame has it.
+    usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
+    if not usable:
+        raise SampleRateError(known[0].rate, MIN_RATE, MAX_RATE)
+    usable.sort(key=lambda stream: not stream.disposition & Disposition.default)  # others stay in order
+    return [stream.index for stream in usable]
+
+
+def _track_name(stream: Any, number: int) -> str:
+    """A track for people: its number from 1, title and language."""
+    told = [str(stream.metadata.get("title", "")), str(stream.metadata.get("language", ""))]
+    found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
+    return f"track {number}" + (f" ({found})" if found else "")
+
+
+def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
+    """When a track ends, in seconds from the recording's beginning; None where the file does not say it.
+
+    FFmpeg gives a track that does not say it the length of the whole file, which may have longer ones.
+    """
+    whole = container.duration / 1_000_000 if container.duration else 0.0
+    name, is_alone = container.format.name.partition(",")[0], len(container.streams) == 1
+    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+    if said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):
+        return said
+    if name == "ogg":  # it has the time of the last sample
+        own -= max(0.0, start)
+    elif own and name != "asf" and (is_alone or name == "mov" or abs(own - whole) > SAME_SECONDS):
+        own += max(0.0, start - origin)
     else:
+        own = whole if is_alone else 0.0
+    return own if own > 0 else None
+
+
+def _clock_seconds(text: str) -> float | None:
+    """What Matroska has as `01:02:03.500000000`; None: it is something else."""
+    try:
+        hours, minutes, seconds = map(float, text.split(":"))
+    except ValueError:
         return None
-    return seconds if seconds > 0 else None
+    found = hours * 3600 + minutes * 60 + seconds
+    return found if isfinite(found) else None

@@ -49,6 +49,21 @@ class NoAudioTrackError(AudioError):
         self.container = container
 
 
+class SampleRateError(AudioError):
+    """The recording claims a sampling rate with which nobody records speech.
+
+    Attributes:
+        rate: in Hz.
+    """
+
+    def __init__(self, rate: int, lowest: int, highest: int) -> None:
+        super().__init__(
+            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
+            "record it again, or convert it"
+        )
+        self.rate = rate
+
+
 class ZeroLengthError(AudioError):
     """There is an audio track, and not a single sample in it could be decoded.
 
@@ -69,8 +84,9 @@ class NoSpeechError(AudioError):
         seconds: how long the recording is.
     """
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?")
+    def __init__(self, seconds: float, other_tracks: str = "") -> None:
+        more = f" {other_tracks}" if other_tracks else ""
+        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
         self.seconds = seconds
 
 
@@ -135,6 +151,18 @@ class SpeechQueueFullError(SpeechError):
         )
         self.limit = limit
         self.waiting = waiting
+
+
+class SpeechShareFullError(SpeechQueueFullError):
+    """Too many recordings of one user are here already; others still have places."""
+
+    def __init__(self, limit: int, waiting: int) -> None:
+        super().__init__(limit, waiting)
+        message = (
+            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
+            "send this one when some of them are done"
+        )
+        self.args = (message,)
 
 
 class SpeechEngineError(SpeechError):
@@ -322,6 +350,18 @@ class NoAttachmentError(SpeechError):
         super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
 
 
+class UnknownSpeechModelError(SpeechError):
+    """A client asks for a model that is not listed.
+
+    Attributes:
+        wanted: its name.
+    """
+
+    def __init__(self, wanted: str, known: Iterable[str]) -> None:
+        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        self.wanted = wanted
+
+
 class TranscriptFormatError(SpeechError, ValueError):
     """There is no such format of transcripts. A `ValueError` too, for validators of valves.
 
@@ -333,4 +373,4 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")

@@ -1,6 +1,7 @@
 """Transcripts of a while ago: the same recording with the same options is not listened to twice.
 
 They are in the memory of the process, bounded, and shared by all plugins in it: as text, see `process`.
+Each is its user's alone.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from ollama_pack.speech.source import AudioSource, opened_source
 from ollama_pack.speech.values import SpeechNote, SpeechSegment, SpokenWord, Transcript
 
 KEPT_BYTES = 32 * 2**20  # an hour of speech is a megabyte
+KEPT_COUNT = 1000
 KEPT_SECONDS = 24 * 3600.0
 _KEPT_FORM = 1  # of what is kept: an older plugin in the same process may have another
 _PIECE = 2**20
@@ -57,11 +59,14 @@ class KeptTranscripts:
 
     def keep(self, key: str, transcript: Transcript) -> None:
         """Keep a transcript for a day."""
-        text = json.dumps(asdict(transcript), ensure_ascii=False)
+        text = json.dumps(asdict(transcript))  # ASCII: a character is a byte
         with self._lock:
             self._kept[key] = (self._clock() + KEPT_SECONDS, text)
             self._kept.move_to_end(key)
-            while sum(len(text) for _, text in self._kept.values()) > self._max_bytes:
+            while (
+                len(self._kept) > KEPT_COUNT
+                or sum(len(text) for _, text in self._kept.values()) > self._max_bytes
+            ):
                 self._kept.popitem(last=False)
 
 
@@ -71,7 +76,7 @@ def kept_transcripts() -> KeptTranscripts:
 
 
 def recording_key(source: AudioSource, max_bytes: int, *options: object) -> str:
-    """What a transcript is kept under: the recording's content, and all that decides on the text. Blocks.
+    """What a transcript is kept under: the recording, its user, and all that decides on the text. Blocks.
 
     Raises:
         EmptyAudioError: there is not a byte in it.

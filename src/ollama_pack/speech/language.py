@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ollama_pack.speech.errors import LanguageTagError
-from ollama_pack.speech.languages import LANGUAGE_ALIASES, LANGUAGES, bcp47_code
+from ollama_pack.speech.languages import LANGUAGE_ALIASES, LANGUAGES, bcp47_code, code_of_name
 
 AUTO = "auto"
+MAX_TAG = 64  # characters; longer ones are none
 CHINESE = frozenset({"zh", "yue"})
 
 ChineseScript = Literal["hans", "hant", "hant-tw", "hant-hk"]
@@ -40,17 +41,22 @@ class LanguageTag:
 
 
 def parse_language(tag: str) -> LanguageTag | None:
-    """Read a language tag; None is `auto`, or nothing at all: the engine finds out.
+    """Read a language tag, or a name such as `english`.
 
-    An underscore may stand for a hyphen, and upper case for lower. `zh` alone is Mandarin in Simplified
-    script, as Unicode's likely subtags have it; Taiwan, Hong Kong and Macau write Traditional.
+    None is `auto`, or nothing at all: the engine finds out. The names are those that OpenAI's `verbose_json`
+    answers with. An underscore may stand for a hyphen, and upper case for lower. `zh` alone is Mandarin in
+    Simplified script, as Unicode's likely subtags have it; Taiwan, Hong Kong and Macau write Traditional.
 
     Raises:
         LanguageTagError: it is no tag, or the language is not among those that Whisper knows.
     """
-    plain = tag.strip().replace("_", "-").lower()
+    plain = tag.strip()[: MAX_TAG + 1].replace("_", "-").lower()
     if plain in {AUTO, ""}:
         return None
+    if len(plain) > MAX_TAG:
+        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+    if code := code_of_name(plain):
+        plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
         raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())

@@ -36,6 +36,21 @@ LANGUAGE_ALIASES = {
     "swh": "sw",
     "zsm": "ms",
 }
+# Other English names that Whisper takes (`TO_LANGUAGE_CODE` in its tokenizer).
+LANGUAGE_NAMES = {
+    "burmese": "my",
+    "castilian": "es",
+    "flemish": "nl",
+    "haitian": "ht",
+    "letzeburgesch": "lb",
+    "mandarin": "zh",
+    "moldavian": "ro",
+    "moldovan": "ro",
+    "panjabi": "pa",
+    "pushto": "ps",
+    "sinhalese": "si",
+    "valencian": "ca",
+}
 _OWN_CODES = {"jw": "jv"}  # Whisper's code that BCP 47 does not have → the one that it has
 
 
@@ -44,8 +59,14 @@ def language_code(name: str) -> str | None:
     name = name.strip().lower()
     if name in LANGUAGES:
         return name
-    by_name = {known: code for code, known in LANGUAGES.items()}
-    return by_name.get(name) or LANGUAGE_ALIASES.get(name)
+    return code_of_name(name) or LANGUAGE_ALIASES.get(name)
+
+
+def code_of_name(name: str) -> str | None:
+    """Whisper's code for an English name in lower case, a hyphen for a space or not; None: there is none."""
+    plain = name.replace("-", " ")
+    by_name = LANGUAGE_NAMES | {known: code for code, known in LANGUAGES.items()}
+    return by_name.get(plain)
 
 
 def bcp47_code(code: str) -> str:

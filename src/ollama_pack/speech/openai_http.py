@@ -1,8 +1,7 @@
 """Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -20,7 +19,7 @@ from ollama_pack.speech.errors import (
 )
 from ollama_pack.speech.http_answer import heard_in
 from ollama_pack.speech.language import LanguageTag
-from ollama_pack.speech.values import WINDOW_SECONDS, EngineRequest, Heard, SpeechWindow, WaitCallback
+from ollama_pack.speech.values import WINDOW_SECONDS, EngineRequest, Heard, SpeechWindow
 from ollama_pack.speech.wav import wav_bytes
 
 OPENAI_HTTP = "openai_http"
@@ -75,6 +74,7 @@ class OpenAIHTTPEngine:
     """Sends each window to a server. The session is the caller's."""
 
     name = OPENAI_HTTP
+    is_here = False
 
     def __init__(self, server: SpeechServer, session: aiohttp.ClientSession) -> None:
         """Take what is needed later; nothing is connected."""
@@ -86,14 +86,8 @@ class OpenAIHTTPEngine:
         self._where = node_name(server.url)
         self._verbose = True  # until the server refuses it
 
-    @asynccontextmanager
-    async def turn(
-        self,
-        language: LanguageTag | None,  # noqa: ARG002 - the server knows its languages, and says so
-        on_wait: WaitCallback,  # noqa: ARG002 - the server has its own queue
-    ) -> AsyncIterator[None]:
-        """See `SpeechEngine`."""
-        yield
+    async def be_ready(self, language: LanguageTag | None) -> None:
+        """See `SpeechEngine`. The server knows its languages, and says so."""
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`."""
@@ -105,7 +99,7 @@ class OpenAIHTTPEngine:
             fields["prompt"] = request.prompt
         answer = await self._ask(audio, fields, words=request.words)
         try:
-            return heard_in(answer, window.seconds)
+            return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
             message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
             raise SpeechServerFaultError(self._where, message) from error

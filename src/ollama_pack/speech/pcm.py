@@ -1,14 +1,15 @@
-"""Samples without a usable header: raw PCM, and WAV files that PyAV refuses, for which pydub is optional."""
+"""Samples without a usable header: raw PCM, and WAV files that PyAV refuses."""
 
-import io
-import warnings
-from struct import error as StructError  # noqa: N812 - it is a class
 from typing import BinaryIO
 
 from ollama_pack.speech.values import PcmFormat
 
 _CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-MAX_PCM_RATE, MAX_PCM_CHANNELS = 384_000, 64
+MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
+MAX_CHANNELS = 64
+_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
+_MAX_CHUNKS = 1000  # of a WAV file, before its samples
 
 
 def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
@@ -19,19 +20,18 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
     """
     if pcm.width not in _CODECS:
         raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
-    if not (0 < pcm.rate <= MAX_PCM_RATE and 0 < pcm.channels <= MAX_PCM_CHANNELS):
+    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is 1 to {MAX_PCM_RATE} Hz, "
-            f"1 to {MAX_PCM_CHANNELS} channels"
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
+            f"1 to {MAX_CHANNELS} channels"
         )
-    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}c")
+    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
     return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
 
 
-def wav_by_pydub(file: BinaryIO) -> tuple[BinaryIO, PcmFormat] | None:
-    """The samples of a WAV file whose header PyAV does not accept; None where that fails too.
-
-    Needs no ffmpeg binary: of pydub only what reads WAV by itself is used. Holds the whole file in memory.
+def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
+    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
 
     Args:
         file: at any position; it is moved.
@@ -40,18 +40,27 @@ def wav_by_pydub(file: BinaryIO) -> tuple[BinaryIO, PcmFormat] | None:
     head = file.read(16)
     if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
         return None
+    place, pcm = 12, None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        chunk = file.read(24)
+        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+        if name == b"data":
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
+            pcm = _pcm_in(chunk[8:])
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
+            return None
+        place += _CHUNK_HEAD + size + size % 2
+    return None
+
+
+def _pcm_in(fmt: bytes) -> PcmFormat | None:
+    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
+    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
+    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it wants an ffmpeg, and the standard library's audioop
-            from pydub.audio_segment import read_wav_audio  # noqa: PLC0415 - optional
-            from pydub.exceptions import CouldntDecodeError  # noqa: PLC0415
-    except ImportError:
-        return None
-    try:
-        file.seek(0)
-        wav = read_wav_audio(file.read())
-        pcm = PcmFormat(wav.sample_rate, wav.channels, wav.bits_per_sample // 8)
         pcm_container(pcm)
-    except (CouldntDecodeError, StructError, ValueError):
+    except ValueError:
         return None
-    return io.BytesIO(wav.raw_data), pcm
+    return pcm if codec in _WAVE_FORMATS else None

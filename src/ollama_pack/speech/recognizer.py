@@ -2,9 +2,7 @@
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +18,6 @@ from ollama_pack.speech.errors import (
 from ollama_pack.speech.language import LanguageTag
 from ollama_pack.speech.languages import language_code
 from ollama_pack.speech.process import process_wide
-from ollama_pack.speech.turns import local_line
 from ollama_pack.speech.values import (
     SAMPLE_RATE,
     WINDOW_SECONDS,
@@ -28,7 +25,6 @@ from ollama_pack.speech.values import (
     Heard,
     SpeechSegment,
     SpeechWindow,
-    WaitCallback,
 )
 from ollama_pack.speech.wav import int16_bytes
 
@@ -83,6 +79,7 @@ class SpeechRecognitionEngine:
     """A recognizer behind the pack's protocol. It gives a segment for a window, and no words."""
 
     name = RECOGNIZER
+    is_here = True
     parallel = 1
     window_seconds = WINDOW_SECONDS
 
@@ -105,12 +102,9 @@ class SpeechRecognitionEngine:
         self._language = ""
         self._pool = process_wide("recognizer pool", lambda: ThreadPoolExecutor(1, "ollama-pack-recognizer"))
 
-    @asynccontextmanager
-    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:
+    async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
-        async with local_line().turn(on_wait):
-            self._language = self._own_language(language)
-            yield
+        self._language = self._own_language(language)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:  # noqa: ARG002
         """See `SpeechEngine`. Prompts are not known to it."""

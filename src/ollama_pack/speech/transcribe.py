@@ -1,11 +1,12 @@
 """From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from ollama_pack.speech.language import LanguageTag, disagree, parse_language
 from ollama_pack.speech.languages import LANGUAGES, UNKNOWN_LANGUAGE, bcp47_code
 from ollama_pack.speech.script import converted, missing_converter, script_converter, script_prompt
 from ollama_pack.speech.source import AudioSource
+from ollama_pack.speech.turns import SLICE_SECONDS, Turn, local_line
 from ollama_pack.speech.vad import speech_probabilities
 from ollama_pack.speech.values import (
     EngineRequest,
@@ -30,11 +32,27 @@ from ollama_pack.speech.values import (
     SpokenWord,
     Transcript,
 )
-from ollama_pack.speech.windows import cut_windows
+from ollama_pack.speech.windows import windows_and_pauses
 
 SURE_OF_LANGUAGE = 0.5  # Whisper's own threshold: from here on it is the language of the whole recording
 SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another language than was asked for
 MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechUser:
+    """Whose recording it is.
+
+    Attributes:
+        id: the server's own; empty: nobody knows.
+        is_shared: whether many people stand behind it, who have places of their own then.
+    """
+
+    id: str = ""
+    is_shared: bool = False
+
+
+ANY_SPEAKER = SpeechUser()
 
 
 async def transcribe(
@@ -42,16 +60,19 @@ async def transcribe(
     options: SpeechOptions,
     engine: SpeechEngine,
     on_progress: ProgressCallback | None = None,
+    user: SpeechUser = ANY_SPEAKER,
 ) -> Transcript:
     """Transcribe a recording of any length. The same recording gives the same text.
 
-    Nothing is written to the disk. When this is cancelled, decoding and the engine end within seconds.
+    It is read, and by an engine on this machine listened to, in turns with other users' recordings. Nothing
+    is written to the disk. When this is cancelled, decoding and the engine end within seconds.
 
     Args:
         source: the recording itself, the path of a file, or a binary file that can be sought in.
         options: language and limits.
         engine: what listens.
         on_progress: called while it waits for its turn, and with the text of each piece.
+        user: whose recording it is: users take turns.
 
     Raises:
         LanguageTagError: the language is not known.
@@ -62,14 +83,17 @@ async def transcribe(
     """
     tell = on_progress or _no_progress
     tag = parse_language(options.language)
-    async with _Recording(source, options, engine.window_seconds) as recording:
 
-        async def on_wait(ahead: int) -> None:
-            await tell(SpeechProgress("waiting", ahead=ahead, total=recording.audio.total))
+    async def on_wait(ahead: int) -> None:
+        await tell(SpeechProgress("waiting", ahead=ahead))
 
-        async with engine.turn(tag, on_wait):
-            work = _Transcription(recording, options, tag, engine, tell)
-            await work.run()
+    async with (
+        local_line().turn(on_wait, user.id, is_shared=user.is_shared) as turn,
+        _Recording(source, options, engine.window_seconds) as recording,
+    ):
+        await engine.be_ready(tag)
+        work = _Transcription(recording, options, tag, engine, tell, turn)
+        await work.run()
         return work.transcript()
 
 
@@ -82,7 +106,8 @@ class _Recording:
         self._thread = ThreadPoolExecutor(1, "ollama-pack-decode")
         self._open_files = ExitStack()
         self._audio: DecodedAudio | None = None
-        self._windows: Iterator[SpeechWindow] = iter(())
+        self.is_read = False  # whether there is no other window
+        self._windows: Iterator[SpeechWindow | None] = iter(())
 
     @property
     def audio(self) -> DecodedAudio:
@@ -105,13 +130,22 @@ class _Recording:
         await self._close()
 
     async def next_window(self) -> SpeechWindow | None:
-        """The next piece with speech in it; None at the end."""
-        window: SpeechWindow | None = await self._in_thread(next, self._windows, None)
+        """The next piece with speech in it; None at the end, and where there was none for a while."""
+        window: SpeechWindow | None = await self._in_thread(self._next)
         return window
+
+    def _next(self) -> SpeechWindow | None:
+        until = time.monotonic() + SLICE_SECONDS
+        for window in self._windows:
+            if window is not None or time.monotonic() >= until:
+                return window
+        self.is_read = True
+        return None
 
     def _open(self) -> None:
         self._audio = self._open_files.enter_context(self._make())
-        self._windows = cut_windows(speech_probabilities(self._audio.blocks()), self._window_seconds)
+        heard = speech_probabilities(self._audio.blocks())
+        self._windows = windows_and_pauses(heard, self._window_seconds)
 
     async def _close(self) -> None:
         if self._audio is not None:
@@ -127,15 +161,17 @@ class _Recording:
 class _Transcription:
     """One recording on its way through an engine."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - it is called once
         self,
         recording: _Recording,
         options: SpeechOptions,
         tag: LanguageTag | None,
         engine: SpeechEngine,
         tell: ProgressCallback,
+        turn: Turn,
     ) -> None:
         self._recording = recording
+        self._turn = turn
         self._tag = tag
         self._engine = engine
         self._tell = tell
@@ -146,14 +182,18 @@ class _Transcription:
         self._request = EngineRequest(tag, prompt, options.words)
         self._heard = Heard(())  # the language that was heard most surely so far
         self._segments: list[SpeechSegment] = []
+        self._odd = 0
 
     async def run(self) -> None:
         """Give the windows to the engine, some at the same time, and take the texts in their order."""
         tasks: deque[tuple[SpeechWindow, asyncio.Task[Heard]]] = deque()
         is_first = True
         try:
-            while True:
-                while len(tasks) < self._at_once and (window := await self._recording.next_window()):
+            while tasks or not self._recording.is_read:
+                while len(tasks) < self._at_once and not self._recording.is_read:
+                    if (window := await self._recording.next_window()) is None:
+                        await self._turn.give_way()
+                        continue
                     check = is_first and self._tag is not None and window.seconds >= MIN_CHECK_SECONDS
                     request = replace(self._request, check_language=check)
                     tasks.append((window, asyncio.create_task(self._engine.transcribe(window, request))))
@@ -161,7 +201,7 @@ class _Transcription:
                 if not tasks:
                     return
                 window, task = tasks[0]
-                heard = await task
+                heard = await self._answer(task)
                 tasks.popleft()
                 await self._add(window, heard)
         finally:
@@ -169,12 +209,22 @@ class _Transcription:
                 task.cancel()
             await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
 
+    async def _answer(self, task: asyncio.Task[Heard]) -> Heard:
+        """Wait for the engine; for one elsewhere without keeping others from this machine's processors."""
+        if self._engine.is_here:
+            heard = await task
+            await self._turn.give_way()
+            return heard
+        async with self._turn.away():
+            return await task
+
     @property
     def _at_once(self) -> int:
         """One window until its language is known: then that is the language of all."""
         return self._engine.parallel if self._request.language else 1
 
     async def _add(self, window: SpeechWindow, heard: Heard) -> None:
+        self._odd += heard.odd
         surer = heard.language_probability > self._heard.language_probability
         if heard.language and (surer or self._heard.language is None):
             self._heard = heard
@@ -207,7 +257,7 @@ class _Transcription:
         """
         audio = self._recording.audio
         if not self._segments:
-            raise NoSpeechError(audio.seconds)
+            raise NoSpeechError(audio.seconds, audio.other_tracks)
         asked = self._tag
         language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
         return Transcript(
@@ -222,6 +272,9 @@ class _Transcription:
         )
 
     def _notes(self) -> Iterator[SpeechNote]:
+        if self._odd:
+            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            yield SpeechNote("answer", text)
         if self._tag is None:
             return
         if self._convert is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ollama_pack.speech.errors import SpeechDependencyError
-from ollama_pack.speech.values import Samples
+from ollama_pack.speech.values import Samples, is_silence
 
 FRAME_SAMPLES = 512  # 32 ms: the detector gives a probability for each
 _WARM_UP = 64 * FRAME_SAMPLES  # 2 s before a block, from which the detector gets its state
@@ -16,7 +16,7 @@ def speech_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, S
     """Each block with the probability of speech in each of its frames.
 
     Args:
-        blocks: of a recording, in order; all but the last are whole numbers of frames long.
+        blocks: of a recording, in order; all but the last are whole numbers of frames long, or empty.
 
     Yields:
         The block, and an array with a probability for each frame; the last frame may be partial.
@@ -29,6 +29,10 @@ def speech_probabilities(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, S
     detect = _detector()
     before: Samples = zeros(0, "float32")
     for block in blocks:
+        if not len(block) or is_silence(block):  # it costs nothing, however long it is
+            yield block, zeros(-(-len(block) // FRAME_SAMPLES), "float32")
+            before = zeros(0, "float32") if len(block) else before
+            continue
         padding: Samples = zeros(-len(block) % FRAME_SAMPLES, "float32")
         heard = concatenate((before, block, padding))
         found = detect(_amplified(heard)).reshape(-1)

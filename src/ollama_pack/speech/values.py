@@ -1,7 +1,6 @@
 """What recordings turn into, and what an engine is."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -16,7 +15,16 @@ WINDOW_SECONDS = 30.0  # Whisper looks at 30 s at once
 # uploading loads a plugin where there is none.
 Samples = Any
 
-NoteKind = Literal["damaged", "truncated", "language", "script"]
+SILENCE = (
+    2e-4  # half of the distance between the highest and the lowest sample: nothing can be heard (-74 dB)
+)
+
+NoteKind = Literal["damaged", "truncated", "language", "script", "tracks", "answer"]
+
+
+def is_silence(samples: Samples) -> bool:
+    """Whether nothing can be heard in samples, of which there is at least one; a constant is silence, too."""
+    return float(samples.max()) - float(samples.min()) < 2 * SILENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,8 @@ class SpeechNote:
 
     Attributes:
         kind: damaged packets were left out; the file ends too early; another language is spoken than was
-            asked for; the text may be in the other Chinese script.
+            asked for; the text may be in the other Chinese script; there are other audio tracks; parts of
+            the server's answer could not be read.
         text: a sentence for people.
     """
 
@@ -119,11 +128,13 @@ class Heard:
         segments: their times count from the beginning of the window.
         language: that it heard, as `LANGUAGES` has it; None: it does not tell.
         language_probability: how sure it is.
+        odd: parts of the engine's answer that could not be read as they should be.
     """
 
     segments: tuple[SpeechSegment, ...]
     language: str | None = None
     language_probability: float = 0.0
+    odd: int = 0
 
 
 WaitCallback = Callable[[int], Awaitable[None]]  # gets how many recordings are before this one
@@ -135,25 +146,25 @@ class SpeechEngine(Protocol):
     Attributes:
         name: as the `engine` valve has it.
         model: for the transcript's reader.
+        is_here: whether it works on this machine, one recording at a time.
         parallel: windows that may be given to it at the same time.
         window_seconds: the longest window that it takes.
     """
 
     name: str
     model: str
+    is_here: bool
     parallel: int
     window_seconds: float
 
-    def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AbstractAsyncContextManager[None]:
-        """Within this, the engine is ready and works for one recording.
+    async def be_ready(self, language: LanguageTag | None) -> None:
+        """Make it ready for a recording.
 
         Args:
             language: that is spoken; None: the engine finds out.
-            on_wait: called with the place in the queue, while there is one.
 
         Raises:
             SpeechEngineError: it cannot work, or not in this language.
-            SpeechQueueFullError: too many wait already.
         """
         ...
 

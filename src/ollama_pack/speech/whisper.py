@@ -4,9 +4,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from ollama_pack.speech.errors import (
 from ollama_pack.speech.language import LanguageTag
 from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.sentences import sentences
-from ollama_pack.speech.turns import local_line
 from ollama_pack.speech.values import (
     WINDOW_SECONDS,
     EngineRequest,
@@ -28,7 +25,6 @@ from ollama_pack.speech.values import (
     SpeechSegment,
     SpeechWindow,
     SpokenWord,
-    WaitCallback,
 )
 from ollama_pack.speech.whisper_model import ModelPlaces, find_whisper_model
 
@@ -71,9 +67,10 @@ class WhisperSettings:
 
 
 class FasterWhisperEngine:
-    """Whisper on this machine. One recording at a time; the others are told their place."""
+    """Whisper on this machine."""
 
     name = WHISPER
+    is_here = True
     window_seconds = WINDOW_SECONDS
 
     def __init__(self, settings: WhisperSettings) -> None:
@@ -84,17 +81,13 @@ class FasterWhisperEngine:
         self._loaded: Any = None
         self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
 
-    @asynccontextmanager
-    async def turn(self, language: LanguageTag | None, on_wait: WaitCallback) -> AsyncIterator[None]:
+    async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
-        async with local_line().turn(on_wait):
-            loop = asyncio.get_running_loop()
-            self._loaded = await loop.run_in_executor(self._pool, load_whisper, self._settings)
-            known = _languages(self._loaded)
-            if language and language.code not in known:
-                remedy = "choose a model without `.en`, or for Cantonese large-v3"
-                raise SpeechLanguageError(self.name, language.text, known, remedy)
-            yield
+        self._loaded = await self._in_pool(load_whisper, self._settings)
+        known = _languages(self._loaded)
+        if language and language.code not in known:
+            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""

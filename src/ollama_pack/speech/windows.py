@@ -56,6 +56,15 @@ class SpanCutter:
         self._now += 1
         return self._complete()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody speaks, and no speech is kept for a span."""
+        return self._began is None and not self._runs
+
+    def skip(self, frames: int) -> None:
+        """Pass over frames without speech, while it is idle."""
+        self._now += frames
+
     def end(self) -> FrameSpan | None:
         """The last span, when the recording has ended."""
         self._end_run()
@@ -117,6 +126,13 @@ def cut_windows(
         heard: blocks of samples, each with the probabilities of speech of its frames.
         limit_seconds: the longest window.
     """
+    return (found for found in windows_and_pauses(heard, limit_seconds) if found)
+
+
+def windows_and_pauses(
+    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
+) -> Iterator[SpeechWindow | None]:
+    """The same with a None after each block, where whoever reads may pause."""
     from numpy import concatenate, zeros  # noqa: PLC0415 - see `Samples`
 
     cutter = SpanCutter(int(limit_seconds * _FRAMES_PER_SECOND))
@@ -129,9 +145,14 @@ def cut_windows(
 
     for block, probabilities in heard:
         kept = concatenate((kept, block))
-        for probability in probabilities:
+        is_quiet = not probabilities.any()
+        for number, probability in enumerate(probabilities):
+            if is_quiet and cutter.is_idle:
+                cutter.skip(len(probabilities) - number)
+                break
             if span := cutter.feed(float(probability)):
                 yield window(span)
         kept, first = kept[(cutter.needed_from - first) * FRAME_SAMPLES :], cutter.needed_from
+        yield None
     if span := cutter.end():
         yield window(span)

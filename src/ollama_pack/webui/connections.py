@@ -35,7 +35,7 @@ async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
 
 
 async def ways_in() -> dict[str, WayIn]:
-    """How each connection that is switched on is entered, by its address as it is set, without a last slash."""
+    """How each connection that is switched on is entered, by its address without a slash at the end."""
     return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
 
 

@@ -166,7 +166,9 @@ function node(one) {
   return make("section", {class: "card"},
     make("div", {class: "row"}, make("h3", {}, text(one.name)),
       one.healthy ? badge("healthy", "good") : badge("down", "bad"),
-      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null),
+      one.breaker && breaker !== "closed" ? badge("breaker " + breaker.replace("_", " "), "warn") : null,
+      Object.entries(one.breakers && typeof one.breakers === "object" ? one.breakers : {})
+        .map(([model, state]) => badge(model + " failed: breaker " + text(state), "warn"))),
     one.url ? make("code", {class: "soft"}, one.url) : null,
     one.fault ? make("p", {class: "notice bad small"}, one.fault) : null,
     make("div", {class: "figures"}, figure(one.in_flight, "in flight"), figure(one.queued, "queued"),

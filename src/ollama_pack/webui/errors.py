@@ -68,3 +68,10 @@ class UploadTooLargeError(UploadError):
         super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
         self.limit = limit
         self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")

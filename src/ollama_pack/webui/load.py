@@ -23,6 +23,12 @@ def _model_names(value: Any) -> list[str]:
     return [model for model in _list_of(value) if isinstance(model, str)]
 
 
+def _states(value: Any) -> dict[str, str]:
+    """Models that are not asked for at a node since they have failed → `open` or `half-open`."""
+    told = value if isinstance(value, Mapping) else {}
+    return {str(model): state for model, state in told.items() if isinstance(state, str)}
+
+
 def _gpus(value: Any) -> list[dict[str, Any]]:
     return [_only(GPU_KEYS, gpu) for gpu in _list_of(value) if isinstance(gpu, Mapping)]
 
@@ -46,7 +52,7 @@ NODE_KEYS: Mapping[str, Checked] = {
     "models": _model_names,
     "gpus": _gpus,
 }
-ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text}
+ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text, "breakers": _states}
 
 
 def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """A recording that comes with a request: in a form, or as the body itself. Imports starlette when called."""
 
+import asyncio
+import logging
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any, BinaryIO
 
-from ollama_pack.webui.errors import UploadError, UploadTooLargeError
+from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
+
+log_uploads = logging.getLogger(__name__)
 
 FILE_FIELDS = ("file", "audio")
-MAX_FIELDS, MAX_FIELD_BYTES = 32, 64 * 2**10
+MAX_FIELDS, MAX_FIELD_BYTES = 32, 16 * 2**10
+MAX_TYPE = 256  # characters of a Content-Type: parsing takes time by the square of its length
+MAX_SHOWN = 100  # characters of what somebody sent, in an error
 FORM_BYTES = 2**20  # what a form may have besides the recording
 MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
 _FORM = "multipart/form-data"
@@ -49,12 +55,11 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
     Raises:
         UploadTooLargeError: there are more bytes.
         UploadError: there is no recording in it.
+        NoRoomError: the disk is full.
     """
-    kind = Message()
-    kind["Content-Type"] = request.headers.get("content-type", "")
-    said = {name: request.query_params.getlist(name) for name in request.query_params}
+    media, told = _content_type(request.headers.get("content-type", ""))
+    said = _address_fields(request)
     with ExitStack() as files:
-        media = kind.get_content_type() if kind["Content-Type"] else ""
         if media == _FORM:
             form = await _form(request, max_bytes, files)
             fields = said | {name: _texts(form, name) for name in form if _texts(form, name)}
@@ -62,12 +67,54 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
         elif media.startswith(("audio/", "video/")) or media == "application/octet-stream":
             file = files.enter_context(tempfile.SpooledTemporaryFile(MEMORY_BYTES))
             async for piece in _bounded(request, max_bytes, max_bytes):
-                file.write(piece)
+                with _disk():
+                    await asyncio.to_thread(file.write, piece)
             file.seek(0)
-            told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
             raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+
+
+def _content_type(text: str) -> tuple[str, dict[str, str]]:
+    """The type of a body in lower case, and its parameters; nothing where nothing is said.
+
+    Raises:
+        UploadError: it is longer than any type is.
+    """
+    if len(text) > MAX_TYPE:
+        raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
+    kind = Message()
+    kind["Content-Type"] = text
+    told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
+    return (kind.get_content_type() if text else ""), told
+
+
+def _address_fields(request: Any) -> dict[str, list[str]]:
+    """The fields in the address.
+
+    Raises:
+        UploadError: they are too many, or too long.
+    """
+    fields: dict[str, list[str]] = {}
+    pairs = request.query_params.multi_items()
+    if len(pairs) > MAX_FIELDS or any(len(value) > MAX_FIELD_BYTES for _, value in pairs):
+        raise UploadError(
+            f"the address has {len(pairs)} fields, or one that is too long: the limits are {MAX_FIELDS} "
+            f"fields of {MAX_FIELD_BYTES // 2**10} KB"
+        )
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Within this, a full disk is an error that the client understands."""
+    try:
+        yield
+    except OSError as error:
+        log_uploads.warning("a recording could not be kept while it is read: %s", error)
+        raise NoRoomError from error
 
 
 async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
@@ -81,7 +128,8 @@ async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
         max_part_size=MAX_FIELD_BYTES,
     )
     try:
-        return await parser.parse()
+        with _disk():
+            return await parser.parse()
     except MultiPartException as error:
         raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
     finally:  # one that came only in part is not among the form's items
@@ -119,14 +167,21 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
         raise UploadTooLargeError(limit, max(seen, size))
 
 
+async def drop_body(request: Any, max_bytes: int) -> None:
+    """Read a body and forget it, or a client that is refused would not see the answer."""
+    with suppress(UploadError):
+        async for _ in _bounded(request, max_bytes, max_bytes):
+            pass
+
+
 def _recording_in(form: Any) -> BinaryIO:
     for name in FILE_FIELDS:
         found = form.get(name)
         if found is not None and not isinstance(found, str):
             file: BinaryIO = found.file
             return file
-    names = sorted({name for name, _ in form.multi_items()})
-    raise UploadError(f"the form has no recording in it (it has: {', '.join(names) or 'nothing'}): {_SEND}")
+    names = ", ".join(sorted({name for name, _ in form.multi_items()}))[:MAX_SHOWN]
+    raise UploadError(f"the form has no recording in it (it has: {names or 'nothing'}): {_SEND}")
 
 
 def _texts(form: Any, name: str) -> list[str]:

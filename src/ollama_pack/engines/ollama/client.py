@@ -1,13 +1,20 @@
 """What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import aiohttp
 
-from ollama_pack.engines.errors import NodeError, NodeFaultError, NodeTimeoutError, NodeUnreachableError
+from ollama_pack.engines.errors import (
+    NodeError,
+    NodeFaultError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    WrongModelError,
+)
 from ollama_pack.engines.model_ids import ModelIds
+from ollama_pack.engines.ollama.names import is_same_model
 from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -37,13 +44,14 @@ class NodeClient(Protocol):
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
         *,
         first_byte: float,
         thinking: Thinking | None = None,
+        names: Collection[str] = (),
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
@@ -148,13 +156,14 @@ class OllamaClient:
         """
         return self._node.lines("/api/chat", request, first_byte, headers)
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
         *,
         first_byte: float,
         thinking: Thinking | None = None,
+        names: Collection[str] = (),
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
@@ -164,19 +173,39 @@ class OllamaClient:
             head: what the chunks have in common.
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
+            names: others that the node has for this model.
             headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
+            WrongModelError: the node answers with another model.
             NodeError: as `chat`.
         """
         place = usage_place(body)
         request = request_to_ollama(body, thinking)
         request |= {"model": self._ids.real(request["model"]), "stream": True}
-        lines = self.chat(request, first_byte=first_byte, headers=headers)
+        real_names = [self._ids.real(name) for name in names]
+        lines = self._of_model(
+            self.chat(request, first_byte=first_byte, headers=headers), request["model"], real_names
+        )
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _of_model(
+        self, lines: AsyncGenerator[dict[str, Any], None], asked: str, names: Collection[str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines, if the first names the model that was asked for, or none."""
+        believed = False
+        async with aclosing(lines):
+            async for line in lines:
+                answered = line.get("model")
+                believed = believed or "remote_model" in line  # a cloud model may have another name there
+                if not believed and isinstance(answered, str) and answered:
+                    if not any(is_same_model(name, answered) for name in (asked, *names)):
+                        raise WrongModelError(self.name, asked, answered)
+                    believed = True
+                yield line
 
     async def load(
         self,

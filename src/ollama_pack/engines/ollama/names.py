@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from functools import cached_property, lru_cache
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -68,6 +69,15 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:

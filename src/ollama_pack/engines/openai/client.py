@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from ollama_pack.engines.errors import (
     NodeTimeoutError,
     NodeUnreachableError,
     RequestRefusedError,
+    WrongModelError,
 )
 from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.stream import usage_place
@@ -24,7 +25,13 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, NamedModel, ShownModel
 from ollama_pack.engines.openai.failures import SERVE_IT, engine_said_in, engine_status_error, event_status
 from ollama_pack.engines.openai.metrics import EngineActivity, engine_activity
-from ollama_pack.engines.openai.models import EngineModel, engine_models, nameless_models, served_context
+from ollama_pack.engines.openai.models import (
+    EngineModel,
+    ServedName,
+    engine_models,
+    nameless_models,
+    served_context,
+)
 from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
@@ -83,7 +90,7 @@ class OpenAIClient:
         self._ids = ModelIds()
         self._node = NodeTransport(root, session, limits or NodeLimits(), headers or {}, OPENAI_DIALECT)
         self._declared = tuple(EngineModel(name) for name in serves)
-        self._served: frozenset[str] = frozenset(serves)
+        self._served: Mapping[str, frozenset[str]] = _names_of(self._declared)  # name → all of that model
         self._takes_usage = True
         self._metrics_at = 0.0
 
@@ -163,13 +170,14 @@ class OpenAIClient:
             self._metrics_at = now + METRICS_RETRY_SECONDS
         return found
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
         *,
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
+        names: Collection[str] = (),
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
@@ -181,6 +189,7 @@ class OpenAIClient:
             head: what the chunks have in common.
             first_byte: seconds until the first event.
             thinking: not used.
+            names: others that the engine lists for this model.
             headers: of this request, besides those of all.
 
         Raises:
@@ -188,6 +197,7 @@ class OpenAIClient:
             ModelNotFoundError: the engine does not list the model. It is not asked then: llama.cpp
                 would answer with the model that it has.
             RequestRefusedError: the request has to change.
+            WrongModelError: the engine answers with another model.
             RetryableNodeError: the engine failed, before or in the stream.
         """
         place = usage_place(body)
@@ -197,9 +207,10 @@ class OpenAIClient:
         request["model"] = self._ids.real(request["model"])
         if request["model"] not in self._served:
             raise self._not_served(request["model"])
+        served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
             aclosing(self._events(request, first_byte, headers)) as events,
-            aclosing(self._chunks(events, EngineReply(head, place), request["model"])) as chunks,
+            aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
@@ -227,7 +238,7 @@ class OpenAIClient:
                 yield event
 
     async def _chunks(
-        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: str
+        self, events: AsyncGenerator[ServerEvent, None], reply: EngineReply, model: ServedName
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks that the events make up."""
         ended = False
@@ -240,14 +251,18 @@ class OpenAIClient:
             for chunk in self._end(reply):
                 yield chunk
 
-    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: str) -> dict[str, Any]:
+    def _chunk_in(self, event: ServerEvent, reply: EngineReply, model: ServedName) -> dict[str, Any]:
         """The chunk in an event; an error is raised. SGLang refuses requests so, after status 200."""
         chunk = self._node.parsed(event.data)
         if not event.is_error and not chunk.get("error") and chunk.get("object") != "error":
+            answered = chunk.get("model")
+            known = self._declared or model.may_be(answered, self._served)
+            if not reply.is_begun and not known:
+                raise WrongModelError(self.name, model.asked, str(answered))
             return chunk
         status = None if reply.is_begun else event_status(chunk)
         if status is not None:
-            raise engine_status_error(self.name, status, event.data, model)
+            raise engine_status_error(self.name, status, event.data, model.asked)
         raise NodeFaultError(self.name, "failed while it answered", said=engine_said_in(event.data))
 
     def _end(self, reply: EngineReply) -> list[dict[str, Any]]:
@@ -262,7 +277,7 @@ class OpenAIClient:
         """The models, which are remembered as those that it answers for."""
         models = await self._listed()
         self._ids.learn(model.name for model in models)
-        self._served = frozenset(name for model in models for name in (model.name, *model.others))
+        self._served = _names_of(models)
         return models
 
     async def _listed(self) -> tuple[EngineModel, ...]:
@@ -327,3 +342,12 @@ def _session_headers(request: Mapping[str, Any]) -> dict[str, str]:
     """The headers by which gateways keep a conversation at one engine, where the request names its own."""
     key = request.get(CACHE_KEY)
     return dict.fromkeys(SESSION_HEADERS, key) if isinstance(key, str) and _SESSION_KEY.fullmatch(key) else {}
+
+
+def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
+    """Each name that is served → all names of that model."""
+    return {
+        name: frozenset((model.name, *model.others))
+        for model in models
+        for name in (model.name, *model.others)
+    }

@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,39 @@ class EngineModel:
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
         tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedName:
+    """The name by which an engine is asked for a model, and others that are known for it."""
+
+    asked: str
+    others: Collection[str] = ()
+
+    def may_be(self, answered: object, served: Mapping[str, Collection[str]]) -> bool:
+        """Whether an answer may be of this model, by the name in it. Absent names are believed.
+
+        Engines put a path, a file or a dated version there (`/models/x.gguf`, `gpt-4o-2024-08-06`): one name
+        may begin with the other, unless the engine lists what it says as another model.
+
+        Args:
+            answered: what the answer says.
+            served: each name that the engine lists → all names of that model.
+        """
+        if not isinstance(answered, str) or not answered:
+            return True
+        known = {self.asked, *self.others, *served.get(self.asked, ())}
+        if answered in known:
+            return True
+        said = _stem(answered)
+        if answered in served:
+            return any(said == _stem(name) for name in known)
+        return any(said.startswith(stem) or stem.startswith(said) for stem in map(_stem, known))
+
+
+def _stem(name: str) -> str:
+    """A model's name without its folder or publisher, its file's ending, and upper case."""
+    return name.lower().rsplit("/", 1)[-1].removesuffix(".gguf").removesuffix(":latest")
 
 
 def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:

@@ -183,12 +183,10 @@ class Pipe:
             self._look_up_at = now + CONNECTION_SECONDS
             connections = enumerate(await ollama_connections())
             ways = await ways_in()
-            rows = (
+            rows = [
                 NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
-            )
-            self._connections = tuple(
-                row.entered_by(ways[row.url]) if row.url in ways else row for row in rows
-            )
+            ]
+            self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
         return self._connections
 
 

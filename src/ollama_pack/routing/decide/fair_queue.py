@@ -1,13 +1,16 @@
-"""Who comes next: start-time fair queueing between users, background calls behind people.
+"""Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 
-Each request gets a start tag, the later of the queue's virtual time and the end of its user's request before;
-the order is that of the tags (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). A user who sends many
-requests at once gets tags further and further away, and another user's first request goes before them.
+A request's turn is how many of its user's requests are in service or wait before it: a user who holds several
+slots gets no further one while somebody waits who holds fewer. Among equal turns the order is that of start
+tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
+(Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
+of the expected ones. What a user has had lately fades as time passes while nobody waits.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.errors import QueueFullError
@@ -16,6 +19,11 @@ from ollama_pack.routing.naming import fold_name
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
+MAX_TURN = 16  # turns further away are equal
+MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
+
+# Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
+Owner = tuple[str, bool]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -29,6 +37,7 @@ class WaitingRequest:
         cost: the seconds of service that it is expected to take.
         number: counts the requests; breaks ties.
         came: when it came, on the caller's clock.
+        turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
@@ -41,13 +50,18 @@ class WaitingRequest:
     cost: float
     number: int
     came: float
+    turn: int = 0
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
 
     @property
-    def place(self) -> tuple[float, int]:
-        return self.start, self.number
+    def place(self) -> tuple[int, float, int]:
+        return self.turn, self.start, self.number
+
+    @property
+    def owner(self) -> Owner:
+        return self.request.user, self.request.background
 
 
 class FairQueue:
@@ -61,7 +75,10 @@ class FairQueue:
         self._by_id: dict[str, WaitingRequest] = {}
         self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
         self._waiting_of: dict[str, int] = {}
+        self._own: dict[Owner, list[WaitingRequest]] = {}  # by their start tags
+        self._serving: dict[Owner, int] = {}
         self._virtual = 0.0
+        self._empty_since = 0.0
         self._count = 0
 
     def __len__(self) -> int:
@@ -73,6 +90,10 @@ class FairQueue:
     def __iter__(self) -> Iterator[WaitingRequest]:
         return iter(self._by_id.values())
 
+    def get(self, request_id: str) -> WaitingRequest | None:
+        """A request that waits."""
+        return self._by_id.get(request_id)
+
     def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
         """Take a request in.
 
@@ -83,6 +104,8 @@ class FairQueue:
         reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
         if len(self) >= self.limit - reserved:
             raise QueueFullError(self.limit, len(self), own)
+        if not self._by_id:  # meanwhile everybody could have had what they wanted
+            self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
         start = max(self._virtual, self._ends.get(request.user, 0.0))
         self._ends[request.user] = start + cost
@@ -103,7 +126,26 @@ class FairQueue:
         self._by_id[entry.request.id] = entry
         user = entry.request.user
         self._waiting_of[user] = self._waiting_of.get(user, 0) + 1
+        own = self._own.setdefault(entry.owner, [])
+        before = bisect_left(own, _start_place(entry), key=_start_place)
+        entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
+        own.insert(before, entry)
         insort(self._list_of(entry), entry, key=_fair_place)
+        self._renew_turns(entry.owner)
+
+    def _renew_turns(self, owner: Owner, later: float = 0.0) -> None:
+        """Give an owner's requests the turns that they have now, and start tags that are so much later."""
+        serving = self._serving.get(owner, 0)
+        for before, entry in enumerate(self._own.get(owner, ())):
+            turn = min(MAX_TURN, serving + before)
+            if turn == entry.turn and not later:
+                if turn == MAX_TURN:
+                    return  # and so are those behind
+                continue
+            entries = self._list_of(entry)
+            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+            entry.turn, entry.start = turn, entry.start + later
+            insort(entries, entry, key=_fair_place)
 
     def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
         return self._background if entry.request.background else self._people
@@ -132,8 +174,29 @@ class FairQueue:
             for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
         self._virtual = max(self._virtual, entry.start)
+        self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
+        self._empty_since = now
         return entry
+
+    def ended(self, entry: WaitingRequest, seconds: float | None = None) -> None:
+        """A request that was bound is in service no more.
+
+        Args:
+            entry: the request.
+            seconds: of service that it took; None: they do not count against its user.
+        """
+        owner, user = entry.owner, entry.request.user
+        self._serving[owner] -= 1
+        if not self._serving[owner]:
+            del self._serving[owner]
+        later = 0.0
+        if seconds is not None:
+            before = max(self._virtual, self._ends.get(user, 0.0))
+            self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
+            later = self._ends[user] - before
+            self._forget_past()
+        self._renew_turns(owner, later)
 
     def cancel(self, request_id: str) -> None:
         """Take out a request that nobody wants any more. Its user gets the time back."""
@@ -145,16 +208,29 @@ class FairQueue:
     def _remove(self, entry: WaitingRequest) -> None:
         user = entry.request.user
         del self._by_id[entry.request.id]
-        self._list_of(entry).remove(entry)
+        entries = self._list_of(entry)
+        del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        own = self._own[entry.owner]
+        own.remove(entry)
+        if not own:
+            del self._own[entry.owner]
+        self._renew_turns(entry.owner)
         self._waiting_of[user] -= 1
         if not self._waiting_of[user]:
             del self._waiting_of[user]
-        if not self._by_id:  # nobody waits, so nobody has had more than a fair share: all begin anew
-            self._virtual = max(self._virtual, *self._ends.values()) if self._ends else self._virtual
-            self._ends.clear()
-        elif len(self._ends) > 2 * len(self._waiting_of) + MAX_TAGS:  # tags of the past mean nothing
-            self._ends = {name: end for name, end in self._ends.items() if end > self._virtual}
+        self._forget_past()
+
+    def _forget_past(self) -> None:
+        """Tags of the past mean nothing; of too many others the least is lost."""
+        most = 2 * len(self._waiting_of) + MAX_TAGS
+        if len(self._ends) > most:
+            ahead = [(end, name) for name, end in self._ends.items() if end > self._virtual]
+            self._ends = {name: end for end, name in nlargest(most, ahead)}
 
 
-def _fair_place(entry: WaitingRequest) -> tuple[float, int]:
+def _fair_place(entry: WaitingRequest) -> tuple[int, float, int]:
     return entry.place
+
+
+def _start_place(entry: WaitingRequest) -> tuple[float, int]:
+    return entry.start, entry.number

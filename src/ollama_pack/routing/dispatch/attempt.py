@@ -2,28 +2,39 @@
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any
 
 from ollama_pack.engines.errors import (
+    ModelNotFoundError,
+    NodeBusyError,
     NodeError,
     NodeFaultError,
+    NodeGoneError,
     NodeTimeoutError,
     NodeUnreachableError,
     RetryableNodeError,
+    WrongModelError,
 )
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.transport import NO_HEADERS
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
+from ollama_pack.routing.dispatch.hang_delay import longest_load
 from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings
 from ollama_pack.routing.dispatch.request import with_conversation, with_model
 from ollama_pack.routing.probe.node_watch import NodeWatch
 from ollama_pack.routing.state.estimates import Durations
 
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)*")
+_NODE_TROUBLE = re.compile(r"memory|cuda|rocm|timed out|loading model|runner process", re.IGNORECASE)
 TAG = "ollama_pack"  # key of what we add to an answer
+LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
+PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
 
 
@@ -47,8 +58,11 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._first_at = self._began
+        self._there_at = self._began  # when the model was last seen to be missing
         self._patience: asyncio.Timeout | None = None
         self._suspicion: asyncio.TimerHandle | None = None
+        self._limits: asyncio.TimerHandle | None = None
+        self._longest_load = longest_load(binding, settings.load_seconds)
         self._given_up: RetryableNodeError | None = None
         self._figures: dict[str, Any] = {}
 
@@ -70,8 +84,9 @@ class Attempt:
         chunks = watch.client.complete(
             body,
             self._journey.head,
-            first_byte=settings.first_token_seconds + binding.terms.predict_ttft,
+            first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
+            names=watch.names_of(binding.model),
             headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
         async with aclosing(chunks):
@@ -84,6 +99,7 @@ class Attempt:
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await anext(chunks)
@@ -93,8 +109,31 @@ class Attempt:
             raise self._fault("ended its answer before it began") from None
         finally:
             self._patience = None
+            self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+
+    @property
+    def _first_token_limit(self) -> float:
+        return self._settings.first_token_seconds + self.binding.terms.predict_ttft
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the node shows that the model is not in its memory yet."""
+        return self._watch.is_loading(self.binding.model, self._began)
+
+    def _keep_limits(self) -> None:
+        """Look again and again. The time to the first token counts from when the model is there."""
+        now = self._loop.time()
+        if self.is_loading:
+            self._there_at = now
+            if self.elapsed > self._longest_load:
+                self._give_up(NodeTimeoutError(self._watch.client.name, "load", round(self.elapsed)))
+        elif now - self._there_at > self._first_token_limit:
+            self.hangs()
+        if now - self._watch.seen_at > PENDING_LOOK_SECONDS:
+            self._watch.hurry.set()
+        self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
 
     def _fault(self, reason: str) -> NodeFaultError:
         return NodeFaultError(self._watch.client.name, reason)
@@ -113,7 +152,7 @@ class Attempt:
 
     def is_gone(self) -> None:
         """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(self._fault("has stopped answering"))
+        self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -177,7 +216,29 @@ def is_down(error: NodeError) -> bool:
 
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
-    return isinstance(error, NodeTimeoutError) and error.stage == "first byte"
+    return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
+
+
+def is_unexplained(error: RetryableNodeError) -> bool:
+    """Whether the request may be the reason as well: the node is there, and says nothing of its own state.
+
+    `format: "xml"` makes every node answer with status 500, for example.
+    """
+    its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
+    if is_down(error) or isinstance(error, its_own):
+        return False
+    return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def failure_kind(error: RetryableNodeError) -> str:
+    """Equal for failures of the same kind, whatever numbers are in their words."""
+    return _VARIABLE.sub("#", f"{error.status} {error.plain}").lower()
+
+
+def is_about_request(error: RetryableNodeError) -> bool:
+    """Whether the request is at fault where a second node says the same: not for want of memory, say."""
+    speaks = error.status is not None or bool(error.said)
+    return speaks and _NODE_TROUBLE.search(error.said) is None
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:

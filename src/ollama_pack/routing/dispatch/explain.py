@@ -6,6 +6,13 @@ from typing import Any
 from ollama_pack.routing.decide.assignment import Binding
 
 
+def loading_line(binding: Binding, seconds: float) -> str:
+    """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
+    rates = binding.placement.chosen.quote.rates
+    usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
+    return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
+
+
 def waiting_line(ahead: int) -> str:
     """What somebody reads who waits."""
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
@@ -24,7 +31,8 @@ def reason(binding: Binding, *, figures: bool) -> str:
         return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
+    if not binding.loads or binding.placement.chosen.quote.rates.load_measured:
+        parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
@@ -34,6 +42,8 @@ def status_line(binding: Binding, *, figures: bool) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value >= 120:  # noqa: PLR2004 - up to two minutes are shown in seconds
+        return f"{value / 60:.0f} min"
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004 - one digit less from ten on
 
 

@@ -14,6 +14,8 @@ from ollama_pack.routing.decide.node_timeline import Quote
 SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
 SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
 SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
+LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
 
@@ -25,6 +27,16 @@ def honest_silence(binding: Binding) -> float:
     quote = binding.placement.chosen.quote
     waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
     return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+
+
+def longest_load(binding: Binding, most: float) -> float:
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    quote = binding.placement.chosen.quote
+    size = binding.placement.chosen.node.view.models[quote.model].size
+    if not size:
+        return most
+    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
 
 
 def _evaluation(quote: Quote, tokens: int) -> float:

@@ -28,8 +28,9 @@ class RouterSettings:
     Attributes:
         strategy: as `Scheduler` takes it.
         probe_seconds: between two looks at a node.
-        first_token_seconds: how long a request waits for a node; and then for the first token, beside what
-            waiting and loading there are predicted to take.
+        first_token_seconds: how long a request waits for a node; and then, once the model is loaded, for the
+            first token, on top of what was predicted.
+        load_seconds: how long a model may take to load at most.
         max_queue: how many requests may wait.
         keep_alive: how long models stay in memory where a request does not say; empty: as the nodes have it.
         several_workers: others use the same nodes: those that are not heard agree by hashing on where a chat
@@ -42,6 +43,24 @@ class RouterSettings:
     max_queue: int = 64
     keep_alive: str = ""
     several_workers: bool = False
+    load_seconds: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnexplainedFailure:
+    """A failure before the first token that may be the node's fault or the request's.
+
+    Attributes:
+        node: the node.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+        alike: equal for failures of the same kind.
+    """
+
+    node: str
+    model: str
+    hung: bool
+    alike: str
 
 
 @dataclass(slots=True)
@@ -57,6 +76,7 @@ class Journey:
         figures: its user may see figures about what others do: see `reason`.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
+        unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
     """
@@ -69,5 +89,6 @@ class Journey:
     figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)
+    unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None

@@ -34,6 +34,7 @@ def _node_load(router: Router, view: NodeView) -> dict[str, Any]:
         "healthy": router.is_healthy(view.name),
         "in_flight": router.in_flight(view.name),
         "queued": router.queued(view.name),
+        "breakers": router.scheduler.nodes[view.name].shut(router.scheduler.view().now),
         "models": [runner.model for runner in view.runners] if router.is_healthy(view.name) else [],
         "gpus": [gpu_values(gpu) for gpu in router.nodes[view.name].gpus.gpus],
     }

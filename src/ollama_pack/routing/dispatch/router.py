@@ -25,18 +25,36 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.routing.decide.assignment import Binding
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.dispatch.attempt import ALIVE_SECONDS, Attempt, Attempts, is_down, is_hang
-from ollama_pack.routing.dispatch.explain import Decision, explained, status_line, waiting_line
+from ollama_pack.routing.decide.view import FleetRequest
+from ollama_pack.routing.dispatch.attempt import (
+    ALIVE_SECONDS,
+    Attempt,
+    Attempts,
+    failure_kind,
+    is_about_request,
+    is_down,
+    is_hang,
+    is_unexplained,
+)
+from ollama_pack.routing.dispatch.explain import Decision, explained, loading_line, status_line, waiting_line
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
-from ollama_pack.routing.dispatch.pending_chat import Journey, NodeHeaders, RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import (
+    Journey,
+    NodeHeaders,
+    RouterSettings,
+    Tell,
+    UnexplainedFailure,
+)
 from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
     NodesDownError,
     NoNodeError,
+    RequestFailsError,
     WaitedTooLongError,
 )
+from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_key
 from ollama_pack.routing.probe.catalogue import Catalogue
@@ -48,6 +66,7 @@ from ollama_pack.routing.state.scheduler import Scheduler
 router_log = logging.getLogger(__name__)
 
 DOWN_SECONDS = 10.0  # that a request waits for nodes which have just stopped answering
+LOAD_TOLD_SECONDS = 10.0  # until a load is shown to go on; then each time twice as long
 PLACE_SECONDS = 1.0  # between two looks at a waiting request's place
 DECISIONS_SHOWN = 64
 
@@ -289,8 +308,14 @@ class Router:
                 await journey.tell(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
+            if self._may_wait_longer(journey.request):
+                journey.waits_since = self._loop.time()
             self._refuse_hopeless(journey, self._loop.time() - journey.waits_since)
         return journey.bound.result()
+
+    def _may_wait_longer(self, request: FleetRequest) -> bool:
+        """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
+        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
 
     async def _may_send(self, journey: Journey, binding: Binding) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
@@ -326,32 +351,57 @@ class Router:
         journey.waits_since = None
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
-        if not journey.request.background:
-            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+        telling = None if journey.request.background else await self._tell_node(journey, attempt)
         if not journey.tried:
             attempt.suspect_after(honest_silence(binding), self._suspect, identity)
-        async with aclosing(attempt.chunks()) as chunks:
-            async for chunk in chunks:
-                if not journey.answering:
-                    self._has_begun(journey, attempt.elapsed)
-                yield chunk
+        try:
+            async with aclosing(attempt.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not journey.answering:
+                        self._has_begun(journey, attempt.elapsed)
+                        if telling:
+                            telling.cancel()
+                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                    yield chunk
+        finally:
+            if telling:
+                telling.cancel()
         self.scheduler.finished(identity, attempt.spent())
+
+    async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
+        """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
+        binding = attempt.binding
+        if not binding.loads:
+            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            return None
+        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
         """A node is silent for longer than it honestly can be: another one is asked, where there is one."""
         if not self._attempts.has(identity, attempt):
             return
-        if self._attempts.answers(attempt.binding) or not self.scheduler.has_another(identity):
+        waits = attempt.is_loading or self._attempts.answers(attempt.binding)
+        if waits or not self.scheduler.has_another(identity):
             attempt.suspect_after(ALIVE_SECONDS, self._suspect, identity)
         else:
             attempt.hangs()
 
     def _has_begun(self, journey: Journey, elapsed: float) -> None:
         journey.answering = True
+        self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
+
+    def _blame(self, journey: Journey) -> None:
+        """An answer has begun: nodes that failed the same request with the same model were at fault."""
+        decision = self._decided.get(journey.request.id)
+        for failure in journey.unexplained:
+            if decision and fold_name(failure.model) == fold_name(decision.model):
+                self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
+        journey.unexplained.clear()
 
     def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
@@ -359,16 +409,34 @@ class Router:
         Raises:
             AnswerBrokenError: the answer had begun.
             NoAnswerError: there is no other node.
+            RequestFailsError: another node has failed in the same way.
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error.plain
         self._attempts.end(journey.request.id)
-        again = self.scheduler.failed(journey.request.id, node_down=is_down(error), hung=is_hang(error))
+        unexplained, kind = is_unexplained(error), failure_kind(error)
+        again = self.scheduler.failed(
+            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+        )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if journey.answering:
             raise AnswerBrokenError(node, error.plain) from error
+        same = unexplained and any(failure.alike == kind for failure in journey.unexplained)
+        if same and is_about_request(error):
+            raise RequestFailsError(journey.tried) from error
         if not again:
             raise NoAnswerError(journey.tried) from error
+        if unexplained:
+            journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         journey.bound = self._loop.create_future()
+
+
+async def _tell_load(journey: Journey, attempt: Attempt) -> None:
+    """Show now and then that a load goes on, for as long as it may take."""
+    pause = LOAD_TOLD_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        pause = attempt.elapsed

@@ -12,6 +12,7 @@ from ollama_pack.routing.decide.view import PromptBlock
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,
+    BlamedEvent,
     BoundEvent,
     EndedEvent,
     FailedEvent,
@@ -61,6 +62,7 @@ _EVENTS: dict[str, type[FleetEvent]] = {
     "finished": FinishedEvent,
     "ended": EndedEvent,
     "failed": FailedEvent,
+    "blamed": BlamedEvent,
 }
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
 
@@ -119,6 +121,8 @@ def _fleet_event(kind: str, fields: dict[str, Any]) -> FleetEvent:
             return EndedEvent(request_id)
         case "failed":
             return FailedEvent(request_id, bool(fields["node_down"]), bool(fields["hung"]))
+        case "blamed":
+            return BlamedEvent(request_id, str(fields["node"]), str(fields["model"]), bool(fields["hung"]))
     raise ValueError(kind)
 
 

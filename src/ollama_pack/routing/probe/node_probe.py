@@ -14,6 +14,8 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
+SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
 
@@ -44,6 +46,7 @@ class Prober:
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
         self._seen_ahead: set[str] = set()
+        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
     async def look(self) -> NodeLook:
         """Ask the node.
@@ -59,6 +62,9 @@ class Prober:
         if loaded is None:
             return NodeLook(models, None)
         self._seen_ahead &= {model.name for model in loaded}
+        self._expiries = {
+            model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
+        }
         return NodeLook(models, tuple(self._resident(model, datetime.now(UTC)) for model in loaded))
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
@@ -75,7 +81,22 @@ class Prober:
             context=loaded.context_length,
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
         )
+
+    def _is_loading(self, name: str, expires: float) -> bool:
+        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
+
+        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
+        """
+        now = asyncio.get_running_loop().time()
+        then, before, loading = self._expiries.get(name, (now, expires, True))
+        passed = now - then
+        if passed >= LOOK_APART_SECONDS:
+            loading = abs(expires - before - passed) < SAME_PACE * passed
+        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
+            self._expiries[name] = now, expires, loading
+        return loading
 
     async def _show(self, listed: Iterable[ListedModel]) -> None:
         """Ask about the models that are new. One that cannot be shown is known by its name alone."""

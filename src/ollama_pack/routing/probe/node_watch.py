@@ -1,6 +1,7 @@
 """One node as the router holds it: its client, and what the last looks at it have shown."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -59,12 +60,15 @@ class NodeWatch:
         self.gpus = GpuReport(reason="not looked at yet")
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._prober = Prober(client, fixed=row.kind != "ollama")
+        self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
 
     async def look(self) -> NodeLook | None:
         """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+        asked_at = self._clock()
         try:
             look = await self._prober.look()
         except NodeError as error:
@@ -75,7 +79,24 @@ class NodeWatch:
             self.looked.set()
         self._missed = 0
         self.known = WatchedNode(look.models, self._clock())
+        self.seen_at = asked_at
+        blobs = {fold_name(model.name): model.installed.blob for model in look.models}
+        residents = look.residents
+        self._loaded = None
+        if residents is not None:
+            names = (fold_name(resident.model) for resident in residents if not resident.loading)
+            self._loaded = frozenset(blobs.get(name, name) for name in names)
         return look
+
+    def is_loading(self, name: str, since: float) -> bool:
+        """Whether a model that was asked for is not in the node's memory yet, as the last look has shown.
+
+        A look from before `since`, when it was asked for, shows nothing.
+        """
+        model = next((model for model in self.known.models if model.name == name), None)
+        if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
+            return False
+        return model.installed.blob not in self._loaded
 
     async def activity(self) -> EngineActivity | None:
         """What its engine does for all clients; None where it does not tell, or not in time."""
@@ -142,6 +163,11 @@ class NodeWatch:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = set(map(fold_name, models))
         return any(fold_name(model.name) in names for model in self.known.models)
+
+    def names_of(self, model: str) -> frozenset[str]:
+        """The names by which the node lists these weights, such as those that `ollama cp` has made."""
+        blobs = {known.name: known.installed.blob for known in self.known.models}
+        return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""

@@ -64,6 +64,23 @@ class EndedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BlamedEvent:
+    """A node failed a request that another one answered: the fault was the node's.
+
+    Attributes:
+        request_id: the request.
+        node: key of the node, see `node_key`.
+        model: as the node lists it.
+        hung: it said nothing for as long as it could.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    hung: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FailedEvent:
     """The node failed it: for its own sake, or for one model's, perhaps by saying nothing at all."""
 
@@ -72,7 +89,7 @@ class FailedEvent:
     hung: bool = False
 
 
-FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent
+FleetEvent = BoundEvent | BegunEvent | FinishedEvent | EndedEvent | FailedEvent | BlamedEvent
 Listener = Callable[[FleetEvent], None]
 
 

@@ -16,7 +16,7 @@ from ollama_pack.routing.decide.view import (
 )
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.routing.state.breaker import Breaker, BreakerRule
+from ollama_pack.routing.state.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.state.external_load import ForeignLoad
 from ollama_pack.routing.state.model_stats import PairState
 
@@ -39,6 +39,7 @@ class ResidentModel:
         context: tokens that it was loaded for; 0: not told.
         expires_at: when it is to be unloaded, on any clock that stays the same.
         busy: that moment has passed, and still it is listed: it answers somebody.
+        loading: it is listed, but not loaded yet, as far as can be seen.
     """
 
     model: str
@@ -46,6 +47,7 @@ class ResidentModel:
     context: int = 0
     expires_at: float = 0.0
     busy: bool = False
+    loading: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class RunnerState:
         context, asked, options: as in `RunnerView`.
         ends: id of a request of ours → when it is predicted to end.
         loading: nothing has shown yet that it is loaded.
+        since: when the load began.
         touched: by us since the last probe: then it does not matter that `expires_at` moves.
         foreign: what other clients do with it.
         counted: the engine itself counts its requests, and tells.
@@ -70,6 +73,7 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
     mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
@@ -113,6 +117,7 @@ class NodeState:
         self._pairs: dict[str, PairState] = {}
         self._rates: Mapping[str, PairRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
+        self._broken_for: dict[str, str] = {}  # model → the user whose answer broke off last
         self._default_contexts: dict[str, int] = {}  # blob → tokens that it has when nobody asks for any
 
     def pair(self, blob: str) -> PairState:
@@ -148,6 +153,7 @@ class NodeState:
         """A request was answered."""
         self.breaker.succeeded()
         self._breakers.pop(model, None)
+        self._broken_for.pop(model, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -156,11 +162,24 @@ class NodeState:
 
     def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
         """A request failed, for the node's sake or for one model's."""
+        self.changed()
         if node_down:
             self.breaker.failed(now)
-        else:
+        elif model in self.models:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def broke_off(self, model: str, user: str, now: float) -> None:
+        """An answer ended in the middle. One user's request may be the reason, two users' are not."""
+        if self._broken_for.setdefault(model, user) != user:
+            self.failed(model, now, node_down=False, hung=True)
+        else:
+            self.gave_up(model)
+
+    def shut(self, now: float) -> dict[str, BreakerState]:
+        """The models that are not asked for here at the moment, since they have failed."""
+        states = {model: breaker.state(now) for model, breaker in self._breakers.items()}
+        return {model: state for model, state in states.items() if state != "closed"}
 
     def retry_at(self) -> Iterable[float]:
         """When each of its open breakers lets one request try."""
@@ -183,6 +202,7 @@ class NodeState:
         self._pairs = {blob: pair for blob, pair in self._pairs.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
+        self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
             blob: context for blob, context in self._default_contexts.items() if blob in blobs
         }
@@ -200,8 +220,16 @@ class NodeState:
                 )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
+        self._loads_on(now)
         loaded = sum(runner.size for runner in self.runners.values() if not runner.loading)
         self.room = max(self.room, loaded)
+
+    def _loads_on(self, now: float) -> None:
+        """A load that takes longer than predicted goes on, for longer the more it has taken."""
+        for runner in self.runners.values():
+            if runner.loading and runner.ends and runner.ready_at <= now:
+                left = max(1.0, self._policy.overdue_share * (now - runner.since))
+                runner.ready_at = self.loading_until = now + left
 
     def _blob(self, resident: ResidentModel) -> str:
         model = self.listed.get(fold_name(resident.model))
@@ -286,6 +314,7 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            since=now,
         )
         self.runners[installed.blob] = runner
         return runner

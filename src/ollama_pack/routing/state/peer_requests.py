@@ -9,6 +9,7 @@ from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.demand import DemandMeter
 from ollama_pack.routing.state.events import (
     BegunEvent,
+    BlamedEvent,
     BoundEvent,
     EndedEvent,
     FailedEvent,
@@ -84,6 +85,9 @@ class RemoteRequests:
             case EndedEvent():
                 if remote := self._leave(event.request_id):
                     remote.node.gave_up(remote.model)
+            case BlamedEvent():
+                if node := self._nodes.get(event.node):
+                    node.failed(event.model, self._clock(), node_down=False, hung=event.hung)
             case FailedEvent():
                 if remote := self._leave(event.request_id):
                     remote.node.failed(

@@ -24,7 +24,7 @@ class Undo:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request at a node. `wanted` is as `InstalledModel.wanted` gives it."""
+    """A request at a node, `since` when. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
     binding: Binding
@@ -35,6 +35,7 @@ class RunningRequest:
     matched: int
     undo: Undo
     wanted: tuple[int, RunnerOptions]
+    since: float
     answering: bool = False
 
     def event(self, now: float) -> BoundEvent:

@@ -29,6 +29,7 @@ from ollama_pack.routing.state.cluster import KnownNodes
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
     BegunEvent,
+    BlamedEvent,
     BoundEvent,
     EndedEvent,
     FailedEvent,
@@ -139,6 +140,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
+            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.binding.model)
             self.listener(EndedEvent(request_id))
 
@@ -155,6 +157,7 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.binding.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
+        self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
@@ -193,6 +196,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
+        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.binding.model)
         running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -201,13 +205,14 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False) -> bool:
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
             request_id: the request.
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
+            blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -216,15 +221,30 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        running.node.failed(running.binding.model, self._clock(), node_down=node_down, hung=hung)
+        self._queue.ended(running.entry)
+        node, model = running.node, running.binding.model
         running.runner.mirror.clear()
-        self.listener(FailedEvent(request_id, node_down, hung))
+        if blamed:
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
+        else:
+            if running.answering:
+                node.broke_off(model, running.binding.request.user, self._clock())
+            else:
+                node.gave_up(model)
+            self.listener(EndedEvent(request_id))
         again = (
             not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
         )
         if again:
             self._queue.put_back(running.entry, running.node.row.name)
         return again
+
+    def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
+        """A node failed a request that another one has begun to answer: so the fault was the node's."""
+        node = self.nodes[name]
+        node.failed(model, self._clock(), node_down=False, hung=hung)
+        self.listener(BlamedEvent(request_id, node_key(node.row), model, hung))
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
@@ -239,6 +259,32 @@ class Scheduler(KnownNodes):
         model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
+
+    def is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+        names = set(map(fold_name, models))
+        return any(
+            runner.loading
+            for node in self.nodes.values()
+            if not names.isdisjoint(node.listed)
+            for runner in node.runners.values()
+        )
+
+    def is_held_up(self, request_id: str) -> bool:
+        """Whether one that waits does so because another user's long answers hold the slots.
+
+        Some user has several more in service than this one at nodes that could answer it, or is alone there.
+        """
+        entry = self._queue.get(request_id)
+        if entry is None:
+            return False
+        serving = Counter(
+            running.binding.request.user
+            for running in self._running.values()
+            if any(model in running.node.listed for model in entry.models)
+        )
+        own = serving.pop(entry.request.user, 0)
+        return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
 
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
@@ -297,7 +343,7 @@ class Scheduler(KnownNodes):
         beside = len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
         self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted
+            entry, binding, node, runner, beside, depth, matched, undo, wanted, now
         )
         rates = offer.quote.rates
         output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
