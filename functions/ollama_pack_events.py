@@ -7777,6 +7777,15 @@ class Event:
             json_schema_extra={"input": {"type": "password"}},
         )
 
+        microphone_before: str = Field(
+            default="",
+            description=(
+                "What Open WebUI's speech-to-text was set to before upload.py pointed it at the pack. "
+                "`upload.py --remove` and `voice: {microphone: false}` set it back. Leave it as it is."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:

@@ -144,7 +144,7 @@ class _Rows:
         """Make an alias a model. Where a connection offers one of that name, the row only grants it."""
         is_taken = alias in self.models and not self.models[alias].get("preset")
         row = self.rows.get(alias)
-        if row is None or _is_ours(row):
+        if row is None or is_marked(row):
             meta = {"description": _description(alias, base, row)} | _mark(alias, "alias")
             self._make(alias, None if is_taken else base, meta, grants)
         elif is_taken:
@@ -158,7 +158,7 @@ class _Rows:
     def grant(self, model: str, grants: Grants) -> None:
         """Let the audience reach a model behind an alias; what an admin granted by hand is never widened."""
         row = self.rows.get(model)
-        if row is None or _is_ours(row):
+        if row is None or is_marked(row):
             if model.startswith(ROUTER):  # not there yet, perhaps; hidden: the alias is in the picker already
                 self._make(model, None, _mark(model, "base") | {"hidden": True}, grants)
             elif model in self.models:
@@ -227,11 +227,11 @@ class _Rows:
         """
         why = "made by an earlier upload, no longer in pack.yaml"
         for model, row in self.rows.items():
-            if model in keep or not _is_ours(row) or _is_by_events(row):
+            if model in keep or not is_marked(row) or _is_by_events(row):
                 continue
             if _kind(row) == "base" and model not in self.models:
                 continue
-            if not _has_additions(row):
+            if not has_additions(row):
                 delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
                 self.plan.add(f"delete model row {model}", [f"- {model} ({why})"], delete)
             elif grants_of(row):
@@ -254,30 +254,34 @@ def _mark(model: str, kind: str) -> Json:
     return {MARK: {"kind": kind, "id": model}}
 
 
-def _is_ours(row: Json) -> bool:
-    mark = (row.get("meta") or {}).get(MARK) or {}
-    return bool(mark) and mark.get("id") == row["id"]
+def is_marked(row: Json) -> bool:
+    """Whether the pack made a row: this script or the events function."""
+    mark = (row.get("meta") or {}).get(MARK)
+    return isinstance(mark, dict) and mark.get("id") == row["id"]
 
 
 def _is_by_events(row: Json) -> bool:
     """Whether `ollama_pack_events` made it: what pack.yaml names is taken over, the rest is left to it."""
-    return _is_ours(row) and row["meta"][MARK].get("by") == EVENTS
+    return is_marked(row) and row["meta"][MARK].get("by") == EVENTS
 
 
 def _kind(row: Json) -> str:
-    return str(row["meta"][MARK]["kind"])
+    return str(row["meta"][MARK].get("kind"))
 
 
 def _is_alias(model: Json) -> bool:
     row = model.get("info") or {"id": None}
-    return bool(model.get("preset")) and _is_ours(row) and _kind(row) == "alias"
+    return bool(model.get("preset")) and is_marked(row) and _kind(row) == "alias"
 
 
-def _has_additions(row: Json) -> bool:
+def has_additions(row: Json) -> bool:
     """Whether an admin has put something of their own into a row of ours."""
-    ours = {MARK, "description", "profile_image_url"}
+    mark = row["meta"][MARK]
+    ours = {MARK, "description", "hidden", "profile_image_url"}
     added = any(value for key, value in row["meta"].items() if key not in ours and value != WITHOUT_TOOLS)
-    return bool(row["params"]) or row["name"] != row["id"] or added
+    # The events function names a row of the router as the router does, also when upload.py takes it over.
+    names = {row["id"], row["id"].removeprefix(ROUTER), mark.get("name")}
+    return bool(row["params"]) or row["name"] not in names or added
 
 
 def _shown(row: Json, meta: Json, grants: Grants) -> Json:

@@ -9,6 +9,7 @@ With nothing enqueued it echoes: "You said: ...". It runs in a thread with a loo
 """
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,8 @@ class OpenAIEngine:
         for number, data in enumerate(self._events(body, answer)):
             if number:
                 await asyncio.sleep(answer.pause)
+            if body["model"] in self._listed():
+                data = data.replace(f'"{MODEL}"'.encode(), json.dumps(body["model"]).encode())  # noqa: PLW2901
             await response.write(data)
         if answer.hangs_up and request.transport:
             request.transport.abort()

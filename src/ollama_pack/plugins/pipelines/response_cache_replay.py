@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from pydantic import Field
+
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.generation import Upstream
@@ -24,6 +26,7 @@ from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypass
 from ollama_pack.services.caching import CacheInUse, CacheKeeper
 from ollama_pack.services.pipeline_requests import Asking
 from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_valves import CODE_DIGEST, CODE_DIGEST_NOTE, PipelineValves
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,12 @@ class Pipeline:
     The cache lives on the router's event loop.
     """
 
+    class Valves(PipelineValves):
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+
     def __init__(self) -> None:
         self.name = "Response cache"
+        self.valves = self.Valves()
         self._keeper = CacheKeeper()
         self._said: set[str] = set()
         self._answers: dict[tuple[str, ...], str] = {}
