@@ -83,6 +83,7 @@ from redis.utils import HIREDIS_AVAILABLE
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -5282,6 +5283,33 @@ def split_login(url: str) -> tuple[str, str]:
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
 _ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
+OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionModels:
+    """Which models a connection offers, and under which ids.
+
+    Attributes:
+        url: the server's address.
+        prefix: begins the ids of its models; empty: none.
+        only: the server's names of the models that are offered; empty: all.
+        tags: that the picker shows at its models.
+        is_on: it is switched on, and so is its kind.
+    """
+
+    url: str
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    is_on: bool = True
+
+    def id_of(self, model: str) -> str | None:
+        """The id under which Open WebUI offers a model of the server; None: it does not."""
+        if not self.is_on or (self.only and model not in self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
 
 
 def trusted_certificates() -> SSLContext | bool:
@@ -5396,6 +5424,31 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
         if url and own.get("enable", True):
             connections.append((str(url), own))
     return connections
+
+
+async def model_lists() -> list[ConnectionModels]:
+    """What each connection offers, of both kinds, those that are switched off included."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many(*OLLAMA_KEYS, *OPENAI_KEYS)
+    return [
+        _model_list(str(url), number, found.get(configs) or {}, is_on=bool(found.get(enable, True)))
+        for enable, urls, configs in (OLLAMA_KEYS, OPENAI_KEYS)
+        for number, url in enumerate(found.get(urls) or [])
+        if url
+    ]
+
+
+def _model_list(url: str, number: int, settings: Mapping[str, Any], *, is_on: bool) -> ConnectionModels:
+    own = settings.get(str(number)) or settings.get(url) or {}
+    tags = (tag.get("name") if isinstance(tag, Mapping) else tag for tag in own.get("tags") or ())
+    return ConnectionModels(
+        url,
+        str(own.get("prefix_id") or ""),
+        frozenset(map(str, own.get("model_ids") or ())),
+        tuple(str(tag) for tag in tags if tag),
+        is_on and bool(own.get("enable", True)),
+    )
 
 
 # --- ollama_pack.webui.models ---
@@ -5617,6 +5670,18 @@ class ModelRefusedError(PackError):
         self.body = body
 
 
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
 class StoredFileError(PackError):
     """No such file, or none that this user may read: which of the two is not told.
 
@@ -5676,6 +5741,15 @@ def parse_audience(text: str) -> tuple[str, ...]:
         if part not in {PUBLIC, ADMIN} and not is_group:
             raise AudienceError(part)
     return parts
+
+
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
 
 
 def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
@@ -5783,53 +5857,11 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
-# --- ollama_pack.webui.publication ---
-# Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#
-# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants that it gave,
-# so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of a row copies
-# `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
-
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
-
-
-@dataclass(frozen=True, slots=True)
-class WantedRow:
-    """A model that is to be published.
-
-    Attributes:
-        id: what clients ask for.
-        name: what the picker shows.
-        base: the model that answers for it; None: `id` is a model itself, and the row only grants it.
-        grants: who may use it.
-        alias: the alias that it serves; empty: none.
-        description: what the picker tells of it; empty: nothing.
-        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    alias: str = ""
-    description: str = ""
-    hidden: bool = False
-
-    @property
-    def mark(self) -> dict[str, Any]:
-        """What tells whose row it is, as `meta` holds it."""
-        kind = "alias" if self.base else "base"
-        said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
-        return {MARK: said | {"grants": grant_forms(self.grants)}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5844,6 +5876,7 @@ class ExistingRow:
         active: it is not switched off.
         meta: what else is said of it.
         has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
     """
 
     id: str
@@ -5853,6 +5886,7 @@ class ExistingRow:
     active: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
     has_params: bool = False
+    owner: str = ""
 
     @property
     def mark(self) -> Mapping[str, Any]:
@@ -5873,20 +5907,121 @@ class ExistingRow:
         return str(self.mark.get("alias") or "")
 
     @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
-        said = self.mark.get("grants") or ()
-        return frozenset(
-            (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in said
-        )
+        return grants_in(self.mark.get("grants"))
+
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
+
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
+
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
+        """
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
 
     @property
     def has_additions(self) -> bool:
         """Whether an admin has put something of their own into the row."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
         added = any(value for key, value in self.meta.items() if key not in ours)
         renamed = self.name != self.mark.get("name")
-        return added or renamed or self.has_params or not self.active or self.grants != self.given
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
+
+
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
+
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.publication ---
+# Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#
+# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
+# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
+# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
+# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+
+BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
+BY_UPLOAD = "upload.py published it, and keeps it"
+TAKEN = "a connection offers a model of this name itself"
+ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
+ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
+ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRow:
+    """A model that is to be published.
+
+    Attributes:
+        id: what clients ask for.
+        name: what the picker shows.
+        base: the model that answers for it; None: `id` is a model itself, and the row only grants it.
+        grants: who may use it.
+        alias: the alias that it serves; empty: none.
+        description: what the picker tells of it; empty: nothing.
+        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        active: it is switched on.
+        opened: an admin has stated the audience: it opens the models behind it that have no row.
+        tags: that the picker shows. Said once.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    alias: str = ""
+    description: str = ""
+    hidden: bool = False
+    active: bool = True
+    opened: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What tells whose row it is, as `meta` holds it."""
+        kind = "alias" if self.base else "base"
+        said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
+        given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
+        return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5903,10 +6038,12 @@ class UpdateRow:
     Attributes:
         row: what is wanted, with the grants that it shall have.
         regrant: give it these grants; else they are left as they are.
+        switch: switch it on or off as is wanted; else it is left as it is.
     """
 
     row: WantedRow
     regrant: bool
+    switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -5989,19 +6126,26 @@ def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     return current.grants not in (current.given, row.grants)
 
 
+def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
+    return not current.has_given_switch and current.active != row.active
+
+
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
         yield ADMINS_GRANTS
-    if not current.active:
+    if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
 
 def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
+    switch = current.active != row.active and not _has_admins_switch(row, current)
     is_noted = is_admins or current.given == row.grants
-    if current.base != row.base or current.alias != row.alias or regrant or not is_noted:
-        yield UpdateRow(row, regrant)
+    is_opened = bool(current.mark.get("opened"))
+    differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    if differs or regrant or switch or not is_noted:
+        yield UpdateRow(row, regrant, switch)
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
@@ -6061,7 +6205,7 @@ async def read_rows() -> dict[str, ExistingRow]:
     """Every row, by id."""
     from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
 
-    return {row.id: _existing(row) for row in await Models.get_all_models()}
+    return {row.id: existing_row(row.model_dump()) for row in await Models.get_all_models()}
 
 
 async def group_ids() -> dict[str, str]:
@@ -6096,10 +6240,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
     match change:
         case CreateRow(row):
             return await _create_row(row, owner)
-        case UpdateRow(row, regrant):
+        case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row)
+            return await _remark_row(row.id, row.mark, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
             return await _remark_row(model, None, None)
@@ -6114,19 +6258,22 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
         return False  # another replica was faster
     said = {"description": row.description} if row.description else {}
     hidden = {"hidden": True} if row.hidden else {}
+    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | row.mark,
+        meta=said | hidden | tags | row.mark,
         params={},
         access_grants=grant_forms(row.grants),
-        is_active=True,
+        is_active=row.active,
     )
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None) -> bool:
+async def _remark_row(
+    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
+) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -6138,9 +6285,9 @@ async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: Wanted
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(_existing(row).mark)),
+        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
         params=row.params.model_dump(),
-        is_active=row.is_active,
+        is_active=wanted.active if wanted and switch else row.is_active,
     )
     return await Models.update_model_by_id(model, form) is not None
 
@@ -6149,21 +6296,6 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
-
-
-def _existing(row: Any) -> ExistingRow:
-    grants = frozenset(
-        (grant.principal_type, grant.principal_id, grant.permission) for grant in row.access_grants
-    )
-    return ExistingRow(
-        id=row.id,
-        name=row.name,
-        base=row.base_model_id,
-        grants=grants,
-        active=bool(row.is_active),
-        meta=row.meta.model_dump(exclude_none=True),
-        has_params=bool(row.params.model_dump(exclude_none=True)),
-    )
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:

@@ -58,6 +58,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -796,6 +797,18 @@ class ModelRefusedError(PackError):
         self.body = body
 
 
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
 class StoredFileError(PackError):
     """No such file, or none that this user may read: which of the two is not told.
 
@@ -961,6 +974,13 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type="text/event-stream")
+
+
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 def json_response(value: dict[str, Any], status: int) -> Any:

@@ -293,11 +293,6 @@ class PackConfig(Section):
         said = self.cache.model_dump(exclude_unset=True) if self.cache else {}
         return {names.get(name, name): value for name, value in said.items()}
 
-    @property
-    def restricts(self) -> bool:
-        """Whether a published name is for some only."""
-        return any(alias.audience != [PUBLIC] for alias in self.aliases)
-
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""
         return {who for alias in self.aliases if alias.name == name for who in alias.audience}

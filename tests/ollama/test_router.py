@@ -11,7 +11,7 @@ import pytest
 from harness.ollama_node import Answer, Fault, Model, OllamaNode
 from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
 from ollama_pack.engines.errors import NodeTimeoutError, RequestRefusedError
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch import router as router_module
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
@@ -432,7 +432,7 @@ class SlowPeer:
 
     fault = ""
 
-    async def claim(self, binding: Binding) -> bool:
+    async def claim(self, binding: Assignment) -> bool:
         self.claimed.append(binding.node)
         if self.router and len(self.claimed) == 1:
             self.router.decisions.clear()  # as when a crowd has pushed it out of the list

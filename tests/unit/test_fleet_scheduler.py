@@ -18,7 +18,7 @@ def test_a_request_on_an_idle_fleet_begins_at_once() -> None:
     (binding,) = world.decide()
     assert binding.loads
     assert binding.terms.load > 0
-    assert {one.node for one in binding.considered} == {"x", "y", "z"}
+    assert {node for node, _, _ in binding.considered()} == {"x", "y", "z"}
     assert world.scheduler.waiting == 0
 
 
@@ -28,8 +28,10 @@ def test_nodes_that_were_not_looked_at_are_named_with_their_load() -> None:
     world.scheduler.probed("y", MODELS, [resident(1.0)])
     world.ask(1)
     (binding,) = world.decide()
-    told = {one.node: (one.model, one.terms.load, one.looked_at) for one in binding.considered}
-    assert told == {"x": ("a", 4.0, False), "y": ("a", 0.0, True), "z": ("a", 4.0, False)}
+    told = {
+        node: (model, terms.load, terms.total == terms.load) for node, model, terms in binding.considered()
+    }
+    assert told == {"x": ("a", 4.0, True), "y": ("a", 0.0, False), "z": ("a", 4.0, True)}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
+from ollama_pack.engines.model_ids import usable_id
 from ollama_pack.engines.way_in import Header, WayIn, split_login
 from ollama_pack.routing.errors import NodeTableError
 
@@ -39,6 +40,25 @@ _NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, mode
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a server's models are offered, and under which names.
+
+    Attributes:
+        prefix: put before each name, with a dot; empty: none.
+        only: the server's names of those that are offered; empty: all.
+    """
+
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+
+    def offered(self, model: str) -> str | None:
+        """The name under which a model of the server is offered; None: it is not."""
+        if self.only and model not in self.only and model not in map(usable_id, self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """One node, as the admin describes it.
 
@@ -57,6 +77,7 @@ class NodeRow:
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
         login, headers, auth, cookies: as in `WayIn`. In no message.
+        listings: what of its models is offered; none: all, under their own names.
     """
 
     name: str
@@ -70,6 +91,7 @@ class NodeRow:
     placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
+    listings: tuple[Listing, ...] = ()
     login: str = field(default="", repr=False)
     headers: tuple[Header, ...] = field(default=(), repr=False)
     auth: str = ""

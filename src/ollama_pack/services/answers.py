@@ -11,6 +11,7 @@ from ollama_pack.engines.event_text import LAST_EVENT, event_text
 from ollama_pack.engines.ollama.to_openai import openai_error
 from ollama_pack.errors import PackError
 from ollama_pack.routing.errors import NoNodeError, RequestFailsError
+from ollama_pack.webui.errors import ModelClosedError
 
 
 async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
@@ -37,6 +38,6 @@ def failure_status(error: PackError) -> int:
             return HTTPStatus.BAD_REQUEST
         case RequestRefusedError():
             return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
+        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError() | ModelClosedError():
             return HTTPStatus.NOT_FOUND
     return HTTPStatus.SERVICE_UNAVAILABLE

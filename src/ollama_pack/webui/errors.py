@@ -40,6 +40,18 @@ class ModelRefusedError(PackError):
         self.body = body
 
 
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
 class StoredFileError(PackError):
     """No such file, or none that this user may read: which of the two is not told.
 

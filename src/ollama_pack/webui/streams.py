@@ -16,6 +16,13 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     return StreamingResponse(events, media_type="text/event-stream")
 
 
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
 def json_response(value: dict[str, Any], status: int) -> Any:
     """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
     from starlette.responses import StreamingResponse  # noqa: PLC0415

@@ -21,7 +21,7 @@ from ollama_pack.engines.errors import (
 )
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.transport import NO_HEADERS
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
 from ollama_pack.routing.dispatch.hang_delay import longest_load
@@ -47,7 +47,7 @@ class Attempt:
     """
 
     def __init__(
-        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
+        self, journey: Journey, binding: Assignment, watch: NodeWatch, settings: RouterSettings
     ) -> None:
         """Nothing is sent before `chunks`."""
         self.binding = binding
@@ -197,7 +197,7 @@ class Attempts:
             if attempt.binding.node == node:
                 attempt.is_gone()
 
-    def answers(self, binding: Binding) -> bool:
+    def answers(self, binding: Assignment) -> bool:
         """Whether the model has just said something there to somebody: then a request waits for a slot."""
         since = asyncio.get_running_loop().time() - ALIVE_SECONDS
         return any(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.way_in import WayIn
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
 
 # The headers for one user's chat at a node, besides those that every request there has.
@@ -85,7 +85,7 @@ class Journey:
     body: Mapping[str, Any]
     head: ReplyHead
     tell: Tell
-    bound: asyncio.Future[Binding]
+    bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
     tried: dict[str, str] = field(default_factory=dict)

@@ -23,7 +23,7 @@ from ollama_pack.engines.errors import (
 )
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.metrics import EngineActivity
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.dispatch.attempt import (
@@ -111,7 +111,7 @@ class Router:
             self._loop.time,
             dice,
             max_queue=self.settings.max_queue,
-            policy=policy or RoutingPolicy(unheard_peers=self.settings.several_workers),
+            policy=policy or RoutingPolicy(unsynced_peers=self.settings.several_workers),
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
@@ -295,7 +295,7 @@ class Router:
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _wait_for_node(self, journey: Journey) -> Binding:
+    async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
         told = -1
         if journey.waits_since is None:
@@ -317,7 +317,7 @@ class Router:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
         return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
 
-    async def _may_send(self, journey: Journey, binding: Binding) -> bool:
+    async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
         if self._sharing is None or await self._sharing.claim(binding):
             return True
@@ -345,7 +345,7 @@ class Router:
             return {}
         return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
 
-    async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
+    async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
         journey.waits_since = None
@@ -403,7 +403,7 @@ class Router:
                 self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
         journey.unexplained.clear()
 
-    def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
+    def _go_on(self, journey: Journey, binding: Assignment, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
 
         Raises:
