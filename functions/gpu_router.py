@@ -3115,7 +3115,7 @@ def _virtual_runner(runner: RunnerView) -> VirtualRunner:
         sorted(runner.ends),
         runner.prefixes,
         runner.keeps,
-        runner.remote,
+        remote=runner.remote,
     )
 
 
