@@ -116,7 +116,6 @@ class Pipe:
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
-        __request__: Any = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
