@@ -179,7 +179,7 @@ def route_workers(setting: Setting, name: str, count: int, seed: int) -> Run:
     """Play the chats of a setting against several workers."""
     clock = Timeline()
     nodes = [SimNode(f"n{number}", clock, setting.shape) for number in range(setting.nodes)]
-    policy = RoutingPolicy(unheard_peers=name.endswith("agreeing"))
+    policy = RoutingPolicy(unsynced_peers=name.endswith("agreeing"))
     dice = [Random(100 * seed + number) for number in range(count)]
     made = [worker(setting, nodes, clock, each, policy) for each in dice]
     if name.endswith("sharing"):

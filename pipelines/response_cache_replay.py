@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import random
 import re
 import sqlite3
@@ -53,6 +54,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
@@ -77,6 +79,7 @@ from redis.utils import HIREDIS_AVAILABLE
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -780,6 +783,7 @@ _CHUNK_FIELDS = {
     *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 _DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
@@ -849,7 +853,8 @@ class AnswerCollector:
         if self._against or self._calls:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
-            return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
         if self._needs_usage and not self.usage:
             return "no usage"
         if not self.content.strip():
@@ -2094,11 +2099,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -2131,7 +2139,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -2192,7 +2199,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -2201,7 +2208,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -2442,21 +2450,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
-
-
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
 
 
 def _text_or_none(value: object) -> str | None:
@@ -4657,14 +4650,14 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError("the disk of the cache's SQLite file is full") from error
-            raise StoreDownError(f"SQLite failed: {error}") from error
+                raise StoreFullError(f"the disk of {self._file} is full") from error
+            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
-            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""
@@ -5102,6 +5095,94 @@ def sibling(name: str) -> Any:
     return loaded.get(name)
 
 
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.services.pipeline_valves ---
+# Valves on the Pipelines server: what all of our pipelines have in common there.
+
+DIGEST_LENGTH = 16
+CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
+
+valves_log = logging.getLogger(__name__)
+
+
+def _own_digest() -> str:
+    """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
+    path = globals().get("__file__")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGEST_LENGTH] if path else ""
+
+
+CODE_DIGEST = _own_digest()  # now: by the time it is asked for, another file may lie there, not loaded yet
+
+
+class PipelineValves(PackValves):
+    """Valves that the server's page can save, and that tell which code they belong to.
+
+    A subclass has a field `code_digest` with the default `CODE_DIGEST`.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Open WebUI's page cannot save an empty valve: it asks for a text, or sends null for "None"."""
+        return cls.model_fields[str(info.field_name)].get_default() if value is None else value
+
+    @field_validator("code_digest", check_fields=False)
+    @classmethod
+    def _of_this_code(cls, _: str) -> str:
+        """What valves.json says is about the code that ran when it was saved."""
+        return CODE_DIGEST
+
+
+_V = TypeVar("_V", bound=BaseModel)
+
+
+def one_a_line(text: str) -> str:
+    """Rows with `;` between them, each on a line of its own.
+
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    """
+    return text if "\n" in text else text.replace(";", "\n")
+
+
+def starting_valves(
+    kind: type[_V], variables: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> _V:
+    """Valves as the environment has them, until some are saved.
+
+    A value that the valve refuses is logged and left out: an error here would make the server move the
+    file out of its folder.
+
+    Args:
+        kind: the valves.
+        variables: name of a valve → name of the variable that it begins with.
+        given: value of a valve that another variable stands for, where its own says nothing.
+    """
+    values = {
+        **(given or {}),
+        **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
+    }
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        for valve, reason in refused.items():
+            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
+        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+
+
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---
 
 log = logging.getLogger(__name__)
@@ -5121,11 +5202,15 @@ class Pipeline:
     The cache lives on the router's event loop.
     """
 
+    class Valves(PipelineValves):
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+
     def __init__(self) -> None:
         self.name = "Response cache"
+        self.valves = self.Valves()
         self._keeper = CacheKeeper()
         self._said: set[str] = set()
-        self._answers: dict[tuple[str, ...], str] = {}
+        self._answers: dict[str, str] = {}
         self._telling: asyncio.TimerHandle | None = None
 
     async def on_startup(self) -> None:
@@ -5226,8 +5311,12 @@ class Pipeline:
         message = str(note.get("message_id") or "")
         if not message or not all(question):
             return False
-        before = self._answers.pop(question, message)
-        self._answers[question] = message
+        # a client chooses all of them, at any length
+        named, message = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        )
+        before = self._answers.pop(named, message)
+        self._answers[named] = message
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
         return before != message

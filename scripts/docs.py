@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.plugin import load_plugin
+from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
 _TABLE = re.compile(r"(<!-- valves: (?P<plugin>\S+) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL)
@@ -19,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is stale")
     check = parser.parse_args().check
     stale = 0

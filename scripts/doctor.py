@@ -12,18 +12,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import quote
 
 import redis
-import requests
 from rich.console import Console
-from rich.markup import escape
 
-from deploy.client import OpenWebUI, Pipelines
+from deploy.client import OpenWebUI, Pipelines, fits
 from deploy.config import Endpoint, PackConfig, load_config
-from deploy.errors import DeployError, ServerError, UsageError
+from deploy.errors import DeployError, ServerError, UnreachableError, UsageError
+from deploy.installed import version_numbers
 from deploy.microphone import (
-    CONFIG_PATH,
     KEY_VALVE,
     MICROPHONE_PATH,
     ROUTE_PATH,
@@ -32,12 +31,16 @@ from deploy.microphone import (
 )
 from deploy.plan import Plan
 from deploy.rows import unanswered
+from deploy.shown import SECRETS, Secrets, plain, say, shown_address
 from deploy.voice import EVENTS, VOICE
+from deploy.web import Answer, fetch, sends_on
+from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.redis_url import redis_client, redis_fault
 from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
-from upload import make_plan, servers, wanted_plugins
+from package import add_version
+from upload import available_plugins, make_plan, servers, wanted_plugins
 
 OLDEST_VERSION = (0, 11, 2)
 TESTED_VERSIONS = ("0.11.2", "0.12.4")
@@ -46,7 +49,10 @@ TIMEOUT_SECONDS = 5.0
 REDIS_SECONDS = 3.0
 
 State = Literal["ok", "look", "wrong"]
-_MARKS: dict[State, str] = {"ok": "[green]✓[/]", "look": "[yellow]![/]", "wrong": "[red]✗[/]"}
+_MARKS: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "look": ("!", "yellow"), "wrong": ("✗", "red")}
+
+
+Stores = dict[str, tuple[str, str]]  # address of a Redis → whose it is, and how to correct it
 
 
 @dataclass(frozen=True)
@@ -70,21 +76,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
         findings = list(examine(load_config(options.config)))
     except UsageError as error:
-        parser.error(str(error))
+        parser.error(plain(error))
     except DeployError as error:
-        findings = [Finding("pack.yaml", "wrong", str(error), "correct it, then run the doctor again")]
+        text = plain(error, 4000)
+        findings = [Finding("pack.yaml", "wrong", text, "correct it, then run the doctor again")]
     if options.json:
-        console.print_json(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
+        console.print_json(json.dumps([_shown(finding) for finding in findings], ensure_ascii=False))
     else:
         _print(console, findings)
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def _shown(finding: Finding) -> dict[str, str]:
+    """A finding as JSON: without secrets and control characters."""
+    return {name: plain(value, 4000) for name, value in asdict(finding).items()}
 
 
 def examine(config: PackConfig) -> Iterator[Finding]:
@@ -93,8 +106,9 @@ def examine(config: PackConfig) -> Iterator[Finding]:
     Raises:
         UsageError: the environment names no server, or not how to sign in.
     """
+    stores: Stores = {}
     try:
-        yield from _deployment(config)
+        yield from _deployment(config, stores)
     except UsageError:
         raise
     except DeployError as error:
@@ -103,16 +117,17 @@ def examine(config: PackConfig) -> Iterator[Finding]:
         yield _node(node)
         if node.agent:
             yield _agent(node)
-    if config.cache and config.cache.url:
-        yield redis_finding(config.cache.url)
+    yield from _redis(config, stores)
 
 
-def _deployment(config: PackConfig) -> Iterator[Finding]:
+def _deployment(config: PackConfig, stores: Stores) -> Iterator[Finding]:
+    """What the servers say of themselves; notes in `stores` which Redis they use."""
     with servers() as (webui, pipelines):
         if webui:
             yield _version(webui)
             yield _clock(webui)
             yield from _broken(config, webui)
+        stores |= _stores(webui, pipelines)
         yield from _differences(config, webui, pipelines)
         if webui:
             if VOICE in webui.plugins("tools") and EVENTS in webui.plugins("functions"):
@@ -127,7 +142,7 @@ def _broken(config: PackConfig, webui: OpenWebUI) -> Iterator[Finding]:
     """Plugins that are installed and do not load there, for which a chat's log is the only other sign."""
     for plugin in webui.plugins("functions").keys() & wanted_plugins(config, []):
         try:
-            webui.get(f"/api/v1/functions/id/{plugin}/valves/spec")
+            webui.get(f"/api/v1/functions/id/{quote(plugin, safe='')}/valves/spec")
         except ServerError as error:
             remedy = "its log says why; are plugins switched off (ENABLE_PLUGINS, ENABLE_FUNCTIONS)?"
             yield Finding(plugin, "wrong", f"does not load in Open WebUI ({error.detail})", remedy)
@@ -143,7 +158,7 @@ def _voice(webui: OpenWebUI) -> Iterator[Finding]:
     else:
         engine = valves.get("engine") or "faster_whisper"
         yield Finding("voice", "ok", f"{engine} is there, with its model")
-    stt = webui.get(CONFIG_PATH)["stt"]
+    stt = webui.audio()["stt"]
     if not is_ours(stt):
         return
     if stt["OPENAI_API_KEY"] != webui.valves("functions", EVENTS).get(KEY_VALVE):
@@ -158,21 +173,25 @@ def _voice(webui: OpenWebUI) -> Iterator[Finding]:
 
 def _speech_server(base_url: str, key: str) -> Finding:
     """Whether a transcription server answers, as seen from here."""
+    SECRETS.add(key)
+    SECRETS.add_text(base_url)
     url = f"{base_url.rstrip('/').removesuffix('/audio/transcriptions').removesuffix('/v1')}/v1/models"
+    shown = shown_address(url)
     try:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        answer = requests.get(url, headers=headers, timeout=TIMEOUT_SECONDS)
-    except requests.RequestException as error:
+        answer = fetch("GET", url, key=key, seconds=TIMEOUT_SECONDS)
+    except UnreachableError as error:
         remedy = "start it, correct `voice.base_url`, or look from a machine that reaches it"
-        return Finding("speech server", "wrong", f"no answer at {url} ({type(error).__name__})", remedy)
-    if answer.status_code in {401, 403}:
+        return Finding("speech server", "wrong", f"no answer at {shown} ({error})", remedy)
+    if answer.status in {401, 403}:
         return Finding("speech server", "wrong", "does not accept the key", "correct `voice.api_key`")
-    return Finding("speech server", "ok", f"answers at {url}")
+    if answer.redirection:
+        return Finding("speech server", "wrong", f"{shown} sends us on to {sends_on(answer)}", "give that")
+    return Finding("speech server", "ok", f"answers at {shown}")
 
 
 def _version(webui: OpenWebUI) -> Finding:
     version = webui.version
-    if tuple(map(int, version.split(".")[:3])) < OLDEST_VERSION:
+    if version_numbers(version) < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
         return Finding("Open WebUI", "wrong", f"is {version}", f"the pack needs {oldest} or later: update it")
     if version not in TESTED_VERSIONS:
@@ -182,8 +201,11 @@ def _version(webui: OpenWebUI) -> Finding:
 
 def _clock(webui: OpenWebUI) -> Finding:
     """Compare this machine's clock with the server's: sessions and cached answers expire by it."""
-    answer = requests.get(f"{webui.url}/health", timeout=TIMEOUT_SECONDS)
-    theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    date = webui.answer("GET", "/health", seconds=TIMEOUT_SECONDS).headers.get("Date", "")
+    try:
+        theirs = email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return Finding("clock", "look", "the server does not say what time it is", "does a proxy remove it?")
     seconds = theirs - time.time()
     if abs(seconds) > CLOCK_SECONDS:
         text = f"the server is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine"
@@ -225,47 +247,114 @@ def _candidates(config: PackConfig, models: set[str]) -> Iterator[Finding]:
 
 def _agent(node: Endpoint) -> Finding:
     """Whether the machine's agent answers, as seen from here."""
-    name = f"agent of {node.name or node.url}"
+    name = f"agent of {node.name or shown_address(node.url)}"
+    shown = shown_address(node.agent)
     try:
-        answer = requests.get(f"{str(node.agent).rstrip('/')}{LOAD_PATH}", timeout=TIMEOUT_SECONDS)
-        report = report_in(answer.json())
-    except (requests.RequestException, ValueError) as error:
-        text = f"{node.agent} does not answer as one ({type(error).__name__})"
+        answer = fetch("GET", f"{str(node.agent).rstrip('/')}{LOAD_PATH}", seconds=TIMEOUT_SECONDS)
+        report = report_in(_json(answer))
+    except (UnreachableError, ValueError) as error:
+        text = f"{shown} does not answer as one ({error})"
         return Finding(
             name, "wrong", text, "start scripts/gpu_agent.py there, or take `agent` out of pack.yaml"
         )
     if not report.gpus:
-        return Finding(name, "look", f"tells of no GPU: {report.reason}", "see docs/gpu-agent.md")
-    return Finding(name, "ok", f"tells of {len(report.gpus)} GPUs")
+        return Finding(name, "look", f"reports no GPU: {plain(report.reason)}", "see docs/gpu-agent.md")
+    return Finding(name, "ok", f"reports {len(report.gpus)} GPUs")
 
 
 def _node(node: Endpoint) -> Finding:
     """Whether a node answers, as seen from here."""
-    name = f"node {node.name or node.url}"
+    name = f"node {node.name or shown_address(node.url)}"
     path = "/api/version" if node.kind == "ollama" else "/v1/models"
-    headers = {"Authorization": f"Bearer {node.key}"} if node.key else {}
     url = node.url.rstrip("/").removesuffix("/v1") + path
     try:
-        answer = requests.get(url, headers=headers, timeout=TIMEOUT_SECONDS)
-        answer.raise_for_status()
-        found = answer.json()
-    except requests.RequestException as error:
+        found = _json(fetch("GET", url, key=node.key or "", seconds=TIMEOUT_SECONDS))
+        version = _version_in(found, node.kind)
+    except (UnreachableError, ValueError) as error:
         remedy = "start it, correct its address in pack.yaml, or look from a machine that reaches it"
-        return Finding(name, "wrong", f"does not answer at {url} ({type(error).__name__})", remedy)
-    version = f"Ollama {found.get('version')}" if node.kind == "ollama" else f"{len(found['data'])} models"
-    return Finding(name, "ok", f"{version} at {node.url}")
+        return Finding(name, "wrong", f"does not answer at {shown_address(url)} ({error})", remedy)
+    return Finding(name, "ok", f"{version} at {shown_address(node.url)}")
 
 
-def redis_finding(url: str) -> Finding:
-    """Whether the cache's store answers, as seen from here: a server, Sentinel's master, or a cluster."""
-    remedy = "start it, or correct cache.url in pack.yaml"
+def _version_in(found: Any, kind: str) -> str:
+    """What a node says that it is.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    if kind == "ollama" and fits(found, {"version": str}):
+        return f"Ollama {plain(found['version'], 40)}"
+    if kind != "ollama" and fits(found, {"data": [object]}):
+        return f"{len(found['data'])} models"
+    raise ValueError(f"it answers, but not as {'Ollama' if kind == 'ollama' else 'an OpenAI server'} does")
+
+
+def _json(answer: Answer) -> Any:
+    """The JSON of a good answer.
+
+    Raises:
+        ValueError: it is none, in words that may be shown.
+    """
+    if answer.redirection:
+        raise ValueError(f"it sends us on to {sends_on(answer)}")
+    if not answer.ok:
+        raise ValueError(f"status {answer.status}")
+    try:
+        return answer.json()
+    except ValueError:
+        raise ValueError("its answer is not JSON") from None
+
+
+def _redis(config: PackConfig, stores: Stores) -> Iterator[Finding]:
+    """Whether each Redis answers that pack.yaml names, or that an installed plugin has in its valves."""
+    named: Stores = {}
+    if config.cache and config.cache.url:
+        named[config.cache.url] = ("Redis", "correct cache.url in pack.yaml")
+    if config.router and config.router.redis_url:
+        named.setdefault(config.router.redis_url, ("Redis", "correct router.redis_url in pack.yaml"))
+    for url, (subject, remedy) in (stores | named).items():
+        yield redis_finding(url, subject, remedy)
+
+
+def _stores(webui: OpenWebUI | None, pipelines: Pipelines | None) -> Stores:
+    """The Redis of each plugin of the pack that is installed and on, by what its stored valves say."""
+    found: Stores = {}
+    if webui:
+        for plugin, listed in sorted(webui.plugins("functions").items()):
+            if plugin in available_plugins()["functions"] and listed["is_active"]:
+                where = f"correct `redis_url` of {plugin} (Admin Panel → Functions)"
+                found |= _redis_urls(webui.valves("functions", plugin), plugin, where)
+    if pipelines:
+        for plugin in sorted(pipelines.installed().keys() & available_plugins()["pipelines"]):
+            where = f"correct `redis_url` of the pipeline {plugin} (Admin Panel → Settings → Pipelines)"
+            found |= _redis_urls(pipelines.valves(plugin), f"pipeline {plugin}", where)
+    return found
+
+
+def _redis_urls(valves: dict[str, Any], plugin: str, where: str) -> Stores:
+    if valves.get("enabled") is False:
+        return {}
+    urls = (value for name, value in valves.items() if name.endswith("redis_url"))
+    return {url: (f"Redis of {plugin}", where) for url in urls if url and isinstance(url, str)}
+
+
+def redis_finding(
+    url: str, subject: str = "Redis", correction: str = "correct cache.url in pack.yaml"
+) -> Finding:
+    """Whether a store answers, as seen from here: a server, Sentinel's master, or a cluster."""
+    secrets = Secrets()
+    secrets.add(url)
+    secrets.add_text(url)
+    SECRETS.add_text(url)
+    remedy = f"start it, {correction}, or look from a machine that reaches it"
     try:
         asyncio.run(_ping(url))
     except TimeoutError:
-        return Finding("Redis", "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
-    except (redis.RedisError, OSError) as error:
-        return Finding("Redis", "wrong", f"does not answer ({redis_fault(error)})", remedy)
-    return Finding("Redis", "ok", "answers")
+        return Finding(subject, "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
+    except (redis.RedisError, CacheConfigError, OSError, ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, CacheConfigError) else redis_fault(error)
+        return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(reason))})", remedy)
+    return Finding(subject, "ok", "answers")
 
 
 async def _ping(url: str) -> None:
@@ -279,11 +368,12 @@ async def _ping(url: str) -> None:
 
 def _print(console: Console, findings: list[Finding]) -> None:
     for finding in findings:
-        console.print(f"{_MARKS[finding.state]} {escape(finding.subject)}: {escape(finding.text)}")
+        shown = _shown(finding)
+        say(console, _MARKS[finding.state], f" {shown['subject']}: {shown['text']}")
         if finding.remedy:
-            console.print(f"    → {escape(finding.remedy)}")
+            say(console, f"    → {shown['remedy']}")
     wrong = sum(finding.state == "wrong" for finding in findings)
-    console.print(f"{wrong} wrong" if wrong else "nothing is wrong")
+    say(console, f"{wrong} wrong" if wrong else "nothing is wrong")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.server import Agent, ListenError, serving
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import GpuReport, agent_load
-from package import pack_version
+from package import add_version, pack_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     parser.add_argument(
         "--host",
         type=_host,

@@ -1,6 +1,6 @@
 """Build the plugin files that Open WebUI and the Pipelines server load, and `dist/`.
 
-    uv run scripts/package.py [--check] [--root DIR]
+    uv run scripts/package.py [--check] [--root DIR] [--source DIR] [--package NAME]
 
 `src/ollama_pack/plugins/<kind>/<id>.py` and the modules of the pack that it imports become `<kind>/<id>.py`,
 one self-contained file; these are committed. `dist/` gets the lists that the admin page imports, the
@@ -23,22 +23,22 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from bundle.build import GENERATED, Builder, Plugin
+from bundle.build import BY, GENERATED, Builder, Plugin
 from bundle.rules import KINDS
-from bundle.source import PackagingError, Problem
+from bundle.source import PACK, SOURCE, PackagingError, Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 REGULAR_FILE = 0o100644
 
 
-def build(root: Path) -> tuple[Plugin, ...]:
-    """Build every plugin of the pack below `root`, writing nothing.
+def build(root: Path, source: str = SOURCE, package: str = PACK) -> tuple[Plugin, ...]:
+    """Build every plugin of the package in the folder `source` below `root`, writing nothing.
 
     Raises:
         PackagingError: the source breaks a rule of `bundle.rules`.
     """
-    return Builder(root, pack_version(root)).plugins()
+    return Builder(root, pack_version(root), source, package).plugins()
 
 
 def pack_version(root: Path) -> str:
@@ -52,6 +52,11 @@ def pack_version(root: Path) -> str:
         return str(project["project"]["version"])
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise PackagingError([Problem("pyproject.toml", 1, f"gives no project.version: {error}")]) from error
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Give a script the option `--version`, which says the pack's."""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {pack_version(ROOT)}")
 
 
 def outputs(plugins: Iterable[Plugin]) -> dict[str, bytes]:
@@ -99,7 +104,8 @@ def _zip(files: Mapping[str, str]) -> bytes:
 
 def is_generated(path: Path) -> bool:
     """Whether the packager wrote the file."""
-    return any(line.startswith(GENERATED.encode()) for line in path.read_bytes().splitlines())
+    lines = path.read_bytes().splitlines()
+    return any(line.startswith(GENERATED.encode()) and BY.encode() in line for line in lines)
 
 
 def orphans(root: Path, plugins: Iterable[Plugin]) -> list[str]:
@@ -157,14 +163,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; exit 1 when a committed file is stale"
     )
     parser.add_argument(
-        "--root", type=Path, default=ROOT, metavar="DIR", help="the pack (default: this repository)"
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder with pyproject.toml, into which is written (default: this repository; with --source or "
+        "--package the current folder)",
     )
+    parser.add_argument(
+        "--source", type=Path, metavar="DIR", help=f"folder that the package is in (default: {SOURCE})"
+    )
+    parser.add_argument(
+        "--package", metavar="NAME", default=PACK, help="package with the plugins (default: %(default)s)"
+    )
+    add_version(parser)
     options = parser.parse_args(arguments)
-    root: Path = options.root
+    is_ours = options.source is None and options.package == PACK
+    root: Path = options.root or (ROOT if is_ours else Path.cwd())
+    if not options.package.isidentifier():
+        parser.error(f"--package {options.package}: a package is called by letters, digits and underscores")
+    source = (root / (options.source or SOURCE)).resolve()
+    if not source.is_relative_to(root.resolve()):
+        parser.error(f"--source {options.source} is not below {root}: give the folder above both as --root")
     if not (root / "pyproject.toml").is_file():
-        parser.error(f"no pyproject.toml in {root}: --root must be the top folder of a pack")
+        parser.error(f"no pyproject.toml in {root}: --root must be the top folder of a project")
     try:
-        plugins = build(root)
+        plugins = build(root, source.relative_to(root.resolve()).as_posix(), options.package)
         stale = list(differences(root, plugins)) if options.check else []
         changed = [] if options.check else list(write(root, plugins))
     except PackagingError as error:

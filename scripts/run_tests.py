@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local.processes import running
+from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache"
@@ -74,6 +75,7 @@ BESIDE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suites; see the top of this file."""
     parser = ArgumentParser(description="Run all tests that this machine can run.")
+    add_version(parser)
     parser.add_argument(
         "--require", default="", metavar="TIER,…", help="fail when one of these passed no test"
     )

@@ -1,6 +1,7 @@
 """Make an Open WebUI deployment match pack.yaml: plugins, their valves, and the published aliases.
 
 Run it again at any time: what matches already is left alone. `--dry-run` shows every change and makes none.
+`--remove` shows and takes out everything that the pack made.
 """
 
 import argparse
@@ -21,10 +22,13 @@ from deploy.pipelines import plan_pipeline
 from deploy.pipelines_folder import plan_folder, plan_reload
 from deploy.plan import Plan, Step
 from deploy.plugin import LocalPlugin, load_plugin
+from deploy.removal import plan_folder_removal, plan_pipelines_removal, plan_removal
 from deploy.rows import plan_rows, unanswered
+from deploy.shown import SECRETS, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
 from deploy.voice import Voicing
+from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
@@ -41,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = _upload(out, options)
     except DeployError as error:
-        err.print(f"[red]{escape(str(error))}[/]")
+        say(err, (str(error), "red"))
         return USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
-        err.print("[red]stopped: nothing was changed but what is said to be done above[/]")
+        say(err, ("stopped: nothing was changed but what is said to be done above", "red"))
         return FAILED
     for problem in plan.problems:
-        err.print(f"[yellow]not done:[/] {escape(problem)}")
+        say(err, ("not done:", "yellow"), f" {problem}")
     return FAILED if plan.problems else DONE
 
 
@@ -58,20 +62,24 @@ def _console(*, stderr: bool = False) -> Console:
 
 def _upload(console: Console, options: argparse.Namespace) -> Plan:
     """Compare, then show or carry out what differs."""
-    config = load_config(options.config)
-    wanted = wanted_plugins(config, options.only)
-    for section in ignored_sections(config):
-        console.print(f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
+    if options.remove:
+        return _remove(console, options)
+    root = options.source or ROOT
+    config = load_config(options.config) if options.source is None else _everything_in(root)
+    wanted = wanted_plugins(config, options.only, root)
+    for section in ignored_sections(config) if root == ROOT else ():
+        say(console, f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
         if config.pipelines is None:
             for name in sorted(left_out(config, wanted, webui, pipelines or folder)):
-                console.print(
-                    f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server"
+                say(
+                    console,
+                    f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server",
                 )
-        plan = make_plan(config, wanted, webui, pipelines, folder)
+        plan = make_plan(config, wanted, webui, pipelines, folder, root)
         if not plan.steps:
-            console.print("nothing to change")
+            say(console, "nothing to change")
         elif options.dry_run:
             _show(console, plan)
         else:
@@ -84,6 +92,41 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     return plan
 
 
+def _remove(console: Console, options: argparse.Namespace) -> Plan:
+    """Show what the pack made, and take it out unless that was all that was asked for."""
+    if options.only:
+        raise UsageError("--remove takes out the whole pack: leave --only out")
+    if options.source:
+        raise UsageError("--remove takes out the pack alone: delete plugins of your own on the server's page")
+    folder = options.pipelines_dir
+    with servers(needed=folder is None) as (webui, pipelines):
+        plan = removal(webui, pipelines, folder)
+        if not plan.steps:
+            say(console, "there is nothing to remove")
+            return plan
+        _show(console, plan, "" if options.dry_run else "to make:")
+        if not options.dry_run:
+            _carry_out(console, plan)
+            again = removal(webui, pipelines, folder)  # what was being published while the first ran
+            if again.steps:
+                _carry_out(console, again)
+            if webui:
+                webui.models(refresh=True)
+    return plan
+
+
+def removal(webui: OpenWebUI | None, pipelines: Pipelines | None, folder: Path | None) -> Plan:
+    """The steps that take the pack out of the servers that are named."""
+    plan, known = Plan(), available_plugins()
+    if webui:
+        plan_removal(plan, webui, known)
+    if folder:
+        plan_folder_removal(plan, folder, pipelines, known["pipelines"])
+    elif pipelines:
+        plan_pipelines_removal(plan, pipelines, known["pipelines"])
+    return plan
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -91,8 +134,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Environment: OPEN_WEBUI_URL, OPEN_WEBUI_TOKEN (or OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD), "
         "PIPELINES_URL, PIPELINES_API_KEY, PIPELINES_DIR.",
     )
+    add_version(parser)
     parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the plan as a diff and change nothing")
+    parser.add_argument(
+        "--from",
+        metavar="DIR",
+        dest="source",
+        type=Path,
+        help="upload the plugins in DIR/functions, DIR/tools and DIR/pipelines instead of the pack's, with "
+        "their default valves; pack.yaml is not read (docs/packaging.md)",
+    )
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="take out all that the pack made, and nothing of an admin's; pack.yaml is not read",
+    )
     parser.add_argument(
         "--only", metavar="ID", action="append", default=[], help="this plugin only (repeatable)"
     )
@@ -108,10 +165,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def available_plugins() -> dict[str, set[str]]:
-    """Ids of the plugin files in the repository, by the folder that they are in."""
+def _everything_in(root: Path) -> PackConfig:
+    """What pack.yaml would say of a folder of other plugins: all are installed, each in one place."""
+    found = available_plugins(root)
+    if not any(found.values()):
+        raise UsageError(f"--from {root}: there is no plugin in its functions, tools or pipelines")
+    return PackConfig(pipelines=sorted(found["pipelines"]))
+
+
+def available_plugins(root: Path = ROOT) -> dict[str, set[str]]:
+    """Ids of the plugin files in the repository, or below another folder, by the folder that they are in."""
     return {
-        folder: {path.stem for path in (ROOT / folder).glob("*.py")}
+        folder: {path.stem for path in (root / folder).glob("*.py")}
         for folder in ("functions", "tools", "pipelines")
     }
 
@@ -123,15 +188,15 @@ def ignored_sections(config: PackConfig) -> list[str]:
     return [name for name, plugin in SECTIONS.items() if name in said and plugin not in wanted]
 
 
-def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
+def wanted_plugins(config: PackConfig, only: list[str], root: Path = ROOT) -> set[str]:
     """Ids of the plugins to install."""
-    known = set().union(*available_plugins().values())
+    known = set().union(*available_plugins(root).values())
     there_are = f"there are {', '.join(sorted(known))}"
     wanted = known if config.plugins is None else set(config.plugins)
     if unknown := wanted - known:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"plugins: this version has no {names}; {there_are}")
-    pipelines = available_plugins()["pipelines"]
+    pipelines = available_plugins(root)["pipelines"]
     if unknown := set(config.pipelines or ()) - pipelines:
         names = ", ".join(map(repr, sorted(unknown)))
         raise DeployError(f"pipelines: there is no {names} for it; there are {', '.join(sorted(pipelines))}")
@@ -147,6 +212,8 @@ def wanted_plugins(config: PackConfig, only: list[str]) -> set[str]:
 def servers(*, needed: bool = True) -> Iterator[tuple[OpenWebUI | None, Pipelines | None]]:
     """The servers that the environment names, signed in; unless `needed` there may be none."""
     env = os.environ
+    for name in ("OPEN_WEBUI_TOKEN", "OPEN_WEBUI_PASSWORD", "PIPELINES_API_KEY"):
+        SECRETS.add(env.get(name))
     if needed and not (env.get("OPEN_WEBUI_URL") or env.get("PIPELINES_URL")):
         raise UsageError("set OPEN_WEBUI_URL (such as http://localhost:8080), PIPELINES_URL, or both")
     webui = sign_in() if env.get("OPEN_WEBUI_URL") else None
@@ -180,12 +247,13 @@ def sign_in() -> OpenWebUI:
     return webui
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913, PLR0917 - what goes where is all that it is about
     config: PackConfig,
     wanted: set[str],
     webui: OpenWebUI | None,
     pipelines: Pipelines | None,
     folder: Path | None = None,
+    root: Path = ROOT,
 ) -> Plan:
     """Compare the servers with the file. Every plugin is loaded here first, so that its errors are seen.
 
@@ -195,21 +263,23 @@ def make_plan(
         webui: the Open WebUI, if one is named.
         pipelines: the Pipelines server, if one is named.
         folder: where pipelines are written instead of being uploaded.
+        root: the folder that has `functions`, `tools` and `pipelines`.
     """
     plan = Plan()
     if webui:
         voicing = Voicing(config.voice, webui, wanted)
-        for plugin in _load("functions", wanted - set(config.pipelines or ())):
+        for plugin in _load(root, "functions", wanted - set(config.pipelines or ())):
             valves = function_valves(plugin, config) | voicing.function_valves(plugin)
             plan_function(plan, webui, plugin, valves)
-        for plugin in _load("tools", wanted):
+        for plugin in _load(root, "tools", wanted):
             plan_tool(plan, webui, plugin, voicing.tool_valves, voicing.grants)
         voicing.plan_microphone(plan)
         if wanted & {"model_alias_filter", "gpu_router"} and config.says_aliases:
             plan_rows(plan, webui, config, routed=_is_routed(config))
         plan.problems += _twice(config, wanted, webui)
     if pipelines or folder:
-        there = _load("pipelines", wanted - left_out(config, wanted, webui, pipelines or folder))
+        left = left_out(config, wanted, webui, pipelines or folder) if root == ROOT else set()
+        there = _load(root, "pipelines", wanted - left)
         _plan_pipelines(plan, config, there, pipelines, folder)
     return plan
 
@@ -258,34 +328,37 @@ def _is_routed(config: PackConfig) -> bool:
     return "gpu_router" in wanted_plugins(config, [])
 
 
-def _load(folder: str, wanted: set[str]) -> list[LocalPlugin]:
-    names = sorted(available_plugins()[folder] & wanted)
-    return [load_plugin(ROOT / folder / f"{name}.py") for name in names]
+def _load(root: Path, folder: str, wanted: set[str]) -> list[LocalPlugin]:
+    names = sorted(available_plugins(root)[folder] & wanted)
+    return [load_plugin(root / folder / f"{name}.py") for name in names]
 
 
-def _show(console: Console, plan: Plan) -> None:
+def _show(console: Console, plan: Plan, ending: str = "") -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for step in plan.steps:
-        console.print(f"[bold]{escape(step.what)}[/]")
+        say(console, (step.what, "bold"))
         shown = step.diff[:SCREENFUL] if console.is_terminal else step.diff
         for line in shown:
-            console.print(f"    {line}", style=colours.get(line[:1], "dim"), markup=False)
+            say(console, (f"    {line}", colours.get(line[:1], "dim")))
         if left := len(step.diff) - len(shown):
-            console.print(f"    … and {left} more lines: send the output to a file to see them all")
+            say(console, f"    … and {left} more lines: send the output to a file to see them all")
     count = len(plan.steps)
-    console.print(f"{count} {'change' if count == 1 else 'changes'} to make; nothing was changed")
+    say(
+        console,
+        f"{count} {'change' if count == 1 else 'changes'} {ending or 'to make; nothing was changed'}",
+    )
 
 
 def _carry_out(console: Console, plan: Plan) -> None:
     """Take the steps in order. When one fails say what was done and what was not, and stop."""
     with console.status("") as status:
         for number, step in enumerate(plan.steps):
-            status.update(f"{number + 1} of {len(plan.steps)}: {escape(step.what)}")
+            status.update(escape(f"{number + 1} of {len(plan.steps)}: {plain(step.what)}"))
             try:
                 step.run()
             except (DeployError, KeyboardInterrupt) as error:
                 raise _stopped(plan.steps[number:], error) from error
-            console.print(f"[green]done:[/] {escape(step.what)}")
+            say(console, ("done:", "green"), f" {step.what}")
 
 
 def _stopped(left: list[Step], error: BaseException) -> DeployError:

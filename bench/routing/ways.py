@@ -15,7 +15,7 @@ from ollama_pack.engines.ollama.client import OllamaClient
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.client import OpenAIClient
 from ollama_pack.engines.transport import NodeLimits
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeKind, NodeRow
@@ -98,7 +98,7 @@ class Ours:
         self._decide = router.scheduler.decide
         router.scheduler.decide = self._timed_decide  # type: ignore[method-assign] # measured where it happens
 
-    def _timed_decide(self) -> list[Binding]:
+    def _timed_decide(self) -> list[Assignment]:
         waiting = self.router.scheduler.waiting
         began = time.thread_time_ns()
         bindings = self._decide()

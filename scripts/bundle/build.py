@@ -17,9 +17,9 @@ from bundle.rules import (
     type_name,
     with_version,
 )
-from bundle.source import ENTRIES, PACK, Import, Module, PackagingError, Problem, parse_module
+from bundle.source import PACK, SOURCE, Import, Module, PackagingError, Problem, parse_module
 
-GENERATED = f"# GENERATED from {ENTRIES}/"
+GENERATED, BY = "# GENERATED from ", " by scripts/package.py"
 
 _LINE_LENGTH = 110
 
@@ -48,11 +48,22 @@ class Plugin:
 
 
 class Builder:
-    """Builds the plugins below `root`. Reads each module once, and gathers what is wrong in `problems`."""
+    """Builds the plugins of a package. Reads each module once, and gathers what is wrong in `problems`."""
 
-    def __init__(self, root: Path, version: str) -> None:
+    def __init__(self, root: Path, version: str, source: str = SOURCE, package: str = PACK) -> None:
+        """Read nothing yet.
+
+        Args:
+            root: what the paths in messages and generated files are relative to.
+            version: of the package.
+            source: the folder that the package is in, below `root`.
+            package: its name.
+        """
         self.root = root
         self.version = version
+        self.source = source
+        self.package = package
+        self.entries = Path(source, package, "plugins").as_posix()
         self.problems: list[Problem] = []
         self._modules: dict[str, Module | None] = {}
 
@@ -65,19 +76,19 @@ class Builder:
         built = [
             self._plugin(kind, path.stem)
             for kind in KINDS
-            for path in sorted((self.root / ENTRIES / kind).glob("*.py"))
+            for path in sorted((self.root / self.entries / kind).glob("*.py"))
             if path.stem != "__init__"
         ]
         if not built:
             self.problems.append(
-                Problem(ENTRIES, 1, "no plugin is there: is this the top folder of the pack?")
+                Problem(self.entries, 1, "no plugin is there: is this the top folder of the pack?")
             )
         if self.problems:
             raise PackagingError(self.problems)
         return tuple(plugin for plugin in built if plugin)
 
     def _plugin(self, kind: str, plugin_id: str) -> Plugin | None:
-        entry = self._module(f"{PACK}.plugins.{kind}.{plugin_id}")
+        entry = self._module(f"{self.package}.plugins.{kind}.{plugin_id}")
         if entry is None:
             return None
         modules = self._with_dependencies(entry)
@@ -90,7 +101,7 @@ class Builder:
         """A module by its dotted name; None when there is none, or none that can be read."""
         if name not in self._modules:
             self._modules[name] = None
-            path = Path("src", f"{name.replace('.', '/')}.py")
+            path = Path(self.source, f"{name.replace('.', '/')}.py")
             try:
                 module = parse_module(name, path.as_posix(), (self.root / path).read_text(encoding="utf-8"))
             except FileNotFoundError:
@@ -123,7 +134,7 @@ class Builder:
 
     def _imported(self, importer: Module, wanted: Import) -> Module | None:
         found = self._module(wanted.module)
-        place = self.root / "src" / wanted.module.replace(".", "/")
+        place = self.root / self.source / wanted.module.replace(".", "/")
         message = ""
         if found is None and place.is_dir():
             message = f"`{wanted.module}` is a package: import from the module in it that defines the name"
@@ -139,8 +150,7 @@ class Builder:
 
 
 def _assemble(head: str, modules: tuple[Module, ...]) -> str:
-    source = modules[-1].path.removeprefix(f"{ENTRIES}/")
-    note = f"{GENERATED}{source} by scripts/package.py: change that, not this."
+    note = f"{GENERATED}{modules[-1].path}{BY}: change that, not this."
     imports = format_imports(found for module in modules for found in module.imports)
     top = "\n\n".join(filter(None, (head, note, imports)))
     sections = (_section(module, is_entry=module is modules[-1]) for module in modules)

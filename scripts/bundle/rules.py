@@ -9,7 +9,7 @@ import builtins
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from bundle.source import PACK, Module, Problem, docstring_node, is_pack
+from bundle.source import Module, Problem, docstring_node, is_in
 
 # Folder of plugins → the names that the loader looks for in a file of it.
 KINDS = {"functions": ("Pipe", "Filter", "Action", "Event"), "tools": ("Tools",), "pipelines": ("Pipeline",)}
@@ -61,18 +61,21 @@ def _imports(module: Module) -> Found:
     top_level = set(module.tree.body)
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
-            if any(is_pack(item.name) for item in node.names):
+            if any(is_in(module.package, item.name) for item in node.names):
+                package = module.package
                 yield (
                     node.lineno,
-                    f"write `from {PACK}.… import Name`: there is no `{PACK}` where the file will run",
+                    f"write `from {package}.… import Name`: there is no `{package}` where the file will run",
                 )
-        elif isinstance(node, ast.ImportFrom) and (message := _refuse_from(node, is_top=node in top_level)):
+        elif isinstance(node, ast.ImportFrom) and (
+            message := _refuse_from(node, module.package, is_top=node in top_level)
+        ):
             yield node.lineno, message
 
 
-def _refuse_from(node: ast.ImportFrom, *, is_top: bool) -> str:
+def _refuse_from(node: ast.ImportFrom, package: str, *, is_top: bool) -> str:
     if node.level:
-        return f"relative import: write `from {PACK}.… import Name`"
+        return f"relative import: write `from {package}.… import Name`"
     if node.module == "__future__":
         return (
             "`from __future__` is refused: the Pipelines server does not put a file into sys.modules, and "
@@ -80,7 +83,7 @@ def _refuse_from(node: ast.ImportFrom, *, is_top: bool) -> str:
         )
     if any(item.name == "*" for item in node.names):
         return "star import: name what you need"
-    return _refuse_pack(node, is_top=is_top) if is_pack(node.module or "") else ""
+    return _refuse_pack(node, is_top=is_top) if is_in(package, node.module or "") else ""
 
 
 def _refuse_pack(node: ast.ImportFrom, *, is_top: bool) -> str:

@@ -4,8 +4,7 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-PACK = "ollama_pack"
-ENTRIES = f"src/{PACK}/plugins"
+SOURCE, PACK = "src", "ollama_pack"  # where this repository has its package, and what it is called
 
 _SCOPES = (
     ast.FunctionDef,
@@ -85,6 +84,11 @@ class Module:
     defined: Mapping[str, int]
 
     @property
+    def package(self) -> str:
+        """The package that it belongs to."""
+        return self.name.partition(".")[0]
+
+    @property
     def bound(self) -> Iterator[tuple[str, str, int]]:
         """Each name that this module brings into a generated file, what it stands for, and its line."""
         for found in self.imports:
@@ -112,21 +116,22 @@ def parse_module(name: str, path: str, text: str) -> Module:
         message = "shares its line with an import or the docstring, which moves: give it a line of its own"
         raise PackagingError(Problem(path, node.lineno, message) for node in shared)
     found = [taken for node in imports for taken in _imported(node)]
+    package = name.partition(".")[0]
     return Module(
         name=name,
         path=path,
         text=text,
         tree=tree,
         body=_without(text.split("\n"), gone),
-        imports=tuple(taken for taken in found if not is_pack(taken.module)),
-        pack_imports=tuple(taken for taken in found if is_pack(taken.module)),
+        imports=tuple(taken for taken in found if not is_in(package, taken.module)),
+        pack_imports=tuple(taken for taken in found if is_in(package, taken.module)),
         defined=_definitions(rest),
     )
 
 
-def is_pack(module: str) -> bool:
-    """Whether a dotted name is the pack's own."""
-    return module.partition(".")[0] == PACK
+def is_in(package: str, module: str) -> bool:
+    """Whether a dotted name is the package's or that of a module in it."""
+    return module.partition(".")[0] == package
 
 
 def docstring_node(tree: ast.Module) -> ast.Expr | None:

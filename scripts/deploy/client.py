@@ -1,18 +1,59 @@
-"""Open WebUI's and the Pipelines server's HTTP APIs, as far as an uploader needs them."""
+"""Open WebUI's and the Pipelines server's HTTP APIs, as far as an uploader needs them.
+
+What a server answers is checked for its shape here, so that the rest can rely on it.
+"""
 
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
-from urllib.parse import quote
-
-import requests
+from typing import Any, NoReturn
+from urllib.parse import quote, urlsplit
 
 from deploy.errors import DeployError, ServerError, UnreachableError
-
-TIMEOUT_SECONDS = 60.0
+from deploy.shown import SECRETS, plain, shown_address
+from deploy.web import Answer, fetch, sends_on
 
 Json = dict[str, Any]
+
+# Shapes of answers, for `fits`.
+_GRANTS = (None, [{"principal_type": str, "principal_id": str, "permission": str}])
+_META: tuple[Any, ...] = (None, {})
+_ROW = {
+    "id": str,
+    "name": str,
+    "base_model_id": (None, str),
+    "is_active": bool,
+    "meta": _META,
+    "params": (None, {}),
+    "access_grants": _GRANTS,
+}
+_MODEL = {"id": str, "info": (None, {"meta": _META}), "owned_by": (None, str)}
+_PLUGINS: Mapping[str, Any] = {
+    "functions": [{"id": str, "is_active": bool, "is_global": bool}],
+    "tools": [{"id": str}],
+}
+_PLUGIN = {"id": str, "name": str, "content": str, "meta": {"manifest": _META}, "access_grants": _GRANTS}
+_NOT_FOUND = 404
+_AUDIO = {"stt": {"ENGINE": str, "OPENAI_API_BASE_URL": str, "OPENAI_API_KEY": str}, "tts": {}}
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether JSON has a shape.
+
+    A shape is a type, None, a list of one shape, a dict of keys that must fit, or a tuple of alternatives.
+    """
+    match shape:
+        case None:
+            return value is None
+        case type():
+            return isinstance(value, shape)
+        case tuple():
+            return any(fits(value, one) for one in shape)
+        case [one]:
+            return isinstance(value, list) and all(fits(item, one) for item in value)
+        case dict():
+            return isinstance(value, dict) and all(fits(value.get(key), shape[key]) for key in shape)
+    raise TypeError(shape)
 
 
 class HttpApi:
@@ -20,60 +61,95 @@ class HttpApi:
 
     def __init__(self, url: str, key: str, name: str) -> None:
         """`key` is sent as a bearer token; `name` is what messages call the server."""
+        SECRETS.add(key)
+        SECRETS.add_text(url)
         if not url.startswith(("http://", "https://")):
-            raise DeployError(f"{url!r} is no address of {name}: it starts with http:// or https://")
+            raise DeployError(
+                f"{shown_address(url)!r} is no address of {name}: it starts with http:// or https://"
+            )
+        if not _is_usable(url):
+            raise DeployError(
+                f"the address of {name} cannot be used: write it as http://host:8080, without user name, "
+                "password, spaces, ? and #"
+            )
         if not re.fullmatch(r"[!-~]*", key):
-            raise DeployError(f"the token or key for {name} has a character that none has: copy it anew")
+            raise DeployError(
+                f"the token or key for {name} has a space or another character that none has: copy it anew"
+            )
         self.url = url.rstrip("/")
         self.key = key
         self.name = name
-        self._session = requests.Session()
-        self._session.auth = self._authorize
-        # A slow step may outlast the server's patience with an idle connection, which then ends as we write.
-        self._session.headers["Connection"] = "close"
-
-    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Sign a request. A mere header would lose to an entry for the host in the user's ~/.netrc."""
-        if self.key:
-            request.headers["Authorization"] = f"Bearer {self.key}"
-        return request
 
     def close(self) -> None:
-        self._session.close()
+        """Nothing is held between two requests."""
 
-    def get(self, path: str, **params: str) -> Any:
-        return self._ask("GET", path, params=params)
+    def get(self, path: str, shape: Any = object, **params: str) -> Any:
+        return self._ask("GET", path, shape, params=params)
 
-    def post(self, path: str, body: Json | None = None, **params: str) -> Any:
-        return self._ask("POST", path, params=params, json=body)
+    def post(self, path: str, body: Json | None = None, *, shape: Any = object, **params: str) -> Any:
+        return self._ask("POST", path, shape, params=params, json=body)
+
+    def delete(self, path: str, body: Json | None = None) -> Any:
+        return self._ask("DELETE", path, object, json=body)
 
     def send_file(self, path: str, name: str, content: bytes, media_type: str = "text/x-python") -> Any:
-        return self._ask("POST", path, files={"file": (name, content, media_type)})
+        return self._ask("POST", path, object, files={"file": (name, content, media_type)})
 
-    def _ask(self, method: str, path: str, **request: Any) -> Any:
-        url = f"{self.url}{path}"
+    def answer(self, method: str, path: str, **request: Any) -> Answer:
+        """What the server answers, whatever its status.
+
+        Raises:
+            UnreachableError: it does not, not in time, or it sends us elsewhere.
+        """
         try:
-            answer = self._session.request(
-                method, url, timeout=TIMEOUT_SECONDS, allow_redirects=False, **request
-            )
-        except requests.RequestException as error:
-            reason = f"{self.name} does not answer at {self.url} ({_cause(error)})"
-            raise UnreachableError(f"{reason}: is it running, and is the address right?") from error
-        if answer.is_redirect:  # followed, it would make a GET of a POST
-            target = answer.headers["Location"].removesuffix(path)
+            answer = fetch(method, f"{self.url}{path}", key=self.key, **request)
+        except UnreachableError as error:
+            reason = f"{self.name} does not answer at {self.url} ({error})"
+            raise UnreachableError(f"{reason}: is it running, and is the address right?") from None
+        if answer.redirection:  # followed, it would make a GET of a POST, or take the key to another host
+            target = sends_on(answer, path)
             raise UnreachableError(f"{self.url} sends us on to {target}: give that as {self.name}'s address")
+        return answer
+
+    def _ask(self, method: str, path: str, shape: Any = object, **request: Any) -> Any:
+        answer = self.answer(method, path, **request)
         if not answer.ok:
             detail = _detail(answer)
             raise ServerError(
-                f"{self.name} refused {method} {path}: {answer.status_code} {detail}",
-                answer.status_code,
+                f"{self.name} refused {method} {plain(path)}: {answer.status} {detail}",
+                answer.status,
                 detail,
             )
         try:
-            return answer.json()
-        except requests.JSONDecodeError as error:
-            reason = f"{url} answers, but not as {self.name} does: is the address right?"
-            raise UnreachableError(reason) from error
+            found = answer.json()
+        except ValueError:
+            self._refuse_answer(path)
+        if not fits(found, shape):
+            self._refuse_answer(path)
+        return found
+
+    def _refuse_answer(self, path: str) -> NoReturn:
+        raise UnreachableError(
+            f"{self.url}{plain(path)} answers, but not as {self.name} does: is the address right?"
+        ) from None
+
+
+def _whole_row(row: Json) -> Json:
+    """A row with the parts that a server may leave out or set to null."""
+    return (
+        row
+        | {"meta": row.get("meta") or {}, "params": row.get("params") or {}}
+        | {"base_model_id": row.get("base_model_id")}
+    )
+
+
+def _is_usable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return usable and not re.search(r"[\s@?#\\]", url) and url.isprintable()
 
 
 class OpenWebUI(HttpApi):
@@ -89,14 +165,18 @@ class OpenWebUI(HttpApi):
         Raises:
             DeployError: the server is not there, or does not accept them.
         """
+        SECRETS.add(password)
         guest = cls(url)
         try:
-            answer = guest.post("/api/v1/auths/signin", {"email": email, "password": password})
+            answer = guest.post(
+                "/api/v1/auths/signin", {"email": email, "password": password}, shape={"token": str}
+            )
         except ServerError as error:
             if error.status >= 500:  # noqa: PLR2004 - the server's fault, not the password's
                 raise
             raise DeployError(
-                f"{url} does not accept this e-mail address ({email}) and password: {error.detail}"
+                f"{guest.url} does not accept this e-mail address ({plain(email)}) and password: "
+                f"{error.detail}"
             ) from error
         finally:
             guest.close()
@@ -105,7 +185,7 @@ class OpenWebUI(HttpApi):
     def require_admin(self) -> Json:
         """Return the signed-in user, who must be an admin."""
         try:
-            user: Json = self.get("/api/v1/auths/")
+            user: Json = self.get("/api/v1/auths/", {"role": str, "email": str})
         except ServerError as error:
             if error.status not in {401, 403}:
                 raise
@@ -115,52 +195,65 @@ class OpenWebUI(HttpApi):
             ) from error
         if user["role"] != "admin":
             raise DeployError(
-                f"{user['email']} is signed in as {user['role']!r}: uploading needs the token of an admin"
+                f"{plain(user['email'])} is signed in as {plain(user['role'])!r}: "
+                "uploading needs the token of an admin"
             )
         return user
 
     @cached_property
     def version(self) -> str:
-        return str(self.get("/api/version")["version"])
+        return plain(self.get("/api/version", {"version": str})["version"], 40)
 
     def models(self, *, refresh: bool = False) -> dict[str, Json]:
         """Every model that the connections and rows offer now, by id."""
-        listed = self.get("/api/models", refresh="true") if refresh else self.get("/api/models")
+        shape = {"data": [_MODEL]}
+        listed = self.get("/api/models", shape, **({"refresh": "true"} if refresh else {}))
         return {model["id"]: model for model in listed["data"]}
 
     def can_use_tools(self, model: str) -> bool:
         """Whether one of Ollama's models can use tools, by its own account; True where it gives none."""
         try:
-            shown = self.post("/ollama/api/show", {"model": model})
+            shown = self.post("/ollama/api/show", {"model": model}, shape={"capabilities": (None, [str])})
         except ServerError:
             return True
-        return "tools" in shown.get("capabilities", ["tools"])
+        return shown.get("capabilities") is None or "tools" in shown["capabilities"]
 
     def model_rows(self) -> dict[str, Json]:
         """Every row of the models table, overrides of base models included, by id."""
-        listed = [*self.get("/api/v1/models/export"), *self.get("/api/v1/models/base")]
-        return {row["id"]: row for row in listed}
+        listed = [*self.get("/api/v1/models/export", [_ROW]), *self.get("/api/v1/models/base", [_ROW])]
+        return {row["id"]: _whole_row(row) for row in listed}
 
     def model_row(self, model: str) -> Json:
         """One row of the models table, with what the list leaves out."""
-        row: Json = self.get("/api/v1/models/model", id=model)
-        return row
+        row: Json = self.get("/api/v1/models/model", _ROW, id=model)
+        return _whole_row(row)
 
     def group_ids(self) -> dict[str, str]:
         """Name → id of every group."""
-        return {group["name"]: group["id"] for group in self.get("/api/v1/groups/")}
+        return {
+            group["name"]: group["id"] for group in self.get("/api/v1/groups/", [{"name": str, "id": str}])
+        }
 
     def plugins(self, kind: str) -> dict[str, Json]:
         """The installed `functions` or `tools`, by id, without their code."""
-        return {plugin["id"]: plugin for plugin in self.get(f"/api/v1/{kind}/")}
+        return {plugin["id"]: plugin for plugin in self.get(f"/api/v1/{kind}/", _PLUGINS[kind])}
 
     def plugin(self, kind: str, plugin_id: str) -> Json:
-        found: Json = self.get(f"/api/v1/{kind}/id/{quote(plugin_id)}")
+        found: Json = self.get(f"/api/v1/{kind}/id/{quote(plugin_id, safe='')}", _PLUGIN)
         return found
 
     def valves(self, kind: str, plugin_id: str) -> Json:
         """The valves that are set; the others have their defaults."""
-        return self.get(f"/api/v1/{kind}/id/{quote(plugin_id)}/valves") or {}
+        path = f"/api/v1/{kind}/id/{quote(plugin_id, safe='')}/valves"
+        valves: Json = self.get(path, (None, {})) or {}
+        SECRETS.add_values(valves)
+        return valves
+
+    def audio(self) -> Json:
+        """The settings of speech: `stt` and `tts`."""
+        found: Json = self.get("/api/v1/audio/config", _AUDIO)
+        SECRETS.add_values(found)
+        return found
 
 
 class Pipelines(HttpApi):
@@ -176,7 +269,7 @@ class Pipelines(HttpApi):
             DeployError: the server does not accept the key.
         """
         try:
-            listed = self.get("/pipelines")["data"]
+            listed = self.get("/pipelines", {"data": [{"id": str}]})["data"]
         except ServerError as error:
             if error.status not in {401, 403}:
                 raise
@@ -186,26 +279,31 @@ class Pipelines(HttpApi):
         return {pipeline["id"]: pipeline for pipeline in listed}
 
     def valves(self, pipeline_id: str) -> Json:
-        found: Json = self.get(f"/{quote(pipeline_id)}/valves")
+        """The valves of a pipeline that is loaded; none where it has none."""
+        try:
+            found: Json = self.get(f"/{quote(pipeline_id, safe='')}/valves", {})
+        except ServerError as error:
+            if error.status == _NOT_FOUND:
+                return {}
+            raise
+        SECRETS.add_values(found)
         return found
 
 
-def _detail(answer: requests.Response) -> str:
-    """The server's own words on an error, however it wraps them."""
+def _detail(answer: Answer) -> str:
+    """The server's own words on an error, however it wraps them, as a part of one sentence."""
     try:
         body = answer.json()
-    except requests.JSONDecodeError:
-        return answer.text.strip()[:500] or answer.reason
+    except ValueError:
+        return _text(answer.body) or answer.reason
     detail = body.get("detail", body) if isinstance(body, Mapping) else body
-    return str(detail)[:2000]
+    return plain(detail, 2000)
 
 
-def _cause(error: Exception) -> str:
-    """The innermost reason of a failed request: `Connection refused` rather than a pool's report."""
-    match error:
-        case requests.Timeout():
-            return f"no answer within {TIMEOUT_SECONDS:g} s"
-        case requests.ConnectionError():
-            words = str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
-            return re.sub(r"^\[Errno -?\d+\] ", "", words)
-    return str(error)
+def _text(body: bytes) -> str:
+    """The words of a page that is not JSON: those of an HTML page without its tags."""
+    text = body.decode(errors="replace")
+    if re.match(r"\s*<", text):
+        title = re.search(r"<title[^>]*>([^<]*)</title>", text[:20_000], re.IGNORECASE)
+        return plain(title[1]) if title else "an HTML page"
+    return plain(text)

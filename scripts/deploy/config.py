@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from deploy.errors import ConfigError
+from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_address
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.cache.keyring import check_secret
@@ -29,6 +31,10 @@ PUBLIC = "public"
 ADMIN = "admin"
 GROUP = "group:"
 
+MAX_BYTES = 256 * 1024
+MAX_NODES = 20_000  # values, with every `*alias` written out
+MAX_DEPTH = 32
+
 Key = tuple[str | int, ...]
 
 
@@ -39,17 +45,31 @@ def _as_list(value: Any) -> Any:
 def _check_audience(value: str) -> str:
     if value in {PUBLIC, ADMIN} or value.removeprefix(GROUP) not in {value, ""}:
         return value
-    raise ValueError(f"{value!r} is no audience: write public, admin or group:NAME")
+    raise ValueError(f"{plain(repr(value))} is no audience: write public, admin or group:NAME")
 
 
 def _check_url(value: str) -> str:
     if value.startswith(("http://", "https://")):
+        try:
+            urlsplit(value).port  # noqa: B018 - raises where it is no number
+        except ValueError:
+            raise ValueError("is no address: write it as http://host:11434, the port a number") from None
         return value
-    raise ValueError(f"{value!r} is no address: it starts with http:// or https://")
+    raise ValueError(f"{shown_address(value)!r} is no address: it starts with http:// or https://")
 
 
-def _check_microphone(value: bool | str) -> bool | str:  # noqa: FBT001 - what stands in the file
-    return value if isinstance(value, bool) else _check_url(value)
+def _check_key(value: str) -> str:
+    if re.fullmatch(r"[!-~]+", value) and not re.search(r"[#;]", value):
+        return value
+    raise ValueError("has a space or another character that no key has, or is empty: copy it again")
+
+
+def _check_microphone(value: object) -> bool | str:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _check_url(value)
+    raise ValueError("must be true, false, or the address under which Open WebUI reaches itself")
 
 
 def _check_language(value: str) -> str:
@@ -63,7 +83,7 @@ def _fits(pattern: str, wanted: str) -> AfterValidator:
     def check(value: str) -> str:
         if re.fullmatch(pattern, value):
             return value
-        raise ValueError(f"{value!r} cannot stand in an alias table: {wanted}")
+        raise ValueError(f"{plain(repr(value), 100)} cannot stand in an alias table: {wanted}")
 
     return AfterValidator(check)
 
@@ -87,7 +107,7 @@ Language = Annotated[str, AfterValidator(_check_language)]
 class Section(BaseModel):
     """A mapping of the file; a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class When(Section):
@@ -138,7 +158,7 @@ class Endpoint(Section):
     tier: int = 0
     slots: int | None = Field(default=None, ge=1)
     agent: Url | None = None
-    key: str | None = None
+    key: Annotated[str, AfterValidator(_check_key)] | None = None
 
     def text(self, number: int) -> str:
         """The endpoint as a row of the router's `nodes` valve; one without a name is called gpu0, gpu1, …."""
@@ -195,7 +215,7 @@ class Voice(Section):
     allow_download: bool = False
     allow_cloud: bool = False
     audience: Audience = [PUBLIC]
-    microphone: Annotated[bool | str, AfterValidator(_check_microphone)] = False
+    microphone: Annotated[bool | str, BeforeValidator(_check_microphone)] = False
 
     @property
     def valves(self) -> dict[str, Any]:
@@ -264,11 +284,6 @@ class PackConfig(Section):
         said = self.cache.model_dump(exclude_unset=True) if self.cache else {}
         return {names.get(name, name): value for name, value in said.items()}
 
-    @property
-    def restricts(self) -> bool:
-        """Whether a published name is for some only."""
-        return any(alias.audience != [PUBLIC] for alias in self.aliases)
-
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""
         return {who for alias in self.aliases if alias.name == name for who in alias.audience}
@@ -279,17 +294,19 @@ def load_config(file: Path) -> PackConfig:
 
     Raises:
         ConfigError: the file is not there, is not YAML, repeats a key, has an unknown or unfit one,
-            or its aliases are no table (duplicates, cycles). Each problem comes with its line and key.
+            or its aliases are no table (duplicates, cycles). Each problem comes with its line and key, and
+            without any secret.
     """
-    text = _read(file)
-    root, content = _parse(file, text)
+    root = parse_yaml(file, _read(file))
     lines = dict(_lines(root)) if root else {}
+    note_secrets(root)
+    content = _values(file, root)
     if repeated := list(_repeated_keys(root)) if root else []:
         raise ConfigError(file, repeated)
     try:
         config = PackConfig.model_validate({} if content is None else content)
     except ValidationError as error:
-        raise ConfigError(file, [_problem(one, lines) for one in error.errors()]) from error
+        raise ConfigError(file, [_problem(one, lines) for one in error.errors()]) from None
     _check_aliases(file, config, lines)
     _check_nodes(file, config, lines)
     return config
@@ -297,7 +314,11 @@ def load_config(file: Path) -> PackConfig:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)  # of a device or a pipe too
+        if len(content) <= MAX_BYTES:
+            return content.decode("utf-8-sig").replace("\r\n", "\n")
+        reason = f"is longer than {MAX_BYTES // 1024} KiB, which no pack.yaml is: name another file"
     except OSError as error:
         reason = f"cannot be read ({error.strerror}): name another file"
     except UnicodeDecodeError as error:
@@ -305,19 +326,110 @@ def _read(file: Path) -> str:
     raise ConfigError(file, [(1, "file", reason)])
 
 
-def _parse(file: Path, text: str) -> tuple[yaml.Node | None, Any]:
-    """The file as a tree that knows its lines, and as plain values; None when there is nothing in it."""
+def parse_yaml(file: Path, text: str) -> yaml.Node | None:
+    """The file as a tree that knows its lines; None when there is nothing in it.
+
+    Raises:
+        ConfigError: it is not YAML, or its anchors make it refer to itself or grow beyond all measure.
+    """
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        _refuse_bombs(text)
+        root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_growth(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        reason = str(error.problem)
+        reason = _yaml_reason(error)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         reason = f"the character {error.character!r} may not stand in YAML: take it out"
-    except ValueError as error:  # an impossible date, for one
-        line, reason = 1, f"{error}: a value that only looks like a date or number goes between quotes"
+    except ValueError as error:
+        line, reason = 1, str(error)
+    else:
+        return root
     raise ConfigError(file, [(line, "YAML", reason)])
+
+
+def _refuse_bombs(text: str) -> None:
+    """Look at the file's events, which takes no stack and no memory, before anything is made of them."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels, which no pack.yaml is")
+        if count > MAX_NODES:
+            raise ValueError(f"it has more than {MAX_NODES} values, which no pack.yaml has")
+
+
+def _refuse_growth(root: yaml.Node | None) -> None:
+    """Count the values with every `*alias` written out, each node once."""
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in above:
+            line = node.start_mark.line + 1
+            raise ValueError(f"the value in line {line} refers to itself (&anchor, *alias): write it out")
+        if id(node) not in sizes:
+            above.add(id(node))
+            sizes[id(node)] = 1 + sum(map(size, _inner_nodes(node)))
+            above.remove(id(node))
+        return sizes[id(node)]
+
+    if root and size(root) > MAX_NODES:
+        raise ValueError(
+            f"it has more than {MAX_NODES} values once its aliases (*name) are written out: use fewer of them"
+        )
+
+
+def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _values(file: Path, root: yaml.Node | None) -> Any:
+    """The tree as plain values."""
+    if root is None:
+        return None
+    try:
+        return yaml.constructor.SafeConstructor().construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        reason = _yaml_reason(error)
+    except (ValueError, TypeError, OverflowError):  # an impossible date, for one
+        line, reason = 1, "a value that only looks like a date or number goes between quotes"
+    raise ConfigError(file, [(line, "YAML", reason)])
+
+
+def _yaml_reason(error: yaml.MarkedYAMLError) -> str:
+    """What the parser found, without the text of the file that it quotes: it may be a secret."""
+
+    def shown(found: re.Match[str]) -> str:
+        quoted = found[1] or found[2] or ""
+        return found[0] if re.fullmatch(r".?|<[a-z ]+>|\\\w{1,5}", quoted) else f"'{HIDDEN}'"
+
+    return re.sub(r"'([^']*)'|\"([^\"]*)\"", shown, plain(error.problem))
+
+
+def note_secrets(root: yaml.Node | None) -> None:
+    """Note every secret of the file, as it is written there: it may be a number, or in a wrong place."""
+
+    def visit(node: yaml.Node, name: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = key.value if isinstance(key, yaml.ScalarNode) else ""
+                visit(key, "")
+                visit(value, name if is_secret_name(name) else inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                visit(item, name)
+        elif node.tag not in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:bool"}:
+            SECRETS.add_values(node.value, name)
+
+    if root:
+        visit(root, "")
 
 
 # What pydantic words for programmers.
@@ -328,18 +440,50 @@ _PLAIN = {
     "list_type": "must be a list",
     "string_type": "must be text: put it between quotes",
     "too_short": "is empty: name at least one, or take the key out",
+    "invalid_key": "is not text: put the key between quotes",
 }
+# Errors whose value is not shown: there is none, or the reason has it.
+_SAYS_VALUE = frozenset({"extra_forbidden", "value_error", "missing", "invalid_key"})
+# A value that is shown where a section or a list belongs: not one that may be an address or a key.
+_WORD = re.compile(r"[A-Za-z]{1,12}")
+_KEY = re.compile(r"[a-z_ -]{0,40}\d{0,5}")
+_ADDRESSES = ("url", "endpoint", "agent", "microphone")
 
 
 def _problem(error: Any, lines: dict[Key, int]) -> tuple[int, str, str]:
-    """A pydantic error as `(line, key, sentence)`."""
+    """A pydantic error as `(line, key, sentence)`, with no secret in it."""
     key: Key = error["loc"]
     line = next((lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in lines), 1)
-    reason = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
     value = error["input"]
-    if error["type"] not in {"extra_forbidden", "value_error"} and not isinstance(value, dict | list):
-        reason += " (it is empty)" if value is None else f" (it is {value!r})"
-    return line, ".".join(map(str, key)) or "file", reason
+    secrets = Secrets()
+    secrets.add_values(value, "secret" if _is_secret(key) else "")
+    reason = secrets.clean(_PLAIN.get(error["type"], error["msg"].removeprefix("Value error, ")))
+    if error["type"] not in _SAYS_VALUE and not isinstance(value, dict | list):
+        reason += " (it is empty)" if value is None else _shown_value(error["type"], key, value)
+    return line, _path(key), plain(SECRETS.clean(reason), 1000)
+
+
+def _path(key: Key) -> str:
+    """A key as messages name it. What does not look like a key may be a secret in a key's place."""
+    parts = (str(part) for part in key)
+    return ".".join(part if _KEY.fullmatch(part) else HIDDEN for part in parts) or "file"
+
+
+def _is_secret(key: Key) -> bool:
+    """Whether a place of the file holds a secret, or an address of Redis, which often has a password."""
+    names = [str(part) for part in key]
+    is_redis = names[0] in {"cache", "router"} and names[-1].endswith("url") if names else False
+    return is_redis or any(map(is_secret_name, names))
+
+
+def _shown_value(kind: str, key: Key, value: object) -> str:
+    if _is_secret(key) or str(key[-1] if key else "").endswith(_ADDRESSES):
+        return ""
+    if kind == "model_type" and not isinstance(value, bool) and not _WORD.fullmatch(str(value)):
+        return ""
+    if kind.endswith("_type") and isinstance(value, str) and not _WORD.fullmatch(value):
+        return ""
+    return f" (it is {plain(repr(value), 100)})"
 
 
 def _lines(node: yaml.Node, key: Key = ()) -> Iterator[tuple[Key, int]]:
@@ -360,12 +504,11 @@ def _repeated_keys(node: yaml.Node, key: Key = ()) -> Iterator[tuple[int, str, s
     if isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for name, value in node.value:
-            line = name.start_mark.line + 1
-            if name.value in first:
-                path = ".".join(map(str, (*key, name.value)))
-                yield line, path, f"stands in line {first[name.value]} already: keep one of them"
-            first.setdefault(name.value, line)
-            yield from _repeated_keys(value, (*key, name.value))
+            line, text = name.start_mark.line + 1, str(name.value)
+            if text in first:
+                yield line, _path((*key, text)), f"stands in line {first[text]} already: keep one of them"
+            first.setdefault(text, line)
+            yield from _repeated_keys(value, (*key, text))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from _repeated_keys(value, (*key, index))
@@ -380,8 +523,8 @@ def _check_aliases(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
         parse_table(config.alias_text)
     except AliasTableError as error:
         key = keys[error.line - 1]
-        problem = (lines[key], ".".join(map(str, key)), f"{error.row!r}: {error.reason}")
-        raise ConfigError(file, [problem]) from error
+        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {error.reason}", 1000))
+        raise ConfigError(file, [problem]) from None
 
 
 def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
@@ -394,4 +537,5 @@ def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
         parse_nodes(config.router_valves.get("nodes", ""))
     except NodeTableError as error:
         key = (single + several)[error.line - 1]
-        raise ConfigError(file, [(lines[key], ".".join(map(str, key)), error.reason)]) from error
+        reason = plain(SECRETS.clean(error.reason), 1000)
+        raise ConfigError(file, [(lines[key], ".".join(map(str, key)), reason)]) from None

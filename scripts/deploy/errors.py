@@ -9,6 +9,8 @@ DeployError
 
 from pathlib import Path
 
+SHOWN_PROBLEMS = 20
+
 
 class DeployError(Exception):
     """Base of the family: its text is one or more sentences for the admin, with what to do."""
@@ -22,7 +24,10 @@ class ConfigError(DeployError):
     """
 
     def __init__(self, file: Path, problems: list[tuple[int, str, str]]) -> None:
-        super().__init__("\n".join(f"{file}:{line}: {key}: {reason}" for line, key, reason in problems))
+        shown = [f"{file}:{line}: {key}: {reason}" for line, key, reason in problems[:SHOWN_PROBLEMS]]
+        if left := len(problems) - len(shown):
+            shown.append(f"… and {left} more")
+        super().__init__("\n".join(shown))
         self.problems = problems
 
 

@@ -9,6 +9,7 @@ from deploy.client import OpenWebUI
 from deploy.errors import DeployError
 from deploy.plan import Plan, value_diff, valves_diff
 from deploy.plugin import AUTHOR, LocalPlugin
+from deploy.shown import plain
 
 Json = dict[str, Any]
 
@@ -20,14 +21,15 @@ def refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
         DeployError: the server is older than the plugin needs.
     """
     needed = plugin.manifest.get("required_open_webui_version", "0")
-    if _numbers(server.version) < _numbers(needed):
+    if version_numbers(server.version) < version_numbers(needed):
         raise DeployError(
             f"{plugin.id} needs Open WebUI {needed} or newer, and {server.url} is {server.version}: update it"
         )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`0.12.4` and what comes after it, as numbers to compare."""
+    return tuple(int(number[:9]) for number in re.findall(r"[0-9]+", version)[:3])
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,14 @@ class InstalledPlugin:
             )
 
     def _current(self) -> Json:
-        """What is installed, with its code, which must be the pack's."""
+        """What is installed, with its code, which must be by the same author."""
         current = self.server.plugin(self.folder, self.plugin.id)
         author = (current["meta"].get("manifest") or {}).get("author")
-        if author != AUTHOR:
+        ours = self.plugin.manifest.get("author")
+        if author != ours:
+            whose = "the pack's" if ours == AUTHOR else plain(f"by {ours}", 100)
             raise DeployError(
-                f"a {self.noun} with the id {self.plugin.id!r} is installed already and is not the pack's "
+                f"a {self.noun} with the id {self.plugin.id!r} is installed already and is not {whose} "
                 f"(its author is {author!r}): delete or rename it, or leave it out with `plugins:`"
             )
         return current

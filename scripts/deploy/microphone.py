@@ -1,6 +1,7 @@
 """Open WebUI's speech-to-text settings: its microphone, and what is uploaded, go to the pack's route."""
 
 import io
+import json
 import wave
 from secrets import token_urlsafe
 from typing import Any
@@ -8,11 +9,16 @@ from typing import Any
 from deploy.client import OpenWebUI
 from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, valves_diff
+from deploy.shown import plain
 
 Json = dict[str, Any]
 
 BASE_PATH = "/api/voice/v1"
 KEY_VALVE = "microphone_key"
+BEFORE_VALVE = "microphone_before"
+OWN_MODEL = "ollama-pack"
+# The settings that the pack changes.
+_OURS = ("ENGINE", "OPENAI_API_BASE_URL", "OPENAI_API_KEY", "OPENAI_API_REQUEST_FORMAT", "MODEL")
 SECRET_SETTINGS = frozenset({"OPENAI_API_KEY"})
 CONFIG_PATH = "/api/v1/audio/config"
 MICROPHONE_PATH = "/api/v1/audio/transcriptions"  # what Open WebUI's page sends to
@@ -37,7 +43,7 @@ def plan_microphone(plan: Plan, server: OpenWebUI, address: str, key: str) -> No
         address: under which Open WebUI reaches itself.
         key: that it shows there.
     """
-    audio = server.get(CONFIG_PATH)
+    audio = server.audio()
     wanted = {
         "ENGINE": "openai",
         "OPENAI_API_BASE_URL": address.rstrip("/") + BASE_PATH,
@@ -46,16 +52,57 @@ def plan_microphone(plan: Plan, server: OpenWebUI, address: str, key: str) -> No
     if "OPENAI_API_REQUEST_FORMAT" in audio["stt"]:
         wanted["OPENAI_API_REQUEST_FORMAT"] = "multipart"
     if not audio["stt"].get("MODEL"):
-        wanted["MODEL"] = "ollama-pack"
+        wanted["MODEL"] = OWN_MODEL
     _plan_settings(plan, server, audio, wanted, "point Open WebUI's microphone at the pack")
 
 
-def plan_no_microphone(plan: Plan, server: OpenWebUI) -> None:
-    """Add the step that gives Open WebUI its own Whisper back, where the pack had taken its place."""
-    audio = server.get(CONFIG_PATH)
+def plan_no_microphone(plan: Plan, server: OpenWebUI, stored: Json) -> None:
+    """Add the step that gives Open WebUI back the speech-to-text that it had before the pack took its place.
+
+    What an admin has changed since stays. Where nothing was kept, its own Whisper is what it had.
+
+    Args:
+        plan: where the step goes.
+        server: the Open WebUI.
+        stored: the valves of `ollama_pack_events`.
+    """
+    audio = server.audio()
     if is_ours(audio["stt"]):
-        wanted = {"ENGINE": "", "OPENAI_API_KEY": ""}
-        _plan_settings(plan, server, audio, wanted, "give Open WebUI's microphone its own Whisper back")
+        before = _kept(stored)
+        wanted = {name: value for name, value in before.items() if _is_as_set(name, audio["stt"], stored)}
+        what = "own Whisper" if not wanted.get("ENGINE") else f"{plain(wanted['ENGINE'], 40)!r} engine"
+        _plan_settings(plan, server, audio, wanted, f"give Open WebUI's microphone its {what} back")
+
+
+def kept_before(server: OpenWebUI, stored: Json) -> str:
+    """What the valve `microphone_before` is to hold: the settings as they were before they were ours.
+
+    Args:
+        server: the Open WebUI.
+        stored: the valves of `ollama_pack_events`.
+    """
+    stt = server.audio()["stt"]
+    if is_ours(stt):
+        return str(stored.get(BEFORE_VALVE) or "")
+    return json.dumps({name: stt[name] for name in _OURS if isinstance(stt.get(name), str)})
+
+
+def _kept(stored: Json) -> dict[str, str]:
+    try:
+        before = json.loads(str(stored.get(BEFORE_VALVE) or "{}"))
+    except (ValueError, RecursionError):
+        before = {}
+    found = before.items() if isinstance(before, dict) else ()
+    kept = {name: value for name, value in found if name in _OURS and isinstance(value, str)}
+    return {"ENGINE": "", "OPENAI_API_KEY": ""} | kept
+
+
+def _is_as_set(name: str, stt: Json, stored: Json) -> bool:
+    """Whether a setting still is as the pack set it."""
+    set_to = {"MODEL": OWN_MODEL, "OPENAI_API_REQUEST_FORMAT": "multipart"}
+    if name == "OPENAI_API_KEY":
+        return bool(stt[name] == stored.get(KEY_VALVE))
+    return name not in set_to or bool(stt.get(name) == set_to[name])
 
 
 def is_ours(stt: Json) -> bool:
@@ -93,11 +140,11 @@ def _plan_settings(plan: Plan, server: OpenWebUI, audio: Json, wanted: Json, wha
         return
 
     def write() -> None:
-        now = server.get(CONFIG_PATH)  # as it is by now, so that no admin's change is undone
+        now = server.audio()  # as it is by now, so that no admin's change is undone
         try:
             server.post(f"{CONFIG_PATH}/update", {"tts": now["tts"], "stt": now["stt"] | wanted})
         except ServerError:  # also where Open WebUI has stored them and cannot load its own Whisper
-            stored = server.get(CONFIG_PATH)["stt"]
+            stored = server.audio()["stt"]
             if any(stored.get(name) != value for name, value in wanted.items()):
                 raise
 

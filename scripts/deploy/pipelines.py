@@ -11,7 +11,7 @@ from deploy.plugin import LocalPlugin
 
 Json = dict[str, Any]
 
-# A valve in which a pipeline of the pack tells the digest of the file that it was loaded from.
+# A valve in which a pipeline of the pack reports the digest of the file that it was loaded from.
 DIGEST = "code_digest"
 
 
@@ -21,9 +21,16 @@ def plan_pipeline(plan: Plan, server: Pipelines, plugin: LocalPlugin, wanted: Js
     An upload makes the server load all its pipelines anew, so it is left out where this code runs already.
 
     Raises:
-        DeployError: the server does not accept the key, or a valve would be refused.
+        DeployError: the server does not accept the key, the id is taken by a pipeline that is not the pack's,
+            or a valve would be refused.
     """
     stored = server.valves(plugin.id) if plugin.id in server.installed() else {}
+    fields = plugin.valves.model_fields if plugin.valves else {}
+    if stored and DIGEST in fields and DIGEST not in stored:
+        raise DeployError(
+            f"a pipeline with the id {plugin.id!r} is installed already and is not the pack's: delete or "
+            "rename it, or leave it out with `plugins:`"
+        )
     pipeline = _Pipeline(server, plugin)
     plugin.check_valves(stored | wanted)
     if plugin.accepts(stored):

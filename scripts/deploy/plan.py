@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploy.shown import HIDDEN, Secrets
+
 Json = dict[str, Any]
 
-HIDDEN = "…"
 _SECRETS = re.compile(r"(?<=\bkey=)\S+|(?<=://)[^/@\s]+(?=@)")  # of a node's row; of an address
 
 
@@ -82,7 +83,9 @@ def valves_diff(old: Json, new: Json, secret: Collection[str]) -> list[str]:
 
 def without_secrets(text: str) -> str:
     """A text without the keys of nodes, and without the passwords in addresses."""
-    return _SECRETS.sub(HIDDEN, text)
+    secrets = Secrets()
+    secrets.add_text(text)
+    return secrets.mask(_SECRETS.sub(HIDDEN, text))
 
 
 def _safe(value: object, *, whole: bool) -> object:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bundle.rules import frontmatter_keys
 from deploy.errors import DeployError
-from deploy.plan import HIDDEN, without_secrets
+from deploy.shown import HIDDEN, Secrets, plain
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {
@@ -95,9 +95,13 @@ class LocalPlugin:
 def _problem(error: Any, secret: Collection[str]) -> str:
     """One of pydantic's errors as `valve = value: reason`: the value cut where it is long, no secret."""
     valve = ".".join(map(str, error["loc"]))
-    value = HIDDEN if valve in secret else without_secrets(repr(error["input"]))
-    shown = value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
-    return f"{valve} = {shown}: {error['msg'].removeprefix('Value error, ')}"
+    given, secrets = error["input"], Secrets()
+    if valve in secret:
+        secrets.add(given)
+    secrets.add_values(given, valve)
+    value = HIDDEN if valve in secret else secrets.mask(repr(given))
+    reason = secrets.clean(error["msg"].removeprefix("Value error, "))
+    return f"{plain(valve)} = {plain(value, SHOWN_CHARACTERS)}: {plain(reason, 1000)}"
 
 
 def load_plugin(path: Path) -> LocalPlugin:

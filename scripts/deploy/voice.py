@@ -7,8 +7,10 @@ from typing import Any
 from deploy.client import OpenWebUI
 from deploy.config import Voice
 from deploy.microphone import (
+    BEFORE_VALVE,
     KEY_VALVE,
     MICROPHONE_PATH,
+    kept_before,
     microphone_key,
     plan_microphone,
     plan_no_microphone,
@@ -16,7 +18,9 @@ from deploy.microphone import (
 )
 from deploy.plan import Plan
 from deploy.plugin import LocalPlugin
-from deploy.rows import Grants, audience_grants
+from deploy.rows import audience_grants
+from deploy.shown import SECRETS
+from ollama_pack.webui.audience import Grants
 
 EVENTS, VOICE = "ollama_pack_events", "voice_transcription"
 
@@ -49,7 +53,9 @@ class Voicing:
 
     def function_valves(self, plugin: LocalPlugin) -> dict[str, Any]:
         """Of a function: the events function is told the microphone's key."""
-        return {KEY_VALVE: self._key} if self._uses_microphone and plugin.id == EVENTS else {}
+        if not self._uses_microphone or plugin.id != EVENTS:
+            return {}
+        return {KEY_VALVE: self._key, BEFORE_VALVE: kept_before(self.server, self._stored)}
 
     def plan_microphone(self, plan: Plan) -> None:
         """Add the step that sets Open WebUI's microphone as the section says, if it says so."""
@@ -59,7 +65,7 @@ class Voicing:
             address = self.server.url if self.said.microphone is True else self.said.microphone
             plan_microphone(plan, self.server, address, self._key)
         else:
-            plan_no_microphone(plan, self.server)
+            plan_no_microphone(plan, self.server, self._stored)
 
     def problems(self) -> list[str]:
         """Why Open WebUI's microphone does not work, tried out once it has been set up."""
@@ -72,6 +78,13 @@ class Voicing:
         return self.said is not None and bool(self.said.microphone) and EVENTS in self.wanted
 
     @cached_property
-    def _key(self) -> str:
+    def _stored(self) -> dict[str, Any]:
+        """The valves of the events function."""
         installed = EVENTS in self.server.plugins("functions")
-        return microphone_key(self.server.valves("functions", EVENTS) if installed else {})
+        return self.server.valves("functions", EVENTS) if installed else {}
+
+    @cached_property
+    def _key(self) -> str:
+        key = microphone_key(self._stored)
+        SECRETS.add(key)
+        return key

@@ -9,7 +9,7 @@ from typing import Any
 from harness.cache_processes import until
 from harness.virtual_world import World
 from ollama_pack.cache.redis_url import redis_client
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import FleetShare
 
@@ -21,7 +21,7 @@ class Peer:
     world: World
     share: FleetShare
     redis: RedisShare
-    sent: list[Binding] = field(default_factory=list)
+    sent: list[Assignment] = field(default_factory=list)
     refused: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -32,7 +32,7 @@ class Peer:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    async def send(self, binding: Binding) -> None:
+    async def send(self, binding: Assignment) -> None:
         if await self.redis.claim(binding):
             self.sent.append(binding)
         else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from harness.virtual_fleet import Timeline
 from harness.virtual_workers import Worker
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.share import BEAT_SECONDS, ClaimRefusal, FleetShare, ShareStep, SlotClaim
 
 
@@ -57,7 +57,7 @@ class SharingWorker(Worker):
     bus: "Bus | None" = None
     refusals = 0
 
-    def start(self, binding: Binding) -> None:
+    def start(self, binding: Assignment) -> None:
         refusal = self.bus.ask(self, binding) if self.bus and self.share.connected else None
         if refusal is None:
             super().start(binding)
@@ -84,7 +84,7 @@ class Bus:
         for worker in workers:
             worker.share.join()
 
-    def ask(self, worker: SharingWorker, binding: Binding) -> ClaimRefusal | None:
+    def ask(self, worker: SharingWorker, binding: Assignment) -> ClaimRefusal | None:
         step = worker.share.claim(binding)
         return self._claimed(worker, step)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.virtual_chats import Call, Done
 from harness.virtual_fleet import Job, SimNode, Spent, Timeline
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.estimates import Durations
@@ -99,7 +99,7 @@ class Worker:
             self._woken = wake
             self._clock.at(wake, self.decide)
 
-    def start(self, binding: Binding) -> None:
+    def start(self, binding: Assignment) -> None:
         request_id = binding.request.id
         call, first_token, done = self._calls[request_id]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.estimates import Durations
@@ -29,7 +29,7 @@ class World:
     strategy: str = "predicted_ttft"
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # name → what else its row says
     now: float = 1000.0
-    running: dict[str, Binding] = field(default_factory=dict)
+    running: dict[str, Assignment] = field(default_factory=dict)
     answering: set[str] = field(default_factory=set)
     log: list[tuple[str, str]] = field(default_factory=list)
 
@@ -50,7 +50,7 @@ class World:
         prompt = (PromptBlock(-1, 100), PromptBlock(number, 300))
         self.scheduler.submit(FleetRequest(f"r{number}", user, (model,), f"c{number}", prompt, **fields))
 
-    def decide(self) -> list[Binding]:
+    def decide(self) -> list[Assignment]:
         bindings = self.scheduler.decide()
         for binding in bindings:
             assert binding.request.id not in self.running

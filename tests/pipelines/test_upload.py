@@ -1,7 +1,10 @@
 """`scripts/upload.py` and a real Pipelines server alone: what it changes, and what it says when it cannot."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,7 +17,7 @@ from deploy.pipelines import plan_pipeline
 from deploy.plan import Plan
 from deploy.plugin import load_plugin
 from harness.fixtures_pipelines import FILTER, FILTER_FILE, resolved, skip_unless_installed, write_pack_yaml
-from harness.fixtures_webui import upload
+from harness.fixtures_webui import ROOT, upload
 from local.pipelines import RunningPipelines, pipelines_server
 from local.processes import free_port
 
@@ -178,6 +181,100 @@ def test_group_is_refused_before_anything_is_sent(server: RunningPipelines, pack
     assert done.returncode == 1
     assert "group= is not known on the Pipelines server: use the model_alias_filter function" in done.stderr
     assert changes(server) == before
+
+
+EVERYTHING = """\
+model_provider:
+  endpoint: http://127.0.0.1:9
+models:
+  - {name: gpt-4, local_name: "llama3:8b"}
+cache: {ttl: 60}
+"""
+PIPELINES = ("gpu_router", "model_alias_filter", "response_cache_filter", "response_cache_replay")
+
+
+def examine(server: RunningPipelines, pack_yaml: Path) -> list[dict[str, str]]:
+    """What the doctor finds."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "doctor.py", str(pack_yaml), "--json"],
+        env={"PATH": os.environ["PATH"], **server.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_whole_pack_twice(server: RunningPipelines, api: Pipelines, pack_yaml: Path) -> None:
+    """Would catch a second upload, or a doctor, that a pipeline without valves brings down."""
+    pack_yaml.write_text(EVERYTHING)
+    first = succeed(server, pack_yaml)
+    assert {f"done: upload pipeline {name}" for name in PIPELINES} < set(first)
+    assert api.installed().keys() == set(PIPELINES)
+    assert succeed(server, pack_yaml) == ["nothing to change"]
+    found = {finding["subject"]: finding for finding in examine(server, pack_yaml)}
+    assert found["pack"]["state"] == "ok"
+    assert [subject for subject, finding in found.items() if finding["state"] == "wrong"] == [
+        "node http://127.0.0.1:9"
+    ]
+
+
+def test_a_dead_redis_that_only_the_server_knows(
+    server: RunningPipelines, api: Pipelines, pack_yaml: Path
+) -> None:
+    """Would catch a doctor that asks the Redis of the file, and not the one that is used."""
+    pack_yaml.write_text(EVERYTHING)
+    succeed(server, pack_yaml)
+    dead = f"redis://:hidden-word@127.0.0.1:{free_port()}/0"
+    for name in ("response_cache_filter", "gpu_router"):
+        api.post(f"/{name}/valves/update", api.valves(name) | {"redis_url": dead})
+    findings = [one for one in examine(server, pack_yaml) if one["subject"].startswith("Redis")]
+    assert [one["state"] for one in findings] == ["wrong"]  # one store, asked once
+    assert "pipeline" in findings[0]["subject"]
+    assert "Admin Panel → Settings → Pipelines" in findings[0]["remedy"]
+    assert "hidden-word" not in json.dumps(findings)
+
+
+@pytest.mark.parametrize("mounted", [False, True], ids=["uploaded", "mounted"])
+def test_removal(server: RunningPipelines, api: Pipelines, pack_yaml: Path, *, mounted: bool) -> None:
+    """Would catch a pipeline or a password left behind, or an admin's pipeline taken along."""
+    own = '"""\nauthor: Me\n"""\nclass Pipeline:\n    def pipe(self, **_): return "mine"\n'
+    api.send_file("/pipelines/upload", "mine.py", own.encode())
+    pack_yaml.write_text(EVERYTHING + 'router: {redis_url: "redis://:hidden-word@127.0.0.1:9/0"}\n')
+    where = ("--pipelines-dir", str(server.folder)) if mounted else ()
+    succeed(server, pack_yaml, *where)
+    shown = succeed(server, pack_yaml, "--remove", "--dry-run", *where)
+    assert api.installed().keys() == {"mine", *PIPELINES}
+    assert sum(line.startswith("delete pipeline ") for line in shown) == len(PIPELINES)
+    succeed(server, pack_yaml, "--remove", *where)
+    assert api.installed().keys() == {"mine"}
+    left = [path for path in server.folder.rglob("*") if path.is_file()]
+    assert not [path for path in left if path.suffix == ".py" and path.name != "mine.py"]
+    assert not [path for path in left if "hidden-word" in path.read_text(errors="replace")]
+    if mounted:
+        assert {path.name for path in server.folder.iterdir() if path.name != "__pycache__"} == {
+            "mine.py",
+            "mine",
+        }
+    assert succeed(server, pack_yaml, "--remove", *where) == ["there is nothing to remove"]
+
+
+def test_an_id_of_ours_that_is_not_the_packs(
+    server: RunningPipelines, api: Pipelines, pack_yaml: Path
+) -> None:
+    """Would catch an admin's own pipeline overwritten or deleted for its name."""
+    own = (
+        "from pydantic import BaseModel\nclass Pipeline:\n    class Valves(BaseModel):\n        x: int = 1\n"
+        "    def __init__(self):\n        self.valves = self.Valves()\n    def pipe(self, **_): return ''\n"
+    )
+    api.send_file("/pipelines/upload", f"{FILTER}.py", own.encode())
+    done = run(server, pack_yaml)
+    assert done.returncode == 1
+    assert f"a pipeline with the id '{FILTER}' is installed already and is not the pack's" in done.stderr
+    assert succeed(server, pack_yaml, "--remove") == ["there is nothing to remove"]
+    assert api.installed().keys() == {FILTER}
 
 
 def test_wrong_key(server: RunningPipelines, pack_yaml: Path) -> None:

@@ -63,15 +63,6 @@ def test_nodes_that_the_router_would_refuse(tmp_path: Path, endpoints: str, reas
     assert "model_provider.endpoints" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("audiences", "restricts"), [(["public"], False), (["public", "admin"], True), (["group:staff"], True)]
-)
-def test_restricted_names(tmp_path: Path, audiences: list[str], restricts: bool) -> None:  # noqa: FBT001 - a case
-    """Would catch models that are published to everybody behind a name that is not."""
-    rows = "".join(f"- {{name: n{n}, local_name: x, audience: '{a}'}}\n" for n, a in enumerate(audiences))
-    assert load_config(write(tmp_path, f"models:\n{rows}")).restricts is restricts
-
-
 def test_secrets_are_left_out_of_differences() -> None:
     """Would catch a key or password in a CI log; and a change of one that shows no difference at all."""
     old = {"nodes": "a http://a key=one", "redis_url": "redis://u:pw1@r", "token": "t1", "n": 1}

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
-from ollama_pack.routing.decide.planner import Placement, plan_bindings
+from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.prefix import PrefixMirror
+from ollama_pack.routing.decide.returns import SPANS, ReturnCurve, ReturnCurves
 from ollama_pack.routing.decide.view import (
     FleetRequest,
     FleetView,
@@ -22,7 +25,7 @@ from ollama_pack.routing.decide.view import (
 )
 
 POLICY = RoutingPolicy()
-AGREEING = RoutingPolicy(unheard_peers=True)
+AGREEING = RoutingPolicy(unsynced_peers=True)
 RATES = PairRates(slots=1, load=4.0, prompt=500.0, token=0.02, output=100.0, service=3.0, learned=True)
 A, B = InstalledModel("blob-a", 10, "a"), InstalledModel("blob-b", 10, "b")
 
@@ -46,9 +49,17 @@ def blocks(*chains: int, tokens: int = 250) -> tuple[PromptBlock, ...]:
     return tuple(PromptBlock(chain, tokens * (n + 1)) for n, chain in enumerate(chains))
 
 
-def held(*chains: int, tokens: int = 250) -> KeptPrefix:
+def held(*chains: int, tokens: int = 250) -> PrefixMirror:
     told = {block.chain: block.upto for block in blocks(*chains, tokens=tokens)}
-    return KeptPrefix(told, chains[-1], tokens * len(chains), 0, used_at=0.0)
+    return PrefixMirror([KeptPrefix(told, chains[-1], tokens * len(chains), 0, used_at=0.0)])
+
+
+def in_use() -> PrefixMirror:
+    return PrefixMirror([KeptPrefix({9: 900}, 9, 900, 100, used_at=99.0)])
+
+
+HALF_RETURN = (ReturnCurve((0.1,) * SPANS),)
+RETURNS = {"blob-a": ReturnCurves(seen=HALF_RETURN, believed=HALF_RETURN)}
 
 
 def ask(model: str = "a", prompt: tuple[PromptBlock, ...] = blocks(1), **fields: Any) -> FleetRequest:
@@ -62,13 +73,14 @@ def queue(*requests: FleetRequest, came: float = 100.0) -> list[WaitingRequest]:
     return line.order(came)
 
 
-def plan(nodes: Sequence[NodeView], *requests: FleetRequest, **demand: float) -> list[Placement]:
-    view = FleetView(100.0, tuple(nodes), {f"blob-{name}": rate for name, rate in demand.items()})
-    return plan_bindings(view, queue(*requests), POLICY, dice())
+def plan(nodes: Sequence[NodeView], *requests: FleetRequest, **demand: float) -> list[Assignment]:
+    rates = {f"blob-{name}": rate for name, rate in demand.items()}
+    view = FleetView(100.0, tuple(nodes), rates, RETURNS)
+    return Planner(POLICY, dice()).plan(view, queue(*requests))
 
 
-def told(placed: list[Placement]) -> list[tuple[str, str, bool]]:
-    return [(one.entry.request.id, one.chosen.node.view.name, one.binds) for one in placed]
+def told(placed: list[Assignment]) -> list[tuple[str, str, bool]]:
+    return [(one.entry.request.id, one.node, one.starts) for one in placed]
 
 
 def test_the_node_that_holds_the_model_answers() -> None:
@@ -94,17 +106,16 @@ def test_a_model_in_demand_is_not_evicted_for_one_request() -> None:
 
 def test_a_runner_that_must_go_is_waited_for() -> None:
     """Would catch a load that is sent while the runner that it evicts still answers."""
-    other = node("y", runner("blob-a"), models={"a": A})  # something must be free, or nothing is looked at
-    (placed,) = plan([node("x", runner("blob-a", ends=(102.0,))), other], ask("b"))
-    assert not placed.binds
-    assert placed.chosen.quote.wait == pytest.approx(2.0)
+    (placed,) = plan([node("x", runner("blob-a", ends=(102.0,), slots=2))], ask("b"))
+    assert not placed.starts
+    assert placed.chosen.wait == pytest.approx(2.0)
     assert placed.chosen.quote.load == 4.0
 
 
 def test_room_for_two_needs_no_eviction() -> None:
     """Would catch a model that is unloaded, or waited for, where memory has room for both."""
     (placed,) = plan([node("x", runner("blob-a", ends=(102.0,)), room=20)], ask("b"), a=1.0)
-    assert placed.binds
+    assert placed.starts
     assert placed.chosen.quote.victims == ()
     assert placed.chosen.harm == 0
 
@@ -119,36 +130,47 @@ def test_one_load_blocks_the_next() -> None:
 
 def test_a_chat_goes_back_to_its_prefix() -> None:
     """Would catch a follow-up that is evaluated from the start on another idle node."""
-    home = node("x", runner(prefixes=(held(1, 2),)))
+    home = node("x", runner(prefixes=held(1, 2)))
     assert told(plan([node("y", runner()), home], ask(prompt=blocks(1, 2, 3)))) == [("a", "x", True)]
 
 
-def test_hysteresis_waits_a_little_for_its_prefix_but_not_long() -> None:
-    """Would catch a chat that leaves its node to save nothing, or that waits for it longer than it gains."""
+def test_a_chat_waits_for_its_prefix_only_where_that_is_sooner() -> None:
+    """Would catch a chat that leaves its node to save nothing, or a free slot that stays empty for it."""
     prompt = blocks(1, 2, 3)
-    near = node("x", runner(ends=(101.2,), prefixes=(held(1, 2),)))
-    far = node("x", runner(ends=(110.0,), prefixes=(held(1, 2),)))
-    assert told(plan([near, node("y", runner())], ask(prompt=prompt))) == [("a", "x", False)]
-    assert told(plan([far, node("y", runner())], ask(prompt=prompt))) == [("a", "y", True)]
+
+    def goes_to(free_at: float, *others: NodeView) -> list[tuple[str, str, bool]]:
+        return told(
+            plan([node("x", runner(ends=(free_at,), prefixes=held(1, 2))), *others], ask(prompt=prompt))
+        )
+
+    assert goes_to(100.6, node("y", runner())) == [("a", "x", False)]
+    assert goes_to(101.2, node("y", runner())) == [("a", "y", True)]
+    idle = node("z", runner(prefixes=held(1)))
+    assert goes_to(100.0, idle) == [("a", "z", True)]
+
+
+def test_a_chat_does_not_leave_its_node_for_little() -> None:
+    """Would catch a chat whose prefix is evaluated again to save less than the noise of a prediction."""
+    home = node("x", runner(slots=4, ends=(101.0,) * 3, prefixes=held(1, 2)))
+    other = node("y", runner(slots=4, prefixes=held(1)))
+    assert told(plan([home, other], ask(prompt=blocks(1, 2)))) == [("a", "x", True)]
 
 
 def test_a_new_chat_spares_a_prefix_that_is_in_use() -> None:
     """Would catch a new chat that overwrites a living chat's prefix beside a node that holds none."""
-    fresh = KeptPrefix({9: 900}, 9, 900, 100, used_at=99.0)
-    nodes = [node("x", runner(prefixes=(fresh,))), node("y", runner())]
+    nodes = [node("x", runner(prefixes=in_use())), node("y", runner())]
     assert told(plan(nodes, ask())) == [("a", "y", True)]
 
 
 def test_background_waits_rather_than_harm_at_once() -> None:
     """Would catch a title call that throws away a chat's prefix, or a model, the moment it comes."""
-    fresh = KeptPrefix({9: 900}, 9, 900, 100, used_at=99.0)
-    nodes = [node("x", runner(prefixes=(fresh,)))]
-    view = FleetView(100.0, tuple(nodes))
+    nodes = [node("x", runner(prefixes=in_use()))]
+    view = FleetView(100.0, tuple(nodes), returns=RETURNS)
     waiting = queue(ask(background=True))
-    (placed,) = plan_bindings(view, waiting, POLICY, dice(), lambda _: False)
-    assert not placed.binds
-    (placed,) = plan_bindings(view, queue(ask(background=True), came=90.0), POLICY, dice(), lambda _: True)
-    assert placed.binds
+    (placed,) = Planner(POLICY, dice()).plan(view, waiting, lambda _: False)
+    assert not placed.starts
+    (placed,) = Planner(POLICY, dice()).plan(view, queue(ask(background=True), came=90.0), lambda _: True)
+    assert placed.starts
 
 
 LAYERS, THREADS = ("num_gpu", 1), ("num_thread", 4)
@@ -216,7 +238,7 @@ def test_equals_share_the_work_by_weight(policy: RoutingPolicy) -> None:
     view = FleetView(100.0, (node("x", runner()), node("y", runner(), weight=3.0)))
     chance = dice(7)
     asked = [FleetRequest("r", "ann", ("a",), f"c{number}") for number in range(400)]
-    chosen = [plan_bindings(view, queue(one), policy, chance)[0].chosen.node.view.name for one in asked]
+    chosen = [Planner(policy, chance).plan(view, queue(one))[0].node for one in asked]
     assert 60 < chosen.count("x") < 140
 
 
@@ -226,8 +248,8 @@ def test_workers_that_do_not_hear_of_each_other_agree_on_a_chats_node() -> None:
 
     def choose(request: FleetRequest, seed: int, busy: str = "", policy: RoutingPolicy = AGREEING) -> str:
         nodes = tuple(node(name, runner(ends=(102.0,) * (name == busy), slots=2)) for name in names)
-        placed = plan_bindings(FleetView(100.0, nodes), queue(request), policy, dice(seed))
-        return placed[0].chosen.node.view.name
+        placed = Planner(policy, dice(seed)).plan(FleetView(100.0, nodes), queue(request))
+        return placed[0].node
 
     home = {choose(ask(prompt=blocks(1, 2 + seed % 3)), seed) for seed in range(40)}
     assert len(home) == 1
@@ -240,8 +262,8 @@ def test_candidates_are_tried_in_order() -> None:
     """Would catch another model than the preferred one answering where the preferred one is there."""
     request = FleetRequest("1", "ann", ("b", "a"))
     with_both = [node("x", runner("blob-a")), node("y", models={"b": B})]
-    assert plan(with_both, request)[0].chosen.model == "b"
-    assert plan([node("x", runner("blob-a"), models={"a": A})], request)[0].chosen.model == "a"
+    assert plan(with_both, request)[0].model == "b"
+    assert plan([node("x", runner("blob-a"), models={"a": A})], request)[0].model == "a"
 
 
 def test_a_request_overtaken_too_often_is_next() -> None:
@@ -250,7 +272,7 @@ def test_a_request_overtaken_too_often_is_next() -> None:
     first, second = queue(ask("b"), ask("a"))
     view = FleetView(100.0, tuple(nodes), {"blob-a": 1.0})
     first.overtaken = POLICY.overtake_limit
-    assert [one for one in plan_bindings(view, [first, second], POLICY, dice()) if one.binds] == []
+    assert [one for one in Planner(POLICY, dice()).plan(view, [first, second]) if one.starts] == []
 
 
 def test_a_long_queue_is_looked_at_in_samples() -> None:
@@ -260,24 +282,24 @@ def test_a_long_queue_is_looked_at_in_samples() -> None:
     placed = plan(nodes, *requests, a=9.0, b=9.0)
     assert len(placed) < 60
     assert ("last", "y", True) in told(plan(nodes[1:], *requests[-1:]))
-    assert any(one.binds for one in placed)
+    assert any(one.starts for one in placed)
 
 
 def test_every_decision_names_all_nodes() -> None:
     """Would catch an explanation that leaves out why the others were not chosen."""
     nodes = [node("x", runner(ends=(108.0,))), node("y", loading_until=101.0), node("z", runner("blob-b"))]
     (placed,) = plan(nodes, ask(), b=1.0)
-    terms = {offer.node.view.name: offer.terms(POLICY) for offer in placed.offers}
+    terms = {name: terms for name, _, terms in placed.considered()}
     assert set(terms) == {"x", "y", "z"}
     assert terms["x"].load == 0
     assert terms["y"].load == 4
     assert terms["z"].evict > 0
     assert placed.unasked == []
-    assert placed.chosen.terms(POLICY).total == pytest.approx(placed.chosen.total)
+    assert placed.terms.total == pytest.approx(placed.chosen.total)
 
 
 def test_nodes_that_would_load_are_not_asked_where_one_answers_sooner() -> None:
     """Would catch a decision that goes through all nodes of a large fleet to no purpose, or hides them."""
     (placed,) = plan([node("x", runner()), node("y"), node("z", runner("blob-b"))], ask(), b=1.0)
-    assert [offer.node.view.name for offer in placed.offers] == ["x"]
+    assert [cost.name for cost in placed.costs] == ["x"]
     assert [virtual.view.name for virtual in placed.unasked] == ["y", "z"]

@@ -14,9 +14,11 @@ from ollama_pack.routing.decide.cost import (
     predict_prompt,
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.returns import SPANS, ReturnCurve
 from ollama_pack.routing.decide.view import KeptPrefix, PairRates
 
 POLICY = RoutingPolicy()
+CURVES = (ReturnCurve((0.2,) * SPANS),)
 seconds = st.floats(0, 1e4)
 rates = st.builds(
     PairRates,
@@ -48,8 +50,8 @@ def test_no_term_is_negative(
     assert predict_prompt(tokens, hit, busy, known) >= 0
     assert decode_share(known.output, busy, busy + 1, known, POLICY) >= 0
     assert 0 <= evict_model(known, demand, busy, POLICY) <= known.load + known.service
-    assert overwrite_prefix(prefix, 100.0 - age, known, POLICY) >= 0
-    assert overwrite_prefix(prefix, 100.0 + age, known, POLICY) >= 0
+    assert overwrite_prefix(prefix, 100.0 - age, known, CURVES) >= 0
+    assert overwrite_prefix(prefix, 100.0 + age, known, CURVES) >= 0
 
 
 def test_prompt_term_before_and_after_learning() -> None:

@@ -8,12 +8,14 @@ from ollama_pack.routing.decide.prefix import (
     IMAGE_TOKENS,
     MAX_BLOCKS,
     MAX_KEPT,
+    MAX_LOST,
     PIECE_BYTES,
     PIECE_SHARE,
     WHOLE_BYTES,
-    KeepsLearner,
+    MatchDepth,
     PrefixMirror,
-    prefix_hit,
+    Retention,
+    RetentionLearner,
     prompt_blocks,
 )
 from ollama_pack.routing.decide.view import PairRates, PromptBlock
@@ -44,7 +46,7 @@ def test_hit_is_the_common_beginning(first: list[str], second: list[str]) -> Non
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
     expected = say(*second)[same - 1].upto if same else 0
-    assert prefix_hit(mirror.kept(1)[0], say(*second)) == expected
+    assert mirror.match(say(*second)).hit == expected
 
 
 def test_the_answer_is_held_too() -> None:
@@ -53,25 +55,26 @@ def test_the_answer_is_held_too() -> None:
     mirror.started(say("question"), 0.0)
     mirror.finished(say("question"), 1000, 1.0)
     blocks = say("question", "a long answer", "thanks")
-    assert prefix_hit(mirror.kept(1)[0], blocks) == blocks[1].upto
+    assert mirror.match(blocks).hit == blocks[1].upto
 
 
 def test_a_chat_takes_the_place_of_its_own_prefix() -> None:
     """Would catch a mirror in which a long chat pushes out all others."""
-    mirror = PrefixMirror()
+    mirror = PrefixMirror(retention=Retention(8))
     mirror.started(say("other"), 0.0)
     for turns in range(1, 20, 2):
         mirror.started(say(*"abcdefghijklmnopqrst"[:turns]), float(turns))
-    assert len(mirror.kept(MAX_KEPT)) == 2
+    assert len(mirror.state()) == 2
 
 
 @given(st.lists(st.integers(0, 30), max_size=60))
 def test_the_mirror_is_bounded(chats: list[int]) -> None:
     """Would catch a mirror that grows with the chats."""
-    mirror = PrefixMirror()
+    mirror = PrefixMirror(retention=Retention(4))
     for chat in chats:
         mirror.started(say(f"chat {chat}"), 0.0)
-    assert len(mirror.kept(1000)) <= MAX_KEPT
+    assert len(mirror) == min(4, len(set(chats)))
+    assert len(mirror.state()) <= 4 + MAX_LOST
 
 
 def test_long_conversations_have_bounded_blocks() -> None:
@@ -90,7 +93,7 @@ def test_a_beginning_that_messages_share_is_a_hit(begin: str, one: str, other: s
     first, second = f"{begin}x{one}", f"{begin}y{other}"
     mirror = PrefixMirror()
     mirror.started(say(first), 0.0)
-    hit, shared = prefix_hit(mirror.kept(1)[0], say(second)), len(begin) / 4
+    hit, shared = mirror.match(say(second)).hit, len(begin) / 4
     assert hit <= shared + 10  # the role and the quotes around the text
     short = min(len(one), len(other)) < WHOLE_BYTES and shared < WHOLE_BYTES / 2
     assert short or hit > shared - max(PIECE_BYTES, len(begin) * PIECE_SHARE, WHOLE_BYTES) / 4
@@ -185,17 +188,45 @@ def test_declared_slots_are_not_doubted() -> None:
     assert slots.offered == 3
 
 
+def at(depth: int, tokens: int = 400, between: int = 0, *, held: bool = True) -> MatchDepth:
+    return MatchDepth(depth, tokens, between, held)
+
+
 def test_kept_prefixes_are_learned_up_and_down() -> None:
     """Would catch a newer engine's kept prefixes that are never used, or believed in when they are lost."""
-    keeps = KeepsLearner()
-    keeps.observe(2, 400, 380.0)
-    assert keeps.keeps == 3
+    learner = RetentionLearner()
+    learner.observe(at(2, held=False), 380.0)
+    assert learner.retention.prompts == 3
     for _ in range(3):
-        keeps.observe(2, 400, 0.0)
-    assert keeps.keeps == 2
-    keeps.observe(-1, 0, 0.0)
-    keeps.observe(0, 10, 0.0)  # too short to tell
-    assert keeps.keeps == 2
+        learner.observe(at(2), 0.0)
+    assert learner.retention.prompts == 2
+    learner.observe(MatchDepth(), 0.0)
+    learner.observe(at(0, 10), 0.0)  # too short to tell
+    assert learner.retention.prompts == 2
+    learner.observe(at(MAX_KEPT * 2, held=False), 400.0)
+    assert learner.retention.prompts == MAX_KEPT
+
+
+def test_an_engine_that_keeps_tokens_is_told_from_one_that_keeps_prompts() -> None:
+    """Would catch long prompts that are believed to stay in a cache of blocks as long as short ones."""
+    learner = RetentionLearner()
+    for depth in (3, 20, 40):
+        learner.observe(at(depth, between=1000, held=False), 400.0)
+    for _ in range(3):
+        learner.observe(at(5, between=90_000), 0.0)
+    assert learner.retention.prompts == 41
+    assert learner.retention.tokens == 90_000
+
+
+def test_what_is_lost_for_good_is_not_hoped_for() -> None:
+    """Would catch chats that are sent back to a node for prefixes that it never holds."""
+    learner = RetentionLearner()
+    hope = [learner.retention.hope]
+    for _ in range(4):
+        learner.observe(at(1, held=False), 0.0)
+        hope.append(learner.retention.hope)
+    assert hope == sorted(hope, reverse=True)
+    assert hope[-1] < 0.05
 
 
 def test_reported_wait_is_what_is_left() -> None:

@@ -4,12 +4,12 @@ import math
 from dataclasses import replace
 
 from harness.virtual_world import MODELS, World
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.dispatch.hang_delay import SUSPICION_SECONDS, honest_silence
 
 
-def bound(world: World, number: int) -> Binding:
+def bound(world: World, number: int) -> Assignment:
     world.ask(number)
     (binding,) = world.decide()
     return binding

@@ -18,7 +18,7 @@ def test_a_request_on_an_idle_fleet_begins_at_once() -> None:
     (binding,) = world.decide()
     assert binding.loads
     assert binding.terms.load > 0
-    assert {one.node for one in binding.considered} == {"x", "y", "z"}
+    assert {node for node, _, _ in binding.considered()} == {"x", "y", "z"}
     assert world.scheduler.waiting == 0
 
 
@@ -28,8 +28,10 @@ def test_nodes_that_were_not_looked_at_are_named_with_their_load() -> None:
     world.scheduler.probed("y", MODELS, [resident(1.0)])
     world.ask(1)
     (binding,) = world.decide()
-    told = {one.node: (one.model, one.terms.load, one.looked_at) for one in binding.considered}
-    assert told == {"x": ("a", 4.0, False), "y": ("a", 0.0, True), "z": ("a", 4.0, False)}
+    told = {
+        node: (model, terms.load, terms.total == terms.load) for node, model, terms in binding.considered()
+    }
+    assert told == {"x": ("a", 4.0, True), "y": ("a", 0.0, False), "z": ("a", 4.0, True)}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_model_that_fails_is_left_alone_under_its_own_name() -> None:
 def test_unknown_models_are_refused_with_a_remedy() -> None:
     """Would catch a request that waits for ever for a model that nobody has."""
     world = World()
-    with pytest.raises(NoNodeError, match="no node has `nope`: pull it on one of x, y, z"):
+    with pytest.raises(NoNodeError, match="no node has 'nope': pull it on one of x, y, z"):
         world.ask(1, "nope")
 
 

@@ -14,7 +14,7 @@ from harness.virtual_fleet import NodeShape, SimNode, Spent, Timeline
 from harness.virtual_share import Bus, SharingWorker
 from harness.virtual_workers import Workers
 from harness.virtual_world import MODELS, World, resident
-from ollama_pack.routing.decide.prefix import prompt_blocks
+from ollama_pack.routing.decide.prefix import MatchDepth, prompt_blocks
 from ollama_pack.routing.decide.view import FleetRequest, PromptBlock
 from ollama_pack.routing.peers.messages import (
     AliveMessage,
@@ -34,6 +34,7 @@ from ollama_pack.routing.state.scheduler import MAX_FAILOVERS
 words = st.text(max_size=20)
 counts, seconds = st.integers(0, 10**6), st.floats(0, 10**6)
 durations = st.builds(Durations, seconds, seconds, seconds, counts, seconds, counts, st.none() | counts)
+matches = st.builds(MatchDepth, st.integers(-1, 9), counts, counts, st.booleans())
 events = st.one_of(
     st.builds(
         BoundEvent,
@@ -57,7 +58,7 @@ events = st.one_of(
         words,
         words,
         words,
-        st.builds(Lesson, durations, st.integers(-1, 9), counts, counts, st.booleans(), st.booleans()),
+        st.builds(Lesson, durations, matches, counts, st.booleans(), st.booleans()),
     ),
     st.builds(EndedEvent, words),
     st.builds(FailedEvent, words, st.booleans(), st.booleans()),

@@ -127,5 +127,5 @@ def test_choices_are_explained(strategy: str) -> None:
     world = World(strategy=strategy)
     world.ask(1)
     (binding,) = world.decide()
-    assert {one.node for one in binding.considered} == {"x", "y", "z"}
+    assert {node for node, _, _ in binding.considered()} == {"x", "y", "z"}
     assert binding.terms.load > 0

@@ -35,6 +35,25 @@ _NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a server's models are offered, and under which names.
+
+    Attributes:
+        prefix: put before each name, with a dot; empty: none.
+        only: the server's names of those that are offered; empty: all.
+    """
+
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+
+    def offered(self, model: str) -> str | None:
+        """The name under which a model of the server is offered; None: it is not."""
+        if self.only and model not in self.only:
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """One node, as the admin describes it.
 
@@ -52,6 +71,7 @@ class NodeRow:
             once, up to `slots`, and a key of the conversation that helps it to choose.
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
+        listings: what of its models is offered; none: all, under their own names.
     """
 
     name: str
@@ -65,6 +85,7 @@ class NodeRow:
     placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
+    listings: tuple[Listing, ...] = ()
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text

@@ -13,10 +13,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from pydantic import Field
+
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.generation import Upstream
 from ollama_pack.cache.key import NotCacheable
+from ollama_pack.cache.keyring import digest_of
 from ollama_pack.cache.outcome import CacheOutcome
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -24,6 +27,7 @@ from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypass
 from ollama_pack.services.caching import CacheInUse, CacheKeeper
 from ollama_pack.services.pipeline_requests import Asking
 from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_valves import CODE_DIGEST, CODE_DIGEST_NOTE, PipelineValves
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +46,15 @@ class Pipeline:
     The cache lives on the router's event loop.
     """
 
+    class Valves(PipelineValves):
+        code_digest: str = Field(default=CODE_DIGEST, description=CODE_DIGEST_NOTE)
+
     def __init__(self) -> None:
         self.name = "Response cache"
+        self.valves = self.Valves()
         self._keeper = CacheKeeper()
         self._said: set[str] = set()
-        self._answers: dict[tuple[str, ...], str] = {}
+        self._answers: dict[str, str] = {}
         self._telling: asyncio.TimerHandle | None = None
 
     async def on_startup(self) -> None:
@@ -147,8 +155,12 @@ class Pipeline:
         message = str(note.get("message_id") or "")
         if not message or not all(question):
             return False
-        before = self._answers.pop(question, message)
-        self._answers[question] = message
+        # a client chooses all of them, at any length
+        named, message = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        )
+        before = self._answers.pop(named, message)
+        self._answers[named] = message
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
         return before != message

@@ -1,16 +1,16 @@
 """What sending a request to a node costs, term by term.
 
-    C = wait + load + (P - hit) / pp + a * E[out] * tpot * (b + 1) / slots + evict
+    C = wait + load + (P - hit) / pp * (1 + price) + crowd * (b + 1) / slots + evict
 
 The first three terms are the predicted time to first token, which the user sees; the others are what the
 choice costs later, and costs others. Every term is in seconds and never negative.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.returns import ReturnCurve
 from ollama_pack.routing.decide.view import KeptPrefix, PairRates
 
 
@@ -22,7 +22,7 @@ class CostTerms:
         wait: until a slot is free, or until a load can begin.
         load: reading the weights into memory; 0 when they are there.
         prompt: evaluating what no kept prefix covers.
-        decode: sharing the runner with those that decode on it, weighted.
+        decode: sharing the runner with those that decode on it: who comes back to it finds it full.
         evict: what others lose: a model that is unloaded, a chat's prefix that is overwritten.
         tier: the distance of the node's tier.
     """
@@ -79,7 +79,8 @@ def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy:
     """The term for decoding beside `busy` others; nothing is known of it before the rates are learned."""
     if not rates.learned:
         return 0.0
-    return policy.decode_weight * output * rates.token * (busy + 1) / slots
+    decoding = min(output * rates.token, policy.decode_seconds)
+    return policy.decode_weight * decoding * (busy + 1) / slots
 
 
 def evict_model(rates: PairRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
@@ -95,11 +96,13 @@ def evict_model(rates: PairRates, demand: float, other_holders: int, policy: Rou
     return (rates.load + rates.service) * min(1.0, here * policy.demand_horizon) / (other_holders + 1)
 
 
-def overwrite_prefix(prefix: KeptPrefix, now: float, rates: PairRates, policy: RoutingPolicy) -> float:
-    """What overwriting a prefix costs its chat, should that go on: the time to evaluate it again."""
-    age = max(0.0, now - prefix.used_at)
-    returns = policy.return_share * math.exp(-age / policy.return_seconds)
-    return returns * (prefix.tokens + prefix.output) / rates.prompt
+def overwrite_prefix(
+    prefix: KeptPrefix, now: float, rates: PairRates, curves: Sequence[ReturnCurve]
+) -> float:
+    """What overwriting a prefix costs its chat, as likely as that still goes on: to evaluate it again."""
+    if prefix.kind >= len(curves):
+        return 0.0
+    return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
 
 
 _MATTERS = 0.05  # seconds

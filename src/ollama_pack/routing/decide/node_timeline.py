@@ -1,11 +1,13 @@
 """A node's virtual future: what it does now, and what those ahead in the queue will have it do.
 
 The decision places each waiting request here, in fair order, so that the ones behind see the queue as it is.
+A timeline on which nothing was placed serves the next decision as well, until its node changes.
 """
 
-from bisect import bisect_right, insort
+from bisect import insort
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollama_pack.routing.decide.cost import (
     decode_share,
@@ -16,11 +18,12 @@ from ollama_pack.routing.decide.cost import (
     prompt_pace,
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
+from ollama_pack.routing.decide.returns import NOTHING_SEEN, ReturnCurves
 from ollama_pack.routing.decide.view import (
+    NOTHING_HELD,
     FleetRequest,
-    FleetView,
+    HeldPrefixes,
     InstalledModel,
-    KeptPrefix,
     NodeView,
     PairRates,
     RunnerOptions,
@@ -31,27 +34,75 @@ from ollama_pack.routing.decide.view import (
 # The model's name as `fold_name` makes it, the request's kind, its limit on the output.
 QuoteKey = tuple[str, str, int]
 
+FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = PairRates()
 
 
 @dataclass(slots=True)
+class TimelineContext:
+    """What all timelines of a fleet go by.
+
+    Attributes:
+        policy: weights and bounds.
+        now: the moment of the decision.
+        demand: blob → requests a second that ask for it.
+        returns: blob → how likely its prompts are gone on with.
+        held: blob → how many nodes have it in memory.
+    """
+
+    policy: RoutingPolicy
+    now: float = 0.0
+    demand: Mapping[str, float] = field(default_factory=dict)
+    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    held: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
 class VirtualRunner:
-    """A runner in the virtual future: when it is loaded, when each of its slots is free."""
+    """A runner in the virtual future: when it is loaded, when each of its busy slots is free.
+
+    Attributes:
+        ends: of those that it answers, sorted.
+        placed: requests that were placed here in this decision: each has overwritten a prefix.
+    """
 
     blob: str
     size: int
     context: int
     asked: int | None
     options: RunnerOptions | None
+    slots: int
     ready_at: float
-    free_at: list[float]  # sorted, one for each slot
-    prefixes: tuple[KeptPrefix, ...] = ()
+    ends: list[float]
+    prefixes: HeldPrefixes = NOTHING_HELD
     keeps: int = 1
+    placed: int = 0
     remote: bool = False
 
     def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
         """Whether it answers without being loaded again."""
         return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a slot is free, if only when it is loaded."""
+        return len(self.ends) < self.slots
+
+    def busy_until(self, now: float, overdue: float) -> list[float]:
+        """When each busy slot is free. Who takes longer than predicted still takes `overdue` seconds."""
+        if self.ends and self.ends[0] <= now:
+            return sorted([end if end > now else now + overdue for end in self.ends])
+        return self.ends
+
+    def free_at(self, now: float, overdue: float) -> float:
+        """When a slot is free."""
+        if self.has_slot:
+            return now
+        return self.busy_until(now, overdue)[len(self.ends) - self.slots]
+
+    def idle_at(self, now: float, overdue: float) -> float:
+        """When all are."""
+        return self.busy_until(now, overdue)[-1] if self.ends else now
 
 
 @dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
@@ -59,39 +110,41 @@ class Quote:
     """What a node can offer to requests for one model, whatever their prompt. Times are in seconds.
 
     Attributes:
-        base: wait + load + decode + tier: what does not depend on the prompt.
-        wait, load, decode, evict: as in `CostTerms`.
+        starts_at: when the prompt can begin, unless a load comes first: then when the load can.
+        now_open: whether the node can begin, with a load or with the prompt, at this very moment.
+        fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
+        load, decode: as in `CostTerms`.
+        evict: what others lose, as far as can be guessed, and
+        evict_seen: as far as it was observed.
         pace: seconds for each token of the prompt that is not held, and
         head: before the first of them: `predict_prompt` in its two parts.
-        starts_at: when the prompt can begin.
-        starts_now: whether the node can begin, with a load or with the prompt, at this very moment.
         model: the name by which the node knows the model.
         blob: the weights.
         rates: of the node with these weights.
-        prefixes: what the runner that answers still holds.
         reused: the runner that answers; None: one is loaded.
         victims: blobs that are unloaded first.
+        good_until: until when the quote holds.
     """
 
-    base: float
-    wait: float
+    starts_at: float
+    now_open: bool
+    fixed: float
     load: float
     decode: float
     evict: float
+    evict_seen: float
     pace: float
     head: float
-    starts_at: float
-    starts_now: bool
     model: str
     blob: str
     rates: PairRates
-    prefixes: tuple[KeptPrefix, ...]
     reused: VirtualRunner | None
-    victims: tuple[str, ...] = ()
+    victims: tuple[str, ...]
+    good_until: float
 
 
 @dataclass(slots=True)
-class Clearing:
+class EvictionPlan:
     """What it takes before a node can load weights of some size.
 
     Attributes:
@@ -111,49 +164,34 @@ class VirtualNode:
     Attributes:
         view: the node as it is now.
         runners: by the digest of their weights.
-        quotes: what it can offer, as long as nothing changes.
+        changed: something was placed here, or nobody may begin here.
     """
 
     __slots__ = (
-        "_clearings",
-        "_fleet",
-        "_held",
+        "_evictions",
         "_loading_until",
-        "_now",
+        "_moment",
         "_placed",
-        "_policy",
+        "_quotes",
         "_reserved",
         "_tier",
-        "quotes",
+        "changed",
         "runners",
         "view",
     )
 
-    def __init__(
-        self, view: NodeView, fleet: FleetView, held: Mapping[str, int], policy: RoutingPolicy
-    ) -> None:
-        """Begin with what the node does now.
-
-        Args:
-            view: the node.
-            fleet: the moment, and what is asked for.
-            held: blob → how many nodes have it in memory, kept up to date by the caller.
-            policy: weights and bounds.
-        """
+    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
+        """Begin with what the node does now."""
         self.view = view
-        self.runners = {
-            runner.blob: _virtual_runner(runner, view, fleet.now, policy) for runner in view.runners
-        }
+        self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}
+        self.changed = False
         self._placed = 0
-        self._fleet = fleet
-        self._now = fleet.now
-        self._held = held
-        self._policy = policy
-        self._tier = policy.tier_seconds * view.tier
-        self._loading_until = max(fleet.now, view.loading_until)
+        self._moment = moment
+        self._tier = moment.policy.tier_seconds * view.tier
+        self._loading_until = view.loading_until
         self._reserved = False
-        self.quotes: dict[QuoteKey, Quote] = {}
-        self._clearings: dict[tuple[int, str], Clearing] = {}
+        self._quotes: dict[QuoteKey, Quote] = {}
+        self._evictions: dict[tuple[int, str], EvictionPlan] = {}
 
     @property
     def running(self) -> int:
@@ -162,32 +200,51 @@ class VirtualNode:
 
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
-        self.quotes.clear()
-        self._clearings.clear()
+        self._quotes.clear()
+        self._evictions.clear()
 
     def reserve(self) -> None:
         """Nobody behind may begin here now."""
-        self._reserved = True
-        self.quotes.clear()
+        self._reserved = self.changed = True
+        self._quotes.clear()
 
     def is_open(self) -> bool:
         """Whether it could begin anything at this moment."""
         if self._reserved:
             return False
-        now = self._now
+        now, used = self._moment.now, 0
         for runner in self.runners.values():
-            if runner.free_at[0] <= now and runner.ready_at <= now:
+            if len(runner.ends) < runner.slots and runner.ready_at <= now:
                 return True
-        used = sum(runner.size for runner in self.runners.values())
-        return self._loading_until <= now and (not self.runners or used < self.view.room)
+            used += runner.size
+        return self._loading_until <= now and (not used or used < self.view.room)
+
+    def serves_now(self, blob: str) -> bool:
+        """Whether it has these weights in memory, and a slot free for them at this moment."""
+        runner = self.runners.get(blob)
+        return (
+            runner is not None
+            and not self._reserved
+            and len(runner.ends) < runner.slots
+            and runner.ready_at <= self._moment.now
+        )
+
+    def opens_at(self) -> float:
+        """When it may be open though nothing happens: a load has ended by then."""
+        due = [runner.ready_at for runner in self.runners.values()]
+        now = self._moment.now
+        return min([when for when in (*due, self._loading_until) if when > now], default=float("inf"))
 
     def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
-        """What it can offer for a model that it has, to any request of this kind; kept in `quotes`.
+        """What it can offer for a model that it has, to any request of this kind.
 
         Args:
             key: the model, and what else of the request the quote depends on.
             request: one of that kind.
         """
+        known = self._quotes.get(key)
+        if known is not None and known.good_until > self._moment.now:
+            return known
         model = self.view.models[key[0]]
         rates = self.view.rates.get(model.blob, _UNKNOWN)
         runner = self.runners.get(model.blob)
@@ -196,71 +253,88 @@ class VirtualNode:
             made = self._offer_runner(model, runner, rates, output)
         else:
             made = self._offer_load(model, rates, output)
-        self.quotes[key] = made
+        if len(self._quotes) > MAX_QUOTES:
+            self._quotes.clear()
+        self._quotes[key] = made
         return made
 
     def _offer_runner(
         self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
     ) -> Quote:
-        now, free_at = self._now, runner.free_at
-        starts = max(now, runner.ready_at, free_at[0])
-        busy = len(free_at) - bisect_right(free_at, starts)
-        evict = 0.0
-        if len(runner.prefixes) >= runner.keeps:
-            evict = overwrite_prefix(runner.prefixes[-1], now, rates, self._policy)
-        decode = decode_share(output, busy, len(free_at), rates, self._policy)
+        policy, now = self._moment.policy, self._moment.now
+        starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
+        busy = len(runner.ends)
+        beside = min(busy, runner.slots - 1)
+        evict = evict_seen = 0.0
+        oldest = runner.prefixes.oldest()
+        if oldest is not None and runner.placed < runner.keeps:
+            returns = self._moment.returns.get(runner.blob, NOTHING_SEEN)
+            evict = overwrite_prefix(oldest, now, rates, returns.believed)
+            evict_seen = overwrite_prefix(oldest, now, rates, returns.seen)
+        decode = decode_share(output, beside, runner.slots, rates, policy)
+        good_until = now + FRESH_SECONDS
+        if starts > now:
+            good_until = min(starts, good_until) if not runner.ends or runner.ends[0] > now else now
         return Quote(  # by position: by name takes twice as long, and here it counts
-            starts - now + decode + self._tier,
-            starts - now,
+            starts,
+            starts <= now and not self._reserved,
+            decode + self._tier,
             0.0,
             decode,
             evict,
-            prompt_pace(busy, rates),
-            prompt_head(busy, rates),
-            starts,
-            starts <= now and not self._reserved,
+            evict_seen,
+            prompt_pace(beside, rates),
+            prompt_head(beside, rates),
             model.name,
             runner.blob,
             rates,
-            runner.prefixes,
             runner,
+            (),
+            good_until,
         )
 
     def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
         own = model.blob if model.blob in self.runners else ""
-        found = self._clearings.get((model.size, own))
-        if found is None:
-            found = self._clearings[model.size, own] = self._clear(model.size, own)
-        decode = decode_share(output, 0, rates.slots, rates, self._policy)
-        wait = found.begins - self._now
+        now = self._moment.now
+        found = self._evictions.get((model.size, own))
+        if found is None or found.begins <= now:
+            found = self._evictions[model.size, own] = self._plan_eviction(model.size, own)
+        decode = decode_share(output, 0, rates.slots, rates, self._moment.policy)
+        open_now = found.begins <= now
         return Quote(
-            wait + rates.load + decode + self._tier,
-            wait,
+            found.begins,
+            open_now and not self._reserved,
+            rates.load + decode + self._tier,
             rates.load,
             decode,
             found.evict,
+            found.evict,
             prompt_pace(0, rates),
             prompt_head(0, rates),
-            found.begins + rates.load,
-            wait <= 0 and not self._reserved,
             model.name,
             model.blob,
             rates,
-            (),
             None,
             found.victims,
+            now + FRESH_SECONDS if open_now else min(found.begins, now + FRESH_SECONDS),
         )
 
-    def _clear(self, size: int, own: str) -> Clearing:
-        """Make room as Ollama does: those that are idle go first. A runner that is loaded anew goes, too."""
+    def _plan_eviction(self, size: int, own: str) -> EvictionPlan:
+        """Make room as Ollama does: those that are idle go first. A runner that is loaded again goes, too."""
+        now = self._moment.now
+        share = self._moment.policy.overdue_share
+        idle_at = {
+            blob: runner.idle_at(now, share * self.view.rates.get(blob, _UNKNOWN).service)
+            for blob, runner in self.runners.items()
+        }
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
-            others.sort(key=_idle_at)
+            others.sort(key=lambda runner: idle_at[runner.blob])
         needed = size - self.view.room
         for runner in others:
             needed += runner.size
         gone = [self.runners[own]] if own else []
-        begins, evict = self._loading_until, 0.0
+        begins, evict = max(now, self._loading_until), 0.0
         for runner in others:
             if needed <= 0:
                 break
@@ -268,62 +342,69 @@ class VirtualNode:
             needed -= runner.size
             evict += self._evict(runner.blob)
         for runner in gone:
-            begins = max(begins, runner.free_at[-1], runner.ready_at)
-        return Clearing(begins, evict, tuple([runner.blob for runner in gone]))
+            begins = max(begins, idle_at[runner.blob], runner.ready_at)
+        return EvictionPlan(begins, evict, tuple([runner.blob for runner in gone]))
 
     def _evict(self, blob: str) -> float:
         rates = self.view.rates.get(blob, _UNKNOWN)
-        others = max(0, self._held.get(blob, 1) - 1)
-        return evict_model(rates, self._fleet.demand.get(blob, 0.0), others, self._policy)
+        others = max(0, self._moment.held.get(blob, 1) - 1)
+        return evict_model(rates, self._moment.demand.get(blob, 0.0), others, self._moment.policy)
 
     def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
         """Let a request take the slot that was quoted, for so many seconds from when it starts."""
         self.forget_quotes()
+        self.changed = True
         self._placed += 1
         runner = quote.reused or self._load(quote, request)
-        del runner.free_at[0]
-        insort(runner.free_at, quote.starts_at + service)
-        runner.prefixes = runner.prefixes[: runner.keeps - 1]  # the last used stay
+        now = self._moment.now
+        if not runner.has_slot:
+            overdue = self._moment.policy.overdue_share * quote.rates.service
+            runner.ends = runner.busy_until(now, overdue)[len(runner.ends) - runner.slots + 1 :]
+        insort(runner.ends, max(now, quote.starts_at + quote.load) + service)
+        runner.placed += 1
+
+    def delay(self, blob: str, seconds: float) -> None:
+        """Each busy slot for these weights is free so much later: others that wait will use it."""
+        if runner := self.runners.get(blob):
+            self.forget_quotes()
+            self.changed = True
+            now = self._moment.now
+            runner.ends = [max(now, end) + seconds for end in runner.ends]
 
     def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
         for blob in quote.victims:
             del self.runners[blob]
         model = next(model for model in self.view.models.values() if model.name == quote.model)
         asked, options = model.wanted(request)
-        self._loading_until = quote.starts_at
+        self._loading_until = max(self._moment.now, quote.starts_at) + quote.load
         runner = self.runners[quote.blob] = VirtualRunner(
             quote.blob,
             model.size,
             0,
             asked,
             options,
-            quote.starts_at,
-            [quote.starts_at] * quote.rates.slots,
+            quote.rates.slots,
+            self._loading_until,
+            [],
             keeps=quote.rates.keeps,
         )
         return runner
 
 
-def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: RoutingPolicy) -> VirtualRunner:
-    free_at = sorted(runner.ends)
-    if free_at and free_at[0] <= now:  # longer than predicted: how long still, nobody knows
-        overdue = now + policy.overdue_share * node.rates.get(runner.blob, _UNKNOWN).service
-        free_at = sorted([end if end > now else overdue for end in free_at])
-    idle = runner.slots - len(free_at)
-    free_at = [0.0] * idle + free_at if idle >= 0 else free_at[-idle:]
+MAX_QUOTES = 64  # that a timeline keeps, whatever limits clients set on their outputs
+
+
+def _virtual_runner(runner: RunnerView) -> VirtualRunner:
     return VirtualRunner(
         runner.blob,
         runner.size,
         runner.context,
         runner.asked,
         runner.options,
+        runner.slots,
         runner.ready_at,
-        free_at,
+        sorted(runner.ends),
         runner.prefixes,
         runner.keeps,
         runner.remote,
     )
-
-
-def _idle_at(runner: VirtualRunner) -> float:
-    return runner.free_at[-1]

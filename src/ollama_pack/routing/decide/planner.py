@@ -1,332 +1,507 @@
 """Late binding on a virtual timeline: which of the waiting requests begin now, and where.
 
 Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
-already placed. If the best node can begin now, bind; if not, place the request there virtually and go on, so
-that those behind see the true queue. A request that is not bound may think otherwise the next time.
+already placed. If the best node can begin now, it goes there; if not, place the request there virtually and
+go on, so that those behind see the true queue. A request that does not start may choose otherwise the next
+time.
+
+Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
+sooner elsewhere, or if starting would take more from others than was observed that waiting costs.
+
+Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
+nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Self
 
-from ollama_pack.routing.decide.cost import CostTerms, predict_output
+from ollama_pack.routing.decide.assignment import Assignment, NodeCost
+from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import Quote, QuoteKey, VirtualNode
+from ollama_pack.routing.decide.node_timeline import QuoteKey, TimelineContext, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.decide.prefix import prefix_hit
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView
-
-# What a node would cost a request: total, hit, own, node and quote of the offer that it stands for. A tuple,
-# because a decision looks at many and makes an `Offer` of one.
-Bid = tuple[float, int, bool, VirtualNode, Quote]
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, PairRates
 
 
 @dataclass(slots=True)
-class Offer:
-    """What one node would cost one request.
-
-    Attributes:
-        total: C, which the choice goes by.
-        node: the node.
-        quote: what the node offers to any request.
-        hit: tokens of the prompt that need no evaluation.
-        own: they are this chat's own, not only a system prompt that chats share.
-        prompt: seconds to evaluate the rest.
-    """
-
-    total: float
-    node: VirtualNode
-    quote: Quote
-    hit: int
-    own: bool
-    prompt: float
-
-    @property
-    def model(self) -> str:
-        """The name by which the node knows the model."""
-        return self.quote.model
-
-    @property
-    def harm(self) -> float:
-        """Seconds that others lose. A chat that goes on overwrites nothing but its own prefix."""
-        return 0.0 if self.own else self.quote.evict
-
-    def terms(self, policy: RoutingPolicy) -> CostTerms:
-        """C, term by term."""
-        quote = self.quote
-        tier = policy.tier_seconds * self.node.view.tier
-        return CostTerms(quote.wait, quote.load, self.prompt, quote.decode, self.harm, tier)
-
-
-@dataclass(slots=True)
-class Placement:
-    """Where a request goes: now, when `binds`, else as things stand.
-
-    Attributes:
-        entry: the request that waits.
-        model: which of its models answers, as `fold_name` makes it.
-        chosen: the offer that was taken.
-        bids: of all nodes that were asked.
-        unasked: nodes whose load alone takes longer than what was chosen.
-        binds: it begins now.
-    """
-
-    entry: WaitingRequest
-    model: str
-    chosen: Offer
-    bids: Sequence[Bid]
-    unasked: Sequence[VirtualNode]
-    binds: bool
-
-    @property
-    def offers(self) -> tuple[Offer, ...]:
-        """Those of all nodes that were asked, the chosen one among them."""
-        return tuple(_offer(bid, self.entry.request) for bid in self.bids)
-
-
-@dataclass(slots=True)
-class Able:
+class Candidates:
     """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
 
     warm: list[VirtualNode]
     cold: list[VirtualNode]
-    shortest_load: float
+    shortest_load: float = math.inf
+
+    def __bool__(self) -> bool:
+        return bool(self.warm or self.cold)
 
     def without(self, names: Collection[str]) -> Self:
-        """All but the nodes of these names."""
+        """All except the nodes of these names."""
         warm = [node for node in self.warm if node.view.name not in names]
         cold = [node for node in self.cold if node.view.name not in names]
         return replace(self, warm=warm, cold=cold)
 
 
-class BindingPass:
-    """One walk through the waiting requests, over a view that does not change meanwhile.
+@dataclass(slots=True)
+class Kind:
+    """The waiting requests of one kind, in one decision.
 
     Attributes:
-        holds_back: nothing is bound while no node can begin anything.
+        model: which of their models answers.
+        candidates: the nodes.
+        waiting: how many there are, and
+        stride: one in so many is looked at, of those behind the first few.
+        seen: how many of them the walk has passed.
+        next_look: which of them is looked at next.
+        known_at: the count of changes for which these hold:
+        able: some open node has the model, and
+        free: one has it in memory, and a slot free.
     """
 
-    holds_back = True
+    model: str
+    candidates: Candidates
+    waiting: int = 0
+    stride: int = 1
+    seen: int = 0
+    next_look: int = 1
+    known_at: int = -1
+    able: bool = False
+    free: bool = False
 
-    def __init__(
-        self,
-        view: FleetView,
-        policy: RoutingPolicy,
-        dice: Random,
-        is_ripe: Callable[[WaitingRequest], bool],
-    ) -> None:
-        self._view = view
-        self._policy = policy
-        self._dice = dice
-        self._is_ripe = is_ripe
-        self._held = Counter(runner.blob for node in view.nodes for runner in node.runners)
-        self._nodes = [VirtualNode(node, view, self._held, policy) for node in view.nodes if node.weight > 0]
-        self._open = {node.view.name for node in self._nodes if node.is_open()}
-        self._having: dict[str, Able] = {}
 
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place requests until nothing more can begin now; those that begin are the ones that bind."""
-        placed = []
-        for entry, crowd in self._looked_at(waiting):
-            if not self._open:
-                break
-            placement = self.place(entry, ripe=self._is_ripe(entry), crowd=crowd)
-            if placement:
-                placed.append(placement)
-        return placed
+class Timelines:
+    """The nodes' futures, kept from one decision to the next until their nodes change."""
 
-    def _looked_at(self, waiting: Sequence[WaitingRequest]) -> Iterator[tuple[WaitingRequest, int]]:
-        """The requests to place, each with how many it stands for, so that a long queue takes no longer.
+    def __init__(self, policy: RoutingPolicy) -> None:
+        self.moment = TimelineContext(policy)
+        self.nodes: dict[str, VirtualNode] = {}
+        self.open: set[str] = set()
+        self._having: dict[str, list[str]] = {}
+        self._opening: dict[str, float] = {}
 
-        The first `window` stand for themselves; of those behind, one in `crowd` of each kind stands for all.
-        """
-        window, most = self._policy.window, self._policy.crowd
-        yield from ((entry, 1) for entry in waiting[:window])
-        kinds = [entry.kind for entry in waiting[window:]]
-        behind = Counter(kinds)
-        passed = dict.fromkeys(behind, 0)
-        for place, kind in enumerate(kinds, start=window):
-            before = passed[kind]
-            passed[kind] = before + 1
-            if before % most == 0:
-                yield waiting[place], min(most, behind[kind] - before)
+    def follow(self, view: FleetView) -> None:
+        """Take in how the fleet looks now."""
+        moment = self.moment
+        moment.now, moment.demand, moment.returns = view.now, view.demand, view.returns
+        names = {node.name for node in view.nodes} if view.changed is None else view.changed
+        if view.changed is None:
+            for name in [name for name in self.nodes if name not in names]:
+                self._drop(name)
+        for node in view.nodes if view.changed is None else [view.by_name[name] for name in names]:
+            known = self.nodes.get(node.name)
+            if known is None or known.view is not node or known.changed:
+                self._renew(node.name, view)
+        for name in [name for name, known in self._opening.items() if known <= view.now]:
+            self._look(name)
 
-    def place(self, entry: WaitingRequest, *, ripe: bool, crowd: int = 1) -> Placement | None:
-        """Place one request on the timeline, for `crowd` of its kind; None when no node may answer it."""
-        request = entry.request
-        model, able = self._able(entry)
-        if not able.warm and not able.cold:
-            return None
-        key = (model, entry.kind, request.max_output)
-        pressing = entry.overtaken >= self._policy.overtake_limit
-        bids = self._bids(able, key, request, pressing=pressing)
-        chosen = _offer(self._choose(bids, request), request)
-        may_harm = self._policy.background_harm * (self._view.now - entry.came)
-        binds = chosen.quote.starts_now and (ripe or chosen.harm <= may_harm)
-        if ripe or binds:
-            self._take(chosen, request, 1 if binds else crowd)
-        if pressing and not binds:
-            chosen.node.reserve()
-            self._open.discard(chosen.node.view.name)
-        unasked = able.cold if len(bids) == len(able.warm) else []
-        return Placement(entry, model, chosen, bids, unasked, binds)
+    def _renew(self, name: str, view: FleetView) -> None:
+        before, node = self.nodes.get(name), view.by_name[name]
+        if before is not None:
+            self.moment.held.subtract([runner.blob for runner in before.view.runners])
+        if node.weight <= 0:
+            self.nodes.pop(name, None)
+            self._having.clear()
+            self.open.discard(name)
+            self._opening.pop(name, None)
+            return
+        if before is None or before.view.models is not node.models:
+            self._having.clear()
+        self.moment.held.update([runner.blob for runner in node.runners])
+        self.nodes[name] = VirtualNode(node, self.moment)
+        self._look(name)
 
-    def _able(self, entry: WaitingRequest) -> tuple[str, Able]:
-        """The first model that any node has, and the nodes."""
-        for model in entry.models:
-            able = self._nodes_with(model)
-            if entry.tried:
-                able = able.without(entry.tried)
-            if able.warm or able.cold:
-                return model, able
-        return "", Able([], [], math.inf)
+    def _drop(self, name: str) -> None:
+        gone = self.nodes.pop(name)
+        self.moment.held.subtract([runner.blob for runner in gone.view.runners])
+        self._having.clear()
+        self.open.discard(name)
+        self._opening.pop(name, None)
 
-    def _nodes_with(self, model: str) -> Able:
-        """The nodes that have a model, remembered until something is loaded on the timeline."""
+    def _look(self, name: str) -> None:
+        """See whether a node can begin anything, and when it may look otherwise."""
+        node = self.nodes[name]
+        self.note_open(node)
+        opens_at = node.opens_at()
+        if opens_at < math.inf:
+            self._opening[name] = opens_at
+        else:
+            self._opening.pop(name, None)
+
+    def note_open(self, node: VirtualNode) -> None:
+        """See whether a node can begin anything."""
+        if node.is_open():
+            self.open.add(node.view.name)
+        else:
+            self.open.discard(node.view.name)
+
+    def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
+        """What was placed on the timelines was a thought: forget it."""
+        self.moment.held = held
+        for node in touched:
+            self._renew(node.view.name, view)
+
+    def having(self, model: str) -> list[str]:
+        """The names of the nodes that have a model."""
         found = self._having.get(model)
         if found is None:
-            found = self._having[model] = Able([], [], math.inf)
-            for node in self._nodes:
-                installed = node.view.models.get(model)
-                if installed is None:
-                    continue
-                if installed.blob in node.runners:
-                    found.warm.append(node)
-                else:
-                    found.cold.append(node)
-                    found.shortest_load = min(found.shortest_load, node.view.rates[installed.blob].load)
+            if len(self._having) > MAX_MODELS:
+                self._having.clear()
+            found = [name for name, node in self.nodes.items() if model in node.view.models]
+            self._having[model] = found
         return found
 
-    def _bids(self, able: Able, key: QuoteKey, request: FleetRequest, *, pressing: bool) -> list[Bid]:
-        """The bids that may be the best: nodes that load are asked when waiting takes as long."""
-        bids = self._ask(able.warm, key, request, pressing=pressing)
-        best = min([bid[0] for bid in bids], default=math.inf)
-        if request.background or best * (1 + self._policy.tie_share) >= able.shortest_load:
-            bids += self._ask(able.cold, key, request, pressing=pressing)
-        return bids
+
+MAX_MODELS = 256  # whose nodes are remembered
+
+
+@dataclass(slots=True)
+class Planner:
+    """Decides again and again, over views of one fleet. What it keeps between decisions only saves time.
+
+    Attributes:
+        policy: weights and bounds.
+        dice: breaks ties.
+    """
+
+    policy: RoutingPolicy
+    dice: Random
+    holds_back = True
+    _timelines: Timelines = field(init=False)
+    _view: FleetView = field(init=False)
+    _kinds: dict[str, Kind] = field(init=False, default_factory=dict)
+    _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
+    _held: Counter[str] | None = field(init=False, default=None)
+    _changes: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._timelines = Timelines(self.policy)
+
+    def plan(
+        self,
+        view: FleetView,
+        waiting: Sequence[WaitingRequest],
+        may_start: Callable[[WaitingRequest], bool] = lambda _: True,
+    ) -> list[Assignment]:
+        """Assign nodes to requests until nothing more can begin now.
+
+        Args:
+            view: the fleet at this moment.
+            waiting: the requests in fair order.
+            may_start: whether a request need not wait behind people (any more).
+
+        Returns:
+            The assignments of those that were looked at; those that `starts` begin now.
+        """
+        self._begin(view)
+        found = self._walk(waiting, may_start)
+        self._end()
+        return found
+
+    def _begin(self, view: FleetView) -> None:
+        self._view = view
+        self._timelines.follow(view)
+        self._kinds, self._touched, self._held = {}, {}, None
+
+    def _end(self) -> None:
+        if self._touched:
+            held = self._timelines.moment.held if self._held is None else self._held
+            self._timelines.restore(self._view, self._touched.values(), held)
+
+    def _walk(
+        self, waiting: Sequence[WaitingRequest], may_start: Callable[[WaitingRequest], bool]
+    ) -> list[Assignment]:
+        if not self._timelines.open:
+            return []
+        found: list[Assignment] = []
+        counts, kinds, looks = Counter([entry.kind for entry in waiting]), self._kinds, 0
+        for entry in waiting:
+            kind = kinds.get(entry.kind) or self._kind_of(entry, counts[entry.kind])
+            kind.seen += 1
+            if kind.known_at != self._changes:
+                self._see_what_is_open(kind, entry)
+            if not kind.able or (kind.seen < kind.next_look and not kind.free):
+                continue
+            crowd = self._crowd(kind)
+            if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
+                looks += 1
+                found.append(assignment)
+            if not self._timelines.open or looks >= self.policy.most_looks:
+                break
+        return found
+
+    def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
+        behind = max(0, waiting - self.policy.window)
+        stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
+        kind = self._kinds[entry.kind] = Kind(*self._able(entry), waiting, stride)
+        return kind
+
+    def _see_what_is_open(self, kind: Kind, entry: WaitingRequest) -> None:
+        """Whether any open node has the model, and whether one has it in memory and a slot free."""
+        kind.known_at, kind.able, kind.free = self._changes, False, False
+        nodes = self._timelines.nodes
+        for name in self._timelines.open:
+            node = nodes[name]
+            model = node.view.models.get(kind.model)
+            if model is not None and name not in entry.tried:
+                kind.able = True
+                if node.serves_now(model.blob):
+                    kind.free = True
+                    return
+
+    def _crowd(self, kind: Kind) -> int:
+        """How many a request stands for, so that a long queue takes no longer.
+
+        The first few of a kind stand for themselves; of those behind, one in a number of them stands for all.
+        One that is looked at only because a slot is free stands for itself.
+        """
+        if kind.seen < kind.next_look or kind.seen <= self.policy.window:
+            kind.next_look = max(kind.next_look, kind.seen + 1)
+            return 1
+        kind.next_look = kind.seen + kind.stride
+        return min(kind.stride, kind.waiting - kind.seen + 1)
+
+    def assign(self, entry: WaitingRequest, kind: Kind, *, ripe: bool, crowd: int = 1) -> Assignment | None:
+        """Place one request on the timelines, for `crowd` of its kind; None when no node may answer it."""
+        request, policy, now = entry.request, self.policy, self._view.now
+        model, candidates = kind.model, kind.candidates
+        if entry.tried:
+            candidates = candidates.without(entry.tried)
+        if not candidates:
+            return None
+        key = (model, entry.kind, request.max_output)
+        pressing = entry.overtaken >= policy.overtake_limit
+        price = self._price(kind)
+        costs = self._costs(candidates, key, request, price, pressing=pressing)
+        chosen = self._choose(costs, request)
+        may_harm = policy.background_cost_rate * (now - entry.came)
+        starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
+        if ripe or starts:
+            self._take(chosen, request)
+            if not starts and crowd > 1:
+                self._delay(kind, (crowd - 1) * self._seconds(chosen, request))
+        if pressing and not starts:
+            chosen.node.reserve()
+            self._touch(chosen.node)
+            self._timelines.open.discard(chosen.name)
+        asked = {cost.name for cost in costs}
+        unasked = [node for node in candidates.cold if node.view.name not in asked]
+        return Assignment(entry, model, chosen, costs, unasked, starts, policy, now - entry.came)
+
+    def _price(self, kind: Kind) -> float:
+        """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
+        behind = kind.waiting - kind.seen
+        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm]) if behind else 0
+        return behind / slots if slots else 0.0
+
+    @staticmethod
+    def _slots_of(node: VirtualNode, model: str) -> int:
+        runner = node.runners.get(node.view.models[model].blob)
+        return runner.slots if runner else 0
+
+    def _able(self, entry: WaitingRequest) -> tuple[str, Candidates]:
+        """The first model that any node has, and the nodes."""
+        for model in entry.models:
+            found = self._nodes_with(model)
+            if found and (not entry.tried or found.without(entry.tried)):
+                return model, found
+        return "", Candidates([], [])
+
+    def _nodes_with(self, model: str) -> Candidates:
+        found = Candidates([], [])
+        nodes = self._timelines.nodes
+        for name in self._timelines.having(model):
+            node = nodes[name]
+            blob = node.view.models[model].blob
+            if blob in node.runners:
+                found.warm.append(node)
+            else:
+                found.cold.append(node)
+                found.shortest_load = min(found.shortest_load, node.view.rates[blob].load)
+        return found
+
+    def _costs(
+        self, candidates: Candidates, key: QuoteKey, request: FleetRequest, price: float, *, pressing: bool
+    ) -> list[NodeCost]:
+        """The costs that may be the least: nodes that load are asked when waiting takes as long."""
+        warm = self._some(candidates.warm, request)
+        costs = self._ask(warm, key, request, price, pressing=pressing)
+        best = min([cost.total for cost in costs], default=math.inf)
+        enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
+        if request.background or not enough or self._may_prewarm(candidates, key[0]):
+            cold = self._some(candidates.cold, request)
+            costs += self._ask(cold, key, request, price, pressing=pressing)
+        return costs
+
+    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
+        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
+        if not candidates.cold or not candidates.warm:
+            return False
+        node = candidates.warm[0]
+        blob = node.view.models[model].blob
+        return self._is_short_of(blob, node.view.rates[blob], background=False)
+
+    def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
+        """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
+        most = self.policy.candidates
+        if len(nodes) <= most:
+            return nodes
+        is_open = self._timelines.open
+        holders = self._view.holders_of(request.blocks)
+        chosen = [node for node in nodes if node.view.name in holders] if holders else []
+        free = [node for node in nodes if node.view.name in is_open]
+        if len(free) > most:
+            free = self.dice.sample(free, most)
+        rest = most - len(free)
+        others = self.dice.sample(nodes, rest) if rest > 0 else []
+        return list({node.view.name: node for node in (*chosen, *free, *others)}.values())
 
     def _ask(
-        self, nodes: Sequence[VirtualNode], key: QuoteKey, request: FleetRequest, *, pressing: bool
-    ) -> list[Bid]:
+        self,
+        nodes: Sequence[VirtualNode],
+        key: QuoteKey,
+        request: FleetRequest,
+        price: float,
+        *,
+        pressing: bool,
+    ) -> list[NodeCost]:
         """What each of some nodes would cost a request. Most of a decision's time is spent here."""
-        bids: list[Bid] = []
+        costs: list[NodeCost] = []
         blocks, tokens, background = request.blocks, request.tokens, request.background
+        now = self._view.now
         for node in nodes:
-            quote = node.quotes.get(key) or node.quote(key, request)
-            hit, own = 0, False
-            for prefix in quote.prefixes:
-                covered = prefix_hit(prefix, blocks)
-                if covered > hit:
-                    hit, own = covered, covered >= prefix.tokens
-            total = quote.base + (tokens - hit) * quote.pace + quote.head
+            quote = node.quote(key, request)
+            hit, own, hoped = 0, False, 0
+            runner = quote.reused
+            if runner is not None and blocks and len(runner.prefixes):
+                newest = runner.keeps - runner.placed if runner.placed else None
+                match = runner.prefixes.match(blocks, newest)
+                hit, own, hoped = match.hit, match.own, match.hoped
+            wait = max(0.0, quote.starts_at - now)
+            certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
+            if (
+                quote.load
+                and not quote.victims
+                and self._is_short_of(quote.blob, quote.rates, background=background)
+            ):
+                certain -= quote.load  # it costs nobody anything, and the next ones find one more node ready
+            total = certain
             if not own and not pressing:
                 total += quote.evict
-            if background and quote.load and not quote.victims and self._is_short_of(quote):
-                total -= quote.load  # nobody waits for it, and the next person finds one more node ready
-            bids.append((total, hit, own, node, quote))
-        return bids
+                certain += quote.evict_seen
+            costs.append(NodeCost(total, certain, wait, hit, own, node, quote))
+        return costs
 
-    def _is_short_of(self, quote: Quote) -> bool:
-        """Whether the nodes that have the model in memory are busy with it for most of the time."""
-        rates = quote.rates
-        busy = self._view.demand.get(quote.blob, 0.0) * rates.service
-        return busy > self._policy.prewarm_share * rates.slots * self._held[quote.blob]
+    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
+        """Whether the nodes that have these weights in memory are too few for what is asked of them.
 
-    def _choose(self, bids: Sequence[Bid], request: FleetRequest) -> Bid:
-        """The cheapest bid, but a chat stays at home unless leaving saves enough; equals by chance."""
-        best = min([bid[0] for bid in bids])
-        if home := [bid for bid in bids if bid[2]]:
-            nearest = max(home, key=_hit)
-            if nearest[0] - best <= self._slack(nearest[0]):
-                return nearest
-        elif self._policy.unheard_peers and (agreed := self._agreed(bids, best, request)):
+        For people, as many slots are needed as are busy on average, and the square root of that on top. A
+        background call loads a model on an empty node earlier, as nobody waits for it.
+        """
+        slots = rates.slots * self._timelines.moment.held[blob]
+        busy = self._view.demand.get(blob, 0.0) * rates.service
+        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
+
+    def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
+        """The cheapest, but a chat stays at home unless leaving saves enough; equals by chance."""
+        best = min(costs, key=_total)
+        home = max((cost for cost in costs if cost.own), key=_hit, default=None)
+        if home is not None:
+            if home.total - best.total <= self._slack(home.total):
+                best = home
+        elif self.policy.unsynced_peers and (agreed := self._agreed(costs, best.total, request)):
             return agreed
-        limit = best * (1 + self._policy.tie_share)
-        equal = [bid for bid in bids if bid[0] <= limit]
-        if len(equal) > 1:
-            equal = [bid for bid in equal if bid[4].starts_now] or equal
-        return self._among(equal)
+        if not best.quote.now_open:
+            return self._unless_free(best, costs)
+        if best is home:
+            return home
+        limit = best.total * (1 + self.policy.tie_share)
+        return self._among([cost for cost in costs if cost.total <= limit and cost.quote.now_open])
+
+    @staticmethod
+    def _unless_free(best: NodeCost, costs: Sequence[NodeCost]) -> NodeCost:
+        """A node that has to be waited for, unless one that can begin now costs less for sure."""
+        free = [cost for cost in costs if cost.quote.now_open]
+        first = min(free, key=_certain, default=best)
+        return first if first.certain < best.certain else best
 
     def _slack(self, cost: float) -> float:
         """What leaving a place of this cost has to save."""
-        return max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * cost)
+        return max(self.policy.hysteresis_seconds, self.policy.hysteresis_share * cost)
 
-    def _agreed(self, bids: Sequence[Bid], best: float, request: FleetRequest) -> Bid | None:
+    def _agreed(self, costs: Sequence[NodeCost], best: float, request: FleetRequest) -> NodeCost | None:
         """Where any worker would put a chat that this one does not remember; None when there is no choice."""
         chat = request.chat
         if not chat or request.background:  # titles would overwrite the prefix that they are agreed for
             return None
         limit = best + self._slack(best)
-        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused and bid[4].starts_now]
+        close = [cost for cost in costs if cost.total <= limit and cost.quote.reused and cost.quote.now_open]
         if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
             return None
-        total = sum([bid[3].running for bid in bids])
-        weights = sum([bid[3].view.weight for bid in bids])
-        free = [bid for bid in close if may_take(bid[3].running, total, bid[3].view.weight / weights)]
+        total = sum([cost.node.running for cost in costs])
+        weights = sum([cost.node.view.weight for cost in costs])
+        free = [cost for cost in close if may_take(cost.node.running, total, cost.node.view.weight / weights)]
         return max(
-            free, key=lambda bid: rendezvous_score(chat, bid[3].view.name, bid[3].view.weight), default=None
+            free, key=lambda cost: rendezvous_score(chat, cost.name, cost.node.view.weight), default=None
         )
 
-    def _among(self, equal: Sequence[Bid]) -> Bid:
+    def _among(self, equal: Sequence[NodeCost]) -> NodeCost:
         """One of them by chance, as often as their nodes' weights say."""
         if len(equal) == 1:
             return equal[0]
-        return self._dice.choices(equal, [bid[3].view.weight for bid in equal])[0]
+        return self.dice.choices(equal, [cost.node.view.weight for cost in equal])[0]
 
-    def _all_bids(self, entry: WaitingRequest) -> list[Bid]:
-        """Those of all nodes, for the strategies that do not go by cost."""
-        model, able = self._able(entry)
-        key = (model, entry.kind, entry.request.max_output)
-        return self._ask([*able.warm, *able.cold], key, entry.request, pressing=False)
+    @staticmethod
+    def _seconds(chosen: NodeCost, request: FleetRequest) -> float:
+        """How long a request holds a slot."""
+        rates = chosen.quote.rates
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        return chosen.prompt(request.tokens) + output * rates.token
 
-    def _give(self, entry: WaitingRequest, bid: Bid, bids: Sequence[Bid]) -> Placement:
-        """Let a request begin where a strategy has decided."""
-        chosen = _offer(bid, entry.request)
-        self._take(chosen, entry.request, 1)
-        return Placement(entry, self._able(entry)[0], chosen, bids, (), binds=True)
+    def _delay(self, kind: Kind, seconds: float) -> None:
+        """Those that a request stands for are spread over all nodes that have the model in memory."""
+        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm])
+        for node in kind.candidates.warm:
+            self._touch(node)
+            node.delay(node.view.models[kind.model].blob, seconds / slots)
 
-    def _take(self, offer: Offer, request: FleetRequest, crowd: int) -> None:
-        quote, name = offer.quote, offer.node.view.name
-        output = predict_output(quote.rates, background=request.background, limit=request.max_output)
-        offer.node.place(quote, request, crowd * (offer.prompt + output * quote.rates.token))
+    def _take(self, chosen: NodeCost, request: FleetRequest) -> None:
+        quote, node = chosen.quote, chosen.node
+        self._touch(node)
+        node.place(quote, request, self._seconds(chosen, request))
         if quote.reused is None:
-            self._having.clear()
-            self._held.update([quote.blob])
-            self._held.subtract(quote.victims)
-            for node in self._nodes:  # evicting the same model elsewhere now costs more
-                if not node.runners.keys().isdisjoint(quote.victims):
-                    node.forget_quotes()
-        if name in self._open and not offer.node.is_open():
-            self._open.discard(name)
+            self._loaded(chosen)
+        self._timelines.note_open(node)
+
+    def _touch(self, node: VirtualNode) -> None:
+        self._touched[node.view.name] = node
+        self._changes += 1
+
+    def _loaded(self, chosen: NodeCost) -> None:
+        """A model was loaded on a timeline: what evicting it elsewhere costs has changed."""
+        held = self._timelines.moment.held
+        if self._held is None:
+            self._held = held.copy()
+        quote = chosen.quote
+        held.update([quote.blob])
+        held.subtract(quote.victims)
+        for kind in self._kinds.values():
+            kind.candidates = self._nodes_with(kind.model)
+        for node in self._timelines.nodes.values():
+            if not node.runners.keys().isdisjoint(quote.victims):
+                node.forget_quotes()
 
 
-def _hit(bid: Bid) -> int:
-    return bid[1]
+def _total(cost: NodeCost) -> float:
+    return cost.total
 
 
-def _offer(bid: Bid, request: FleetRequest) -> Offer:
-    total, hit, own, node, quote = bid
-    return Offer(total, node, quote, hit, own, (request.tokens - hit) * quote.pace + quote.head)
+def _certain(cost: NodeCost) -> float:
+    return cost.certain
 
 
-def plan_bindings(
-    view: FleetView,
-    waiting: Sequence[WaitingRequest],
-    policy: RoutingPolicy,
-    dice: Random,
-    is_ripe: Callable[[WaitingRequest], bool] = lambda _: True,
-) -> list[Placement]:
-    """Decide which waiting requests begin now: a pure function but for the dice.
-
-    Args:
-        view: the fleet at this moment.
-        waiting: the requests in fair order.
-        policy: weights and bounds.
-        dice: breaks ties.
-        is_ripe: whether a request need not wait behind people (any more).
-    """
-    return BindingPass(view, policy, dice, is_ripe).bind(waiting)
+def _hit(cost: NodeCost) -> int:
+    return cost.hit

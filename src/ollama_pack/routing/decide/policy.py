@@ -8,42 +8,46 @@ class RoutingPolicy:
     """Weights and bounds of the decision. Times are in seconds.
 
     Attributes:
-        decode_weight: what a second of decoding counts beside a second until the first token.
+        decode_weight: what a second of decoding counts beside a second until the first token, and
+        decode_seconds: how many of them count at most.
         demand_horizon: how far ahead the demand for an evicted model is looked at.
         hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
         hysteresis_share: more than this share of what it costs to stay.
         tie_share: costs that differ by less are equal.
         tier_seconds: what a tier further away counts.
         background_patience: how long background calls wait behind people.
-        background_harm: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: how busy a model's runners are before a background call loads it on an idle node.
+        background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
+        prewarm_share: how busy a model's runners are before a background call loads it on an empty node.
         overtake_limit: how often a request may be overtaken by ones behind it.
-        return_share: chats that go on after an answer, among all that got one, and
-        return_seconds: how long after it they usually do.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
-        window: waiting requests that are all looked at; of those behind, one in
-        crowd: of each kind stands for all.
+        window: waiting requests of each kind that are all looked at; of those behind, one in
+        crowd: stands for all, and so many in
+        samples: at most, unless a slot is free.
+        most_looks: at waiting requests in one decision.
+        candidates: nodes that are asked for one request at most, besides those that hold its prefix.
         probe_requests: requests between two tries whether a runner has one more slot.
-        unheard_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
+        unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
             a chat goes, which costs a little where chats have one turn only.
         busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
     """
 
     decode_weight: float = 0.3
+    decode_seconds: float = 2.0
     demand_horizon: float = 60.0
     hysteresis_seconds: float = 0.5
     hysteresis_share: float = 0.15
     tie_share: float = 0.05
     tier_seconds: float = 10.0
     background_patience: float = 10.0
-    background_harm: float = 0.1
+    background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
     overtake_limit: int = 16
-    return_share: float = 0.5
-    return_seconds: float = 60.0
     overdue_share: float = 0.25
     window: int = 4
     crowd: int = 16
+    samples: int = 8
+    most_looks: int = 64
+    candidates: int = 24
     probe_requests: int = 64
-    unheard_peers: bool = False
+    unsynced_peers: bool = False
     busy_percent: float = 50.0

@@ -4,18 +4,23 @@ A prompt is a chain of blocks (tools, then each message); a block's hash covers 
 tells whether two prompts begin alike. A long message is several blocks: Open WebUI's prompts for titles and
 tags, and for questions about documents, are one message each whose beginning never changes. Were that one
 block, no hit would be expected, and what it saves would be taken for a faster GPU. What the model itself has
-written is one block: it comes back whole or not at all. A runner keeps one prefix or several; how many is
-learned from the prompt evaluation times that it reports.
+written is one block: it comes back whole or not at all. A runner keeps one prefix or hundreds; how many, and
+how many tokens of them, is learned from exact counts where it reports them, else from evaluation times.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from ollama_pack.routing.decide.view import KeptPrefix, PromptBlock
+from ollama_pack.routing.decide.view import NO_MATCH, KeptPrefix, PrefixMatch, PromptBlock
 
-MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the looking
+MAX_KEPT = 512  # prefixes that a runner is believed to hold at most, and
+MAX_LOST = 256  # that it should have lost, and are remembered to learn from
+MOST_HOPE = 0.5  # how likely it is that a runner holds more than was seen, and
+LEAST_HOPE = 0.05  # from where on nothing is hoped for
 MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
 MISSES_TO_FORGET = 3
 MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
@@ -113,93 +118,249 @@ def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
 
     The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
     """
-    chains = prefix.chains
-    if not blocks or blocks[0].chain not in chains:
-        return 0
-    low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
-    if high and blocks[1].chain not in chains:
-        high = 0  # most prompts share nothing but the system prompt
+    held = _held(prefix.chains, blocks)
+    return _covered(prefix, blocks, held) if held else 0
+
+
+def _held(chains: Container[int], blocks: Sequence[PromptBlock]) -> int:
+    """How many of the first blocks are held: equal beginnings stay equal up to some block."""
+    low, high = 0, len(blocks)
+    if high > 1 and blocks[1].chain not in chains:
+        return int(blocks[0].chain in chains)  # most prompts share nothing but the system prompt
     while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)
-    hit = blocks[low].upto
-    if blocks[low].chain == prefix.last and low + 1 < len(blocks) and blocks[low + 1].answer:
-        hit += min(prefix.output, blocks[low + 1].upto - hit)
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if blocks[middle].chain in chains else (low, middle)
+    return low
+
+
+def _covered(prefix: KeptPrefix, blocks: Sequence[PromptBlock], held: int) -> int:
+    """The tokens of a prompt of which so many blocks are held in a prefix, its answer included."""
+    hit = blocks[held - 1].upto
+    if blocks[held - 1].chain == prefix.last and held < len(blocks) and blocks[held].answer:
+        hit += min(prefix.output, blocks[held].upto - hit)
     return hit
 
 
-def continues(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> bool:
-    """Whether a prompt is the kept one, or the kept one with more after it: the same chat."""
-    return prefix_hit(prefix, blocks) >= prefix.tokens
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much a runner still holds: so many prompts, and so many tokens of them."""
+
+    prompts: int = 1
+    tokens: float = math.inf
+    hope: float = 0.5  # how likely it is that it holds more than that
+
+
+@dataclass(frozen=True, slots=True)
+class MatchDepth:
+    """Where in a mirror the longest match of a prompt lies.
+
+    Attributes:
+        depth: how many prompts were used since; -1: there is none.
+        tokens: of the match.
+        between: tokens of the prompts that were used since.
+        held: it should still be there.
+    """
+
+    depth: int = -1
+    tokens: int = 0
+    between: int = 0
+    held: bool = True
 
 
 class PrefixMirror:
-    """The prefixes of one runner, the last used first. Times are seconds on the caller's clock."""
+    """The prefixes of one runner, the last used last. Times are seconds on the caller's clock.
 
-    def __init__(self) -> None:
-        self._kept: list[KeptPrefix] = []
+    Those that it should have lost are remembered as well, to learn from.
+    """
 
-    def kept(self, keeps: int) -> tuple[KeptPrefix, ...]:
-        """What the runner holds if it keeps so many."""
-        return tuple(self._kept[:keeps])
+    __slots__ = ("_chains", "_kept", "_lost", "_lost_chains", "_tokens", "retention")
 
-    def depth(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
-        """Where in the list the longest match lies, and its tokens; (-1, 0) without any."""
-        hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
-        best = max(hits, default=0)
-        return (hits.index(best), best) if best else (-1, 0)
+    def __init__(self, kept: Iterable[KeptPrefix] = (), retention: Retention | None = None) -> None:
+        self.retention = retention or Retention()
+        self.restore(tuple(kept))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def oldest(self) -> KeptPrefix | None:
+        """What the next new prompt takes the place of; None: there is room."""
+        if len(self._kept) < self.retention.prompts and self._tokens < self.retention.tokens:
+            return None
+        return next(iter(self._kept.values()), None)
+
+    def match(self, blocks: Sequence[PromptBlock], newest: int | None = None) -> PrefixMatch:
+        """What it holds of a prompt.
+
+        Args:
+            blocks: the prompt.
+            newest: count on so many of the last used only; None: on all.
+        """
+        held = _held(self._chains, blocks)
+        if not held and not self._lost:
+            return NO_MATCH
+        hit, own = 0, False
+        if held:
+            prefix = self._chains[blocks[held - 1].chain]
+            if newest is None or self._depth(prefix) < newest:
+                hit = _covered(prefix, blocks, held)
+                own = hit >= prefix.tokens or 2 * (hit - prefix.shared) >= prefix.tokens - prefix.shared > 0
+        if self._lost and self.retention.hope > LEAST_HOPE and newest is None and len(blocks) > held:
+            further = _held(self._lost_chains, blocks)
+            if further > held:
+                return PrefixMatch(hit, own, round(self.retention.hope * (blocks[further - 1].upto - hit)))
+        return PrefixMatch(hit, own)
+
+    def _depth(self, prefix: KeptPrefix) -> int:
+        return next((depth for depth, one in enumerate(reversed(self._kept.values())) if one is prefix), -1)
+
+    def depth(self, blocks: Sequence[PromptBlock]) -> MatchDepth:
+        """Where the longest match lies, the last used first, and whether it should still be held."""
+        held, lost = _held(self._chains, blocks), _held(self._lost_chains, blocks)
+        if not held and not lost:
+            return MatchDepth()
+        chains = self._chains if held >= lost else self._lost_chains
+        longest = max(held, lost)
+        best = chains[blocks[longest - 1].chain]
+        between = 0
+        for depth, prefix in enumerate((*reversed(self._kept.values()), *reversed(self._lost.values()))):
+            if prefix is best:
+                return MatchDepth(depth, _covered(best, blocks, longest), between, held >= lost)
+            between += prefix.weight
+        return MatchDepth()
 
     def state(self) -> tuple[KeptPrefix, ...]:
         """All that is remembered, to be given to `restore`."""
-        return tuple(self._kept)
+        return (*self._lost.values(), *self._kept.values())
 
     def restore(self, state: Iterable[KeptPrefix]) -> None:
         """What was started since did not happen."""
-        self._kept = list(state)
+        self._kept: dict[int, KeptPrefix] = {}
+        self._lost: dict[int, KeptPrefix] = {}
+        self._chains: dict[int, KeptPrefix] = {}
+        self._lost_chains: dict[int, KeptPrefix] = {}
+        self._tokens = 0
+        for prefix in state:
+            self._add(prefix)
 
-    def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
-        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
+    def retain(self, retention: Retention) -> None:
+        """It is known better how much the runner holds."""
+        self.retention = retention
+        back: list[KeptPrefix] = []  # the last used first
+        for prefix in reversed(self._lost.values()):
+            tokens = self._tokens + prefix.weight
+            if len(self._kept) + len(back) >= retention.prompts or tokens > retention.tokens:
+                break
+            self._tokens = tokens
+            back.append(prefix)
+        for prefix in back:
+            self._remove(prefix, self._lost, self._lost_chains)
+            for chain in prefix.chains:
+                self._chains.setdefault(chain, prefix)
+        if back:
+            self._kept = {prefix.last: prefix for prefix in reversed(back)} | self._kept
+        self._forget_more()
+
+    def started(self, blocks: Sequence[PromptBlock], now: float, *, shared: int = 0, kind: int = 0) -> None:
+        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest.
+
+        Args:
+            blocks: the prompt.
+            now: the moment.
+            shared: tokens that prompts of others begin with as well.
+            kind: as in `KeptPrefix`.
+        """
         if not blocks:
             return
-        own = next((prefix for prefix in self._kept if continues(prefix, blocks)), None)
-        if own:
-            self._kept.remove(own)
+        if held := _held(self._chains, blocks):
+            before = self._chains[blocks[held - 1].chain]
+            if 2 * blocks[held - 1].upto >= before.tokens or before.last == blocks[held - 1].chain:
+                self._remove(before, self._kept, self._chains)
+                self._tokens -= before.weight
+        if lost := self._lost.get(blocks[-1].chain):
+            self._remove(lost, self._lost, self._lost_chains)
         chains = {block.chain: block.upto for block in blocks}
-        self._kept.insert(0, KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now))
-        del self._kept[MAX_KEPT:]
+        self._add(KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now, shared, kind))
+
+    def _add(self, prefix: KeptPrefix) -> None:
+        if (known := self._kept.get(prefix.last)) is not None:
+            self._remove(known, self._kept, self._chains)
+            self._tokens -= known.weight
+        self._kept[prefix.last] = prefix
+        self._chains.update(dict.fromkeys(prefix.chains, prefix))
+        self._tokens += prefix.weight
+        self._forget_more()
+
+    def _forget_more(self) -> None:
+        retention = self.retention
+        while len(self._kept) > 1 and (
+            len(self._kept) > retention.prompts or self._tokens > retention.tokens
+        ):
+            oldest = next(iter(self._kept.values()))
+            self._remove(oldest, self._kept, self._chains)
+            self._tokens -= oldest.weight
+            self._lost.pop(oldest.last, None)
+            self._lost[oldest.last] = oldest
+            self._lost_chains.update(dict.fromkeys(oldest.chains, oldest))
+        while len(self._lost) > MAX_LOST:
+            self._remove(next(iter(self._lost.values())), self._lost, self._lost_chains)
+
+    @staticmethod
+    def _remove(prefix: KeptPrefix, kept: dict[int, KeptPrefix], index: dict[int, KeptPrefix]) -> None:
+        del kept[prefix.last]
+        for chain in prefix.chains:
+            if index.get(chain) is prefix:
+                del index[chain]
 
     def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
         """Its answer is held too, unless the prompt has been overwritten meanwhile."""
-        for index, prefix in enumerate(self._kept):
-            if blocks and prefix.last == blocks[-1].chain:
-                self._kept[index] = KeptPrefix(prefix.chains, prefix.last, prefix.tokens, output, now)
+        if blocks and (prefix := self._kept.get(blocks[-1].chain)):
+            self._tokens -= prefix.weight
+            self._remove(prefix, self._kept, self._chains)
+            self._add(replace(prefix, output=output, used_at=now))
 
     def clear(self) -> None:
         """The runner was loaded anew, or somebody else used it."""
-        self._kept.clear()
+        self.restore(())
 
 
-class KeepsLearner:
-    """How many prefixes a runner of one (node, weights) keeps: one, until a deeper one proves to be held."""
+class RetentionLearner:
+    """How much a runner of one (node, weights) holds: one prompt, until more prove to be held.
+
+    An engine keeps a number of prompts (slots) or a number of tokens (a cache of blocks). Which of the two
+    ended a prompt's stay follows from what was seen to be held at least as deep.
+    """
 
     def __init__(self) -> None:
-        self.keeps = 1
+        self.retention = Retention()
+        self._proved = 1
         self._misses = 0
 
-    def observe(self, depth: int, matched: int, hit: float) -> None:
+    def observe(self, where: MatchDepth, hit: float) -> None:
         """Learn from one prompt.
 
         Args:
-            depth: where in the mirror its longest match lay, 0 the last used; -1: nowhere.
-            matched: the tokens of that match.
-            hit: the tokens that were in fact reused, as the evaluation time tells.
+            where: its longest match in the mirror.
+            hit: the tokens that were in fact reused, as the node reports or its evaluation time shows.
         """
-        if depth < 0 or matched < MIN_MATCH:
+        known = self.retention
+        if where.depth < 0 or where.tokens < MIN_MATCH:
             return
-        if hit > 0.6 * matched:
+        if hit > 0.6 * where.tokens:
             self._misses = 0
-            self.keeps = max(self.keeps, depth + 1)
-        elif hit < 0.3 * matched and depth < self.keeps:
+            self._proved = max(self._proved, where.depth + 1)
+            self.retention = Retention(
+                max(known.prompts, min(MAX_KEPT, where.depth + 1)),
+                max(known.tokens, where.between),
+                known.hope if where.held else MOST_HOPE,
+            )
+        elif hit < 0.3 * where.tokens and where.held:
             self._misses += 1
             if self._misses >= MISSES_TO_FORGET:
-                self.keeps, self._misses = max(1, depth), 0
+                self._misses = 0
+                if where.depth < self._proved // 2:  # more prompts than that were seen to be held
+                    self.retention = replace(known, tokens=float(max(MIN_MATCH, where.between)))
+                else:
+                    self._proved = max(1, where.depth)
+                    self.retention = replace(known, prompts=max(1, where.depth))
+        elif hit < 0.3 * where.tokens:
+            self.retention = replace(known, hope=known.hope / 2)

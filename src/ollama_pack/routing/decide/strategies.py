@@ -4,61 +4,81 @@ They see the same nodes as late binding does, and wait in the same queue; failov
 draining are the scheduler's, and hold for all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import Quote
-from ollama_pack.routing.decide.planner import Bid, BindingPass, Placement
+from ollama_pack.routing.decide.planner import Planner
+from ollama_pack.routing.decide.view import FleetView
 
 
-class LeastBusyPass(BindingPass):
+class PlainPlanner(Planner):
+    """To one of the nodes that `pick` leaves, whatever it costs."""
+
+    holds_back = False
+
+    def plan(
+        self,
+        view: FleetView,
+        waiting: Sequence[WaitingRequest],
+        may_start: Callable[[WaitingRequest], bool] = lambda _: True,  # noqa: ARG002 - all may
+    ) -> list[Assignment]:
+        """Assign what can begin now, in fair order; the rest waits."""
+        self._begin(view)
+        found: list[Assignment] = []
+        stuck: set[str] = set()  # kinds that no node has a slot for
+        for entry in waiting:
+            if entry.kind in stuck:
+                continue
+            model, candidates = self._able(entry)
+            nodes = [
+                node for node in (*candidates.warm, *candidates.cold) if node.view.name not in entry.tried
+            ]
+            key = (model, entry.kind, entry.request.max_output)
+            costs = self._ask(nodes, key, entry.request, 0.0, pressing=False)
+            if chosen := self.pick(costs):
+                self._take(chosen, entry.request)
+                waited = view.now - entry.came
+                found.append(Assignment(entry, model, chosen, costs, (), True, self.policy, waited))  # noqa: FBT003 - `starts`
+            else:
+                stuck.add(entry.kind)
+        self._end()
+        return found
+
+    def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
+        """One of the nodes; None: none will do."""
+        raise NotImplementedError
+
+
+class LeastBusyPlanner(PlainPlanner):
     """To the node with the fewest running requests for its slots, of those that have a slot free.
 
     A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
     that has the model in memory, then chance.
     """
 
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place what can begin now, in fair order; the rest waits."""
-        placed: list[Placement] = []
-        stuck: set[str] = set()  # kinds that no node has a slot for
-        for entry in waiting:
-            if entry.kind in stuck:
-                continue
-            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
-            if bids:
-                placed.append(self._give(entry, self._idlest(bids), bids))
-            else:
-                stuck.add(entry.kind)
-        return placed
-
-    def _idlest(self, bids: Sequence[Bid]) -> Bid:
-        ranks = [self._rank(bid) for bid in bids]
-        best = min(ranks)
-        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
-
-    @staticmethod
-    def _rank(bid: Bid) -> tuple[float, int, bool]:
-        node, quote = bid[3], bid[4]
-        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
+    def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
+        """The idlest."""
+        free = [cost for cost in costs if _has_slot(cost)]
+        if not free:
+            return None
+        best = min(map(_rank, free))
+        return self._among([cost for cost in free if _rank(cost) == best])
 
 
-def _has_slot(quote: Quote) -> bool:
-    runner = quote.reused
-    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
+def _rank(cost: NodeCost) -> tuple[float, int, bool]:
+    node, quote = cost.node, cost.quote
+    return node.running / quote.rates.slots, node.view.tier, quote.reused is None
 
 
-class RandomPass(BindingPass):
+def _has_slot(cost: NodeCost) -> bool:
+    runner = cost.quote.reused
+    return cost.quote.now_open or (runner is not None and runner.has_slot)
+
+
+class RandomPlanner(PlainPlanner):
     """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
 
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place everything that any node may answer."""
-        return [
-            self._give(entry, self._dice.choice(bids), bids)
-            for entry in waiting
-            if (bids := self._all_bids(entry))
-        ]
+    def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
+        """Any."""
+        return self.dice.choice(costs) if costs else None

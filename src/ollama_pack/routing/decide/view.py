@@ -4,9 +4,11 @@ Times are seconds on one monotonic clock of the caller's choice; rates are token
 second; sizes are bytes; contexts and prompts are counted in tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from ollama_pack.routing.decide.returns import ReturnCurves
 
 RunnerOptions = tuple[tuple[str, Any], ...]
 
@@ -95,6 +97,8 @@ class KeptPrefix:
         tokens: length of the prompt.
         output: tokens that were generated after it, and are held too.
         used_at: when it was last used.
+        shared: tokens of its beginning that prompts of others have as well.
+        kind: what its return is learned by: its turn, or that it is a background call's.
     """
 
     chains: Mapping[int, int] = field(repr=False)
@@ -102,6 +106,59 @@ class KeptPrefix:
     tokens: int
     output: int
     used_at: float
+    shared: int = 0
+    kind: int = 0
+
+    @property
+    def weight(self) -> int:
+        """The tokens that are held for it alone."""
+        return self.tokens - self.shared + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """What a runner holds of a prompt.
+
+    Attributes:
+        hit: tokens of the prompt.
+        own: they are this chat's own, not only a system prompt that chats share.
+        hoped: as many more as can be expected of what it should have lost.
+    """
+
+    hit: int = 0
+    own: bool = False
+    hoped: int = 0
+
+
+NO_MATCH = PrefixMatch()
+
+
+class HeldPrefixes(Protocol):
+    """What a runner is believed to hold. Decisions only read it."""
+
+    def __len__(self) -> int: ...
+
+    def match(self, blocks: Sequence[PromptBlock], newest: int | None = None) -> PrefixMatch:
+        """What it holds of a prompt, counting on so many of the last used prefixes only."""
+
+    def oldest(self) -> KeptPrefix | None:
+        """What the next new prompt takes the place of; None: there is room."""
+
+
+class NothingHeld:
+    """A runner that is loaded now, or of which nothing is known."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def match(self, blocks: Sequence[PromptBlock], newest: int | None = None) -> PrefixMatch:  # noqa: ARG002
+        return NO_MATCH
+
+    def oldest(self) -> KeptPrefix | None:
+        return None
+
+
+NOTHING_HELD = NothingHeld()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +177,7 @@ class RunnerView:
         keeps: how many prefixes it still holds.
         ready_at: when it is loaded; in the past: it is.
         ends: when each request that it answers now is predicted to end, its first token included.
-        prefixes: what it still holds, the last used first.
+        prefixes: what it still holds.
         remote: as in `InstalledModel`.
     """
 
@@ -134,7 +191,7 @@ class RunnerView:
     keeps: int = 1
     ready_at: float = 0.0
     ends: tuple[float, ...] = ()
-    prefixes: tuple[KeptPrefix, ...] = ()
+    prefixes: HeldPrefixes = NOTHING_HELD
     remote: bool = False
 
 
@@ -230,8 +287,27 @@ class FleetView:
         now: the moment.
         nodes: the nodes that may be given work.
         demand: blob → requests a second that ask for it.
+        returns: blob → how likely its prompts are gone on with.
+        changed: names of the nodes that look otherwise than in the view before; None: any may.
+        by_name: the nodes by their names; made of `nodes` where it is missing.
+        holders: chain of a prompt's block → the nodes that such a prompt went to lately.
     """
 
     now: float
     nodes: tuple[NodeView, ...]
     demand: Mapping[str, float] = field(default_factory=dict)
+    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    changed: Collection[str] | None = None
+    by_name: Mapping[str, NodeView] = field(default_factory=dict)
+    holders: Mapping[int, Collection[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.by_name) != len(self.nodes):
+            object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
+
+    def holders_of(self, blocks: Sequence[PromptBlock]) -> Collection[str]:
+        """The nodes that got the longest known beginning of a prompt."""
+        for block in reversed(blocks):
+            if found := self.holders.get(block.chain):
+                return found
+        return ()

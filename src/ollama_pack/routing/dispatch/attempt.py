@@ -19,8 +19,9 @@ from ollama_pack.engines.errors import (
     RetryableNodeError,
     WrongModelError,
 )
+from ollama_pack.engines.failures import without_quotes
 from ollama_pack.engines.ollama.to_ollama import Thinking
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
 from ollama_pack.routing.dispatch.hang_delay import longest_load
@@ -46,7 +47,7 @@ class Attempt:
     """
 
     def __init__(
-        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
+        self, journey: Journey, binding: Assignment, watch: NodeWatch, settings: RouterSettings
     ) -> None:
         """Nothing is sent before `chunks`."""
         self.binding = binding
@@ -87,13 +88,17 @@ class Attempt:
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
         )
-        async with aclosing(chunks):
-            chunk = await self._first(chunks)
-            self.heard_at = self._first_at = self._loop.time()
-            yield self._noted(chunk)
-            async for chunk in chunks:
-                self.heard_at = self._loop.time()
+        try:
+            async with aclosing(chunks):
+                chunk = await self._first(chunks)
+                self.heard_at = self._first_at = self._loop.time()
                 yield self._noted(chunk)
+                async for chunk in chunks:
+                    self.heard_at = self._loop.time()
+                    yield self._noted(chunk)
+        except NodeError as error:
+            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
@@ -195,7 +200,7 @@ class Attempts:
             if attempt.binding.node == node:
                 attempt.is_gone()
 
-    def answers(self, binding: Binding) -> bool:
+    def answers(self, binding: Assignment) -> bool:
         """Whether the model has just said something there to somebody: then a request waits for a slot."""
         since = asyncio.get_running_loop().time() - ALIVE_SECONDS
         return any(

@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 
 
-def loading_line(binding: Binding, seconds: float) -> str:
+def loading_line(binding: Assignment, seconds: float) -> str:
     """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
-    rates = binding.placement.chosen.quote.rates
+    rates = binding.chosen.quote.rates
     usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
     return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
 
@@ -19,7 +19,12 @@ def waiting_line(ahead: int, *, loading: bool = False) -> str:
     return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
 
 
-def reason(binding: Binding, *, figures: bool) -> str:
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
+
+
+def reason(binding: Assignment, *, figures: bool) -> str:
     """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
 
     Args:
@@ -32,12 +37,12 @@ def reason(binding: Binding, *, figures: bool) -> str:
         return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    if not binding.loads or binding.placement.chosen.quote.rates.load_measured:
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
         parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding, *, figures: bool) -> str:
+def status_line(binding: Assignment, *, figures: bool) -> str:
     """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
     return f"{binding.node} · {reason(binding, figures=figures)}"
 
@@ -83,22 +88,22 @@ class Decision:
         return asdict(self)
 
 
-def explained(binding: Binding, at: float) -> Decision:
+def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
     considered = [
-        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
-        for other in binding.considered
+        {"node": node, "model": model, "terms": terms.as_dict()}
+        for node, model, terms in assignment.considered()
     ]
     return Decision(
         at=at,
-        node=binding.node,
-        model=binding.model,
-        loads=binding.loads,
-        hit=binding.hit,
-        tokens=binding.request.tokens,
-        waited=binding.waited,
-        predicted=binding.terms.predict_ttft,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
         actual=None,
-        background=binding.request.background,
+        background=assignment.request.background,
         considered=considered,
     )

@@ -8,7 +8,7 @@ is taken to be as slow as anything that people run, so that no honest load is cu
 
 import math
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.node_timeline import Quote
 
 SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
@@ -19,20 +19,20 @@ SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share 
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
 
-def honest_silence(binding: Binding) -> float:
+def honest_silence(assignment: Assignment) -> float:
     """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
 
     All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
     """
-    quote = binding.placement.chosen.quote
-    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
-    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+    quote = assignment.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * assignment.chosen.wait
+    return waits + _evaluation(quote, assignment.request.tokens) + _load(quote, assignment)
 
 
-def longest_load(binding: Binding, most: float) -> float:
+def longest_load(binding: Assignment, most: float) -> float:
     """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
-    quote = binding.placement.chosen.quote
-    size = binding.placement.chosen.node.view.models[quote.model].size
+    quote = binding.chosen.quote
+    size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
     learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
@@ -43,10 +43,10 @@ def _evaluation(quote: Quote, tokens: int) -> float:
     return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
 
 
-def _load(quote: Quote, binding: Binding) -> float:
+def _load(quote: Quote, assignment: Assignment) -> float:
     if quote.rates.load_measured:
         return SUSPICION_FACTOR * quote.rates.load
-    size = binding.placement.chosen.node.view.models[quote.model].size
+    size = assignment.size
     if size:
         return size / SLOWEST_LOAD
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ollama_pack.routing.decide.prefix import MatchDepth
 from ollama_pack.routing.decide.view import PromptBlock
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import (
@@ -145,7 +146,7 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent = fields["spent"]
+    spent, match = fields["spent"], fields["match"]
     durations = Durations(
         total=float(spent["total"]),
         load=float(spent["load"]),
@@ -157,8 +158,12 @@ def _lesson(fields: dict[str, Any]) -> Lesson:
     )
     return Lesson(
         spent=durations,
-        depth=int(fields["depth"]),
-        matched=int(fields["matched"]),
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
         beside=int(fields["beside"]),
         background=bool(fields["background"]),
         loaded=bool(fields["loaded"]),

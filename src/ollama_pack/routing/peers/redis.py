@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.scripts import (
     CLAIM_MS,
     EVENTS_KEPT,
@@ -111,7 +111,7 @@ class RedisShare:
             with suppress(*_redis_faults()):
                 await client.aclose()
 
-    async def claim(self, binding: Binding) -> bool:
+    async def claim(self, binding: Assignment) -> bool:
         """Take the slot that a binding wants, before the request is sent.
 
         Takes at most `CLAIM_SECONDS`: when nobody answers the request is sent without asking.

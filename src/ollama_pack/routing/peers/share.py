@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, Protocol
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.peers.messages import (
     AliveMessage,
     ByeMessage,
@@ -169,9 +169,9 @@ class FleetShare:
 
     # --- claiming ---
 
-    def claim(self, binding: Binding) -> ShareStep:
+    def claim(self, binding: Assignment) -> ShareStep:
         """Ask for a slot before a request is sent; all are told when it is granted."""
-        quote = binding.placement.chosen.quote
+        quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
             node=node_key(self._scheduler.nodes[binding.node].row),
@@ -185,7 +185,7 @@ class FleetShare:
         self._put(step)
         return step
 
-    def assume(self, binding: Binding) -> None:
+    def assume(self, binding: Assignment) -> None:
         """Send a request without asking: nobody answers at the moment, and is told later."""
         event = self._scheduler.bound_event(binding.request.id)
         self._claims[event.request_id] = _claim_of(event)
@@ -198,7 +198,7 @@ class FleetShare:
         else:
             self._put(ShareStep("release", claim))
 
-    def refused(self, binding: Binding, refusal: ClaimRefusal) -> None:
+    def refused(self, binding: Assignment, refusal: ClaimRefusal) -> None:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
@@ -265,7 +265,7 @@ class Sharing(Protocol):
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
 
-    async def claim(self, binding: Binding) -> bool:
+    async def claim(self, binding: Assignment) -> bool:
         """Whether a request may be sent; if not, it waits in the scheduler again."""
 
     async def close(self) -> None:

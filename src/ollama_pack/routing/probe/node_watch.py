@@ -18,6 +18,7 @@ from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import GpuReport, read_agent
+from ollama_pack.routing.probe.listed_client import ListedClient
 from ollama_pack.routing.probe.node_probe import NodeLook, Prober
 
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
@@ -44,9 +45,12 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    client: NodeClient
     if row.kind == "openai":
-        return OpenAIClient(row.url, session, headers=headers, serves=row.models)
-    return OllamaClient(row.url, session, headers=headers)
+        client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
+    else:
+        client = OllamaClient(row.url, session, headers=headers)
+    return ListedClient(client, row.listings) if row.listings else client
 
 
 class NodeWatch:

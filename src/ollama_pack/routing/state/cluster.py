@@ -1,15 +1,28 @@
 """The nodes of a fleet as they are known, and the events that tell of them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.decide.view import FleetView, InstalledModel, PairRates
+from ollama_pack.routing.decide.view import (
+    FleetRequest,
+    FleetView,
+    InstalledModel,
+    NodeView,
+    PairRates,
+    PromptBlock,
+)
 from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.demand import DemandMeter
 from ollama_pack.routing.state.node_state import NodeState, ResidentModel
 from ollama_pack.routing.state.peer_requests import RemoteRequests
+from ollama_pack.routing.state.returns import ReturnLearner
+
+MAX_FOLLOWED_BLOBS = 64  # sets of weights whose prompts are followed
+HOLDER_STRIDE = 8  # blocks of a prompt, of which one is remembered with the nodes that it went to
+MAX_HOLDERS = 4  # nodes that are remembered for a block
+MAX_REMEMBERED = 32768  # blocks
 
 
 class KnownNodes:
@@ -28,7 +41,15 @@ class KnownNodes:
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
         self._demand = DemandMeter()
-        self.remote = RemoteRequests(self.nodes, clock, self._demand)
+        self._returns: dict[str, ReturnLearner] = {}
+        self._holders: dict[int, tuple[str, ...]] = {}
+        self._views: dict[str, NodeView] = {}
+        self._changed: set[str] = set()  # since the last decision
+        self._stale: set[str] = set(self.nodes)
+        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        for node in self.nodes.values():
+            node.on_change = self._stale.add
+        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -79,8 +100,53 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        now = self._clock()
-        return FleetView(now, tuple(node.view(now) for node in self.nodes.values()), self._demand.rates(now))
+        return self._view(self._clock())
+
+    def _view(self, now: float) -> FleetView:
+        """The same, with the nodes that look otherwise than at the last decision."""
+        if now >= self._stale_at:
+            self._stale.update(self.nodes)
+        if self._stale:
+            for name in self._stale:
+                seen = self.nodes[name].view(now)
+                if self._views.get(name) is not seen:
+                    self._views[name] = seen
+                    self._changed.add(name)
+            self._stale.clear()
+            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+        returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
+        nodes = tuple(self._views.values())
+        return FleetView(
+            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+        )
+
+    def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
+        """A prompt goes to a node: it may be what another one goes on with.
+
+        Returns:
+            The tokens of it that others begin with as well, and what its return is learned by.
+        """
+        if blob not in self._returns and len(self._returns) >= MAX_FOLLOWED_BLOBS:
+            del self._returns[next(iter(self._returns))]
+        learner = self._returns.setdefault(blob, ReturnLearner())
+        followed = learner.asked(request.blocks, now, background=request.background)
+        if followed is None:
+            return 0, 0
+        if len(self.nodes) > self.policy.candidates:
+            self._remember_holder(node, request.blocks)
+        return followed.shared, followed.kind
+
+    def _prompt_sent_elsewhere(
+        self, node: str, blob: str, blocks: tuple[PromptBlock, ...]
+    ) -> tuple[int, int]:
+        return self.prompt_sent(node, blob, FleetRequest("", "", (), blocks=blocks), self._clock())
+
+    def _remember_holder(self, node: str, blocks: Sequence[PromptBlock]) -> None:
+        for block in (*blocks[HOLDER_STRIDE - 1 :: HOLDER_STRIDE], blocks[-1]):
+            before = self._holders.pop(block.chain, ())
+            self._holders[block.chain] = (node, *(one for one in before if one != node))[:MAX_HOLDERS]
+        while len(self._holders) > MAX_REMEMBERED:
+            del self._holders[next(iter(self._holders))]
 
     def can_answer(self, models: Iterable[str]) -> bool:
         """Whether any node may be asked for one of these now, by whatever name it lists it."""

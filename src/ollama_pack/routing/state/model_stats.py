@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.decide.prefix import KeepsLearner
+from ollama_pack.routing.decide.prefix import MatchDepth, RetentionLearner
 from ollama_pack.routing.decide.view import PairRates
 from ollama_pack.routing.state.estimates import Durations, PairLearner, SlotLearner
 
@@ -14,16 +14,14 @@ class Lesson:
 
     Attributes:
         spent: what the engine reports.
-        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
-        matched: the tokens of that match.
+        match: where in the mirror of the runner's prefixes its longest match lay.
         beside: requests that ran there when it was sent.
         background: it was a background call.
         loaded: it made the node load the model.
     """
 
     spent: Durations
-    depth: int
-    matched: int
+    match: MatchDepth
     beside: int
     background: bool
     loaded: bool
@@ -35,20 +33,19 @@ class PairState:
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
         self.rates = PairLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
-        self.keeps = KeepsLearner()
+        self.retention = RetentionLearner()
 
     def known(self, priors: PairRates) -> PairRates:
-        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+        return self.rates.rates(priors, self.slots.offered, self.retention.retention.prompts)
 
     def learn(self, lesson: Lesson) -> None:
         """Take in one answered request."""
-        known = self.rates.prompt.count > 0
-        if known:
-            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
-        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
+        if lesson.spent.hit is not None or self.rates.prompt.count > 0:
+            self.retention.observe(lesson.match, self.rates.hit(lesson.spent))
+        unsure = not lesson.match.held  # it may still be there
         self.rates.observe(
             lesson.spent,
-            None if unsure else lesson.matched,
+            None if unsure else lesson.match.tokens,
             background=lesson.background,
             loaded=lesson.loaded,
         )

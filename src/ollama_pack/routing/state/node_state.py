@@ -1,7 +1,7 @@
 """What is known of one node between two decisions: its models, its runners, what was learned of it."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ollama_pack.routing.decide.policy import RoutingPolicy
@@ -73,19 +73,19 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    mirror: PrefixMirror
     since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
-    mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
     remote: bool = False
 
-    def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
-        """A request of ours is sent to it."""
+    def begin(self, request: FleetRequest, now: float, ends_at: float, shared: int, kind: int) -> None:
+        """A request of ours is sent to it; the last two are as in `KeptPrefix`."""
         self.ends[request.id] = ends_at
-        self.mirror.started(request.blocks, now)
+        self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
 
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
@@ -109,8 +109,9 @@ class NodeState:
         self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
+        self.on_change: Callable[[str], None] = lambda _: None
+        self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
-        self._seen_until = 0.0
         self.breaker = Breaker(NODE_RULE)
         self._policy = policy
         self._priors = priors
@@ -131,7 +132,10 @@ class NodeState:
 
     def learned(self, blob: str) -> None:
         """The pair of these weights was told something."""
-        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        pair = self.pair(blob)
+        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        if runner := self.runners.get(blob):
+            runner.mirror.retain(pair.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -215,8 +219,9 @@ class NodeState:
                 del self.runners[blob]
         for blob, name in elsewhere.items():
             if blob not in self.runners or not self.runners[blob].remote:
+                mirror = self._mirror(blob)
                 self.runners[blob] = RunnerState(
-                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                    blob, name, 0, 0, None, None, now, loading=False, mirror=mirror, remote=True
                 )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
@@ -240,7 +245,10 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
+            mirror, context = self._mirror(blob), resident.context
+            runner = RunnerState(
+                blob, resident.model, size, context, None, None, now, loading=False, mirror=mirror
+            )
             self.runners[blob] = runner
         elif runner.loading:
             return
@@ -284,6 +292,10 @@ class NodeState:
         runner.foreign.ours_ended(now)
         self.left_at = now
 
+    def _mirror(self, blob: str) -> PrefixMirror:
+        """Of a runner that holds nothing yet."""
+        return PrefixMirror(retention=self.pair(blob).retention.retention)
+
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
 
@@ -292,7 +304,10 @@ class NodeState:
     def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
+        mirror = self._mirror(installed.blob)
+        runner = RunnerState(
+            installed.blob, model, installed.size, 0, *wanted, now, loading=False, mirror=mirror
+        )
         self.runners[installed.blob] = runner
         return runner
 
@@ -314,6 +329,7 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            mirror=self._mirror(installed.blob),
             since=now,
         )
         self.runners[installed.blob] = runner
@@ -343,9 +359,9 @@ class NodeState:
 
     def view(self, now: float) -> NodeView:
         """What a decision may know of it. The same one until something is told, or a time is up."""
-        if self._seen is None or now >= self._seen_until:
+        if self._seen is None or now >= self.next_change:
             self._seen = self._view(now)
-            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
+            self.next_change = min((when for when in self.changes_at() if when > now), default=math.inf)
         return self._seen
 
     def changes_at(self) -> Iterable[float]:
@@ -361,6 +377,7 @@ class NodeState:
     def changed(self) -> None:
         """Something is told of it: to be called after whatever changes it from outside."""
         self._seen = None
+        self.on_change(self.row.name)
 
     def _view(self, now: float) -> NodeView:
         rates = self._rates
@@ -413,5 +430,5 @@ class NodeState:
             keeps=rates.keeps,
             ready_at=runner.ready_at,
             ends=ends,
-            prefixes=runner.mirror.kept(rates.keeps),
+            prefixes=runner.mirror,
         )

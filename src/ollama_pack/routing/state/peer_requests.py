@@ -49,7 +49,11 @@ class RemoteRequests:
     """Applies what other workers tell to the nodes as this one knows them. Bounded."""
 
     def __init__(
-        self, nodes: Mapping[str, NodeState], clock: Callable[[], float], demand: DemandMeter
+        self,
+        nodes: Mapping[str, NodeState],
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
     ) -> None:
         """Begin without any.
 
@@ -57,7 +61,9 @@ class RemoteRequests:
             nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
+        self._prompt_sent = prompt_sent
         self._nodes = {node_key(node.row): node for node in nodes.values()}
         self._clock = clock
         self._demand = demand
@@ -118,7 +124,8 @@ class RemoteRequests:
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )
         runner.ends[event.request_id] = now + event.left
-        runner.mirror.started(event.blocks, now)
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
         runner.touched = True
         node.changed()
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
+from ollama_pack.routing.decide.prefix import MatchDepth
 from ollama_pack.routing.decide.view import KeptPrefix, RunnerOptions
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.events import BoundEvent
@@ -27,12 +28,11 @@ class RunningRequest:
     """A request at a node, `since` when. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
-    binding: Binding
+    assignment: Assignment
     node: NodeState
     runner: RunnerState
     beside: int
-    depth: int
-    matched: int
+    match: MatchDepth
     undo: Undo
     wanted: tuple[int, RunnerOptions]
     since: float
@@ -40,30 +40,29 @@ class RunningRequest:
 
     def event(self, now: float) -> BoundEvent:
         """As other workers are told of it."""
-        binding, runner = self.binding, self.runner
-        loading = binding.loads and not self.answering
+        assignment, runner = self.assignment, self.runner
+        loading = assignment.loads and not self.answering
         context, options = self.wanted
         return BoundEvent(
-            request_id=binding.request.id,
+            request_id=assignment.request.id,
             node=node_key(self.node.row),
-            model=binding.model,
+            model=assignment.model,
             blob=runner.blob,
-            loads=binding.loads,
-            victims=binding.placement.chosen.quote.victims,
+            loads=assignment.loads,
+            victims=assignment.victims,
             context=context,
             options=options,
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
-            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
-            blocks=binding.request.blocks,
+            left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
+            blocks=assignment.request.blocks,
         )
 
     def lesson(self, spent: Durations) -> Lesson:
         """What it teaches, now that it is answered."""
         return Lesson(
             spent=spent,
-            depth=self.depth,
-            matched=self.matched,
+            match=self.match,
             beside=self.beside,
-            background=self.binding.request.background,
-            loaded=self.binding.loads,
+            background=self.assignment.request.background,
+            loaded=self.assignment.loads,
         )

@@ -3,7 +3,7 @@
 Tell it what happens, then ask `decide` what begins::
 
     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
-    for binding in scheduler.decide():   # send each to its node
+    for assignment in scheduler.decide():   # send each to its node
         ...
 
 Call `decide` after every event, and at `wake_at`. All is bounded: by the queue's limit, by the slots, and by
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from random import Random
 
-from ollama_pack.routing.decide.assignment import Binding
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import FairQueue
-from ollama_pack.routing.decide.planner import BindingPass, Placement
+from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.decide.strategies import LeastBusyPass, RandomPass
+from ollama_pack.routing.decide.strategies import LeastBusyPlanner, RandomPlanner
 from ollama_pack.routing.decide.view import FleetRequest, PairRates, RunnerOptions
 from ollama_pack.routing.errors import NoNodeError
 from ollama_pack.routing.naming import fold_name
@@ -42,12 +42,13 @@ from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.running import RunningRequest, Undo
 
 MAX_FAILOVERS = 2
+MOST_WALKS = 4  # through the queue, in one decision
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
-STRATEGIES: Mapping[str, type[BindingPass]] = {
-    "predicted_ttft": BindingPass,
-    "least_busy": LeastBusyPass,
-    "random": RandomPass,
+STRATEGIES: Mapping[str, type[Planner]] = {
+    "predicted_ttft": Planner,
+    "least_busy": LeastBusyPlanner,
+    "random": RandomPlanner,
 }
 
 
@@ -81,10 +82,9 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        self._strategy = STRATEGIES[strategy]
         super().__init__(rows, clock, policy or RoutingPolicy(), priors)
         self.wake_at: float | None = None
-        self._dice = dice
+        self._planner = STRATEGIES[strategy](self.policy, dice)
         self._queue = FairQueue(max_queue, self.policy.background_patience)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
@@ -141,7 +141,7 @@ class Scheduler(KnownNodes):
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
-            running.node.gave_up(running.binding.model)
+            running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
     def give_back(self, request_id: str) -> None:
@@ -152,10 +152,10 @@ class Scheduler(KnownNodes):
         del self._running[request_id]
         node, runner = running.node, running.runner
         node.changed()
-        node.gave_up(running.binding.model)
+        node.gave_up(running.assignment.model)
         runner.ends.pop(request_id, None)
         runner.mirror.restore(running.undo.prefixes)
-        if running.binding.loads and not runner.ends:
+        if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
         self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
@@ -185,7 +185,7 @@ class Scheduler(KnownNodes):
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
         rates = running.node.known(running.runner.blob)
-        request = running.binding.request
+        request = running.assignment.request
         output = predict_output(rates, background=request.background, limit=request.max_output)
         running.runner.ends[request_id] = now + output * rates.token
         self.listener(BegunEvent(request_id, output * rates.token))
@@ -197,8 +197,8 @@ class Scheduler(KnownNodes):
             return
         self._leave(running)
         self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
-        running.node.succeeded(running.binding.model)
-        running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
+        running.node.succeeded(running.assignment.model)
+        running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
         running.node.pair(blob).learn(lesson)
@@ -222,14 +222,14 @@ class Scheduler(KnownNodes):
             return False
         self._leave(running)
         self._queue.ended(running.entry)
-        node, model = running.node, running.binding.model
+        node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
             node.failed(model, self._clock(), node_down=node_down, hung=hung)
             self.listener(FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
-                node.broke_off(model, running.binding.request.user, self._clock())
+                node.broke_off(model, running.assignment.request.user, self._clock())
             else:
                 node.gave_up(model)
             self.listener(EndedEvent(request_id))
@@ -256,7 +256,10 @@ class Scheduler(KnownNodes):
         running = self._running.get(request_id)
         if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
             return False
-        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
+        model, passed_over = (
+            fold_name(running.assignment.model),
+            {running.node.row.name, *running.entry.tried},
+        )
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
@@ -278,7 +281,7 @@ class Scheduler(KnownNodes):
         if entry is None:
             return False
         serving = Counter(
-            running.binding.request.user
+            running.assignment.request.user
             for running in self._running.values()
             if any(model in running.node.listed for model in entry.models)
         )
@@ -291,72 +294,69 @@ class Scheduler(KnownNodes):
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
-        running.node.left(running.runner, running.binding.request.id, self._clock())
-        if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
+        running.node.left(running.runner, running.assignment.request.id, self._clock())
+        if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
     # --- decisions ---
 
-    def decide(self) -> list[Binding]:
+    def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         self.remote.expire(self._clock())
-        bindings: list[Binding] = []
-        while len(self._queue):
-            bound = self._walk_through()
-            bindings += bound
-            if len(bound) < self.policy.window:
+        assignments: list[Assignment] = []
+        for _ in range(MOST_WALKS):
+            if not len(self._queue):
+                break
+            started = self._walk_through()
+            assignments += started
+            if len(started) < self.policy.window:
                 break  # else those who were behind it, and seen in samples only, may begin as well
         self.wake_at = self._next_wake(self._clock())
-        return bindings
+        return assignments
 
-    def _walk_through(self) -> list[Binding]:
+    def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
-        view = self.view()
-        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
-            return []
-        is_ripe = partial(self._queue.is_ripe, now=view.now)
-        walk = self._strategy(view, self.policy, self._dice, is_ripe)
-        return [
-            self._bind(placement, view.now)
-            for placement in walk.bind(self._queue.order(view.now))
-            if placement.binds and self._lets_pass(placement, view.now)
-        ]
+        now = self._clock()
+        may_start = partial(self._queue.is_ripe, now=now)
+        planned = self._planner.plan(self._view(now), self._queue.order(now), may_start)
+        self._changed.clear()
+        return [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
 
-    def _lets_pass(self, placement: Placement, now: float) -> bool:
+    def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
+        return self.nodes[assignment.node].lets_pass(assignment.model, now)
 
-    def _bind(self, placement: Placement, now: float) -> Binding:
-        """Let a request take the slot that it was placed in, and remember how to undo it."""
-        entry, offer = placement.entry, placement.chosen
-        self._queue.bound(entry.request.id, now)
-        node = self.nodes[offer.node.view.name]
+    def _start(self, assignment: Assignment, now: float) -> Assignment:
+        """Let a request take the slot that it was assigned, and remember how to undo it."""
+        entry, request = assignment.entry, assignment.request
+        quote = assignment.chosen.quote
+        self._queue.bound(request.id, now)
+        node = self.nodes[assignment.node]
         node.changed()
-        node.passed(offer.model)
-        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        node.passed(assignment.model)
+        evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
         loading_until = node.loading_until
-        wanted = node.models[offer.model].wanted(entry.request)
-        runner = self._occupy(node, placement, wanted, now)
-        binding = Binding.made_by(placement, now - entry.came, self.policy)
-        depth, matched = runner.mirror.depth(entry.request.blocks)
-        beside = len(runner.ends)
+        wanted = node.models[assignment.model].wanted(request)
+        runner = self._occupy(node, assignment, wanted, now)
+        match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
-        self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted, now
+        self._running[request.id] = RunningRequest(
+            entry, assignment, node, runner, beside, match, undo, wanted, now
         )
-        rates = offer.quote.rates
-        output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
-        runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
-        return binding
+        output = predict_output(quote.rates, background=request.background, limit=request.max_output)
+        ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
+        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        runner.begin(request, now, ends_at, shared, kind)
+        return assignment
 
     def _occupy(
-        self, node: NodeState, placement: Placement, wanted: tuple[int, RunnerOptions], now: float
+        self, node: NodeState, assignment: Assignment, wanted: tuple[int, RunnerOptions], now: float
     ) -> RunnerState:
         """The runner that answers: the one that is there, or a new one in place of others."""
-        quote = placement.chosen.quote
+        quote = assignment.chosen.quote
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, wanted, quote.victims, now)
+        return node.load(assignment.model, wanted, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""

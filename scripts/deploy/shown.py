@@ -1,0 +1,149 @@
+"""Text that may be shown: one line, no control character, no secret.
+
+What a server or a file says may hold escape sequences, line breaks that look like our own lines, and secrets
+in places where nobody expects them. So two things are done. A message never quotes a value that is secret or
+may hold a secret (`shown_address`, `deploy.config`). And every secret that a run meets is noted in `SECRETS`,
+and is masked in all that is printed.
+"""
+
+import json
+import re
+import unicodedata
+from urllib.parse import quote, unquote
+
+from rich.console import Console
+from rich.text import Text
+
+HIDDEN = "…"
+SHORTEST = 4  # characters; a shorter secret would be masked in the middle of common words
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # categories of Unicode
+_SECRET_NAME = re.compile(
+    r"passw|(?:key|secret|passphrase|token|credentials?|authorization|headers?)$", re.IGNORECASE
+)
+# scheme, then all up to the last @ before a space or the end; also where slashes are missing or too many.
+_BEFORE_AT = re.compile(r"(?:[a-z][a-z+]*:/*)?(?P<login>[^\n;,]*)@", re.IGNORECASE)
+_QUERY_VALUE = re.compile(
+    r"[?&;][\w.-]*(?:password|secret|token|key)[\w.-]*=(?P<value>[^&#\s]+)", re.IGNORECASE
+)
+# The key of a row of nodes: all up to the next setting or row, in case that it has spaces in it.
+_ROW_KEY = re.compile(
+    r"\b(?P<name>key|password|token|secret|header[\w.-]*)\s*=\s*"
+    r"(?P<value>[^\n;]*?)(?=\s+\w[\w.-]*=|\s*[;\n]|\s*$)",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(
+    r"(?:[a-z][a-z+]{1,19}:/{0,3})?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w.~%/-]*)?", re.IGNORECASE
+)
+_LOGIN = re.compile(r"(?<=://)[^\s]*@")
+
+
+class Secrets:
+    """The secrets that this run has met, to be masked in what it prints."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._longest_first: tuple[str, ...] = ()
+
+    def add(self, value: object) -> None:
+        """Note a secret, and the words that it consists of."""
+        text = str(value or "")
+        for part in {text, text.strip(), unquote(text), *text.split()}:
+            self._add_forms(part)
+
+    def add_text(self, text: str) -> None:
+        """Note the secrets in a text that may have addresses and rows of nodes in it."""
+        for found in _BEFORE_AT.finditer(text):
+            login = found["login"].rpartition("/" if "//" in found["login"] else " ")[2]
+            user, colon, password = login.partition(":")
+            self.add(password if colon else user)
+            for piece in re.split(r"[/:@?#\s]+", password):
+                self.add(piece)
+        for pattern in (_QUERY_VALUE, _ROW_KEY):
+            for found in pattern.finditer(text):
+                self.add(found["value"])
+
+    def add_values(self, value: object, name: str = "") -> None:
+        """Note the secrets in JSON or valves, by the names of the keys and the look of the texts."""
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                self.add_values(inner, name if is_secret_name(name) else str(key))
+        elif isinstance(value, list):
+            for inner in value:
+                self.add_values(inner, name)
+        elif is_secret_name(name) and not isinstance(value, bool):
+            self.add(value)
+        elif isinstance(value, str):
+            self.add_text(value)
+
+    def forget(self) -> None:
+        """Know none any more."""
+        self._known.clear()
+
+    def mask(self, text: str) -> str:
+        """A text without any of them."""
+        if len(self._longest_first) != len(self._known):
+            self._longest_first = tuple(sorted(self._known, key=len, reverse=True))
+        for secret in self._longest_first:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def clean(self, reason: str) -> str:
+        """A message without any of them, nor a piece of one that it quotes."""
+
+        def shown(found: re.Match[str]) -> str:
+            quoted = found[1] or found[2]
+            held = any(quoted in secret and not secret.startswith(f"{quoted}://") for secret in self._known)
+            return found[0].replace(quoted, HIDDEN) if held else found[0]
+
+        return re.sub(r"'([^']+)'|\"([^\"]+)\"", shown, self.mask(reason))
+
+    def _add_forms(self, secret: str) -> None:
+        """As it stands, and as JSON, Python and a URL write it."""
+        escaped = json.dumps(secret)[1:-1]
+        unescaped = json.dumps(secret, ensure_ascii=False)[1:-1]
+        encodable = secret.encode("utf-8", "replace").decode()
+        forms = {secret, escaped, unescaped, repr(secret)[1:-1], quote(encodable, safe=""), printable(secret)}
+        self._known |= {form for form in forms if len(form) >= SHORTEST}
+
+
+SECRETS = Secrets()
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a key, valve or variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def printable(text: str) -> str:
+    """A text without control and formatting characters: a space for each."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(" " if unicodedata.category(letter) in _UNSEEN else letter for letter in text)
+
+
+def plain(text: object, limit: int = 500) -> str:
+    """A text from elsewhere as a part of one sentence: one line, masked, cut where it is long."""
+    said = SECRETS.mask(str(text)[: 100 * limit])
+    line = " ".join(printable(said).split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def shown_address(address: object) -> str:
+    """An address without user name, password, query and fragment; `…` where it cannot be told apart."""
+    text = str(address)
+    bare = re.split(r"[?#]", _LOGIN.sub("", text), maxsplit=1)[0]
+    # Without a scheme it may be anything, such as a key in the wrong place.
+    is_host = "://" in text or bool(re.match(r"[\w-]+(\.[\w-]+)+|[\w-]+:\d", bare) and "@" not in text)
+    return plain(bare) if is_host and _ADDRESS.fullmatch(bare) else HIDDEN
+
+
+def say(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print a text, or parts of it with their styles. Line breaks in it are ours, and stay."""
+    shown = Text()
+    for part in parts:
+        text, style = (part, "") if isinstance(part, str) else part
+        safe = "\n".join(map(printable, SECRETS.mask(text).split("\n")))
+        shown.append(safe, style)
+    console.print(shown)

@@ -1,0 +1,163 @@
+"""One HTTP request to a server that may be anything: bounded time and memory, no redirect followed."""
+
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import urllib3
+
+from deploy.errors import UnreachableError
+from deploy.shown import plain, shown_address
+
+TIMEOUT_SECONDS = 60.0  # for the whole answer
+MAX_BYTES = 64 * 2**20  # a list of a thousand models, each with a picture
+MAX_ERROR_BYTES = 64 * 2**10
+MAX_PARTS = 3_000_000  # commas and brackets of JSON: each stands for an object in memory
+_CHUNK = 64 * 2**10
+_OK, _MULTIPLE_CHOICES, _BAD_REQUEST = 200, 300, 400
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        status: the HTTP status.
+        reason: its words.
+        headers: by name, in any case.
+        body: at most `MAX_BYTES`; of an error the beginning.
+    """
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        return _OK <= self.status < _MULTIPLE_CHOICES
+
+    @property
+    def redirection(self) -> str:
+        """Where it sends us instead; empty: nowhere."""
+        return self.headers.get("Location", "") if _MULTIPLE_CHOICES <= self.status < _BAD_REQUEST else ""
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            ValueError: it is none, or it would take too much memory or stack.
+        """
+        if sum(self.body.count(mark) for mark in (b",", b"[", b"{")) > MAX_PARTS:
+            raise ValueError("too many values")
+        try:
+            return json.loads(self.body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Bearer(requests.auth.AuthBase):
+    """Signs a request. A mere header would lose to an entry for the host in the user's ~/.netrc."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Sign it, or see to it that nothing else does."""
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+def fetch(method: str, url: str, *, key: str = "", seconds: float | None = None, **request: Any) -> Answer:
+    """Send a request and read the answer. A redirect is not followed: it would carry the key elsewhere.
+
+    Args:
+        method: of HTTP.
+        url: where.
+        key: sent as a bearer token; empty: none.
+        seconds: for the whole of it; None: `TIMEOUT_SECONDS`.
+        request: further arguments of `requests.request`.
+
+    Raises:
+        UnreachableError: no whole answer came in time, or it was too long. The text is the reason alone.
+    """
+    limit = TIMEOUT_SECONDS if seconds is None else seconds
+    return _within(limit, lambda: _answer(method, url, Bearer(key), limit, request))
+
+
+def _within(seconds: float, work: Callable[[], Answer]) -> Answer:
+    """The result of some work, waited for in another thread: the HTTP library limits only each silence."""
+    done: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(work())
+        except Exception as error:  # noqa: BLE001 - raised again below, in the thread that waits
+            done.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result = done.get(timeout=seconds)
+    except queue.Empty:
+        raise UnreachableError(f"no answer within {seconds:g} s") from None
+    if isinstance(result, Answer):
+        return result
+    if isinstance(result, UnreachableError):
+        raise result
+    if isinstance(result, OSError | ValueError | urllib3.exceptions.HTTPError):  # of requests too
+        raise UnreachableError(_cause(result, seconds)) from None  # the library's words may show the key
+    raise result
+
+
+def _answer(method: str, url: str, auth: Bearer, seconds: float, request: dict[str, Any]) -> Answer:
+    with requests.Session() as session:
+        session.auth = auth
+        # A slow step may outlast the server's limit for an idle connection, which then ends as we write.
+        session.headers.update({"Connection": "close", "Accept-Encoding": "identity"})
+        with session.request(
+            method, url, timeout=seconds, allow_redirects=False, stream=True, **request
+        ) as answer:
+            encoding = answer.headers.get("Content-Encoding", "identity")
+            if encoding.strip().lower() not in {"", "identity"}:
+                raise UnreachableError("its answer is compressed, which was not asked for")
+            body = _body(answer, MAX_BYTES if answer.ok else MAX_ERROR_BYTES)
+            return Answer(answer.status_code, plain(answer.reason or ""), answer.headers, body)
+
+
+def _body(answer: requests.Response, limit: int) -> bytes:
+    body = bytearray()
+    while chunk := answer.raw.read(min(_CHUNK, limit + 1 - len(body)), decode_content=False):
+        body += chunk
+        if len(body) > limit:
+            if answer.ok:
+                raise UnreachableError(f"its answer is longer than {limit // 2**20} MiB")
+            return bytes(body[:limit])
+    return bytes(body)
+
+
+def _cause(error: Exception, seconds: float) -> str:
+    """The innermost reason of a failed request: `Connection refused` rather than a pool's report."""
+    match error:
+        case requests.Timeout() | urllib3.exceptions.TimeoutError():
+            return f"no answer within {seconds:g} s"
+        case requests.exceptions.InvalidURL() | UnicodeError():
+            return "it is not a valid address"
+        case requests.exceptions.InvalidHeader():
+            return "the token or key cannot be sent"
+    words = str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
+    return plain(re.sub(r"^\[Errno -?\d+\] ", "", words), 200) or type(error).__name__
+
+
+def sends_on(answer: Answer, path: str = "") -> str:
+    """Where a redirect leads, less the path that was asked for."""
+    return shown_address(answer.redirection.removesuffix(path))
