@@ -18,16 +18,18 @@ import math
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
-from bisect import bisect_left, bisect_right, insort
-from collections import Counter, defaultdict, deque
+from bisect import bisect_left, insort
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
     Collection,
+    Container,
     Iterable,
     Iterator,
     Mapping,
@@ -46,11 +48,12 @@ from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
 from itertools import chain
+from math import exp
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -87,6 +90,7 @@ from pydantic import (
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -143,6 +147,47 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
@@ -172,11 +217,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -209,7 +257,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -270,7 +317,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -279,7 +326,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -535,6 +583,601 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
     return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.aliases.table ---
+# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#
+# For example::
+#
+#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
+#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
+#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
+#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
+#     openai/*      = *                                 # what the first star matched
+#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+
+MAX_ROWS = 1000
+MAX_CANDIDATES = 20
+MAX_CHAIN = 10
+MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
+_KILO = 1024
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """One row: who it answers for, when, and with which models.
+
+    Attributes:
+        alias: the name that clients ask for; each `*` in it stands for any text.
+        candidates: models to answer with, the preferred one first.
+        images: the row asks for an image in the request.
+        tools: the row asks for tools in the request.
+        min_tokens: the row asks for a prompt of at least so many tokens.
+        groups: the row asks for a user of one of these groups; empty: anyone.
+        quantizations: preferred levels among the installed variants of a candidate.
+        line: its number in the text, from 1.
+    """
+
+    alias: str
+    candidates: tuple[str, ...]
+    images: bool = False
+    tools: bool = False
+    min_tokens: int = 0
+    groups: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.alias
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the row asks of a request, as it is written between the brackets."""
+        asked = (
+            "vision" if self.images else "",
+            "tools" if self.tools else "",
+            f"context>={self.min_tokens}" if self.min_tokens else "",
+            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
+        )
+        return tuple(filter(None, asked))
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
+        inside = ", ".join(self.conditions + preference)
+        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+
+    def applies_to(self, facts: RequestFacts) -> bool:
+        """Whether the request has everything that the row asks for."""
+        return (
+            (facts.images or not self.images)
+            and (facts.tools or not self.tools)
+            and facts.tokens >= self.min_tokens
+            and (not self.groups or not self.groups.isdisjoint(facts.groups))
+        )
+
+
+class AliasTable:
+    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+
+    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
+        """Check the rows against each other and index them.
+
+        Raises:
+            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        """
+        self.rows = rows
+        _refuse_duplicates(rows)
+        _refuse_cycles(rows)
+        exact: dict[str, list[AliasRow]] = defaultdict(list)
+        for row in rows:
+            if not row.is_wildcard:
+                exact[row.alias].append(row)
+        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
+        }
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
+        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
+        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
+        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.groups for row in self.rows)
+
+    def exact(self, name: str) -> tuple[AliasRow, ...]:
+        """The rows for this very name: those that ask for more come first, then as written."""
+        return self._exact.get(name, ())
+
+    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
+        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
+        for row in self.exact(name):
+            yield row, ""
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
+            return
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
+            if found := pattern.fullmatch(name):
+                yield row, found.group(1)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_table(text: str) -> AliasTable:
+    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        AliasTableError: naming the row and what is wrong with it.
+    """
+    rows: list[AliasRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+    return AliasTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    found = _ROW.fullmatch(written)
+    if found is None:
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+    )
+
+
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
+
+
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
+
+
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
+
+
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
+
+
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
+    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
+    return -len(row.conditions), -row.min_tokens
+
+
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
+
+
+def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
+    for row in rows:
+        case = (row.alias, row.conditions)
+        if case in seen:
+            raise AliasTableError(
+                row.line,
+                row.text,
+                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
+                "put both rows' models into one row, in order of preference",
+            )
+        seen[case] = row
+
+
+def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
+    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
+    exact = [row for row in rows if not row.is_wildcard]
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
+    for row in exact:
+        leads_to[row.alias].extend(row.candidates)
+    try:
+        order = tuple(TopologicalSorter(leads_to).static_order())
+    except CycleError as error:
+        way = tuple(reversed(error.args[1]))
+        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
+        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        raise AliasTableError(row.line, row.text, reason) from error
+    depth = dict.fromkeys(order, 0)
+    for alias in order:
+        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
+    for row in exact:
+        if depth[row.alias] > MAX_CHAIN:
+            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            raise AliasTableError(row.line, row.text, reason)
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.aliases.resolve ---
+# Which model answers for a name: a pure function of the table, the request and the models that are there.
+
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The model that answers, and why it does.
+
+    Attributes:
+        alias: the name that was asked for.
+        model: id of the model that answers.
+        row: the row that named it.
+        passed_over: models that the table prefers, each with the reason against it.
+    """
+
+    alias: str
+    model: str
+    row: AliasRow
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
+        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
+        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+
+
+def resolve(
+    table: AliasTable,
+    facts: RequestFacts,
+    models: Mapping[str, str] | None,
+    denied: AbstractSet[str] = frozenset(),
+) -> Resolution | None:
+    """Resolve the name that was asked for.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        models: id → quantization level (empty where unknown) of every model that is there;
+            None when that is not known: then the first candidate is taken at its word.
+        denied: ids in `models` that this user may not use.
+
+    Returns:
+        None when no row of the table is about this request: the name then stands for itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+    """
+    passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
+    for name, row in candidates(table, facts):
+        model = name if models is None else find_candidate(name, row, models, denied, families)
+        if model is not None and model not in denied:
+            return Resolution(facts.model, model, row, tuple(passed_over))
+        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
+    if passed_over:
+        raise AliasUnavailableError(facts.model, tuple(passed_over))
+    return None
+
+
+def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
+    """Every model that the table names for this request, in order of preference, each once."""
+    seen: set[str] = set()
+    for row, star in table.matching(facts.model):
+        if row.applies_to(facts):
+            yield from _expand(table, facts, row, star, seen)
+
+
+def _expand(
+    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
+) -> Iterator[tuple[str, AliasRow]]:
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
+    for candidate in row.candidates:
+        name = candidate.replace("*", star)
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
+        for other in deeper:
+            yield from _expand(table, facts, other, "", seen)
+        if not deeper:
+            yield name, row
+
+
+def find_candidate(
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)
+
+
+# --- ollama_pack.aliases.published ---
+# Which names of a table can be published as models, and what answers for them.
+
+MOST_TOKENS = 2**62  # meets every `context>=`
+
+
+def concrete_names(table: AliasTable) -> tuple[str, ...]:
+    """The aliases that are names of their own, as written; a wildcard is none."""
+    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
+
+
+def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    """Every model there that may answer for an alias; first those that answer the plainest request.
+
+    Args:
+        table: the aliases.
+        name: one of them.
+        models: id → quantization level (empty where unknown) of the models that are there.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+
+
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
+    families = Families(models)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, models, families=families)
+        if model is not None:
+            yield model
+
+
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
+
+    An empty set: one has to be in several groups.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
+        )
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
+
+
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
 
 
 # --- ollama_pack.cache.errors ---
@@ -1070,21 +1713,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
-
-
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -1097,6 +1725,78 @@ def _figure(line: Mapping[str, Any], name: str) -> int:
 def _rate(tokens: int, nanoseconds: int) -> float | str:
     """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
 
 
 # --- ollama_pack.engines.routed_names ---
@@ -1114,45 +1814,116 @@ class RoutingPolicy:
     """Weights and bounds of the decision. Times are in seconds.
 
     Attributes:
-        decode_weight: what a second of decoding counts beside a second until the first token.
+        decode_weight: what a second of decoding counts beside a second until the first token, and
+        decode_seconds: how many of them count at most.
         demand_horizon: how far ahead the demand for an evicted model is looked at.
         hysteresis_seconds: a chat leaves the node that holds its prefix to save more than this, and
         hysteresis_share: more than this share of what it costs to stay.
         tie_share: costs that differ by less are equal.
         tier_seconds: what a tier further away counts.
         background_patience: how long background calls wait behind people.
-        background_harm: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: how busy a model's runners are before a background call loads it on an idle node.
+        background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
+        prewarm_share: how busy a model's runners are before a background call loads it on an empty node.
         overtake_limit: how often a request may be overtaken by ones behind it.
-        return_share: chats that go on after an answer, among all that got one, and
-        return_seconds: how long after it they usually do.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
-        window: waiting requests that are all looked at; of those behind, one in
-        crowd: of each kind stands for all.
+        window: waiting requests of each kind that are all looked at; of those behind, one in
+        crowd: stands for all, and so many in
+        samples: at most, unless a slot is free.
+        most_looks: at waiting requests in one decision.
+        candidates: nodes that are asked for one request at most, besides those that hold its prefix.
         probe_requests: requests between two tries whether a runner has one more slot.
-        unheard_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
+        unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
             a chat goes, which costs a little where chats have one turn only.
         busy_percent: a GPU that is this busy, without a request of ours, works for somebody else.
     """
 
     decode_weight: float = 0.3
+    decode_seconds: float = 2.0
     demand_horizon: float = 60.0
     hysteresis_seconds: float = 0.5
     hysteresis_share: float = 0.15
     tie_share: float = 0.05
     tier_seconds: float = 10.0
     background_patience: float = 10.0
-    background_harm: float = 0.1
+    background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
     overtake_limit: int = 16
-    return_share: float = 0.5
-    return_seconds: float = 60.0
     overdue_share: float = 0.25
     window: int = 4
     crowd: int = 16
+    samples: int = 8
+    most_looks: int = 64
+    candidates: int = 24
     probe_requests: int = 64
-    unheard_peers: bool = False
+    unsynced_peers: bool = False
     busy_percent: float = 50.0
+
+
+# --- ollama_pack.routing.decide.returns ---
+# How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#
+# A curve is a life table: for each span of ages, of those prompts that were as old and had not been gone on
+# with, the share that was, each counted by the share of its own tokens that came again.
+
+SPANS = 13  # of ages: 0 to 1 s, 1 to 3 s, 3 to 7 s, …, to more than an hour
+
+
+def span_of(age: float) -> int:
+    """The span of ages, each twice as long as the one before."""
+    return min(SPANS - 1, int(math.log2(max(0.0, age) + 1)))
+
+
+def begins_at(span: int) -> float:
+    """The age at which a span begins, in seconds."""
+    return float(2**span - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnCurve:
+    """Of each span, the share that comes again in it of what has not come again before."""
+
+    shares: tuple[float, ...] = ()
+
+    def remaining(self, age: float) -> float:
+        """The share of a prompt's own tokens that is still to be asked for again, at this age."""
+        if not self.shares:
+            return 0.0
+        span = span_of(age)
+        left = 1.0 - (age - begins_at(span)) / (begins_at(span + 1) - begins_at(span))
+        after = self._after(span + 1)
+        now = self.shares[span] * min(1.0, max(0.0, left))
+        return now + (1 - now) * after
+
+    def _after(self, span: int) -> float:
+        return _returning(self.shares)[span]
+
+
+@lru_cache(maxsize=1024)
+def _returning(shares: Sequence[float]) -> tuple[float, ...]:
+    """For each span, the share that comes again in it or later."""
+    found = [0.0]
+    for share in reversed(shares):
+        found.append(share + (1 - share) * found[-1])
+    return tuple(reversed(found))
+
+
+NEVER = ReturnCurve()
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnCurves:
+    """The curves of one set of weights.
+
+    Attributes:
+        seen: of prompts by how many turns they went on with; as observed alone.
+        believed: the same, with what is usual where little was observed yet.
+    """
+
+    seen: tuple[ReturnCurve, ...] = ()
+    believed: tuple[ReturnCurve, ...] = ()
+
+
+NOTHING_SEEN = ReturnCurves()
 
 
 # --- ollama_pack.routing.decide.view ---
@@ -1248,6 +2019,8 @@ class KeptPrefix:
         tokens: length of the prompt.
         output: tokens that were generated after it, and are held too.
         used_at: when it was last used.
+        shared: tokens of its beginning that prompts of others have as well.
+        kind: what its return is learned by: its turn, or that it is a background call's.
     """
 
     chains: Mapping[int, int] = field(repr=False)
@@ -1255,6 +2028,59 @@ class KeptPrefix:
     tokens: int
     output: int
     used_at: float
+    shared: int = 0
+    kind: int = 0
+
+    @property
+    def weight(self) -> int:
+        """The tokens that are held for it alone."""
+        return self.tokens - self.shared + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """What a runner holds of a prompt.
+
+    Attributes:
+        hit: tokens of the prompt.
+        own: they are this chat's own, not only a system prompt that chats share.
+        hoped: as many more as can be expected of what it should have lost.
+    """
+
+    hit: int = 0
+    own: bool = False
+    hoped: int = 0
+
+
+NO_MATCH = PrefixMatch()
+
+
+class HeldPrefixes(Protocol):
+    """What a runner is believed to hold. Decisions only read it."""
+
+    def __len__(self) -> int: ...
+
+    def match(self, blocks: Sequence[PromptBlock], newest: int | None = None) -> PrefixMatch:
+        """What it holds of a prompt, counting on so many of the last used prefixes only."""
+
+    def oldest(self) -> KeptPrefix | None:
+        """What the next new prompt takes the place of; None: there is room."""
+
+
+class NothingHeld:
+    """A runner that is loaded now, or of which nothing is known."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def match(self, blocks: Sequence[PromptBlock], newest: int | None = None) -> PrefixMatch:  # noqa: ARG002
+        return NO_MATCH
+
+    def oldest(self) -> KeptPrefix | None:
+        return None
+
+
+NOTHING_HELD = NothingHeld()
 
 
 @dataclass(frozen=True, slots=True)
@@ -1273,7 +2099,7 @@ class RunnerView:
         keeps: how many prefixes it still holds.
         ready_at: when it is loaded; in the past: it is.
         ends: when each request that it answers now is predicted to end, its first token included.
-        prefixes: what it still holds, the last used first.
+        prefixes: what it still holds.
         remote: as in `InstalledModel`.
     """
 
@@ -1287,7 +2113,7 @@ class RunnerView:
     keeps: int = 1
     ready_at: float = 0.0
     ends: tuple[float, ...] = ()
-    prefixes: tuple[KeptPrefix, ...] = ()
+    prefixes: HeldPrefixes = NOTHING_HELD
     remote: bool = False
 
 
@@ -1383,17 +2209,36 @@ class FleetView:
         now: the moment.
         nodes: the nodes that may be given work.
         demand: blob → requests a second that ask for it.
+        returns: blob → how likely its prompts are gone on with.
+        changed: names of the nodes that look otherwise than in the view before; None: any may.
+        by_name: the nodes by their names; made of `nodes` where it is missing.
+        holders: chain of a prompt's block → the nodes that such a prompt went to lately.
     """
 
     now: float
     nodes: tuple[NodeView, ...]
     demand: Mapping[str, float] = field(default_factory=dict)
+    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    changed: Collection[str] | None = None
+    by_name: Mapping[str, NodeView] = field(default_factory=dict)
+    holders: Mapping[int, Collection[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.by_name) != len(self.nodes):
+            object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
+
+    def holders_of(self, blocks: Sequence[PromptBlock]) -> Collection[str]:
+        """The nodes that got the longest known beginning of a prompt."""
+        for block in reversed(blocks):
+            if found := self.holders.get(block.chain):
+                return found
+        return ()
 
 
 # --- ollama_pack.routing.decide.cost ---
 # What sending a request to a node costs, term by term.
 #
-#     C = wait + load + (P - hit) / pp + a * E[out] * tpot * (b + 1) / slots + evict
+#     C = wait + load + (P - hit) / pp * (1 + price) + crowd * (b + 1) / slots + evict
 #
 # The first three terms are the predicted time to first token, which the user sees; the others are what the
 # choice costs later, and costs others. Every term is in seconds and never negative.
@@ -1407,7 +2252,7 @@ class CostTerms:
         wait: until a slot is free, or until a load can begin.
         load: reading the weights into memory; 0 when they are there.
         prompt: evaluating what no kept prefix covers.
-        decode: sharing the runner with those that decode on it, weighted.
+        decode: sharing the runner with those that decode on it: who comes back to it finds it full.
         evict: what others lose: a model that is unloaded, a chat's prefix that is overwritten.
         tier: the distance of the node's tier.
     """
@@ -1464,7 +2309,8 @@ def decode_share(output: float, busy: int, slots: int, rates: PairRates, policy:
     """The term for decoding beside `busy` others; nothing is known of it before the rates are learned."""
     if not rates.learned:
         return 0.0
-    return policy.decode_weight * output * rates.token * (busy + 1) / slots
+    decoding = min(output * rates.token, policy.decode_seconds)
+    return policy.decode_weight * decoding * (busy + 1) / slots
 
 
 def evict_model(rates: PairRates, demand: float, other_holders: int, policy: RoutingPolicy) -> float:
@@ -1480,11 +2326,13 @@ def evict_model(rates: PairRates, demand: float, other_holders: int, policy: Rou
     return (rates.load + rates.service) * min(1.0, here * policy.demand_horizon) / (other_holders + 1)
 
 
-def overwrite_prefix(prefix: KeptPrefix, now: float, rates: PairRates, policy: RoutingPolicy) -> float:
-    """What overwriting a prefix costs its chat, should that go on: the time to evaluate it again."""
-    age = max(0.0, now - prefix.used_at)
-    returns = policy.return_share * math.exp(-age / policy.return_seconds)
-    return returns * (prefix.tokens + prefix.output) / rates.prompt
+def overwrite_prefix(
+    prefix: KeptPrefix, now: float, rates: PairRates, curves: Sequence[ReturnCurve]
+) -> float:
+    """What overwriting a prefix costs its chat, as likely as that still goes on: to evaluate it again."""
+    if prefix.kind >= len(curves):
+        return 0.0
+    return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
 
 
 _MATTERS = 0.05  # seconds
@@ -1494,312 +2342,6 @@ def explain_terms(terms: Mapping[str, float]) -> str:
     """The terms that matter, the largest first: `wait 1.2 s + prompt 0.4 s`."""
     told = sorted(((value, name) for name, value in terms.items() if value >= _MATTERS), reverse=True)
     return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"
-
-
-# --- ollama_pack.routing.decide.node_timeline ---
-# A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#
-# The decision places each waiting request here, in fair order, so that the ones behind see the queue as it is.
-
-# The model's name as `fold_name` makes it, the request's kind, its limit on the output.
-QuoteKey = tuple[str, str, int]
-
-_UNKNOWN = PairRates()
-
-
-@dataclass(slots=True)
-class VirtualRunner:
-    """A runner in the virtual future: when it is loaded, when each of its slots is free."""
-
-    blob: str
-    size: int
-    context: int
-    asked: int | None
-    options: RunnerOptions | None
-    ready_at: float
-    free_at: list[float]  # sorted, one for each slot
-    prefixes: tuple[KeptPrefix, ...] = ()
-    keeps: int = 1
-    remote: bool = False
-
-    def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
-        """Whether it answers without being loaded again."""
-        return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
-
-
-@dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
-class Quote:
-    """What a node can offer to requests for one model, whatever their prompt. Times are in seconds.
-
-    Attributes:
-        base: wait + load + decode + tier: what does not depend on the prompt.
-        wait, load, decode, evict: as in `CostTerms`.
-        pace: seconds for each token of the prompt that is not held, and
-        head: before the first of them: `predict_prompt` in its two parts.
-        starts_at: when the prompt can begin.
-        starts_now: whether the node can begin, with a load or with the prompt, at this very moment.
-        model: the name by which the node knows the model.
-        blob: the weights.
-        rates: of the node with these weights.
-        prefixes: what the runner that answers still holds.
-        reused: the runner that answers; None: one is loaded.
-        victims: blobs that are unloaded first.
-    """
-
-    base: float
-    wait: float
-    load: float
-    decode: float
-    evict: float
-    pace: float
-    head: float
-    starts_at: float
-    starts_now: bool
-    model: str
-    blob: str
-    rates: PairRates
-    prefixes: tuple[KeptPrefix, ...]
-    reused: VirtualRunner | None
-    victims: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Clearing:
-    """What it takes before a node can load weights of some size.
-
-    Attributes:
-        begins: when the load can begin.
-        evict: what unloading the victims costs others, in seconds.
-        victims: the blobs that are unloaded.
-    """
-
-    begins: float
-    evict: float
-    victims: tuple[str, ...]
-
-
-class VirtualNode:
-    """One node's future. Changed by `place` and `reserve` alone.
-
-    Attributes:
-        view: the node as it is now.
-        runners: by the digest of their weights.
-        quotes: what it can offer, as long as nothing changes.
-    """
-
-    __slots__ = (
-        "_clearings",
-        "_fleet",
-        "_held",
-        "_loading_until",
-        "_now",
-        "_placed",
-        "_policy",
-        "_reserved",
-        "_tier",
-        "quotes",
-        "runners",
-        "view",
-    )
-
-    def __init__(
-        self, view: NodeView, fleet: FleetView, held: Mapping[str, int], policy: RoutingPolicy
-    ) -> None:
-        """Begin with what the node does now.
-
-        Args:
-            view: the node.
-            fleet: the moment, and what is asked for.
-            held: blob → how many nodes have it in memory, kept up to date by the caller.
-            policy: weights and bounds.
-        """
-        self.view = view
-        self.runners = {
-            runner.blob: _virtual_runner(runner, view, fleet.now, policy) for runner in view.runners
-        }
-        self._placed = 0
-        self._fleet = fleet
-        self._now = fleet.now
-        self._held = held
-        self._policy = policy
-        self._tier = policy.tier_seconds * view.tier
-        self._loading_until = max(fleet.now, view.loading_until)
-        self._reserved = False
-        self.quotes: dict[QuoteKey, Quote] = {}
-        self._clearings: dict[tuple[int, str], Clearing] = {}
-
-    @property
-    def running(self) -> int:
-        """Requests that it answers, those that were placed here included."""
-        return self._placed + sum([len(runner.ends) for runner in self.view.runners])
-
-    def forget_quotes(self) -> None:
-        """Somewhere a model was evicted: what evicting it here costs has changed."""
-        self.quotes.clear()
-        self._clearings.clear()
-
-    def reserve(self) -> None:
-        """Nobody behind may begin here now."""
-        self._reserved = True
-        self.quotes.clear()
-
-    def is_open(self) -> bool:
-        """Whether it could begin anything at this moment."""
-        if self._reserved:
-            return False
-        now = self._now
-        for runner in self.runners.values():
-            if runner.free_at[0] <= now and runner.ready_at <= now:
-                return True
-        used = sum(runner.size for runner in self.runners.values())
-        return self._loading_until <= now and (not self.runners or used < self.view.room)
-
-    def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
-        """What it can offer for a model that it has, to any request of this kind; kept in `quotes`.
-
-        Args:
-            key: the model, and what else of the request the quote depends on.
-            request: one of that kind.
-        """
-        model = self.view.models[key[0]]
-        rates = self.view.rates.get(model.blob, _UNKNOWN)
-        runner = self.runners.get(model.blob)
-        output = predict_output(rates, background=request.background, limit=request.max_output)
-        if runner and runner.fits(request, model):
-            made = self._offer_runner(model, runner, rates, output)
-        else:
-            made = self._offer_load(model, rates, output)
-        self.quotes[key] = made
-        return made
-
-    def _offer_runner(
-        self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
-    ) -> Quote:
-        now, free_at = self._now, runner.free_at
-        starts = max(now, runner.ready_at, free_at[0])
-        busy = len(free_at) - bisect_right(free_at, starts)
-        evict = 0.0
-        if len(runner.prefixes) >= runner.keeps:
-            evict = overwrite_prefix(runner.prefixes[-1], now, rates, self._policy)
-        decode = decode_share(output, busy, len(free_at), rates, self._policy)
-        return Quote(  # by position: by name takes twice as long, and here it counts
-            starts - now + decode + self._tier,
-            starts - now,
-            0.0,
-            decode,
-            evict,
-            prompt_pace(busy, rates),
-            prompt_head(busy, rates),
-            starts,
-            starts <= now and not self._reserved,
-            model.name,
-            runner.blob,
-            rates,
-            runner.prefixes,
-            runner,
-        )
-
-    def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
-        own = model.blob if model.blob in self.runners else ""
-        found = self._clearings.get((model.size, own))
-        if found is None:
-            found = self._clearings[model.size, own] = self._clear(model.size, own)
-        decode = decode_share(output, 0, rates.slots, rates, self._policy)
-        wait = found.begins - self._now
-        return Quote(
-            wait + rates.load + decode + self._tier,
-            wait,
-            rates.load,
-            decode,
-            found.evict,
-            prompt_pace(0, rates),
-            prompt_head(0, rates),
-            found.begins + rates.load,
-            wait <= 0 and not self._reserved,
-            model.name,
-            model.blob,
-            rates,
-            (),
-            None,
-            found.victims,
-        )
-
-    def _clear(self, size: int, own: str) -> Clearing:
-        """Make room as Ollama does: those that are idle go first. A runner that is loaded anew goes, too."""
-        others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
-        if len(others) > 1:
-            others.sort(key=_idle_at)
-        needed = size - self.view.room
-        for runner in others:
-            needed += runner.size
-        gone = [self.runners[own]] if own else []
-        begins, evict = self._loading_until, 0.0
-        for runner in others:
-            if needed <= 0:
-                break
-            gone.append(runner)
-            needed -= runner.size
-            evict += self._evict(runner.blob)
-        for runner in gone:
-            begins = max(begins, runner.free_at[-1], runner.ready_at)
-        return Clearing(begins, evict, tuple([runner.blob for runner in gone]))
-
-    def _evict(self, blob: str) -> float:
-        rates = self.view.rates.get(blob, _UNKNOWN)
-        others = max(0, self._held.get(blob, 1) - 1)
-        return evict_model(rates, self._fleet.demand.get(blob, 0.0), others, self._policy)
-
-    def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
-        """Let a request take the slot that was quoted, for so many seconds from when it starts."""
-        self.forget_quotes()
-        self._placed += 1
-        runner = quote.reused or self._load(quote, request)
-        del runner.free_at[0]
-        insort(runner.free_at, quote.starts_at + service)
-        runner.prefixes = runner.prefixes[: runner.keeps - 1]  # the last used stay
-
-    def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
-        for blob in quote.victims:
-            del self.runners[blob]
-        model = next(model for model in self.view.models.values() if model.name == quote.model)
-        asked, options = model.wanted(request)
-        self._loading_until = quote.starts_at
-        runner = self.runners[quote.blob] = VirtualRunner(
-            quote.blob,
-            model.size,
-            0,
-            asked,
-            options,
-            quote.starts_at,
-            [quote.starts_at] * quote.rates.slots,
-            keeps=quote.rates.keeps,
-        )
-        return runner
-
-
-def _virtual_runner(runner: RunnerView, node: NodeView, now: float, policy: RoutingPolicy) -> VirtualRunner:
-    free_at = sorted(runner.ends)
-    if free_at and free_at[0] <= now:  # longer than predicted: how long still, nobody knows
-        overdue = now + policy.overdue_share * node.rates.get(runner.blob, _UNKNOWN).service
-        free_at = sorted([end if end > now else overdue for end in free_at])
-    idle = runner.slots - len(free_at)
-    free_at = [0.0] * idle + free_at if idle >= 0 else free_at[-idle:]
-    return VirtualRunner(
-        runner.blob,
-        runner.size,
-        runner.context,
-        runner.asked,
-        runner.options,
-        runner.ready_at,
-        free_at,
-        runner.prefixes,
-        runner.keeps,
-        runner.remote,
-    )
-
-
-def _idle_at(runner: VirtualRunner) -> float:
-    return runner.free_at[-1]
 
 
 # --- ollama_pack.routing.errors ---
@@ -1838,7 +2380,7 @@ class NoNodeError(RoutingError):
     def __init__(
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
-        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        wanted, silent = _either(models), silent or {}
         faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
         if there := [node for node in nodes if node not in silent]:
             where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
@@ -1881,7 +2423,7 @@ class NodesDownError(RoutingError):
             models: the models that may answer.
             nodes: name of each node that has one → what is wrong with it.
         """
-        wanted = " or ".join(f"`{model}`" for model in models)
+        wanted = _either(models)
         reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
         super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
         self.models = models
@@ -1909,23 +2451,22 @@ class NoAnswerError(RoutingError):
     """Every node that was tried failed before its first token.
 
     Attributes:
-        tried: name of each → what went wrong.
+        failures: name of each → what went wrong.
     """
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
         super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.tried = dict(tried)
+        self.failures = dict(failures)
 
 
 class RequestFailsError(NoAnswerError):
     """Several nodes failed in the same way before their first token: the request is the likely reason."""
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        super().__init__(tried)
-        *_, reason = tried.values()
-        nodes = " and ".join(tried)
-        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        super().__init__(failures)
+        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
+        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
         self.args = (said,)
 
 
@@ -1944,132 +2485,8 @@ class AnswerBrokenError(RoutingError):
         self.node = node
 
 
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
+def _either(models: tuple[str, ...]) -> str:
+    return " or ".join(f"'{model}'" for model in models)
 
 
 # --- ollama_pack.routing.naming ---
@@ -2313,636 +2730,513 @@ def _start_place(entry: WaitingRequest) -> tuple[float, int]:
     return entry.start, entry.number
 
 
-# --- ollama_pack.routing.decide.prefix ---
-# Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+# --- ollama_pack.routing.decide.node_timeline ---
+# A node's virtual future: what it does now, and what those ahead in the queue will have it do.
 #
-# A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
-# tells whether two prompts begin alike. A long message is several blocks: Open WebUI's prompts for titles and
-# tags, and for questions about documents, are one message each whose beginning never changes. Were that one
-# block, no hit would be expected, and what it saves would be taken for a faster GPU. What the model itself has
-# written is one block: it comes back whole or not at all. A runner keeps one prefix or several; how many is
-# learned from the prompt evaluation times that it reports.
+# The decision places each waiting request here, in fair order, so that the ones behind see the queue as it is.
+# A timeline on which nothing was placed serves the next decision as well, until its node changes.
 
-MAX_KEPT = 8  # prefixes remembered of one runner; more are not worth the looking
-MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
-MISSES_TO_FORGET = 3
-MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
-WHOLE_BYTES = 600  # of a message; a longer one is several blocks
-PIECE_BYTES = 400  # of each of its first blocks, and
-PIECE_SHARE = 1 / 8  # of what is before it in the message, where that is more: a book is a hundred blocks
-IMAGE_TOKENS = 768  # roughly what an image is to a model, however many bytes it has
-_CHAIN_BYTES = 8
+# The model's name as `fold_name` makes it, the request's kind, its limit on the output.
+QuoteKey = tuple[str, str, int]
 
-
-def prompt_blocks(
-    messages: Iterable[Mapping[str, Any]],
-    tools: Sequence[Any] = (),
-    bytes_per_token: float = 4.0,
-    key: bytes = b"",
-) -> tuple[PromptBlock, ...]:
-    """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
-
-    Args:
-        messages: the conversation; keys other than role, content, images and tool calls do not matter.
-        tools: what the model may call.
-        bytes_per_token: of UTF-8 text; what it is really is learned later.
-        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
-            from the hashes whether a guessed prompt was asked.
-    """
-    parts: list[_Part] = []
-    if tools:
-        parts += _pieces("tools", json.dumps(list(tools), sort_keys=True, default=str))
-    for message in messages:
-        text, images = _said(message)
-        parts += _pieces(str(message.get("role", "")), text, images)
-    if len(parts) > MAX_BLOCKS:
-        rest = parts[MAX_BLOCKS - 1 :]
-        written = b"\0".join(part.written for part in rest)
-        parts[MAX_BLOCKS - 1 :] = [_Part(written, sum(part.images for part in rest))]
-    return tuple(_chained(parts, bytes_per_token, key))
-
-
-class _Part(NamedTuple):
-    """What becomes a block: the bytes, how many images are in it, whether the model wrote it."""
-
-    written: bytes
-    images: int = 0
-    answer: bool = False
-
-
-def _pieces(role: str, text: str, images: int = 0) -> Iterator[_Part]:
-    """A message in pieces. Where they end depends on nothing behind them, so equal beginnings stay equal."""
-    written = f"{role}\0{text}".encode(errors="replace")
-    if role == "assistant" or len(written) <= WHOLE_BYTES:
-        yield _Part(written, images, role == "assistant")
-        return
-    begins = 0
-    while len(written) - begins > WHOLE_BYTES:
-        ends = begins + max(PIECE_BYTES, int(begins * PIECE_SHARE))
-        yield _Part(written[begins:ends])
-        begins = ends
-    yield _Part(written[begins:], images)
-
-
-def _said(message: Mapping[str, Any]) -> tuple[str, int]:
-    """A message as text, with hashes in place of its images; and how many these are."""
-    kept = {
-        key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
-    }
-    images = 0
-
-    def hashed(value: Any) -> str:
-        nonlocal images
-        images += 1
-        return blake2b(repr(value).encode(errors="replace"), digest_size=_CHAIN_BYTES).hexdigest()
-
-    if isinstance(kept.get("images"), list):
-        kept["images"] = list(map(hashed, kept["images"]))
-    if isinstance(kept.get("content"), list):
-        kept["content"] = [
-            {**part, "image_url": hashed(part["image_url"])}
-            if isinstance(part, dict) and "image_url" in part
-            else part
-            for part in kept["content"]
-        ]
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str), images
-
-
-def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iterator[PromptBlock]:
-    chain, tokens = b"", 0.0
-    for part in parts:
-        chain = blake2b(chain + part.written, digest_size=_CHAIN_BYTES, key=key).digest()
-        tokens += len(part.written) / bytes_per_token + IMAGE_TOKENS * part.images
-        yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
-
-
-def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
-    """How many tokens of a prompt a kept prefix covers.
-
-    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
-    """
-    chains = prefix.chains
-    if not blocks or blocks[0].chain not in chains:
-        return 0
-    low, high = 0, len(blocks) - 1  # equal beginnings stay equal up to some block: find it by halves
-    if high and blocks[1].chain not in chains:
-        high = 0  # most prompts share nothing but the system prompt
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if blocks[middle].chain in chains else (low, middle - 1)
-    hit = blocks[low].upto
-    if blocks[low].chain == prefix.last and low + 1 < len(blocks) and blocks[low + 1].answer:
-        hit += min(prefix.output, blocks[low + 1].upto - hit)
-    return hit
-
-
-def continues(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> bool:
-    """Whether a prompt is the kept one, or the kept one with more after it: the same chat."""
-    return prefix_hit(prefix, blocks) >= prefix.tokens
-
-
-class PrefixMirror:
-    """The prefixes of one runner, the last used first. Times are seconds on the caller's clock."""
-
-    def __init__(self) -> None:
-        self._kept: list[KeptPrefix] = []
-
-    def kept(self, keeps: int) -> tuple[KeptPrefix, ...]:
-        """What the runner holds if it keeps so many."""
-        return tuple(self._kept[:keeps])
-
-    def depth(self, blocks: Sequence[PromptBlock]) -> tuple[int, int]:
-        """Where in the list the longest match lies, and its tokens; (-1, 0) without any."""
-        hits = [prefix_hit(prefix, blocks) for prefix in self._kept]
-        best = max(hits, default=0)
-        return (hits.index(best), best) if best else (-1, 0)
-
-    def state(self) -> tuple[KeptPrefix, ...]:
-        """All that is remembered, to be given to `restore`."""
-        return tuple(self._kept)
-
-    def restore(self, state: Iterable[KeptPrefix]) -> None:
-        """What was started since did not happen."""
-        self._kept = list(state)
-
-    def started(self, blocks: Sequence[PromptBlock], now: float) -> None:
-        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest."""
-        if not blocks:
-            return
-        own = next((prefix for prefix in self._kept if continues(prefix, blocks)), None)
-        if own:
-            self._kept.remove(own)
-        chains = {block.chain: block.upto for block in blocks}
-        self._kept.insert(0, KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now))
-        del self._kept[MAX_KEPT:]
-
-    def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
-        """Its answer is held too, unless the prompt has been overwritten meanwhile."""
-        for index, prefix in enumerate(self._kept):
-            if blocks and prefix.last == blocks[-1].chain:
-                self._kept[index] = KeptPrefix(prefix.chains, prefix.last, prefix.tokens, output, now)
-
-    def clear(self) -> None:
-        """The runner was loaded anew, or somebody else used it."""
-        self._kept.clear()
-
-
-class KeepsLearner:
-    """How many prefixes a runner of one (node, weights) keeps: one, until a deeper one proves to be held."""
-
-    def __init__(self) -> None:
-        self.keeps = 1
-        self._misses = 0
-
-    def observe(self, depth: int, matched: int, hit: float) -> None:
-        """Learn from one prompt.
-
-        Args:
-            depth: where in the mirror its longest match lay, 0 the last used; -1: nowhere.
-            matched: the tokens of that match.
-            hit: the tokens that were in fact reused, as the evaluation time tells.
-        """
-        if depth < 0 or matched < MIN_MATCH:
-            return
-        if hit > 0.6 * matched:
-            self._misses = 0
-            self.keeps = max(self.keeps, depth + 1)
-        elif hit < 0.3 * matched and depth < self.keeps:
-            self._misses += 1
-            if self._misses >= MISSES_TO_FORGET:
-                self.keeps, self._misses = max(1, depth), 0
-
-
-# --- ollama_pack.routing.decide.rendezvous ---
-# Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#
-# Workers that do not hear of one another reckon the same node for the same chat, so that its next turn finds
-# its prefix there whichever worker it comes to. A node is passed over while it has more than its share.
-
-LOAD_BOUND = 1.25
-
-
-@lru_cache(maxsize=16384)
-def rendezvous_score(chat: str, node: str, weight: float) -> float:
-    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
-
-    The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
-    Tables", 2005).
-    """
-    digest = blake2b(f"{node}\\0{chat}".encode(errors="replace"), digest_size=8).digest()
-    uniform = (int.from_bytes(digest) + 0.5) / 2**64
-    return -weight / math.log(uniform) if weight > 0 else 0.0
-
-
-def may_take(load: int, total: int, share: float) -> bool:
-    """Whether a node may get one more without having more than its share of all, and a quarter.
-
-    The bound is ceil(c * share * (total + 1)) (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with
-    Bounded Loads", 2018).
-
-    Args:
-        load: what the node has.
-        total: what all nodes have.
-        share: of the node in all weights.
-    """
-    return load + 1 <= math.ceil(LOAD_BOUND * share * (total + 1))
-
-
-# --- ollama_pack.routing.decide.planner ---
-# Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#
-# Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
-# already placed. If the best node can begin now, bind; if not, place the request there virtually and go on, so
-# that those behind see the true queue. A request that is not bound may think otherwise the next time.
-
-# What a node would cost a request: total, hit, own, node and quote of the offer that it stands for. A tuple,
-# because a decision looks at many and makes an `Offer` of one.
-Bid = tuple[float, int, bool, VirtualNode, Quote]
+FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
+_UNKNOWN = PairRates()
 
 
 @dataclass(slots=True)
-class Offer:
+class TimelineContext:
+    """What all timelines of a fleet go by.
+
+    Attributes:
+        policy: weights and bounds.
+        now: the moment of the decision.
+        demand: blob → requests a second that ask for it.
+        returns: blob → how likely its prompts are gone on with.
+        held: blob → how many nodes have it in memory.
+    """
+
+    policy: RoutingPolicy
+    now: float = 0.0
+    demand: Mapping[str, float] = field(default_factory=dict)
+    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    held: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class VirtualRunner:
+    """A runner in the virtual future: when it is loaded, when each of its busy slots is free.
+
+    Attributes:
+        ends: of those that it answers, sorted.
+        placed: requests that were placed here in this decision: each has overwritten a prefix.
+    """
+
+    blob: str
+    size: int
+    context: int
+    asked: int | None
+    options: RunnerOptions | None
+    slots: int
+    ready_at: float
+    ends: list[float]
+    prefixes: HeldPrefixes = NOTHING_HELD
+    keeps: int = 1
+    placed: int = 0
+    remote: bool = False
+
+    def fits(self, request: FleetRequest, model: InstalledModel) -> bool:
+        """Whether it answers without being loaded again."""
+        return model.fixed or fits_runner(model.wanted(request), self.context, self.asked, self.options)
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a slot is free, if only when it is loaded."""
+        return len(self.ends) < self.slots
+
+    def busy_until(self, now: float, overdue: float) -> list[float]:
+        """When each busy slot is free. Who takes longer than predicted still takes `overdue` seconds."""
+        if self.ends and self.ends[0] <= now:
+            return sorted([end if end > now else now + overdue for end in self.ends])
+        return self.ends
+
+    def free_at(self, now: float, overdue: float) -> float:
+        """When a slot is free."""
+        if self.has_slot:
+            return now
+        return self.busy_until(now, overdue)[len(self.ends) - self.slots]
+
+    def idle_at(self, now: float, overdue: float) -> float:
+        """When all are."""
+        return self.busy_until(now, overdue)[-1] if self.ends else now
+
+
+@dataclass(slots=True)  # not frozen: thousands are made for one decision, and freezing takes most of the time
+class Quote:
+    """What a node can offer to requests for one model, whatever their prompt. Times are in seconds.
+
+    Attributes:
+        starts_at: when the prompt can begin, unless a load comes first: then when the load can.
+        now_open: whether the node can begin, with a load or with the prompt, at this very moment.
+        fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
+        load, decode: as in `CostTerms`.
+        evict: what others lose, as far as can be guessed, and
+        evict_seen: as far as it was observed.
+        pace: seconds for each token of the prompt that is not held, and
+        head: before the first of them: `predict_prompt` in its two parts.
+        model: the name by which the node knows the model.
+        blob: the weights.
+        rates: of the node with these weights.
+        reused: the runner that answers; None: one is loaded.
+        victims: blobs that are unloaded first.
+        good_until: until when the quote holds.
+    """
+
+    starts_at: float
+    now_open: bool
+    fixed: float
+    load: float
+    decode: float
+    evict: float
+    evict_seen: float
+    pace: float
+    head: float
+    model: str
+    blob: str
+    rates: PairRates
+    reused: VirtualRunner | None
+    victims: tuple[str, ...]
+    good_until: float
+
+
+@dataclass(slots=True)
+class EvictionPlan:
+    """What it takes before a node can load weights of some size.
+
+    Attributes:
+        begins: when the load can begin.
+        evict: what unloading the victims costs others, in seconds.
+        victims: the blobs that are unloaded.
+    """
+
+    begins: float
+    evict: float
+    victims: tuple[str, ...]
+
+
+class VirtualNode:
+    """One node's future. Changed by `place` and `reserve` alone.
+
+    Attributes:
+        view: the node as it is now.
+        runners: by the digest of their weights.
+        changed: something was placed here, or nobody may begin here.
+    """
+
+    __slots__ = (
+        "_evictions",
+        "_loading_until",
+        "_moment",
+        "_placed",
+        "_quotes",
+        "_reserved",
+        "_tier",
+        "changed",
+        "runners",
+        "view",
+    )
+
+    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
+        """Begin with what the node does now."""
+        self.view = view
+        self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}
+        self.changed = False
+        self._placed = 0
+        self._moment = moment
+        self._tier = moment.policy.tier_seconds * view.tier
+        self._loading_until = view.loading_until
+        self._reserved = False
+        self._quotes: dict[QuoteKey, Quote] = {}
+        self._evictions: dict[tuple[int, str], EvictionPlan] = {}
+
+    @property
+    def running(self) -> int:
+        """Requests that it answers, those that were placed here included."""
+        return self._placed + sum([len(runner.ends) for runner in self.view.runners])
+
+    def forget_quotes(self) -> None:
+        """Somewhere a model was evicted: what evicting it here costs has changed."""
+        self._quotes.clear()
+        self._evictions.clear()
+
+    def reserve(self) -> None:
+        """Nobody behind may begin here now."""
+        self._reserved = self.changed = True
+        self._quotes.clear()
+
+    def is_open(self) -> bool:
+        """Whether it could begin anything at this moment."""
+        if self._reserved:
+            return False
+        now, used = self._moment.now, 0
+        for runner in self.runners.values():
+            if len(runner.ends) < runner.slots and runner.ready_at <= now:
+                return True
+            used += runner.size
+        return self._loading_until <= now and (not used or used < self.view.room)
+
+    def serves_now(self, blob: str) -> bool:
+        """Whether it has these weights in memory, and a slot free for them at this moment."""
+        runner = self.runners.get(blob)
+        return (
+            runner is not None
+            and not self._reserved
+            and len(runner.ends) < runner.slots
+            and runner.ready_at <= self._moment.now
+        )
+
+    def opens_at(self) -> float:
+        """When it may be open though nothing happens: a load has ended by then."""
+        due = [runner.ready_at for runner in self.runners.values()]
+        now = self._moment.now
+        return min([when for when in (*due, self._loading_until) if when > now], default=float("inf"))
+
+    def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
+        """What it can offer for a model that it has, to any request of this kind.
+
+        Args:
+            key: the model, and what else of the request the quote depends on.
+            request: one of that kind.
+        """
+        known = self._quotes.get(key)
+        if known is not None and known.good_until > self._moment.now:
+            return known
+        model = self.view.models[key[0]]
+        rates = self.view.rates.get(model.blob, _UNKNOWN)
+        runner = self.runners.get(model.blob)
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        if runner and runner.fits(request, model):
+            made = self._offer_runner(model, runner, rates, output)
+        else:
+            made = self._offer_load(model, rates, output)
+        if len(self._quotes) > MAX_QUOTES:
+            self._quotes.clear()
+        self._quotes[key] = made
+        return made
+
+    def _offer_runner(
+        self, model: InstalledModel, runner: VirtualRunner, rates: PairRates, output: float
+    ) -> Quote:
+        policy, now = self._moment.policy, self._moment.now
+        starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
+        busy = len(runner.ends)
+        beside = min(busy, runner.slots - 1)
+        evict = evict_seen = 0.0
+        oldest = runner.prefixes.oldest()
+        if oldest is not None and runner.placed < runner.keeps:
+            returns = self._moment.returns.get(runner.blob, NOTHING_SEEN)
+            evict = overwrite_prefix(oldest, now, rates, returns.believed)
+            evict_seen = overwrite_prefix(oldest, now, rates, returns.seen)
+        decode = decode_share(output, beside, runner.slots, rates, policy)
+        good_until = now + FRESH_SECONDS
+        if starts > now:
+            good_until = min(starts, good_until) if not runner.ends or runner.ends[0] > now else now
+        return Quote(  # by position: by name takes twice as long, and here it counts
+            starts,
+            starts <= now and not self._reserved,
+            decode + self._tier,
+            0.0,
+            decode,
+            evict,
+            evict_seen,
+            prompt_pace(beside, rates),
+            prompt_head(beside, rates),
+            model.name,
+            runner.blob,
+            rates,
+            runner,
+            (),
+            good_until,
+        )
+
+    def _offer_load(self, model: InstalledModel, rates: PairRates, output: float) -> Quote:
+        own = model.blob if model.blob in self.runners else ""
+        now = self._moment.now
+        found = self._evictions.get((model.size, own))
+        if found is None or found.begins <= now:
+            found = self._evictions[model.size, own] = self._plan_eviction(model.size, own)
+        decode = decode_share(output, 0, rates.slots, rates, self._moment.policy)
+        open_now = found.begins <= now
+        return Quote(
+            found.begins,
+            open_now and not self._reserved,
+            rates.load + decode + self._tier,
+            rates.load,
+            decode,
+            found.evict,
+            found.evict,
+            prompt_pace(0, rates),
+            prompt_head(0, rates),
+            model.name,
+            model.blob,
+            rates,
+            None,
+            found.victims,
+            now + FRESH_SECONDS if open_now else min(found.begins, now + FRESH_SECONDS),
+        )
+
+    def _plan_eviction(self, size: int, own: str) -> EvictionPlan:
+        """Make room as Ollama does: those that are idle go first. A runner that is loaded again goes, too."""
+        now = self._moment.now
+        share = self._moment.policy.overdue_share
+        idle_at = {
+            blob: runner.idle_at(now, share * self.view.rates.get(blob, _UNKNOWN).service)
+            for blob, runner in self.runners.items()
+        }
+        others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
+        if len(others) > 1:
+            others.sort(key=lambda runner: idle_at[runner.blob])
+        needed = size - self.view.room
+        for runner in others:
+            needed += runner.size
+        gone = [self.runners[own]] if own else []
+        begins, evict = max(now, self._loading_until), 0.0
+        for runner in others:
+            if needed <= 0:
+                break
+            gone.append(runner)
+            needed -= runner.size
+            evict += self._evict(runner.blob)
+        for runner in gone:
+            begins = max(begins, idle_at[runner.blob], runner.ready_at)
+        return EvictionPlan(begins, evict, tuple([runner.blob for runner in gone]))
+
+    def _evict(self, blob: str) -> float:
+        rates = self.view.rates.get(blob, _UNKNOWN)
+        others = max(0, self._moment.held.get(blob, 1) - 1)
+        return evict_model(rates, self._moment.demand.get(blob, 0.0), others, self._moment.policy)
+
+    def place(self, quote: Quote, request: FleetRequest, service: float) -> None:
+        """Let a request take the slot that was quoted, for so many seconds from when it starts."""
+        self.forget_quotes()
+        self.changed = True
+        self._placed += 1
+        runner = quote.reused or self._load(quote, request)
+        now = self._moment.now
+        if not runner.has_slot:
+            overdue = self._moment.policy.overdue_share * quote.rates.service
+            runner.ends = runner.busy_until(now, overdue)[len(runner.ends) - runner.slots + 1 :]
+        insort(runner.ends, max(now, quote.starts_at + quote.load) + service)
+        runner.placed += 1
+
+    def delay(self, blob: str, seconds: float) -> None:
+        """Each busy slot for these weights is free so much later: others that wait will use it."""
+        if runner := self.runners.get(blob):
+            self.forget_quotes()
+            self.changed = True
+            now = self._moment.now
+            runner.ends = [max(now, end) + seconds for end in runner.ends]
+
+    def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
+        for blob in quote.victims:
+            del self.runners[blob]
+        model = next(model for model in self.view.models.values() if model.name == quote.model)
+        asked, options = model.wanted(request)
+        self._loading_until = max(self._moment.now, quote.starts_at) + quote.load
+        runner = self.runners[quote.blob] = VirtualRunner(
+            quote.blob,
+            model.size,
+            0,
+            asked,
+            options,
+            quote.rates.slots,
+            self._loading_until,
+            [],
+            keeps=quote.rates.keeps,
+        )
+        return runner
+
+
+MAX_QUOTES = 64  # that a timeline keeps, whatever limits clients set on their outputs
+
+
+def _virtual_runner(runner: RunnerView) -> VirtualRunner:
+    return VirtualRunner(
+        runner.blob,
+        runner.size,
+        runner.context,
+        runner.asked,
+        runner.options,
+        runner.slots,
+        runner.ready_at,
+        sorted(runner.ends),
+        runner.prefixes,
+        runner.keeps,
+        runner.remote,
+    )
+
+
+# --- ollama_pack.routing.decide.assignment ---
+# The choice of a node for one request: what each node would cost it, and which one it goes to.
+
+
+@dataclass(slots=True)
+class NodeCost:
     """What one node would cost one request.
 
     Attributes:
-        total: C, which the choice goes by.
-        node: the node.
-        quote: what the node offers to any request.
+        total: C, which the choice goes by, and
+        certain: the same with only what was observed of what it takes from others.
+        wait: seconds until it can begin.
         hit: tokens of the prompt that need no evaluation.
         own: they are this chat's own, not only a system prompt that chats share.
-        prompt: seconds to evaluate the rest.
+        node: the node.
+        quote: what the node offers to any request.
     """
 
     total: float
-    node: VirtualNode
-    quote: Quote
+    certain: float
+    wait: float
     hit: int
     own: bool
-    prompt: float
+    node: VirtualNode
+    quote: Quote
 
     @property
-    def model(self) -> str:
-        """The name by which the node knows the model."""
-        return self.quote.model
+    def name(self) -> str:
+        """The name of the node."""
+        return self.node.view.name
 
     @property
     def harm(self) -> float:
         """Seconds that others lose. A chat that goes on overwrites nothing but its own prefix."""
         return 0.0 if self.own else self.quote.evict
 
-    def terms(self, policy: RoutingPolicy) -> CostTerms:
-        """C, term by term."""
-        quote = self.quote
-        tier = policy.tier_seconds * self.node.view.tier
-        return CostTerms(quote.wait, quote.load, self.prompt, quote.decode, self.harm, tier)
+    def prompt(self, tokens: int) -> float:
+        """Seconds to evaluate what is not held of a prompt."""
+        return max(0, tokens - self.hit) * self.quote.pace + self.quote.head
+
+    def terms(self, tokens: int, policy: RoutingPolicy) -> CostTerms:
+        """C, term by term, for a prompt of so many tokens."""
+        quote, tier = self.quote, policy.tier_seconds * self.node.view.tier
+        return CostTerms(self.wait, quote.load, self.prompt(tokens), quote.decode, self.harm, tier)
 
 
 @dataclass(slots=True)
-class Placement:
-    """Where a request goes: now, when `binds`, else as things stand.
+class Assignment:
+    """Where a request goes: now, when `starts`, else as things stand.
 
     Attributes:
         entry: the request that waits.
-        model: which of its models answers, as `fold_name` makes it.
-        chosen: the offer that was taken.
-        bids: of all nodes that were asked.
+        asked_for: which of its models answers, as `fold_name` makes it.
+        chosen: the node, and what it costs.
+        costs: of all nodes that were asked, the chosen one included.
         unasked: nodes whose load alone takes longer than what was chosen.
-        binds: it begins now.
+        starts: the request begins now.
+        policy: what the terms are computed with.
+        waited: seconds in the queue.
     """
 
     entry: WaitingRequest
-    model: str
-    chosen: Offer
-    bids: Sequence[Bid]
-    unasked: Sequence[VirtualNode]
-    binds: bool
+    asked_for: str
+    chosen: NodeCost
+    costs: Sequence[NodeCost] = field(repr=False)
+    unasked: Sequence[VirtualNode] = field(repr=False)
+    starts: bool
+    policy: RoutingPolicy = field(repr=False)
+    waited: float = 0.0
 
     @property
-    def offers(self) -> tuple[Offer, ...]:
-        """Those of all nodes that were asked, the chosen one among them."""
-        return tuple(_offer(bid, self.entry.request) for bid in self.bids)
+    def request(self) -> FleetRequest:
+        """The request."""
+        return self.entry.request
 
+    @property
+    def node(self) -> str:
+        """The name of the node."""
+        return self.chosen.name
 
-@dataclass(slots=True)
-class Able:
-    """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
+    @property
+    def model(self) -> str:
+        """The name to ask for, as the node lists it."""
+        return self.chosen.quote.model
 
-    warm: list[VirtualNode]
-    cold: list[VirtualNode]
-    shortest_load: float
+    @property
+    def loads(self) -> bool:
+        """The node has to load the model first."""
+        return self.chosen.quote.reused is None
 
-    def without(self, names: Collection[str]) -> Self:
-        """All but the nodes of these names."""
-        warm = [node for node in self.warm if node.view.name not in names]
-        cold = [node for node in self.cold if node.view.name not in names]
-        return replace(self, warm=warm, cold=cold)
+    @property
+    def victims(self) -> tuple[str, ...]:
+        """The weights that are unloaded first."""
+        return self.chosen.quote.victims
 
+    @property
+    def size(self) -> int:
+        """Bytes of the model at the node; 0: unknown."""
+        return self.chosen.node.view.models[self.model].size
 
-class BindingPass:
-    """One walk through the waiting requests, over a view that does not change meanwhile.
+    @property
+    def hit(self) -> int:
+        """Tokens of the prompt that the node holds already."""
+        return self.chosen.hit
 
-    Attributes:
-        holds_back: nothing is bound while no node can begin anything.
-    """
+    @property
+    def terms(self) -> CostTerms:
+        """What the choice cost."""
+        return self.chosen.terms(self.request.tokens, self.policy)
 
-    holds_back = True
+    def considered(self) -> list[tuple[str, str, CostTerms]]:
+        """The nodes that were thought of, each with the model's name there and its terms.
 
-    def __init__(
-        self,
-        view: FleetView,
-        policy: RoutingPolicy,
-        dice: Random,
-        is_ripe: Callable[[WaitingRequest], bool],
-    ) -> None:
-        self._view = view
-        self._policy = policy
-        self._dice = dice
-        self._is_ripe = is_ripe
-        self._held = Counter(runner.blob for node in view.nodes for runner in node.runners)
-        self._nodes = [VirtualNode(node, view, self._held, policy) for node in view.nodes if node.weight > 0]
-        self._open = {node.view.name for node in self._nodes if node.is_open()}
-        self._having: dict[str, Able] = {}
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place requests until nothing more can begin now; those that begin are the ones that bind."""
-        placed = []
-        for entry, crowd in self._looked_at(waiting):
-            if not self._open:
-                break
-            placement = self.place(entry, ripe=self._is_ripe(entry), crowd=crowd)
-            if placement:
-                placed.append(placement)
-        return placed
-
-    def _looked_at(self, waiting: Sequence[WaitingRequest]) -> Iterator[tuple[WaitingRequest, int]]:
-        """The requests to place, each with how many it stands for, so that a long queue takes no longer.
-
-        The first `window` stand for themselves; of those behind, one in `crowd` of each kind stands for all.
+        Of a node that was not asked the load is the only term.
         """
-        window, most = self._policy.window, self._policy.crowd
-        yield from ((entry, 1) for entry in waiting[:window])
-        kinds = [entry.kind for entry in waiting[window:]]
-        behind = Counter(kinds)
-        passed = dict.fromkeys(behind, 0)
-        for place, kind in enumerate(kinds, start=window):
-            before = passed[kind]
-            passed[kind] = before + 1
-            if before % most == 0:
-                yield waiting[place], min(most, behind[kind] - before)
-
-    def place(self, entry: WaitingRequest, *, ripe: bool, crowd: int = 1) -> Placement | None:
-        """Place one request on the timeline, for `crowd` of its kind; None when no node may answer it."""
-        request = entry.request
-        model, able = self._able(entry)
-        if not able.warm and not able.cold:
-            return None
-        key = (model, entry.kind, request.max_output)
-        pressing = entry.overtaken >= self._policy.overtake_limit
-        bids = self._bids(able, key, request, pressing=pressing)
-        chosen = _offer(self._choose(bids, request), request)
-        may_harm = self._policy.background_harm * (self._view.now - entry.came)
-        binds = chosen.quote.starts_now and (ripe or chosen.harm <= may_harm)
-        if ripe or binds:
-            self._take(chosen, request, 1 if binds else crowd)
-        if pressing and not binds:
-            chosen.node.reserve()
-            self._open.discard(chosen.node.view.name)
-        unasked = able.cold if len(bids) == len(able.warm) else []
-        return Placement(entry, model, chosen, bids, unasked, binds)
-
-    def _able(self, entry: WaitingRequest) -> tuple[str, Able]:
-        """The first model that any node has, and the nodes."""
-        for model in entry.models:
-            able = self._nodes_with(model)
-            if entry.tried:
-                able = able.without(entry.tried)
-            if able.warm or able.cold:
-                return model, able
-        return "", Able([], [], math.inf)
-
-    def _nodes_with(self, model: str) -> Able:
-        """The nodes that have a model, remembered until something is loaded on the timeline."""
-        found = self._having.get(model)
-        if found is None:
-            found = self._having[model] = Able([], [], math.inf)
-            for node in self._nodes:
-                installed = node.view.models.get(model)
-                if installed is None:
-                    continue
-                if installed.blob in node.runners:
-                    found.warm.append(node)
-                else:
-                    found.cold.append(node)
-                    found.shortest_load = min(found.shortest_load, node.view.rates[installed.blob].load)
-        return found
-
-    def _bids(self, able: Able, key: QuoteKey, request: FleetRequest, *, pressing: bool) -> list[Bid]:
-        """The bids that may be the best: nodes that load are asked when waiting takes as long."""
-        bids = self._ask(able.warm, key, request, pressing=pressing)
-        best = min([bid[0] for bid in bids], default=math.inf)
-        if request.background or best * (1 + self._policy.tie_share) >= able.shortest_load:
-            bids += self._ask(able.cold, key, request, pressing=pressing)
-        return bids
-
-    def _ask(
-        self, nodes: Sequence[VirtualNode], key: QuoteKey, request: FleetRequest, *, pressing: bool
-    ) -> list[Bid]:
-        """What each of some nodes would cost a request. Most of a decision's time is spent here."""
-        bids: list[Bid] = []
-        blocks, tokens, background = request.blocks, request.tokens, request.background
-        for node in nodes:
-            quote = node.quotes.get(key) or node.quote(key, request)
-            hit, own = 0, False
-            for prefix in quote.prefixes:
-                covered = prefix_hit(prefix, blocks)
-                if covered > hit:
-                    hit, own = covered, covered >= prefix.tokens
-            total = quote.base + (tokens - hit) * quote.pace + quote.head
-            if not own and not pressing:
-                total += quote.evict
-            if background and quote.load and not quote.victims and self._is_short_of(quote):
-                total -= quote.load  # nobody waits for it, and the next person finds one more node ready
-            bids.append((total, hit, own, node, quote))
-        return bids
-
-    def _is_short_of(self, quote: Quote) -> bool:
-        """Whether the nodes that have the model in memory are busy with it for most of the time."""
-        rates = quote.rates
-        busy = self._view.demand.get(quote.blob, 0.0) * rates.service
-        return busy > self._policy.prewarm_share * rates.slots * self._held[quote.blob]
-
-    def _choose(self, bids: Sequence[Bid], request: FleetRequest) -> Bid:
-        """The cheapest bid, but a chat stays at home unless leaving saves enough; equals by chance."""
-        best = min([bid[0] for bid in bids])
-        if home := [bid for bid in bids if bid[2]]:
-            nearest = max(home, key=_hit)
-            if nearest[0] - best <= self._slack(nearest[0]):
-                return nearest
-        elif self._policy.unheard_peers and (agreed := self._agreed(bids, best, request)):
-            return agreed
-        limit = best * (1 + self._policy.tie_share)
-        equal = [bid for bid in bids if bid[0] <= limit]
-        if len(equal) > 1:
-            equal = [bid for bid in equal if bid[4].starts_now] or equal
-        return self._among(equal)
-
-    def _slack(self, cost: float) -> float:
-        """What leaving a place of this cost has to save."""
-        return max(self._policy.hysteresis_seconds, self._policy.hysteresis_share * cost)
-
-    def _agreed(self, bids: Sequence[Bid], best: float, request: FleetRequest) -> Bid | None:
-        """Where any worker would put a chat that this one does not remember; None when there is no choice."""
-        chat = request.chat
-        if not chat or request.background:  # titles would overwrite the prefix that they are agreed for
-            return None
-        limit = best + self._slack(best)
-        close = [bid for bid in bids if bid[0] <= limit and bid[4].reused and bid[4].starts_now]
-        if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
-            return None
-        total = sum([bid[3].running for bid in bids])
-        weights = sum([bid[3].view.weight for bid in bids])
-        free = [bid for bid in close if may_take(bid[3].running, total, bid[3].view.weight / weights)]
-        return max(
-            free, key=lambda bid: rendezvous_score(chat, bid[3].view.name, bid[3].view.weight), default=None
-        )
-
-    def _among(self, equal: Sequence[Bid]) -> Bid:
-        """One of them by chance, as often as their nodes' weights say."""
-        if len(equal) == 1:
-            return equal[0]
-        return self._dice.choices(equal, [bid[3].view.weight for bid in equal])[0]
-
-    def _all_bids(self, entry: WaitingRequest) -> list[Bid]:
-        """Those of all nodes, for the strategies that do not go by cost."""
-        model, able = self._able(entry)
-        key = (model, entry.kind, entry.request.max_output)
-        return self._ask([*able.warm, *able.cold], key, entry.request, pressing=False)
-
-    def _give(self, entry: WaitingRequest, bid: Bid, bids: Sequence[Bid]) -> Placement:
-        """Let a request begin where a strategy has decided."""
-        chosen = _offer(bid, entry.request)
-        self._take(chosen, entry.request, 1)
-        return Placement(entry, self._able(entry)[0], chosen, bids, (), binds=True)
-
-    def _take(self, offer: Offer, request: FleetRequest, crowd: int) -> None:
-        quote, name = offer.quote, offer.node.view.name
-        output = predict_output(quote.rates, background=request.background, limit=request.max_output)
-        offer.node.place(quote, request, crowd * (offer.prompt + output * quote.rates.token))
-        if quote.reused is None:
-            self._having.clear()
-            self._held.update([quote.blob])
-            self._held.subtract(quote.victims)
-            for node in self._nodes:  # evicting the same model elsewhere now costs more
-                if not node.runners.keys().isdisjoint(quote.victims):
-                    node.forget_quotes()
-        if name in self._open and not offer.node.is_open():
-            self._open.discard(name)
-
-
-def _hit(bid: Bid) -> int:
-    return bid[1]
-
-
-def _offer(bid: Bid, request: FleetRequest) -> Offer:
-    total, hit, own, node, quote = bid
-    return Offer(total, node, quote, hit, own, (request.tokens - hit) * quote.pace + quote.head)
-
-
-def plan_bindings(
-    view: FleetView,
-    waiting: Sequence[WaitingRequest],
-    policy: RoutingPolicy,
-    dice: Random,
-    is_ripe: Callable[[WaitingRequest], bool] = lambda _: True,
-) -> list[Placement]:
-    """Decide which waiting requests begin now: a pure function but for the dice.
-
-    Args:
-        view: the fleet at this moment.
-        waiting: the requests in fair order.
-        policy: weights and bounds.
-        dice: breaks ties.
-        is_ripe: whether a request need not wait behind people (any more).
-    """
-    return BindingPass(view, policy, dice, is_ripe).bind(waiting)
-
-
-# --- ollama_pack.routing.decide.assignment ---
-# A decision that was made: which node a request goes to, and what all nodes would have cost.
-
-
-@dataclass(frozen=True, slots=True)
-class Considered:
-    """One node that has the model, and what it would have cost.
-
-    Attributes:
-        node: its name.
-        model: the name by which it knows the model.
-        terms: the cost; of a node that was not looked at, the load alone.
-        looked_at: False: loading the model there takes longer than all that was chosen.
-    """
-
-    node: str
-    model: str
-    terms: CostTerms
-    looked_at: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A request begins at a node: send it there now.
-
-    Attributes:
-        request: the request.
-        node: the name of the node.
-        model: the name to ask for, as the node lists it.
-        loads: the node has to load the model first.
-        hit: tokens of the prompt that the node holds already.
-        terms: what the choice cost.
-        waited: seconds in the queue.
-        placement: the choice, and what it was made from.
-        policy: what the terms are computed with.
-    """
-
-    request: FleetRequest
-    node: str
-    model: str
-    loads: bool
-    hit: int
-    terms: CostTerms
-    waited: float
-    placement: Placement = field(repr=False, compare=False)
-    policy: RoutingPolicy = field(repr=False, compare=False)
-
-    @classmethod
-    def made_by(cls, placement: Placement, waited: float, policy: RoutingPolicy) -> Self:
-        """What follows from a placement that binds."""
-        offer = placement.chosen
-        return cls(
-            request=placement.entry.request,
-            node=offer.node.view.name,
-            model=offer.model,
-            loads=offer.quote.reused is None,
-            hit=offer.hit,
-            terms=offer.terms(policy),
-            waited=waited,
-            placement=placement,
-            policy=policy,
-        )
-
-    @property
-    def considered(self) -> tuple[Considered, ...]:
-        """All nodes that have the model, and the terms of each."""
-        looked_at = [
-            Considered(offer.node.view.name, offer.model, offer.terms(self.policy))
-            for offer in self.placement.offers
-        ]
-        return (*looked_at, *(self._unasked(node) for node in self.placement.unasked))
-
-    def _unasked(self, node: VirtualNode) -> Considered:
-        installed = node.view.models[self.placement.model]
-        terms = CostTerms(load=node.view.rates[installed.blob].load)
-        return Considered(node.view.name, installed.name, terms, looked_at=False)
+        tokens = self.request.tokens
+        asked = [(cost.name, cost.quote.model, cost.terms(tokens, self.policy)) for cost in self.costs]
+        for node in self.unasked:
+            installed = node.view.models[self.asked_for]
+            load = CostTerms(load=node.view.rates[installed.blob].load)
+            asked.append((node.view.name, installed.name, load))
+        return asked
 
 
 # --- ollama_pack.routing.dispatch.pending_chat ---
@@ -3013,18 +3307,32 @@ class Journey:
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
+        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
     request: FleetRequest
     body: Mapping[str, Any]
     head: ReplyHead
     tell: Tell
-    bound: asyncio.Future[Binding]
+    bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
-    tried: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
+    shown: float | None = None
+
+    async def say(self, line: str, *, done: bool) -> None:
+        """Show a status line, and remember whether it looks as if something went on."""
+        if done:
+            self.shown = None
+        elif self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+        await self.tell(line, done=done)
+
+    def shown_for(self) -> float:
+        """Seconds for which a line has been shown that is not done."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -3114,6 +3422,104 @@ def _sample_value(text: str) -> float:
 
 def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
     return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.engines.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
+SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
+    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def without_quotes(said: str, messages: object) -> str:
+    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
+
+    Args:
+        said: the message, as `shortened` gives it.
+        messages: of the request.
+    """
+    if not said:
+        return said
+    texts = [" ".join(text.split()) for text in _texts_in(messages)]
+    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
+    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
+    for start in range(0, len(said), step):
+        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
+        part = said[start : start + size]
+        if len(part) == size and part in spoken:
+            return f"{said[: max(0, start - step + 1)].rstrip()}…"
+    return said
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Each text in a conversation, without pictures and sound."""
+    if isinstance(value, str):
+        if not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
 
 
 # --- ollama_pack.engines.ollama.messages ---
@@ -4006,19 +4412,25 @@ def _told(figures: Mapping[str, Any], name: str) -> float:
 # Decisions in words: status lines for people, records for the dashboard.
 
 
-def loading_line(binding: Binding, seconds: float) -> str:
+def loading_line(binding: Assignment, seconds: float) -> str:
     """What somebody reads while the model is loaded: how long it has taken, and how long it usually takes."""
-    rates = binding.placement.chosen.quote.rates
+    rates = binding.chosen.quote.rates
     usual = f" of about {_seconds(rates.load)}" if rates.load_measured and rates.load > seconds else ""
     return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
 
 
-def waiting_line(ahead: int) -> str:
-    """What somebody reads who waits."""
-    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
 
 
-def reason(binding: Binding, *, figures: bool) -> str:
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
+
+
+def reason(binding: Assignment, *, figures: bool) -> str:
     """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
 
     Args:
@@ -4031,12 +4443,12 @@ def reason(binding: Binding, *, figures: bool) -> str:
         return parts[0]
     if binding.hit and binding.request.tokens:
         parts.append(f"prefix {min(1.0, binding.hit / binding.request.tokens):.0%}".replace("%", " %"))
-    if not binding.loads or binding.placement.chosen.quote.rates.load_measured:
+    if not binding.loads or binding.chosen.quote.rates.load_measured:
         parts.append(f"about {_seconds(binding.terms.predict_ttft)}")
     return " · ".join(parts)
 
 
-def status_line(binding: Binding, *, figures: bool) -> str:
+def status_line(binding: Assignment, *, figures: bool) -> str:
     """What is shown above an answer: `gpu1 · resident · prefix 82 % · about 0.8 s`; see `reason`."""
     return f"{binding.node} · {reason(binding, figures=figures)}"
 
@@ -4082,23 +4494,23 @@ class Decision:
         return asdict(self)
 
 
-def explained(binding: Binding, at: float) -> Decision:
+def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
     considered = [
-        {"node": other.node, "model": other.model, "terms": other.terms.as_dict()}
-        for other in binding.considered
+        {"node": node, "model": model, "terms": terms.as_dict()}
+        for node, model, terms in assignment.considered()
     ]
     return Decision(
         at=at,
-        node=binding.node,
-        model=binding.model,
-        loads=binding.loads,
-        hit=binding.hit,
-        tokens=binding.request.tokens,
-        waited=binding.waited,
-        predicted=binding.terms.predict_ttft,
+        node=assignment.node,
+        model=assignment.model,
+        loads=assignment.loads,
+        hit=assignment.hit,
+        tokens=assignment.request.tokens,
+        waited=assignment.waited,
+        predicted=assignment.terms.predict_ttft,
         actual=None,
-        background=binding.request.background,
+        background=assignment.request.background,
         considered=considered,
     )
 
@@ -4119,20 +4531,20 @@ SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share 
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
 
-def honest_silence(binding: Binding) -> float:
+def honest_silence(assignment: Assignment) -> float:
     """Seconds that a node may take to its first token without being suspected; infinite: not to be said.
 
     All of the prompt counts, as its prefix may be lost, and a load, as the model may have just been unloaded.
     """
-    quote = binding.placement.chosen.quote
-    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * quote.wait
-    return waits + _evaluation(quote, binding.request.tokens) + _load(quote, binding)
+    quote = assignment.chosen.quote
+    waits = SUSPICION_SECONDS + SUSPICION_FACTOR * assignment.chosen.wait
+    return waits + _evaluation(quote, assignment.request.tokens) + _load(quote, assignment)
 
 
-def longest_load(binding: Binding, most: float) -> float:
+def longest_load(binding: Assignment, most: float) -> float:
     """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
-    quote = binding.placement.chosen.quote
-    size = binding.placement.chosen.node.view.models[quote.model].size
+    quote = binding.chosen.quote
+    size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
     learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
@@ -4143,10 +4555,10 @@ def _evaluation(quote: Quote, tokens: int) -> float:
     return SUSPICION_FACTOR * tokens * quote.pace if quote.rates.learned else tokens / SLOWEST_PROMPT
 
 
-def _load(quote: Quote, binding: Binding) -> float:
+def _load(quote: Quote, assignment: Assignment) -> float:
     if quote.rates.load_measured:
         return SUSPICION_FACTOR * quote.rates.load
-    size = binding.placement.chosen.node.view.models[quote.model].size
+    size = assignment.size
     if size:
         return size / SLOWEST_LOAD
     return 0.0 if quote.reused else math.inf  # an engine that does not tell sizes has its models in memory
@@ -4529,6 +4941,365 @@ def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
+# --- ollama_pack.routing.decide.prefix ---
+# Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#
+# A prompt is a chain of blocks (tools, then each message); a block's hash covers all before it, so one look
+# tells whether two prompts begin alike. A long message is several blocks: Open WebUI's prompts for titles and
+# tags, and for questions about documents, are one message each whose beginning never changes. Were that one
+# block, no hit would be expected, and what it saves would be taken for a faster GPU. What the model itself has
+# written is one block: it comes back whole or not at all. A runner keeps one prefix or hundreds; how many, and
+# how many tokens of them, is learned from exact counts where it reports them, else from evaluation times.
+
+MAX_KEPT = 512  # prefixes that a runner is believed to hold at most, and
+MAX_LOST = 256  # that it should have lost, and are remembered to learn from
+MOST_HOPE = 0.5  # how likely it is that a runner holds more than was seen, and
+LEAST_HOPE = 0.05  # from where on nothing is hoped for
+MAX_BLOCKS = 512  # of one prompt; what is beyond counts as one block
+MISSES_TO_FORGET = 3
+MIN_MATCH = 64  # tokens; what evaluating fewer takes cannot be told from noise
+WHOLE_BYTES = 600  # of a message; a longer one is several blocks
+PIECE_BYTES = 400  # of each of its first blocks, and
+PIECE_SHARE = 1 / 8  # of what is before it in the message, where that is more: a book is a hundred blocks
+IMAGE_TOKENS = 768  # roughly what an image is to a model, however many bytes it has
+_CHAIN_BYTES = 8
+
+
+def prompt_blocks(
+    messages: Iterable[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    bytes_per_token: float = 4.0,
+    key: bytes = b"",
+) -> tuple[PromptBlock, ...]:
+    """The blocks of an OpenAI chat body. Tools come first, as chat templates put them.
+
+    Args:
+        messages: the conversation; keys other than role, content, images and tool calls do not matter.
+        tools: what the model may call.
+        bytes_per_token: of UTF-8 text; what it is really is learned later.
+        key: of up to 64 bytes, the same for all workers that share a fleet: without it nobody can tell
+            from the hashes whether a guessed prompt was asked.
+    """
+    parts: list[_Part] = []
+    if tools:
+        parts += _pieces("tools", json.dumps(list(tools), sort_keys=True, default=str))
+    for message in messages:
+        text, images = _said(message)
+        parts += _pieces(str(message.get("role", "")), text, images)
+    if len(parts) > MAX_BLOCKS:
+        rest = parts[MAX_BLOCKS - 1 :]
+        written = b"\0".join(part.written for part in rest)
+        parts[MAX_BLOCKS - 1 :] = [_Part(written, sum(part.images for part in rest))]
+    return tuple(_chained(parts, bytes_per_token, key))
+
+
+class _Part(NamedTuple):
+    """What becomes a block: the bytes, how many images are in it, whether the model wrote it."""
+
+    written: bytes
+    images: int = 0
+    answer: bool = False
+
+
+def _pieces(role: str, text: str, images: int = 0) -> Iterator[_Part]:
+    """A message in pieces. Where they end depends on nothing behind them, so equal beginnings stay equal."""
+    written = f"{role}\0{text}".encode(errors="replace")
+    if role == "assistant" or len(written) <= WHOLE_BYTES:
+        yield _Part(written, images, role == "assistant")
+        return
+    begins = 0
+    while len(written) - begins > WHOLE_BYTES:
+        ends = begins + max(PIECE_BYTES, int(begins * PIECE_SHARE))
+        yield _Part(written[begins:ends])
+        begins = ends
+    yield _Part(written[begins:], images)
+
+
+def _said(message: Mapping[str, Any]) -> tuple[str, int]:
+    """A message as text, with hashes in place of its images; and how many these are."""
+    kept = {
+        key: message[key] for key in ("content", "images", "tool_calls", "tool_call_id") if key in message
+    }
+    images = 0
+
+    def hashed(value: Any) -> str:
+        nonlocal images
+        images += 1
+        return blake2b(repr(value).encode(errors="replace"), digest_size=_CHAIN_BYTES).hexdigest()
+
+    if isinstance(kept.get("images"), list):
+        kept["images"] = list(map(hashed, kept["images"]))
+    if isinstance(kept.get("content"), list):
+        kept["content"] = [
+            {**part, "image_url": hashed(part["image_url"])}
+            if isinstance(part, dict) and "image_url" in part
+            else part
+            for part in kept["content"]
+        ]
+    return json.dumps(kept, sort_keys=True, ensure_ascii=False, default=str), images
+
+
+def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iterator[PromptBlock]:
+    chain, tokens = b"", 0.0
+    for part in parts:
+        chain = blake2b(chain + part.written, digest_size=_CHAIN_BYTES, key=key).digest()
+        tokens += len(part.written) / bytes_per_token + IMAGE_TOKENS * part.images
+        yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
+
+
+def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
+    """How many tokens of a prompt a kept prefix covers.
+
+    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
+    """
+    held = _held(prefix.chains, blocks)
+    return _covered(prefix, blocks, held) if held else 0
+
+
+def _held(chains: Container[int], blocks: Sequence[PromptBlock]) -> int:
+    """How many of the first blocks are held: equal beginnings stay equal up to some block."""
+    low, high = 0, len(blocks)
+    if high > 1 and blocks[1].chain not in chains:
+        return int(blocks[0].chain in chains)  # most prompts share nothing but the system prompt
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if blocks[middle].chain in chains else (low, middle)
+    return low
+
+
+def _covered(prefix: KeptPrefix, blocks: Sequence[PromptBlock], held: int) -> int:
+    """The tokens of a prompt of which so many blocks are held in a prefix, its answer included."""
+    hit = blocks[held - 1].upto
+    if blocks[held - 1].chain == prefix.last and held < len(blocks) and blocks[held].answer:
+        hit += min(prefix.output, blocks[held].upto - hit)
+    return hit
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much a runner still holds: so many prompts, and so many tokens of them."""
+
+    prompts: int = 1
+    tokens: float = math.inf
+    hope: float = 0.5  # how likely it is that it holds more than that
+
+
+@dataclass(frozen=True, slots=True)
+class MatchDepth:
+    """Where in a mirror the longest match of a prompt lies.
+
+    Attributes:
+        depth: how many prompts were used since; -1: there is none.
+        tokens: of the match.
+        between: tokens of the prompts that were used since.
+        held: it should still be there.
+    """
+
+    depth: int = -1
+    tokens: int = 0
+    between: int = 0
+    held: bool = True
+
+
+class PrefixMirror:
+    """The prefixes of one runner, the last used last. Times are seconds on the caller's clock.
+
+    Those that it should have lost are remembered as well, to learn from.
+    """
+
+    __slots__ = ("_chains", "_kept", "_lost", "_lost_chains", "_tokens", "retention")
+
+    def __init__(self, kept: Iterable[KeptPrefix] = (), retention: Retention | None = None) -> None:
+        self.retention = retention or Retention()
+        self.restore(tuple(kept))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def oldest(self) -> KeptPrefix | None:
+        """What the next new prompt takes the place of; None: there is room."""
+        if len(self._kept) < self.retention.prompts and self._tokens < self.retention.tokens:
+            return None
+        return next(iter(self._kept.values()), None)
+
+    def match(self, blocks: Sequence[PromptBlock], newest: int | None = None) -> PrefixMatch:
+        """What it holds of a prompt.
+
+        Args:
+            blocks: the prompt.
+            newest: count on so many of the last used only; None: on all.
+        """
+        held = _held(self._chains, blocks)
+        if not held and not self._lost:
+            return NO_MATCH
+        hit, own = 0, False
+        if held:
+            prefix = self._chains[blocks[held - 1].chain]
+            if newest is None or self._depth(prefix) < newest:
+                hit = _covered(prefix, blocks, held)
+                own = hit >= prefix.tokens or 2 * (hit - prefix.shared) >= prefix.tokens - prefix.shared > 0
+        if self._lost and self.retention.hope > LEAST_HOPE and newest is None and len(blocks) > held:
+            further = _held(self._lost_chains, blocks)
+            if further > held:
+                return PrefixMatch(hit, own, round(self.retention.hope * (blocks[further - 1].upto - hit)))
+        return PrefixMatch(hit, own)
+
+    def _depth(self, prefix: KeptPrefix) -> int:
+        return next((depth for depth, one in enumerate(reversed(self._kept.values())) if one is prefix), -1)
+
+    def depth(self, blocks: Sequence[PromptBlock]) -> MatchDepth:
+        """Where the longest match lies, the last used first, and whether it should still be held."""
+        held, lost = _held(self._chains, blocks), _held(self._lost_chains, blocks)
+        if not held and not lost:
+            return MatchDepth()
+        chains = self._chains if held >= lost else self._lost_chains
+        longest = max(held, lost)
+        best = chains[blocks[longest - 1].chain]
+        between = 0
+        for depth, prefix in enumerate((*reversed(self._kept.values()), *reversed(self._lost.values()))):
+            if prefix is best:
+                return MatchDepth(depth, _covered(best, blocks, longest), between, held >= lost)
+            between += prefix.weight
+        return MatchDepth()
+
+    def state(self) -> tuple[KeptPrefix, ...]:
+        """All that is remembered, to be given to `restore`."""
+        return (*self._lost.values(), *self._kept.values())
+
+    def restore(self, state: Iterable[KeptPrefix]) -> None:
+        """What was started since did not happen."""
+        self._kept: dict[int, KeptPrefix] = {}
+        self._lost: dict[int, KeptPrefix] = {}
+        self._chains: dict[int, KeptPrefix] = {}
+        self._lost_chains: dict[int, KeptPrefix] = {}
+        self._tokens = 0
+        for prefix in state:
+            self._add(prefix)
+
+    def retain(self, retention: Retention) -> None:
+        """It is known better how much the runner holds."""
+        self.retention = retention
+        back: list[KeptPrefix] = []  # the last used first
+        for prefix in reversed(self._lost.values()):
+            tokens = self._tokens + prefix.weight
+            if len(self._kept) + len(back) >= retention.prompts or tokens > retention.tokens:
+                break
+            self._tokens = tokens
+            back.append(prefix)
+        for prefix in back:
+            self._remove(prefix, self._lost, self._lost_chains)
+            for chain in prefix.chains:
+                self._chains.setdefault(chain, prefix)
+        if back:
+            self._kept = {prefix.last: prefix for prefix in reversed(back)} | self._kept
+        self._forget_more()
+
+    def started(self, blocks: Sequence[PromptBlock], now: float, *, shared: int = 0, kind: int = 0) -> None:
+        """A prompt went to the runner: it takes the place of the one that it continues, or of the oldest.
+
+        Args:
+            blocks: the prompt.
+            now: the moment.
+            shared: tokens that prompts of others begin with as well.
+            kind: as in `KeptPrefix`.
+        """
+        if not blocks:
+            return
+        if held := _held(self._chains, blocks):
+            before = self._chains[blocks[held - 1].chain]
+            if 2 * blocks[held - 1].upto >= before.tokens or before.last == blocks[held - 1].chain:
+                self._remove(before, self._kept, self._chains)
+                self._tokens -= before.weight
+        if lost := self._lost.get(blocks[-1].chain):
+            self._remove(lost, self._lost, self._lost_chains)
+        chains = {block.chain: block.upto for block in blocks}
+        self._add(KeptPrefix(chains, blocks[-1].chain, blocks[-1].upto, 0, now, shared, kind))
+
+    def _add(self, prefix: KeptPrefix) -> None:
+        if (known := self._kept.get(prefix.last)) is not None:
+            self._remove(known, self._kept, self._chains)
+            self._tokens -= known.weight
+        self._kept[prefix.last] = prefix
+        self._chains.update(dict.fromkeys(prefix.chains, prefix))
+        self._tokens += prefix.weight
+        self._forget_more()
+
+    def _forget_more(self) -> None:
+        retention = self.retention
+        while len(self._kept) > 1 and (
+            len(self._kept) > retention.prompts or self._tokens > retention.tokens
+        ):
+            oldest = next(iter(self._kept.values()))
+            self._remove(oldest, self._kept, self._chains)
+            self._tokens -= oldest.weight
+            self._lost.pop(oldest.last, None)
+            self._lost[oldest.last] = oldest
+            self._lost_chains.update(dict.fromkeys(oldest.chains, oldest))
+        while len(self._lost) > MAX_LOST:
+            self._remove(next(iter(self._lost.values())), self._lost, self._lost_chains)
+
+    @staticmethod
+    def _remove(prefix: KeptPrefix, kept: dict[int, KeptPrefix], index: dict[int, KeptPrefix]) -> None:
+        del kept[prefix.last]
+        for chain in prefix.chains:
+            if index.get(chain) is prefix:
+                del index[chain]
+
+    def finished(self, blocks: Sequence[PromptBlock], output: int, now: float) -> None:
+        """Its answer is held too, unless the prompt has been overwritten meanwhile."""
+        if blocks and (prefix := self._kept.get(blocks[-1].chain)):
+            self._tokens -= prefix.weight
+            self._remove(prefix, self._kept, self._chains)
+            self._add(replace(prefix, output=output, used_at=now))
+
+    def clear(self) -> None:
+        """The runner was loaded anew, or somebody else used it."""
+        self.restore(())
+
+
+class RetentionLearner:
+    """How much a runner of one (node, weights) holds: one prompt, until more prove to be held.
+
+    An engine keeps a number of prompts (slots) or a number of tokens (a cache of blocks). Which of the two
+    ended a prompt's stay follows from what was seen to be held at least as deep.
+    """
+
+    def __init__(self) -> None:
+        self.retention = Retention()
+        self._proved = 1
+        self._misses = 0
+
+    def observe(self, where: MatchDepth, hit: float) -> None:
+        """Learn from one prompt.
+
+        Args:
+            where: its longest match in the mirror.
+            hit: the tokens that were in fact reused, as the node reports or its evaluation time shows.
+        """
+        known = self.retention
+        if where.depth < 0 or where.tokens < MIN_MATCH:
+            return
+        if hit > 0.6 * where.tokens:
+            self._misses = 0
+            self._proved = max(self._proved, where.depth + 1)
+            self.retention = Retention(
+                max(known.prompts, min(MAX_KEPT, where.depth + 1)),
+                max(known.tokens, where.between),
+                known.hope if where.held else MOST_HOPE,
+            )
+        elif hit < 0.3 * where.tokens and where.held:
+            self._misses += 1
+            if self._misses >= MISSES_TO_FORGET:
+                self._misses = 0
+                if where.depth < self._proved // 2:  # more prompts than that were seen to be held
+                    self.retention = replace(known, tokens=float(max(MIN_MATCH, where.between)))
+                else:
+                    self._proved = max(1, where.depth)
+                    self.retention = replace(known, prompts=max(1, where.depth))
+        elif hit < 0.3 * where.tokens:
+            self.retention = replace(known, hope=known.hope / 2)
+
+
 # --- ollama_pack.routing.dispatch.request ---
 # What the scheduler needs to know of an OpenAI chat body.
 
@@ -4745,61 +5516,6 @@ async def stream_to_openai(
             state, chunks = line_to_chunks(line, head, state, place)
             for chunk in chunks:
                 yield chunk
-
-
-# --- ollama_pack.engines.failures ---
-# Which typed error an answer or a failure of a node is. Nothing here shows a password.
-
-SAID_CHARACTERS = 300
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
-
-
-def node_name(url: str) -> str:
-    """A node's address as it may be shown: without user name, password, query and fragment."""
-    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
-
-
-def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
-    text = answer.decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
-
-
-def shortened(text: str) -> str:
-    """A message on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
 
 
 # --- ollama_pack.engines.lines ---
@@ -5185,11 +5901,19 @@ class NodeTransport:
         response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
+        if location := response.headers.get("Location"):
+            response.close()
+            raise self._redirected(path, response.status, location)
         try:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
         raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
+        """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
+        target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
+        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
 
     async def _send(
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
@@ -6388,6 +7112,25 @@ _NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a server's models are offered, and under which names.
+
+    Attributes:
+        prefix: put before each name, with a dot; empty: none.
+        only: the server's names of those that are offered; empty: all.
+    """
+
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+
+    def offered(self, model: str) -> str | None:
+        """The name under which a model of the server is offered; None: it is not."""
+        if self.only and model not in self.only:
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """One node, as the admin describes it.
 
@@ -6405,6 +7148,7 @@ class NodeRow:
             once, up to `slots`, and a key of the conversation that helps it to choose.
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
+        listings: what of its models is offered; none: all, under their own names.
     """
 
     name: str
@@ -6418,6 +7162,7 @@ class NodeRow:
     placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
+    listings: tuple[Listing, ...] = ()
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -7016,6 +7761,74 @@ def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
     return future
 
 
+# --- ollama_pack.routing.probe.listed_client ---
+# A node of which only some models are offered, or under other names: as a connection's settings have it.
+
+
+class ListedClient:
+    """Asks a node by its own names, and lists its models by the offered ones."""
+
+    def __init__(self, client: NodeClient, listings: Sequence[Listing]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            client: the node's.
+            listings: a model is offered once by each listing that has it.
+        """
+        self._client = client
+        self._listings = listings
+        self._own: dict[str, str] = {}  # offered name → the node's, as of the last list
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+        return self._client.name
+
+    async def version(self) -> str:
+        """The version of the engine."""
+        return await self._client.version()
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that are offered."""
+        offered = {name: model for model in await self._client.tags() for name in self._names(model.name)}
+        self._own = {name: model.name for name, model in offered.items()}
+        return tuple(model.model_copy(update={"name": name}) for name, model in offered.items())
+
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """What is in the node's memory. A model that is not offered is there, too, by its own name."""
+        loaded = await self._client.ps()
+        if loaded is None:
+            return None
+        return tuple(
+            model.model_copy(update={"name": name})
+            for model in loaded
+            for name in self._names(model.name) or [model.name]
+        )
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of an offered model."""
+        return await self._client.show(self._own.get(model, model))
+
+    def complete(
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer of an offered model."""
+        model = str(body.get("model"))
+        asked = {**body, "model": self._own.get(model, model)}
+        own = frozenset(self._own.get(name, name) for name in names)
+        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking, names=own)
+
+    def _names(self, model: str) -> list[str]:
+        names = (listing.offered(model) for listing in self._listings)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+
 # --- ollama_pack.routing.state.breaker ---
 # A breaker: after failures nothing is sent for a while, then one request tries.
 
@@ -7172,16 +7985,14 @@ class Lesson:
 
     Attributes:
         spent: what the engine reports.
-        depth: where in the mirror of the runner's prefixes its longest match lay; -1: nowhere.
-        matched: the tokens of that match.
+        match: where in the mirror of the runner's prefixes its longest match lay.
         beside: requests that ran there when it was sent.
         background: it was a background call.
         loaded: it made the node load the model.
     """
 
     spent: Durations
-    depth: int
-    matched: int
+    match: MatchDepth
     beside: int
     background: bool
     loaded: bool
@@ -7193,20 +8004,19 @@ class PairState:
     def __init__(self, declared_slots: int | None, policy: RoutingPolicy) -> None:
         self.rates = PairLearner()
         self.slots = SlotLearner(declared_slots, policy.probe_requests)
-        self.keeps = KeepsLearner()
+        self.retention = RetentionLearner()
 
     def known(self, priors: PairRates) -> PairRates:
-        return self.rates.rates(priors, self.slots.offered, self.keeps.keeps)
+        return self.rates.rates(priors, self.slots.offered, self.retention.retention.prompts)
 
     def learn(self, lesson: Lesson) -> None:
         """Take in one answered request."""
-        known = self.rates.prompt.count > 0
-        if known:
-            self.keeps.observe(lesson.depth, lesson.matched, self.rates.hit(lesson.spent))
-        unsure = lesson.depth >= self.keeps.keeps  # it may be held, and may have been overwritten
+        if lesson.spent.hit is not None or self.rates.prompt.count > 0:
+            self.retention.observe(lesson.match, self.rates.hit(lesson.spent))
+        unsure = not lesson.match.held  # it may still be there
         self.rates.observe(
             lesson.spent,
-            None if unsure else lesson.matched,
+            None if unsure else lesson.match.tokens,
             background=lesson.background,
             loaded=lesson.loaded,
         )
@@ -7270,19 +8080,19 @@ class RunnerState:
     options: RunnerOptions | None
     ready_at: float
     loading: bool
+    mirror: PrefixMirror
     since: float = 0.0
     ends: dict[str, float] = field(default_factory=dict)
-    mirror: PrefixMirror = field(default_factory=PrefixMirror)
     expires_at: float = 0.0
     touched: bool = True
     foreign: ForeignLoad = field(default_factory=ForeignLoad)
     counted: bool = False
     remote: bool = False
 
-    def begin(self, request: FleetRequest, now: float, ends_at: float) -> None:
-        """A request of ours is sent to it."""
+    def begin(self, request: FleetRequest, now: float, ends_at: float, shared: int, kind: int) -> None:
+        """A request of ours is sent to it; the last two are as in `KeptPrefix`."""
         self.ends[request.id] = ends_at
-        self.mirror.started(request.blocks, now)
+        self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
 
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
@@ -7306,8 +8116,9 @@ class NodeState:
         self.gpu = ForeignLoad(sure=False)  # what its GPU does without us
         self.paused_until = 0.0
         self.left_at = -math.inf  # when the last request of ours ended
+        self.on_change: Callable[[str], None] = lambda _: None
+        self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
-        self._seen_until = 0.0
         self.breaker = Breaker(NODE_RULE)
         self._policy = policy
         self._priors = priors
@@ -7328,7 +8139,10 @@ class NodeState:
 
     def learned(self, blob: str) -> None:
         """The pair of these weights was told something."""
-        self._rates = {**self._rates, blob: self.pair(blob).known(self._priors)}
+        pair = self.pair(blob)
+        self._rates = {**self._rates, blob: pair.known(self._priors)}
+        if runner := self.runners.get(blob):
+            runner.mirror.retain(pair.retention.retention)
         self.changed()
 
     # --- its breakers: one of the node, and one of each model that has failed ---
@@ -7412,8 +8226,9 @@ class NodeState:
                 del self.runners[blob]
         for blob, name in elsewhere.items():
             if blob not in self.runners or not self.runners[blob].remote:
+                mirror = self._mirror(blob)
                 self.runners[blob] = RunnerState(
-                    blob, name, 0, 0, None, None, now, loading=False, remote=True
+                    blob, name, 0, 0, None, None, now, loading=False, mirror=mirror, remote=True
                 )
         for blob, resident in listed.items():
             self._meet(blob, resident, now)
@@ -7437,7 +8252,10 @@ class NodeState:
         runner = self.runners.get(blob)
         if runner is None:
             size = self._size(blob) or resident.size
-            runner = RunnerState(blob, resident.model, size, resident.context, None, None, now, loading=False)
+            mirror, context = self._mirror(blob), resident.context
+            runner = RunnerState(
+                blob, resident.model, size, context, None, None, now, loading=False, mirror=mirror
+            )
             self.runners[blob] = runner
         elif runner.loading:
             return
@@ -7481,6 +8299,10 @@ class NodeState:
         runner.foreign.ours_ended(now)
         self.left_at = now
 
+    def _mirror(self, blob: str) -> PrefixMirror:
+        """Of a runner that holds nothing yet."""
+        return PrefixMirror(retention=self.pair(blob).retention.retention)
+
     def _size(self, blob: str) -> int:
         return next((model.size for model in self.models.values() if model.blob == blob), 0)
 
@@ -7489,7 +8311,10 @@ class NodeState:
     def meet(self, model: str, wanted: tuple[int, RunnerOptions], now: float) -> RunnerState:
         """Another worker knows that a model of this name is in memory, with these options."""
         installed = self.models[model]
-        runner = RunnerState(installed.blob, model, installed.size, 0, *wanted, now, loading=False)
+        mirror = self._mirror(installed.blob)
+        runner = RunnerState(
+            installed.blob, model, installed.size, 0, *wanted, now, loading=False, mirror=mirror
+        )
         self.runners[installed.blob] = runner
         return runner
 
@@ -7511,6 +8336,7 @@ class NodeState:
             options=options,
             ready_at=self.loading_until,
             loading=True,
+            mirror=self._mirror(installed.blob),
             since=now,
         )
         self.runners[installed.blob] = runner
@@ -7540,9 +8366,9 @@ class NodeState:
 
     def view(self, now: float) -> NodeView:
         """What a decision may know of it. The same one until something is told, or a time is up."""
-        if self._seen is None or now >= self._seen_until:
+        if self._seen is None or now >= self.next_change:
             self._seen = self._view(now)
-            self._seen_until = min((when for when in self.changes_at() if when > now), default=math.inf)
+            self.next_change = min((when for when in self.changes_at() if when > now), default=math.inf)
         return self._seen
 
     def changes_at(self) -> Iterable[float]:
@@ -7558,6 +8384,7 @@ class NodeState:
     def changed(self) -> None:
         """Something is told of it: to be called after whatever changes it from outside."""
         self._seen = None
+        self.on_change(self.row.name)
 
     def _view(self, now: float) -> NodeView:
         rates = self._rates
@@ -7610,7 +8437,7 @@ class NodeState:
             keeps=rates.keeps,
             ready_at=runner.ready_at,
             ends=ends,
-            prefixes=runner.mirror.kept(rates.keeps),
+            prefixes=runner.mirror,
         )
 
 
@@ -7778,9 +8605,12 @@ class WatchedNode:
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    client: NodeClient
     if row.kind == "openai":
-        return OpenAIClient(row.url, session, headers=headers, serves=row.models)
-    return OllamaClient(row.url, session, headers=headers)
+        client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
+    else:
+        client = OllamaClient(row.url, session, headers=headers)
+    return ListedClient(client, row.listings) if row.listings else client
 
 
 class NodeWatch:
@@ -7917,7 +8747,7 @@ class Attempt:
     """
 
     def __init__(
-        self, journey: Journey, binding: Binding, watch: NodeWatch, settings: RouterSettings
+        self, journey: Journey, binding: Assignment, watch: NodeWatch, settings: RouterSettings
     ) -> None:
         """Nothing is sent before `chunks`."""
         self.binding = binding
@@ -7958,13 +8788,17 @@ class Attempt:
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
         )
-        async with aclosing(chunks):
-            chunk = await self._first(chunks)
-            self.heard_at = self._first_at = self._loop.time()
-            yield self._noted(chunk)
-            async for chunk in chunks:
-                self.heard_at = self._loop.time()
+        try:
+            async with aclosing(chunks):
+                chunk = await self._first(chunks)
+                self.heard_at = self._first_at = self._loop.time()
                 yield self._noted(chunk)
+                async for chunk in chunks:
+                    self.heard_at = self._loop.time()
+                    yield self._noted(chunk)
+        except NodeError as error:
+            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
@@ -8066,7 +8900,7 @@ class Attempts:
             if attempt.binding.node == node:
                 attempt.is_gone()
 
-    def answers(self, binding: Binding) -> bool:
+    def answers(self, binding: Assignment) -> bool:
         """Whether the model has just said something there to somebody: then a request waits for a slot."""
         since = asyncio.get_running_loop().time() - ALIVE_SECONDS
         return any(
@@ -8337,7 +9171,7 @@ def _bound_event(request_id: str, fields: dict[str, Any]) -> BoundEvent:
 
 
 def _lesson(fields: dict[str, Any]) -> Lesson:
-    spent = fields["spent"]
+    spent, match = fields["spent"], fields["match"]
     durations = Durations(
         total=float(spent["total"]),
         load=float(spent["load"]),
@@ -8349,8 +9183,12 @@ def _lesson(fields: dict[str, Any]) -> Lesson:
     )
     return Lesson(
         spent=durations,
-        depth=int(fields["depth"]),
-        matched=int(fields["matched"]),
+        match=MatchDepth(
+            depth=int(match["depth"]),
+            tokens=int(match["tokens"]),
+            between=int(match["between"]),
+            held=bool(match["held"]),
+        ),
         beside=int(fields["beside"]),
         background=bool(fields["background"]),
         loaded=bool(fields["loaded"]),
@@ -8432,7 +9270,11 @@ class RemoteRequests:
     """Applies what other workers tell to the nodes as this one knows them. Bounded."""
 
     def __init__(
-        self, nodes: Mapping[str, NodeState], clock: Callable[[], float], demand: DemandMeter
+        self,
+        nodes: Mapping[str, NodeState],
+        clock: Callable[[], float],
+        demand: DemandMeter,
+        prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
     ) -> None:
         """Begin without any.
 
@@ -8440,7 +9282,9 @@ class RemoteRequests:
             nodes: the scheduler's own.
             clock: the scheduler's own.
             demand: counts what is asked for.
+            prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
         """
+        self._prompt_sent = prompt_sent
         self._nodes = {node_key(node.row): node for node in nodes.values()}
         self._clock = clock
         self._demand = demand
@@ -8501,7 +9345,8 @@ class RemoteRequests:
             worker, node, runner, event.model, event.loads, event.blocks, event.ready <= 0
         )
         runner.ends[event.request_id] = now + event.left
-        runner.mirror.started(event.blocks, now)
+        shared, kind = self._prompt_sent(node.row.name, event.blob, event.blocks)
+        runner.mirror.started(event.blocks, now, shared=shared, kind=kind)
         runner.touched = True
         node.changed()
 
@@ -8573,6 +9418,535 @@ class RemoteRequests:
         return min(due, default=None)
 
 
+# --- ollama_pack.routing.decide.rendezvous ---
+# Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#
+# Workers that do not hear of one another reckon the same node for the same chat, so that its next turn finds
+# its prefix there whichever worker it comes to. A node is passed over while it has more than its share.
+
+LOAD_BOUND = 1.25
+
+
+@lru_cache(maxsize=16384)
+def rendezvous_score(chat: str, node: str, weight: float) -> float:
+    """How much a chat belongs to a node: the highest score wins, twice as often with twice the weight.
+
+    The score is -w / ln(h) with h uniform in (0, 1) (Schindelhauer and Schomaker, "Weighted Distributed Hash
+    Tables", 2005).
+    """
+    digest = blake2b(f"{node}\\0{chat}".encode(errors="replace"), digest_size=8).digest()
+    uniform = (int.from_bytes(digest) + 0.5) / 2**64
+    return -weight / math.log(uniform) if weight > 0 else 0.0
+
+
+def may_take(load: int, total: int, share: float) -> bool:
+    """Whether a node may get one more without having more than its share of all, and a quarter.
+
+    The bound is ceil(c * share * (total + 1)) (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with
+    Bounded Loads", 2018).
+
+    Args:
+        load: what the node has.
+        total: what all nodes have.
+        share: of the node in all weights.
+    """
+    return load + 1 <= math.ceil(LOAD_BOUND * share * (total + 1))
+
+
+# --- ollama_pack.routing.decide.planner ---
+# Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#
+# Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
+# already placed. If the best node can begin now, it goes there; if not, place the request there virtually and
+# go on, so that those behind see the true queue. A request that does not start may choose otherwise the next
+# time.
+#
+# Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
+# sooner elsewhere, or if starting would take more from others than was observed that waiting costs.
+#
+# Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
+# nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
+
+
+@dataclass(slots=True)
+class Candidates:
+    """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
+
+    warm: list[VirtualNode]
+    cold: list[VirtualNode]
+    shortest_load: float = math.inf
+
+    def __bool__(self) -> bool:
+        return bool(self.warm or self.cold)
+
+    def without(self, names: Collection[str]) -> Self:
+        """All except the nodes of these names."""
+        warm = [node for node in self.warm if node.view.name not in names]
+        cold = [node for node in self.cold if node.view.name not in names]
+        return replace(self, warm=warm, cold=cold)
+
+
+@dataclass(slots=True)
+class Kind:
+    """The waiting requests of one kind, in one decision.
+
+    Attributes:
+        model: which of their models answers.
+        candidates: the nodes.
+        waiting: how many there are, and
+        stride: one in so many is looked at, of those behind the first few.
+        seen: how many of them the walk has passed.
+        next_look: which of them is looked at next.
+        known_at: the count of changes for which these hold:
+        able: some open node has the model, and
+        free: one has it in memory, and a slot free.
+    """
+
+    model: str
+    candidates: Candidates
+    waiting: int = 0
+    stride: int = 1
+    seen: int = 0
+    next_look: int = 1
+    known_at: int = -1
+    able: bool = False
+    free: bool = False
+
+
+class Timelines:
+    """The nodes' futures, kept from one decision to the next until their nodes change."""
+
+    def __init__(self, policy: RoutingPolicy) -> None:
+        self.moment = TimelineContext(policy)
+        self.nodes: dict[str, VirtualNode] = {}
+        self.open: set[str] = set()
+        self._having: dict[str, list[str]] = {}
+        self._opening: dict[str, float] = {}
+
+    def follow(self, view: FleetView) -> None:
+        """Take in how the fleet looks now."""
+        moment = self.moment
+        moment.now, moment.demand, moment.returns = view.now, view.demand, view.returns
+        names = {node.name for node in view.nodes} if view.changed is None else view.changed
+        if view.changed is None:
+            for name in [name for name in self.nodes if name not in names]:
+                self._drop(name)
+        for node in view.nodes if view.changed is None else [view.by_name[name] for name in names]:
+            known = self.nodes.get(node.name)
+            if known is None or known.view is not node or known.changed:
+                self._renew(node.name, view)
+        for name in [name for name, known in self._opening.items() if known <= view.now]:
+            self._look(name)
+
+    def _renew(self, name: str, view: FleetView) -> None:
+        before, node = self.nodes.get(name), view.by_name[name]
+        if before is not None:
+            self.moment.held.subtract([runner.blob for runner in before.view.runners])
+        if node.weight <= 0:
+            self.nodes.pop(name, None)
+            self._having.clear()
+            self.open.discard(name)
+            self._opening.pop(name, None)
+            return
+        if before is None or before.view.models is not node.models:
+            self._having.clear()
+        self.moment.held.update([runner.blob for runner in node.runners])
+        self.nodes[name] = VirtualNode(node, self.moment)
+        self._look(name)
+
+    def _drop(self, name: str) -> None:
+        gone = self.nodes.pop(name)
+        self.moment.held.subtract([runner.blob for runner in gone.view.runners])
+        self._having.clear()
+        self.open.discard(name)
+        self._opening.pop(name, None)
+
+    def _look(self, name: str) -> None:
+        """See whether a node can begin anything, and when it may look otherwise."""
+        node = self.nodes[name]
+        self.note_open(node)
+        opens_at = node.opens_at()
+        if opens_at < math.inf:
+            self._opening[name] = opens_at
+        else:
+            self._opening.pop(name, None)
+
+    def note_open(self, node: VirtualNode) -> None:
+        """See whether a node can begin anything."""
+        if node.is_open():
+            self.open.add(node.view.name)
+        else:
+            self.open.discard(node.view.name)
+
+    def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
+        """What was placed on the timelines was a thought: forget it."""
+        self.moment.held = held
+        for node in touched:
+            self._renew(node.view.name, view)
+
+    def having(self, model: str) -> list[str]:
+        """The names of the nodes that have a model."""
+        found = self._having.get(model)
+        if found is None:
+            if len(self._having) > MAX_MODELS:
+                self._having.clear()
+            found = [name for name, node in self.nodes.items() if model in node.view.models]
+            self._having[model] = found
+        return found
+
+
+MAX_MODELS = 256  # whose nodes are remembered
+
+
+@dataclass(slots=True)
+class Planner:
+    """Decides again and again, over views of one fleet. What it keeps between decisions only saves time.
+
+    Attributes:
+        policy: weights and bounds.
+        dice: breaks ties.
+    """
+
+    policy: RoutingPolicy
+    dice: Random
+    holds_back = True
+    _timelines: Timelines = field(init=False)
+    _view: FleetView = field(init=False)
+    _kinds: dict[str, Kind] = field(init=False, default_factory=dict)
+    _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
+    _held: Counter[str] | None = field(init=False, default=None)
+    _changes: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._timelines = Timelines(self.policy)
+
+    def plan(
+        self,
+        view: FleetView,
+        waiting: Sequence[WaitingRequest],
+        may_start: Callable[[WaitingRequest], bool] = lambda _: True,
+    ) -> list[Assignment]:
+        """Assign nodes to requests until nothing more can begin now.
+
+        Args:
+            view: the fleet at this moment.
+            waiting: the requests in fair order.
+            may_start: whether a request need not wait behind people (any more).
+
+        Returns:
+            The assignments of those that were looked at; those that `starts` begin now.
+        """
+        self._begin(view)
+        found = self._walk(waiting, may_start)
+        self._end()
+        return found
+
+    def _begin(self, view: FleetView) -> None:
+        self._view = view
+        self._timelines.follow(view)
+        self._kinds, self._touched, self._held = {}, {}, None
+
+    def _end(self) -> None:
+        if self._touched:
+            held = self._timelines.moment.held if self._held is None else self._held
+            self._timelines.restore(self._view, self._touched.values(), held)
+
+    def _walk(
+        self, waiting: Sequence[WaitingRequest], may_start: Callable[[WaitingRequest], bool]
+    ) -> list[Assignment]:
+        if not self._timelines.open:
+            return []
+        found: list[Assignment] = []
+        counts, kinds, looks = Counter([entry.kind for entry in waiting]), self._kinds, 0
+        for entry in waiting:
+            kind = kinds.get(entry.kind) or self._kind_of(entry, counts[entry.kind])
+            kind.seen += 1
+            if kind.known_at != self._changes:
+                self._see_what_is_open(kind, entry)
+            if not kind.able or (kind.seen < kind.next_look and not kind.free):
+                continue
+            crowd = self._crowd(kind)
+            if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
+                looks += 1
+                found.append(assignment)
+            if not self._timelines.open or looks >= self.policy.most_looks:
+                break
+        return found
+
+    def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
+        behind = max(0, waiting - self.policy.window)
+        stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
+        kind = self._kinds[entry.kind] = Kind(*self._able(entry), waiting, stride)
+        return kind
+
+    def _see_what_is_open(self, kind: Kind, entry: WaitingRequest) -> None:
+        """Whether any open node has the model, and whether one has it in memory and a slot free."""
+        kind.known_at, kind.able, kind.free = self._changes, False, False
+        nodes = self._timelines.nodes
+        for name in self._timelines.open:
+            node = nodes[name]
+            model = node.view.models.get(kind.model)
+            if model is not None and name not in entry.tried:
+                kind.able = True
+                if node.serves_now(model.blob):
+                    kind.free = True
+                    return
+
+    def _crowd(self, kind: Kind) -> int:
+        """How many a request stands for, so that a long queue takes no longer.
+
+        The first few of a kind stand for themselves; of those behind, one in a number of them stands for all.
+        One that is looked at only because a slot is free stands for itself.
+        """
+        if kind.seen < kind.next_look or kind.seen <= self.policy.window:
+            kind.next_look = max(kind.next_look, kind.seen + 1)
+            return 1
+        kind.next_look = kind.seen + kind.stride
+        return min(kind.stride, kind.waiting - kind.seen + 1)
+
+    def assign(self, entry: WaitingRequest, kind: Kind, *, ripe: bool, crowd: int = 1) -> Assignment | None:
+        """Place one request on the timelines, for `crowd` of its kind; None when no node may answer it."""
+        request, policy, now = entry.request, self.policy, self._view.now
+        model, candidates = kind.model, kind.candidates
+        if entry.tried:
+            candidates = candidates.without(entry.tried)
+        if not candidates:
+            return None
+        key = (model, entry.kind, request.max_output)
+        pressing = entry.overtaken >= policy.overtake_limit
+        price = self._price(kind)
+        costs = self._costs(candidates, key, request, price, pressing=pressing)
+        chosen = self._choose(costs, request)
+        may_harm = policy.background_cost_rate * (now - entry.came)
+        starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
+        if ripe or starts:
+            self._take(chosen, request)
+            if not starts and crowd > 1:
+                self._delay(kind, (crowd - 1) * self._seconds(chosen, request))
+        if pressing and not starts:
+            chosen.node.reserve()
+            self._touch(chosen.node)
+            self._timelines.open.discard(chosen.name)
+        asked = {cost.name for cost in costs}
+        unasked = [node for node in candidates.cold if node.view.name not in asked]
+        return Assignment(entry, model, chosen, costs, unasked, starts, policy, now - entry.came)
+
+    def _price(self, kind: Kind) -> float:
+        """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
+        behind = kind.waiting - kind.seen
+        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm]) if behind else 0
+        return behind / slots if slots else 0.0
+
+    @staticmethod
+    def _slots_of(node: VirtualNode, model: str) -> int:
+        runner = node.runners.get(node.view.models[model].blob)
+        return runner.slots if runner else 0
+
+    def _able(self, entry: WaitingRequest) -> tuple[str, Candidates]:
+        """The first model that any node has, and the nodes."""
+        for model in entry.models:
+            found = self._nodes_with(model)
+            if found and (not entry.tried or found.without(entry.tried)):
+                return model, found
+        return "", Candidates([], [])
+
+    def _nodes_with(self, model: str) -> Candidates:
+        found = Candidates([], [])
+        nodes = self._timelines.nodes
+        for name in self._timelines.having(model):
+            node = nodes[name]
+            blob = node.view.models[model].blob
+            if blob in node.runners:
+                found.warm.append(node)
+            else:
+                found.cold.append(node)
+                found.shortest_load = min(found.shortest_load, node.view.rates[blob].load)
+        return found
+
+    def _costs(
+        self, candidates: Candidates, key: QuoteKey, request: FleetRequest, price: float, *, pressing: bool
+    ) -> list[NodeCost]:
+        """The costs that may be the least: nodes that load are asked when waiting takes as long."""
+        warm = self._some(candidates.warm, request)
+        costs = self._ask(warm, key, request, price, pressing=pressing)
+        best = min([cost.total for cost in costs], default=math.inf)
+        enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
+        if request.background or not enough or self._may_prewarm(candidates, key[0]):
+            cold = self._some(candidates.cold, request)
+            costs += self._ask(cold, key, request, price, pressing=pressing)
+        return costs
+
+    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
+        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
+        if not candidates.cold or not candidates.warm:
+            return False
+        node = candidates.warm[0]
+        blob = node.view.models[model].blob
+        return self._is_short_of(blob, node.view.rates[blob], background=False)
+
+    def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
+        """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
+        most = self.policy.candidates
+        if len(nodes) <= most:
+            return nodes
+        is_open = self._timelines.open
+        holders = self._view.holders_of(request.blocks)
+        chosen = [node for node in nodes if node.view.name in holders] if holders else []
+        free = [node for node in nodes if node.view.name in is_open]
+        if len(free) > most:
+            free = self.dice.sample(free, most)
+        rest = most - len(free)
+        others = self.dice.sample(nodes, rest) if rest > 0 else []
+        return list({node.view.name: node for node in (*chosen, *free, *others)}.values())
+
+    def _ask(
+        self,
+        nodes: Sequence[VirtualNode],
+        key: QuoteKey,
+        request: FleetRequest,
+        price: float,
+        *,
+        pressing: bool,
+    ) -> list[NodeCost]:
+        """What each of some nodes would cost a request. Most of a decision's time is spent here."""
+        costs: list[NodeCost] = []
+        blocks, tokens, background = request.blocks, request.tokens, request.background
+        now = self._view.now
+        for node in nodes:
+            quote = node.quote(key, request)
+            hit, own, hoped = 0, False, 0
+            runner = quote.reused
+            if runner is not None and blocks and len(runner.prefixes):
+                newest = runner.keeps - runner.placed if runner.placed else None
+                match = runner.prefixes.match(blocks, newest)
+                hit, own, hoped = match.hit, match.own, match.hoped
+            wait = max(0.0, quote.starts_at - now)
+            certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
+            if (
+                quote.load
+                and not quote.victims
+                and self._is_short_of(quote.blob, quote.rates, background=background)
+            ):
+                certain -= quote.load  # it costs nobody anything, and the next ones find one more node ready
+            total = certain
+            if not own and not pressing:
+                total += quote.evict
+                certain += quote.evict_seen
+            costs.append(NodeCost(total, certain, wait, hit, own, node, quote))
+        return costs
+
+    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
+        """Whether the nodes that have these weights in memory are too few for what is asked of them.
+
+        For people, as many slots are needed as are busy on average, and the square root of that on top. A
+        background call loads a model on an empty node earlier, as nobody waits for it.
+        """
+        slots = rates.slots * self._timelines.moment.held[blob]
+        busy = self._view.demand.get(blob, 0.0) * rates.service
+        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
+
+    def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
+        """The cheapest, but a chat stays at home unless leaving saves enough; equals by chance."""
+        best = min(costs, key=_total)
+        home = max((cost for cost in costs if cost.own), key=_hit, default=None)
+        if home is not None:
+            if home.total - best.total <= self._slack(home.total):
+                best = home
+        elif self.policy.unsynced_peers and (agreed := self._agreed(costs, best.total, request)):
+            return agreed
+        if not best.quote.now_open:
+            return self._unless_free(best, costs)
+        if best is home:
+            return home
+        limit = best.total * (1 + self.policy.tie_share)
+        return self._among([cost for cost in costs if cost.total <= limit and cost.quote.now_open])
+
+    @staticmethod
+    def _unless_free(best: NodeCost, costs: Sequence[NodeCost]) -> NodeCost:
+        """A node that has to be waited for, unless one that can begin now costs less for sure."""
+        free = [cost for cost in costs if cost.quote.now_open]
+        first = min(free, key=_certain, default=best)
+        return first if first.certain < best.certain else best
+
+    def _slack(self, cost: float) -> float:
+        """What leaving a place of this cost has to save."""
+        return max(self.policy.hysteresis_seconds, self.policy.hysteresis_share * cost)
+
+    def _agreed(self, costs: Sequence[NodeCost], best: float, request: FleetRequest) -> NodeCost | None:
+        """Where any worker would put a chat that this one does not remember; None when there is no choice."""
+        chat = request.chat
+        if not chat or request.background:  # titles would overwrite the prefix that they are agreed for
+            return None
+        limit = best + self._slack(best)
+        close = [cost for cost in costs if cost.total <= limit and cost.quote.reused and cost.quote.now_open]
+        if len(close) < 2:  # noqa: PLR2004 - it takes two to choose
+            return None
+        total = sum([cost.node.running for cost in costs])
+        weights = sum([cost.node.view.weight for cost in costs])
+        free = [cost for cost in close if may_take(cost.node.running, total, cost.node.view.weight / weights)]
+        return max(
+            free, key=lambda cost: rendezvous_score(chat, cost.name, cost.node.view.weight), default=None
+        )
+
+    def _among(self, equal: Sequence[NodeCost]) -> NodeCost:
+        """One of them by chance, as often as their nodes' weights say."""
+        if len(equal) == 1:
+            return equal[0]
+        return self.dice.choices(equal, [cost.node.view.weight for cost in equal])[0]
+
+    @staticmethod
+    def _seconds(chosen: NodeCost, request: FleetRequest) -> float:
+        """How long a request holds a slot."""
+        rates = chosen.quote.rates
+        output = predict_output(rates, background=request.background, limit=request.max_output)
+        return chosen.prompt(request.tokens) + output * rates.token
+
+    def _delay(self, kind: Kind, seconds: float) -> None:
+        """Those that a request stands for are spread over all nodes that have the model in memory."""
+        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm])
+        for node in kind.candidates.warm:
+            self._touch(node)
+            node.delay(node.view.models[kind.model].blob, seconds / slots)
+
+    def _take(self, chosen: NodeCost, request: FleetRequest) -> None:
+        quote, node = chosen.quote, chosen.node
+        self._touch(node)
+        node.place(quote, request, self._seconds(chosen, request))
+        if quote.reused is None:
+            self._loaded(chosen)
+        self._timelines.note_open(node)
+
+    def _touch(self, node: VirtualNode) -> None:
+        self._touched[node.view.name] = node
+        self._changes += 1
+
+    def _loaded(self, chosen: NodeCost) -> None:
+        """A model was loaded on a timeline: what evicting it elsewhere costs has changed."""
+        held = self._timelines.moment.held
+        if self._held is None:
+            self._held = held.copy()
+        quote = chosen.quote
+        held.update([quote.blob])
+        held.subtract(quote.victims)
+        for kind in self._kinds.values():
+            kind.candidates = self._nodes_with(kind.model)
+        for node in self._timelines.nodes.values():
+            if not node.runners.keys().isdisjoint(quote.victims):
+                node.forget_quotes()
+
+
+def _total(cost: NodeCost) -> float:
+    return cost.total
+
+
+def _certain(cost: NodeCost) -> float:
+    return cost.certain
+
+
+def _hit(cost: NodeCost) -> int:
+    return cost.hit
+
+
 # --- ollama_pack.routing.decide.strategies ---
 # The plain ways to choose a node, for those who want no prediction: least busy, and random.
 #
@@ -8580,61 +9954,243 @@ class RemoteRequests:
 # draining are the scheduler's, and hold for all.
 
 
-class LeastBusyPass(BindingPass):
+class PlainPlanner(Planner):
+    """To one of the nodes that `pick` leaves, whatever it costs."""
+
+    holds_back = False
+
+    def plan(
+        self,
+        view: FleetView,
+        waiting: Sequence[WaitingRequest],
+        may_start: Callable[[WaitingRequest], bool] = lambda _: True,  # noqa: ARG002 - all may
+    ) -> list[Assignment]:
+        """Assign what can begin now, in fair order; the rest waits."""
+        self._begin(view)
+        found: list[Assignment] = []
+        stuck: set[str] = set()  # kinds that no node has a slot for
+        for entry in waiting:
+            if entry.kind in stuck:
+                continue
+            model, candidates = self._able(entry)
+            nodes = [
+                node for node in (*candidates.warm, *candidates.cold) if node.view.name not in entry.tried
+            ]
+            key = (model, entry.kind, entry.request.max_output)
+            costs = self._ask(nodes, key, entry.request, 0.0, pressing=False)
+            if chosen := self.pick(costs):
+                self._take(chosen, entry.request)
+                waited = view.now - entry.came
+                found.append(Assignment(entry, model, chosen, costs, (), True, self.policy, waited))  # noqa: FBT003 - `starts`
+            else:
+                stuck.add(entry.kind)
+        self._end()
+        return found
+
+    def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
+        """One of the nodes; None: none will do."""
+        raise NotImplementedError
+
+
+class LeastBusyPlanner(PlainPlanner):
     """To the node with the fewest running requests for its slots, of those that have a slot free.
 
     A runner that is being loaded has its slots, too. Among equals the lower tier comes first, then a node
     that has the model in memory, then chance.
     """
 
-    holds_back = False
-
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place what can begin now, in fair order; the rest waits."""
-        placed: list[Placement] = []
-        stuck: set[str] = set()  # kinds that no node has a slot for
-        for entry in waiting:
-            if entry.kind in stuck:
-                continue
-            bids = [bid for bid in self._all_bids(entry) if _has_slot(bid[4])]
-            if bids:
-                placed.append(self._give(entry, self._idlest(bids), bids))
-            else:
-                stuck.add(entry.kind)
-        return placed
-
-    def _idlest(self, bids: Sequence[Bid]) -> Bid:
-        ranks = [self._rank(bid) for bid in bids]
-        best = min(ranks)
-        return self._among([bid for bid, rank in zip(bids, ranks, strict=True) if rank == best])
-
-    @staticmethod
-    def _rank(bid: Bid) -> tuple[float, int, bool]:
-        node, quote = bid[3], bid[4]
-        return node.running / quote.rates.slots, node.view.tier, quote.reused is None
+    def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
+        """The idlest."""
+        free = [cost for cost in costs if _has_slot(cost)]
+        if not free:
+            return None
+        best = min(map(_rank, free))
+        return self._among([cost for cost in free if _rank(cost) == best])
 
 
-def _has_slot(quote: Quote) -> bool:
-    runner = quote.reused
-    return quote.starts_now or (runner is not None and runner.free_at[0] <= runner.ready_at)
+def _rank(cost: NodeCost) -> tuple[float, int, bool]:
+    node, quote = cost.node, cost.quote
+    return node.running / quote.rates.slots, node.view.tier, quote.reused is None
 
 
-class RandomPass(BindingPass):
+def _has_slot(cost: NodeCost) -> bool:
+    runner = cost.quote.reused
+    return cost.quote.now_open or (runner is not None and runner.has_slot)
+
+
+class RandomPlanner(PlainPlanner):
     """To any node that has the model, at once and by chance alone, as Open WebUI itself does."""
 
-    holds_back = False
+    def pick(self, costs: Sequence[NodeCost]) -> NodeCost | None:
+        """Any."""
+        return self.dice.choice(costs) if costs else None
 
-    def bind(self, waiting: Sequence[WaitingRequest]) -> list[Placement]:
-        """Place everything that any node may answer."""
-        return [
-            self._give(entry, self._dice.choice(bids), bids)
-            for entry in waiting
-            if (bids := self._all_bids(entry))
-        ]
+
+# --- ollama_pack.routing.state.returns ---
+# Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#
+# Every prompt is followed for an hour or until it is gone on with. Old observations fade. Bounded.
+
+TURNS = 4  # prompts with more turns count as ones with so many - 1
+BACKGROUND_KIND = TURNS  # the kind of prompts that are nobody's turn
+KINDS = TURNS + 1
+MAX_FOLLOWED = 2048  # prompts of one set of weights
+FADES_AFTER = 1024  # prompts of a kind: then what was seen before counts half
+USUAL_SHARE = 0.5  # of prompts that are gone on with, before anything was observed, and
+USUAL_SECONDS = 60.0  # how long after they usually are
+DOUBT = 4.0  # so many prompts without a return are bad luck
+
+
+def _usual(span: int) -> float:
+    """The share of a span, before anything was observed."""
+
+    def left(age: float) -> float:
+        return 1 - USUAL_SHARE * (1 - exp(-age / USUAL_SECONDS))
+
+    return 1 - left(begins_at(span + 1)) / left(begins_at(span))
+
+
+_USUAL = tuple(map(_usual, range(SPANS)))
+
+
+@dataclass(slots=True, eq=False)
+class FollowedPrompt:
+    """A prompt that may be gone on with.
+
+    Attributes:
+        chains: of its blocks.
+        tokens: its length.
+        shared: tokens that other prompts begin with as well.
+        kind: its turn, or that it is a background call's.
+        asked_at: when.
+        returned: it was gone on with.
+    """
+
+    chains: tuple[int, ...]
+    tokens: int
+    shared: int
+    kind: int
+    asked_at: float
+    returned: bool = False
+
+
+class LifeTable:
+    """What was observed of one kind of prompts."""
+
+    def __init__(self) -> None:
+        self._returned = [0.0] * SPANS
+        self._reached = [0.0] * SPANS
+
+    def reached(self, span: int) -> None:
+        """A prompt has become so old."""
+        if self._reached[0] >= FADES_AFTER and span == 0:
+            self._returned = [count / 2 for count in self._returned]
+            self._reached = [count / 2 for count in self._reached]
+        self._reached[span] += 1
+
+    def returned(self, span: int, share: float) -> None:
+        """A share of a prompt of this age came again."""
+        self._returned[span] += share
+
+    def seen(self) -> ReturnCurve:
+        """What was observed, and nothing else."""
+        return ReturnCurve(
+            tuple(
+                min(1.0, returned / (reached + DOUBT))
+                for returned, reached in zip(self._returned, self._reached, strict=True)
+            )
+        )
+
+    def believed(self) -> ReturnCurve:
+        """What was observed, and what is usual as far as that has proved true."""
+        expected = sum(usual * reached for usual, reached in zip(_USUAL, self._reached, strict=True))
+        proved = (sum(self._returned) + DOUBT / 2) / (expected + DOUBT / 2)
+        return ReturnCurve(
+            tuple(
+                min(1.0, (returned + DOUBT * min(1.0, proved * usual)) / (reached + DOUBT))
+                for usual, returned, reached in zip(_USUAL, self._returned, self._reached, strict=True)
+            )
+        )
+
+
+class ReturnLearner:
+    """Follows the prompts for one set of weights. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._tables = [LifeTable() for _ in range(KINDS)]
+        self._by_chain: dict[int, FollowedPrompt] = {}
+        self._followed: OrderedDict[int, FollowedPrompt] = OrderedDict()
+        self._ages: list[deque[FollowedPrompt]] = [deque() for _ in range(SPANS)]
+        self._count = 0
+        self._curves: ReturnCurves | None = None
+        self._curves_at = 0.0
+
+    def asked(self, blocks: Sequence[PromptBlock], now: float, *, background: bool) -> FollowedPrompt | None:
+        """A prompt is sent: what it goes on with has returned, and from now on it is followed itself."""
+        if not blocks:
+            return None
+        covered, before = self._longest(blocks)
+        kind, shared = BACKGROUND_KIND if background else 0, covered
+        if before is not None and covered > before.shared:
+            share = (covered - before.shared) / max(1, before.tokens - before.shared)
+            self._tables[before.kind].returned(span_of(now - before.asked_at), min(1.0, share))
+            if 2 * covered >= before.tokens:
+                before.returned, shared = True, before.shared
+                kind = kind if background else min(before.kind + 1, TURNS - 1)
+        prompt = FollowedPrompt(tuple(block.chain for block in blocks), blocks[-1].upto, shared, kind, now)
+        self._follow(prompt)
+        return prompt
+
+    def _longest(self, blocks: Sequence[PromptBlock]) -> tuple[int, FollowedPrompt | None]:
+        """The tokens of the longest beginning that is known, and the last prompt that had it."""
+        low, high = 0, len(blocks)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if blocks[middle].chain in self._by_chain else (low, middle)
+        return (blocks[low - 1].upto, self._by_chain[blocks[low - 1].chain]) if low else (0, None)
+
+    def _follow(self, prompt: FollowedPrompt) -> None:
+        self._count += 1
+        self._followed[self._count] = prompt
+        for chain in prompt.chains:
+            self._by_chain[chain] = prompt
+        self._tables[prompt.kind].reached(0)
+        self._ages[0].append(prompt)
+        if len(self._followed) > MAX_FOLLOWED:
+            _, oldest = self._followed.popitem(last=False)
+            for chain in oldest.chains:
+                if self._by_chain.get(chain) is oldest:
+                    del self._by_chain[chain]
+
+    def curves(self, now: float) -> ReturnCurves:
+        """What is known now; looked at again each second."""
+        if self._curves is None or now >= self._curves_at + 1.0:
+            self._grow_old(now)
+            self._curves_at = now
+            self._curves = ReturnCurves(
+                tuple(table.seen() for table in self._tables),
+                tuple(table.believed() for table in self._tables),
+            )
+        return self._curves
+
+    def _grow_old(self, now: float) -> None:
+        for span, (young, older) in enumerate(zip(self._ages, self._ages[1:], strict=False), start=1):
+            while young and now - young[0].asked_at >= begins_at(span):
+                prompt = young.popleft()
+                if not prompt.returned:
+                    self._tables[prompt.kind].reached(span)
+                    older.append(prompt)
+        while self._ages[-1] and len(self._ages[-1]) > MAX_FOLLOWED:
+            self._ages[-1].popleft()
 
 
 # --- ollama_pack.routing.state.cluster ---
 # The nodes of a fleet as they are known, and the events that tell of them.
+
+MAX_FOLLOWED_BLOBS = 64  # sets of weights whose prompts are followed
+HOLDER_STRIDE = 8  # blocks of a prompt, of which one is remembered with the nodes that it went to
+MAX_HOLDERS = 4  # nodes that are remembered for a block
+MAX_REMEMBERED = 32768  # blocks
 
 
 class KnownNodes:
@@ -8653,7 +10209,15 @@ class KnownNodes:
         self.nodes = {row.name: NodeState(row, policy, priors) for row in rows}
         self._clock = clock
         self._demand = DemandMeter()
-        self.remote = RemoteRequests(self.nodes, clock, self._demand)
+        self._returns: dict[str, ReturnLearner] = {}
+        self._holders: dict[int, tuple[str, ...]] = {}
+        self._views: dict[str, NodeView] = {}
+        self._changed: set[str] = set()  # since the last decision
+        self._stale: set[str] = set(self.nodes)
+        self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
+        for node in self.nodes.values():
+            node.on_change = self._stale.add
+        self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
 
     def probed(
         self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
@@ -8704,8 +10268,53 @@ class KnownNodes:
 
     def view(self) -> FleetView:
         """All that a decision goes by, as of now."""
-        now = self._clock()
-        return FleetView(now, tuple(node.view(now) for node in self.nodes.values()), self._demand.rates(now))
+        return self._view(self._clock())
+
+    def _view(self, now: float) -> FleetView:
+        """The same, with the nodes that look otherwise than at the last decision."""
+        if now >= self._stale_at:
+            self._stale.update(self.nodes)
+        if self._stale:
+            for name in self._stale:
+                seen = self.nodes[name].view(now)
+                if self._views.get(name) is not seen:
+                    self._views[name] = seen
+                    self._changed.add(name)
+            self._stale.clear()
+            self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+        returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
+        nodes = tuple(self._views.values())
+        return FleetView(
+            now, nodes, self._demand.rates(now), returns, self._changed, self._views, self._holders
+        )
+
+    def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
+        """A prompt goes to a node: it may be what another one goes on with.
+
+        Returns:
+            The tokens of it that others begin with as well, and what its return is learned by.
+        """
+        if blob not in self._returns and len(self._returns) >= MAX_FOLLOWED_BLOBS:
+            del self._returns[next(iter(self._returns))]
+        learner = self._returns.setdefault(blob, ReturnLearner())
+        followed = learner.asked(request.blocks, now, background=request.background)
+        if followed is None:
+            return 0, 0
+        if len(self.nodes) > self.policy.candidates:
+            self._remember_holder(node, request.blocks)
+        return followed.shared, followed.kind
+
+    def _prompt_sent_elsewhere(
+        self, node: str, blob: str, blocks: tuple[PromptBlock, ...]
+    ) -> tuple[int, int]:
+        return self.prompt_sent(node, blob, FleetRequest("", "", (), blocks=blocks), self._clock())
+
+    def _remember_holder(self, node: str, blocks: Sequence[PromptBlock]) -> None:
+        for block in (*blocks[HOLDER_STRIDE - 1 :: HOLDER_STRIDE], blocks[-1]):
+            before = self._holders.pop(block.chain, ())
+            self._holders[block.chain] = (node, *(one for one in before if one != node))[:MAX_HOLDERS]
+        while len(self._holders) > MAX_REMEMBERED:
+            del self._holders[next(iter(self._holders))]
 
     def can_answer(self, models: Iterable[str]) -> bool:
         """Whether any node may be asked for one of these now, by whatever name it lists it."""
@@ -8731,12 +10340,11 @@ class RunningRequest:
     """A request at a node, `since` when. `wanted` is as `InstalledModel.wanted` gives it."""
 
     entry: WaitingRequest
-    binding: Binding
+    assignment: Assignment
     node: NodeState
     runner: RunnerState
     beside: int
-    depth: int
-    matched: int
+    match: MatchDepth
     undo: Undo
     wanted: tuple[int, RunnerOptions]
     since: float
@@ -8744,32 +10352,31 @@ class RunningRequest:
 
     def event(self, now: float) -> BoundEvent:
         """As other workers are told of it."""
-        binding, runner = self.binding, self.runner
-        loading = binding.loads and not self.answering
+        assignment, runner = self.assignment, self.runner
+        loading = assignment.loads and not self.answering
         context, options = self.wanted
         return BoundEvent(
-            request_id=binding.request.id,
+            request_id=assignment.request.id,
             node=node_key(self.node.row),
-            model=binding.model,
+            model=assignment.model,
             blob=runner.blob,
-            loads=binding.loads,
-            victims=binding.placement.chosen.quote.victims,
+            loads=assignment.loads,
+            victims=assignment.victims,
             context=context,
             options=options,
             ready=max(0.0, runner.ready_at - now) if loading else 0.0,
-            left=max(0.0, runner.ends.get(binding.request.id, now) - now),
-            blocks=binding.request.blocks,
+            left=max(0.0, runner.ends.get(assignment.request.id, now) - now),
+            blocks=assignment.request.blocks,
         )
 
     def lesson(self, spent: Durations) -> Lesson:
         """What it teaches, now that it is answered."""
         return Lesson(
             spent=spent,
-            depth=self.depth,
-            matched=self.matched,
+            match=self.match,
             beside=self.beside,
-            background=self.binding.request.background,
-            loaded=self.binding.loads,
+            background=self.assignment.request.background,
+            loaded=self.assignment.loads,
         )
 
 
@@ -8779,19 +10386,20 @@ class RunningRequest:
 # Tell it what happens, then ask `decide` what begins::
 #
 #     scheduler.submit(request)            # or cancel, first_token, finished, failed, probed, unreachable
-#     for binding in scheduler.decide():   # send each to its node
+#     for assignment in scheduler.decide():   # send each to its node
 #         ...
 #
 # Call `decide` after every event, and at `wake_at`. All is bounded: by the queue's limit, by the slots, and by
 # the models that the nodes have.
 
 MAX_FAILOVERS = 2
+MOST_WALKS = 4  # through the queue, in one decision
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
-STRATEGIES: Mapping[str, type[BindingPass]] = {
-    "predicted_ttft": BindingPass,
-    "least_busy": LeastBusyPass,
-    "random": RandomPass,
+STRATEGIES: Mapping[str, type[Planner]] = {
+    "predicted_ttft": Planner,
+    "least_busy": LeastBusyPlanner,
+    "random": RandomPlanner,
 }
 
 
@@ -8825,10 +10433,9 @@ class Scheduler(KnownNodes):
         """
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
-        self._strategy = STRATEGIES[strategy]
         super().__init__(rows, clock, policy or RoutingPolicy(), priors)
         self.wake_at: float | None = None
-        self._dice = dice
+        self._planner = STRATEGIES[strategy](self.policy, dice)
         self._queue = FairQueue(max_queue, self.policy.background_patience)
         self._running: dict[str, RunningRequest] = {}
         self.listener: Listener = tell_nobody
@@ -8885,7 +10492,7 @@ class Scheduler(KnownNodes):
         elif running := self._running.pop(request_id, None):
             self._leave(running)
             self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
-            running.node.gave_up(running.binding.model)
+            running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
     def give_back(self, request_id: str) -> None:
@@ -8896,10 +10503,10 @@ class Scheduler(KnownNodes):
         del self._running[request_id]
         node, runner = running.node, running.runner
         node.changed()
-        node.gave_up(running.binding.model)
+        node.gave_up(running.assignment.model)
         runner.ends.pop(request_id, None)
         runner.mirror.restore(running.undo.prefixes)
-        if running.binding.loads and not runner.ends:
+        if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
         self._queue.ended(running.entry)
         self._queue.put_back(running.entry)
@@ -8929,7 +10536,7 @@ class Scheduler(KnownNodes):
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
         rates = running.node.known(running.runner.blob)
-        request = running.binding.request
+        request = running.assignment.request
         output = predict_output(rates, background=request.background, limit=request.max_output)
         running.runner.ends[request_id] = now + output * rates.token
         self.listener(BegunEvent(request_id, output * rates.token))
@@ -8941,8 +10548,8 @@ class Scheduler(KnownNodes):
             return
         self._leave(running)
         self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
-        running.node.succeeded(running.binding.model)
-        running.runner.mirror.finished(running.binding.request.blocks, spent.decode_count, self._clock())
+        running.node.succeeded(running.assignment.model)
+        running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
         running.node.pair(blob).learn(lesson)
@@ -8966,14 +10573,14 @@ class Scheduler(KnownNodes):
             return False
         self._leave(running)
         self._queue.ended(running.entry)
-        node, model = running.node, running.binding.model
+        node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
             node.failed(model, self._clock(), node_down=node_down, hung=hung)
             self.listener(FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
-                node.broke_off(model, running.binding.request.user, self._clock())
+                node.broke_off(model, running.assignment.request.user, self._clock())
             else:
                 node.gave_up(model)
             self.listener(EndedEvent(request_id))
@@ -9000,19 +10607,21 @@ class Scheduler(KnownNodes):
         running = self._running.get(request_id)
         if running is None or len(running.entry.tried) >= MAX_FAILOVERS:
             return False
-        model, passed_over = fold_name(running.binding.model), {running.node.row.name, *running.entry.tried}
+        model, passed_over = (
+            fold_name(running.assignment.model),
+            {running.node.row.name, *running.entry.tried},
+        )
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
-    def is_loading(self, models: Iterable[str]) -> bool:
-        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+    def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
+        """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        return any(
-            runner.loading
-            for node in self.nodes.values()
-            if not names.isdisjoint(node.listed)
-            for runner in node.runners.values()
-        )
+        for name, node in self.nodes.items():
+            if not names.isdisjoint(node.listed):
+                for runner in node.runners.values():
+                    if runner.loading:
+                        yield name, runner.model, runner.since
 
     def is_held_up(self, request_id: str) -> bool:
         """Whether one that waits does so because another user's long answers hold the slots.
@@ -9023,7 +10632,7 @@ class Scheduler(KnownNodes):
         if entry is None:
             return False
         serving = Counter(
-            running.binding.request.user
+            running.assignment.request.user
             for running in self._running.values()
             if any(model in running.node.listed for model in entry.models)
         )
@@ -9036,72 +10645,69 @@ class Scheduler(KnownNodes):
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
-        running.node.left(running.runner, running.binding.request.id, self._clock())
-        if running.binding.loads and not running.answering:  # whether it was loaded, the next probe tells
+        running.node.left(running.runner, running.assignment.request.id, self._clock())
+        if running.assignment.loads and not running.answering:  # whether it was loaded, the next probe tells
             running.node.loaded(running.runner, self._clock())
 
     # --- decisions ---
 
-    def decide(self) -> list[Binding]:
+    def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
         self.remote.expire(self._clock())
-        bindings: list[Binding] = []
-        while len(self._queue):
-            bound = self._walk_through()
-            bindings += bound
-            if len(bound) < self.policy.window:
+        assignments: list[Assignment] = []
+        for _ in range(MOST_WALKS):
+            if not len(self._queue):
+                break
+            started = self._walk_through()
+            assignments += started
+            if len(started) < self.policy.window:
                 break  # else those who were behind it, and seen in samples only, may begin as well
         self.wake_at = self._next_wake(self._clock())
-        return bindings
+        return assignments
 
-    def _walk_through(self) -> list[Binding]:
+    def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
-        view = self.view()
-        if self._strategy.holds_back and not any(node.can_begin(view.now) for node in view.nodes):
-            return []
-        is_ripe = partial(self._queue.is_ripe, now=view.now)
-        walk = self._strategy(view, self.policy, self._dice, is_ripe)
-        return [
-            self._bind(placement, view.now)
-            for placement in walk.bind(self._queue.order(view.now))
-            if placement.binds and self._lets_pass(placement, view.now)
-        ]
+        now = self._clock()
+        may_start = partial(self._queue.is_ripe, now=now)
+        planned = self._planner.plan(self._view(now), self._queue.order(now), may_start)
+        self._changed.clear()
+        return [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
 
-    def _lets_pass(self, placement: Placement, now: float) -> bool:
+    def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
-        return self.nodes[placement.chosen.node.view.name].lets_pass(placement.chosen.model, now)
+        return self.nodes[assignment.node].lets_pass(assignment.model, now)
 
-    def _bind(self, placement: Placement, now: float) -> Binding:
-        """Let a request take the slot that it was placed in, and remember how to undo it."""
-        entry, offer = placement.entry, placement.chosen
-        self._queue.bound(entry.request.id, now)
-        node = self.nodes[offer.node.view.name]
+    def _start(self, assignment: Assignment, now: float) -> Assignment:
+        """Let a request take the slot that it was assigned, and remember how to undo it."""
+        entry, request = assignment.entry, assignment.request
+        quote = assignment.chosen.quote
+        self._queue.bound(request.id, now)
+        node = self.nodes[assignment.node]
         node.changed()
-        node.passed(offer.model)
-        evicted = {blob: node.runners[blob] for blob in offer.quote.victims if blob in node.runners}
+        node.passed(assignment.model)
+        evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
         loading_until = node.loading_until
-        wanted = node.models[offer.model].wanted(entry.request)
-        runner = self._occupy(node, placement, wanted, now)
-        binding = Binding.made_by(placement, now - entry.came, self.policy)
-        depth, matched = runner.mirror.depth(entry.request.blocks)
-        beside = len(runner.ends)
+        wanted = node.models[assignment.model].wanted(request)
+        runner = self._occupy(node, assignment, wanted, now)
+        match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
-        self._running[entry.request.id] = RunningRequest(
-            entry, binding, node, runner, beside, depth, matched, undo, wanted, now
+        self._running[request.id] = RunningRequest(
+            entry, assignment, node, runner, beside, match, undo, wanted, now
         )
-        rates = offer.quote.rates
-        output = predict_output(rates, background=entry.request.background, limit=entry.request.max_output)
-        runner.begin(entry.request, now, now + binding.terms.predict_ttft + output * rates.token)
-        return binding
+        output = predict_output(quote.rates, background=request.background, limit=request.max_output)
+        ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
+        shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
+        runner.begin(request, now, ends_at, shared, kind)
+        return assignment
 
     def _occupy(
-        self, node: NodeState, placement: Placement, wanted: tuple[int, RunnerOptions], now: float
+        self, node: NodeState, assignment: Assignment, wanted: tuple[int, RunnerOptions], now: float
     ) -> RunnerState:
         """The runner that answers: the one that is there, or a new one in place of others."""
-        quote = placement.chosen.quote
+        quote = assignment.chosen.quote
         if quote.reused is not None:
             return node.runners[quote.blob]
-        return node.load(placement.chosen.model, wanted, quote.victims, now)
+        return node.load(assignment.model, wanted, quote.victims, now)
 
     def _next_wake(self, now: float) -> float | None:
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
@@ -9268,9 +10874,9 @@ class FleetShare:
 
     # --- claiming ---
 
-    def claim(self, binding: Binding) -> ShareStep:
+    def claim(self, binding: Assignment) -> ShareStep:
         """Ask for a slot before a request is sent; all are told when it is granted."""
-        quote = binding.placement.chosen.quote
+        quote = binding.chosen.quote
         claim = SlotClaim(
             request_id=binding.request.id,
             node=node_key(self._scheduler.nodes[binding.node].row),
@@ -9284,7 +10890,7 @@ class FleetShare:
         self._put(step)
         return step
 
-    def assume(self, binding: Binding) -> None:
+    def assume(self, binding: Assignment) -> None:
         """Send a request without asking: nobody answers at the moment, and is told later."""
         event = self._scheduler.bound_event(binding.request.id)
         self._claims[event.request_id] = _claim_of(event)
@@ -9297,7 +10903,7 @@ class FleetShare:
         else:
             self._put(ShareStep("release", claim))
 
-    def refused(self, binding: Binding, refusal: ClaimRefusal) -> None:
+    def refused(self, binding: Assignment, refusal: ClaimRefusal) -> None:
         """Somebody else was first: the request waits again, and what kept it out is believed for a while."""
         scheduler, now = self._scheduler, self._clock()
         scheduler.give_back(binding.request.id)
@@ -9364,7 +10970,7 @@ class Sharing(Protocol):
     def start(self) -> None:
         """Join the others, now or as soon as it is possible. Called whenever the router is used."""
 
-    async def claim(self, binding: Binding) -> bool:
+    async def claim(self, binding: Assignment) -> bool:
         """Whether a request may be sent; if not, it waits in the scheduler again."""
 
     async def close(self) -> None:
@@ -9536,13 +11142,14 @@ class Router:
             self._loop.time,
             dice,
             max_queue=self.settings.max_queue,
-            policy=policy or RoutingPolicy(unheard_peers=self.settings.several_workers),
+            policy=policy or RoutingPolicy(unsynced_peers=self.settings.several_workers),
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
@@ -9691,8 +11298,7 @@ class Router:
         try:
             self.scheduler.submit(journey.request)
         except NoNodeError as error:
-            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
-            raise NoNodeError(error.models, error.nodes, silent) from None
+            raise self.no_node(error.models) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -9705,6 +11311,14 @@ class Router:
             self._decide()
             if not self._journeys:
                 self._idle.set()
+            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
+                await asyncio.shield(last)
+
+    def no_node(self, models: Sequence[str]) -> NoNodeError:
+        """The error that says why no node can have these models."""
+        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
         """Let the scheduler decide, and tell the requests that have a node now."""
@@ -9718,17 +11332,19 @@ class Router:
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
 
-    async def _wait_for_node(self, journey: Journey) -> Binding:
+    async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        told = -1
+        place, told = self.settings.max_queue, ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
-            place = self.scheduler.ahead(journey.request.id) or 0
-            if place != told and not journey.request.background:
-                told = place
-                await journey.tell(waiting_line(place), done=False)
+            ahead = self.scheduler.ahead(journey.request.id) or 0
+            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
+            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            if line != told and not journey.request.background:
+                told = line
+                await journey.say(line, done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -9738,9 +11354,14 @@ class Router:
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
-        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
+        return self._is_loading(request.models) or self.scheduler.is_held_up(request.id)
 
-    async def _may_send(self, journey: Journey, binding: Binding) -> bool:
+    def _is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models shows that it loads one."""
+        loads = self.scheduler.loads(models)
+        return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
+
+    async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
         if self._sharing is None or await self._sharing.claim(binding):
             return True
@@ -9766,9 +11387,19 @@ class Router:
         models = journey.request.models
         if self.scheduler.can_answer(models):
             return {}
-        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
+        return {
+            name: watch.known.fault or self._failure(name, models)
+            for name, watch in self.nodes.items()
+            if watch.has_any(models)
+        }
 
-    async def _ask(self, journey: Journey, binding: Binding) -> AsyncGenerator[dict[str, Any], None]:
+    def _failure(self, node: str, models: Sequence[str]) -> str:
+        """Why a node that answers probes is given no request; empty where none has failed since."""
+        names = set(map(fold_name, models))
+        found = (why for (name, model), why in self._failures.items() if name == node and model in names)
+        return next(found, "")
+
+    async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
         journey.waits_since = None
@@ -9781,10 +11412,10 @@ class Router:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
                     if not journey.answering:
-                        self._has_begun(journey, attempt.elapsed)
+                        self._has_begun(journey, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                            await journey.say(status_line(binding, figures=journey.figures), done=True)
                     yield chunk
         finally:
             if telling:
@@ -9795,9 +11426,9 @@ class Router:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
         if not binding.loads:
-            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            await journey.say(status_line(binding, figures=journey.figures), done=True)
             return None
-        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        await journey.say(status_line(binding, figures=journey.figures), done=False)
         return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -9810,10 +11441,11 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+    def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
+        self._failures.pop((binding.node, fold_name(binding.model)), None)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
@@ -9826,7 +11458,7 @@ class Router:
                 self.scheduler.blame(journey.request.id, failure.node, failure.model, hung=failure.hung)
         journey.unexplained.clear()
 
-    def _go_on(self, journey: Journey, binding: Binding, error: RetryableNodeError) -> None:
+    def _go_on(self, journey: Journey, binding: Assignment, error: RetryableNodeError) -> None:
         """After a failure: wait for another node where that is possible.
 
         Raises:
@@ -9836,7 +11468,8 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error.plain
+        journey.tried[node] = error
+        self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
@@ -9861,7 +11494,7 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await journey.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
 
 
@@ -9934,47 +11567,6 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-
-
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
-
-
 # --- ollama_pack.engines.event_text ---
 # A server-sent event as text.
 
@@ -9993,37 +11585,218 @@ def event_text(value: Mapping[str, Any]) -> str:
     return f"data: {text}\n\n"
 
 
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+
+
 # --- ollama_pack.services.answers ---
-# An answer as clients of OpenAI's API take it: server-sent events, errors included.
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+
+answers_log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
+
+_CHOOSE_OTHER = "Choose another model, or ask an admin."
+_TRY_LATER = "Try again in a minute, or choose another model."
+_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
+_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
+_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
+_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
+_FAILED = f"This model failed to answer. {_TRY_LATER}"
+_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
+_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
+_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+
+_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
 
 
-async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
+async def answer_events(
+    chunks: AsyncGenerator[dict[str, Any], None], refused: Callable[[Exception], Refusal]
+) -> AsyncGenerator[str, None]:
+    """Server-sent events. An error is the last of them.
+
+    Args:
+        chunks: the answer.
+        refused: what an error means to this client; called before the error is sent.
+    """
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
                 yield event_text(chunk)
-        except PackError as error:
-            yield event_text(failure_body(error))
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            yield event_text(refused(error).body())
     yield LAST_EVENT
 
 
-def failure_body(error: PackError) -> dict[str, Any]:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    body = openai_error(error)
-    return {"error": {**body["error"], "detail": str(error)}}
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+    """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
+
+    Args:
+        error: one of the pack's, or any other.
+        for_admin: the sentence says which node did what, and how to put it right.
+    """
+    if not isinstance(error, PackError):
+        answers_log.error("A chat was not answered", exc_info=error)
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+    status, code, sentence = _meaning(error)
+    waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return Refusal(
+        status=status,
+        message=str(error) if for_admin else sentence,
+        code=code,
+        param=_param(error),
+        retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
+    )
 
 
-def failure_status(error: PackError) -> int:
-    """The HTTP status of an answer that has failed before it began."""
+def _param(error: PackError) -> str | None:
+    if isinstance(error, ChatBodyError):
+        return error.field
+    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
+    return "model" if is_model else None
+
+
+def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
-        case ChatBodyError() | RequestFailsError():
-            return HTTPStatus.BAD_REQUEST
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST, None, str(error)
         case RequestRefusedError():
-            return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND
-    return HTTPStatus.SERVICE_UNAVAILABLE
+            said = error.said.replace("`", "'")
+            reason = f": {said}" if said else ". Change it, or choose another model."
+            return _client_status(error), None, f"The model cannot answer this request{reason}"
+        case ModelClosedError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+        case AliasUnavailableError() | ModelNotFoundError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+        case AnswerBrokenError() | LeaderLostError():
+            return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
+        case RequestFailsError():
+            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
+        case NoAnswerError():
+            return _meaning_of_failures(error)
+        case RoutingError():
+            return _meaning_of_waiting(error)
+    return HTTPStatus.BAD_GATEWAY, None, _FAILED
+
+
+def _meaning_of_waiting(error: RoutingError) -> _Meaning:
+    """Of what goes wrong before any node is asked."""
+    match error:
+        case NoNodeError() if error.nodes and not error.silent:
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+        case QueueFullError():
+            yours = f", {error.own} of them yours" if error.own else ""
+            status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
+            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            return status, "queue_full", sentence
+        case WaitedTooLongError():
+            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
+    return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+
+
+def _meaning_of_failures(error: NoAnswerError) -> _Meaning:
+    """Of what went wrong at several nodes: what matters is whether waiting helps."""
+    failures = list(error.failures.values())
+    if all(isinstance(failure, ModelNotFoundError) for failure in failures):
+        return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+    if any(isinstance(failure, NodeBusyError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", _TOO_BUSY
+    if any(isinstance(failure, NodeUnreachableError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+    if all(isinstance(failure, NodeTimeoutError) for failure in failures):
+        return HTTPStatus.GATEWAY_TIMEOUT, "timeout", _TOO_SLOW
+    return HTTPStatus.BAD_GATEWAY, "nodes_failed", _FAILED
+
+
+def _client_status(error: RequestRefusedError) -> int:
+    """The node's own where it is one of the client's errors: 413 or 422 say more than 400."""
+    status = error.status or HTTPStatus.BAD_REQUEST
+    client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return status if status in client_errors else HTTPStatus.BAD_REQUEST
 
 
 # --- ollama_pack.services.completions ---
@@ -10037,455 +11810,683 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
-# --- ollama_pack.aliases.table ---
-# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#
-# For example::
-#
-#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
-#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
-#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
-#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
-#     openai/*      = *                                 # what the first star matched
-#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+# --- ollama_pack.webui.audience ---
+# Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
-MAX_ROWS = 1000
-MAX_CANDIDATES = 20
-MAX_CHAIN = 10
-MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
-_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
-_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
-_LEVEL = re.compile(r"[\w.-]+")
-_KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+PUBLIC, ADMIN, GROUP = "public", "admin", "group:"
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+NOBODY: Grants = frozenset()  # admins need no grant
+
+
+def parse_audience(text: str) -> tuple[str, ...]:
+    """Read `public`, `admin` or `group:NAME`, several with commas between them.
+
+    Raises:
+        AudienceError: a part is none of these, or there is none.
+    """
+    parts = tuple(" ".join(part.split()) for part in text.split(","))
+    for part in parts:
+        is_group = part.startswith(GROUP) and part != GROUP
+        if part not in {PUBLIC, ADMIN} and not is_group:
+            raise AudienceError(part)
+    return parts
+
+
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
+
+
+def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
+    """The grants of an audience, and the names of groups in it that Open WebUI does not have.
+
+    Args:
+        audience: as `parse_audience` gives it.
+        groups: name → id of every group.
+    """
+    if PUBLIC in audience:
+        return EVERYBODY, ()
+    names = [part.removeprefix(GROUP).strip() for part in audience if part.startswith(GROUP)]
+    known = frozenset(("group", groups[name], "read") for name in names if name in groups)
+    return known, tuple(name for name in names if name not in groups)
+
+
+def grant_forms(grants: Grants) -> list[dict[str, str]]:
+    """Grants as Open WebUI's forms have them, in a fixed order."""
+    keys = ("principal_type", "principal_id", "permission")
+    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
 
 
 @dataclass(frozen=True, slots=True)
-class AliasRow:
-    """One row: who it answers for, when, and with which models.
+class ExistingRow:
+    """A row of the models table as it is.
 
     Attributes:
-        alias: the name that clients ask for; each `*` in it stands for any text.
-        candidates: models to answer with, the preferred one first.
-        images: the row asks for an image in the request.
-        tools: the row asks for tools in the request.
-        min_tokens: the row asks for a prompt of at least so many tokens.
-        groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
-        line: its number in the text, from 1.
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
     """
 
-    alias: str
-    candidates: tuple[str, ...]
-    images: bool = False
-    tools: bool = False
-    min_tokens: int = 0
-    groups: frozenset[str] = frozenset()
-    quantizations: tuple[str, ...] = ()
-    line: int = field(default=0, compare=False)
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+    owner: str = ""
 
     @property
-    def is_wildcard(self) -> bool:
-        return "*" in self.alias
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """What the row asks of a request, as it is written between the brackets."""
-        asked = (
-            "vision" if self.images else "",
-            "tools" if self.tools else "",
-            f"context>={self.min_tokens}" if self.min_tokens else "",
-            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
-        )
-        return tuple(filter(None, asked))
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
 
     @property
-    def text(self) -> str:
-        """The row in the table's own notation; parsing it gives the row back."""
-        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
-        inside = ", ".join(self.conditions + preference)
-        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
 
-    def applies_to(self, facts: RequestFacts) -> bool:
-        """Whether the request has everything that the row asks for."""
-        return (
-            (facts.images or not self.images)
-            and (facts.tools or not self.tools)
-            and facts.tokens >= self.min_tokens
-            and (not self.groups or not self.groups.isdisjoint(facts.groups))
-        )
+    @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
 
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        return grants_in(self.mark.get("grants"))
 
-class AliasTable:
-    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
 
-    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
-        """Check the rows against each other and index them.
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
 
-        Raises:
-            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
         """
-        self.rows = rows
-        _refuse_duplicates(rows)
-        _refuse_cycles(rows)
-        exact: dict[str, list[AliasRow]] = defaultdict(list)
-        for row in rows:
-            if not row.is_wildcard:
-                exact[row.alias].append(row)
-        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
-            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
-        }
-        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
-        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
-        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
-        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
 
     @property
-    def uses_groups(self) -> bool:
-        """Whether a row asks for the user's groups, which cost a look into the database."""
-        return any(row.groups for row in self.rows)
-
-    def exact(self, name: str) -> tuple[AliasRow, ...]:
-        """The rows for this very name: those that ask for more come first, then as written."""
-        return self._exact.get(name, ())
-
-    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
-        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
-        for row in self.exact(name):
-            yield row, ""
-        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
-        if first is None or first.lastindex is None:
-            return
-        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
-            if found := pattern.fullmatch(name):
-                yield row, found.group(1)
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
 
 
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_table(text: str) -> AliasTable:
-    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
 
-    Raises:
-        AliasTableError: naming the row and what is wrong with it.
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
     """
-    rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
-    return AliasTable(tuple(rows))
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
 
 
-def _parse_row(line: int, written: str) -> AliasRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
-    if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
-    alias = found["alias"].strip()
-    candidates = tuple(name.strip() for name in found["candidates"].split(","))
-    _check_alias(alias)
-    _check_candidates(candidates, alias)
-    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
 
 
-def _conditions(written: str) -> dict[str, Any]:
-    """The fields of a row that its conditions set."""
-    fields: dict[str, Any] = {}
-    for condition in filter(None, map(str.strip, written.split(","))):
-        name, value = _condition(condition)
-        if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
-        fields[name] = value
-    return fields
+def takes_builtin_tools(model_id: str, request: Any) -> bool:
+    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
+    info = request.app.state.MODELS[model_id].get("info") or {}
+    capabilities = (info.get("meta") or {}).get("capabilities") or {}
+    return bool(capabilities.get("builtin_tools", True))
 
 
-def _condition(written: str) -> tuple[str, Any]:
-    """The field of a row that a condition sets, and its value."""
-    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
-    match key, relation, value:
-        case "vision", "", "":
-            return "images", True
-        case "tools", "", "":
-            return "tools", True
-        case "context", ">=", _:
-            return "min_tokens", _tokens(value)
-        case "group", "=", _:
-            return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
-            return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    known = metadata.get("tools") or {}
+    offered = body.pop("tools", None) or []
+    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
+    if chosen:
+        body["tools"] = chosen
 
 
-def _tokens(value: str) -> int:
-    if found := _TOKENS.fullmatch(value):
-        return int(found["count"]) * (_KILO if found["kilo"] else 1)
-    raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
-    )
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or {}).get("name"))
 
 
-def _groups(value: str) -> list[str]:
-    groups = [name.strip() for name in value.split("|")]
-    if all(groups):
-        return groups
-    raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
-    )
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
 
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
-def _levels(value: str) -> tuple[str, ...]:
-    levels = tuple(level.strip() for level in value.split(">"))
-    if all(map(_LEVEL.fullmatch, levels)):
-        return levels
-    raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
-    )
-
-
-def _check_alias(alias: str) -> None:
-    if not alias:
-        raise ValueError("the alias before `=` is missing")
-    if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
-    _check_name(alias)
-
-
-def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
-    for name in candidates:
-        if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
-        if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
-        if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
-        if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
-        _check_name(name)
-    if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
-    if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
-
-
-def _check_name(name: str) -> None:
-    if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
-    if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
-        )
-
-
-def _asks_for_less(row: AliasRow) -> tuple[int, int]:
-    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
-    return -len(row.conditions), -row.min_tokens
-
-
-def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
-    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
-
-
-def _pattern(alias: str) -> re.Pattern[str]:
-    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
-    first, second, *more = map(re.escape, alias.split("*"))
-    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
-    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
-
-
-def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
-    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
-    for row in rows:
-        case = (row.alias, row.conditions)
-        if case in seen:
-            raise AliasTableError(
-                row.line,
-                row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
-            )
-        seen[case] = row
-
-
-def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
-    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
-    exact = [row for row in rows if not row.is_wildcard]
-    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
-    for row in exact:
-        leads_to[row.alias].extend(row.candidates)
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
     try:
-        order = tuple(TopologicalSorter(leads_to).static_order())
-    except CycleError as error:
-        way = tuple(reversed(error.args[1]))
-        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
-        raise AliasTableError(row.line, row.text, reason) from error
-    depth = dict.fromkeys(order, 0)
-    for alias in order:
-        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
-    for row in exact:
-        if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
-            raise AliasTableError(row.line, row.text, reason)
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
 
 
-# --- ollama_pack.aliases.resolve ---
-# Which model answers for a name: a pure function of the table, the request and the models that are there.
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
 
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+
+
+# --- ollama_pack.webui.access ---
+# Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#
+# A model that Open WebUI offers by itself has a row (`base_model_id` empty) once an admin has set something
+# about it: its grants and its switch hold under every name of the model. Without a row it is for admins. An
+# alias is for those who may use one of its models. Only where an admin has *stated* an audience (pack.yaml, the
+# valve, grants set by hand) does a name open what is behind it, and even then no model with a row of its own.
+#
+# Imports `open_webui` when called, not before.
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """The model that answers, and why it does.
+class Access:
+    """Who may use a model, next to admins.
 
     Attributes:
-        alias: the name that was asked for.
-        model: id of the model that answers.
-        row: the row that named it.
-        passed_over: models that the table prefers, each with the reason against it.
+        grants: read grants.
+        has_row: it has a row; else it is for admins, unless an audience is stated.
+        is_on: it is not switched off. What is off is off for admins, too.
     """
 
-    alias: str
-    model: str
-    row: AliasRow
-    passed_over: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+    grants: Grants = NOBODY
+    has_row: bool = False
+    is_on: bool = True
 
 
-def resolve(
-    table: AliasTable,
-    facts: RequestFacts,
-    models: Mapping[str, str] | None,
-    denied: AbstractSet[str] = frozenset(),
-) -> Resolution | None:
-    """Resolve the name that was asked for.
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A model that may answer.
+
+    Attributes:
+        name: as the nodes, or the alias table, call it.
+        ids: those under which Open WebUI offers it itself; none: it does not.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+
+
+def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
+    """The rows that are a model's own. Those that are based on another model may be a plain user's."""
+    found = (rows[model_id] for model_id in model.ids if model_id in rows)
+    return [row for row in found if row.base is None and not row.is_alias]
+
+
+def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
+    """Who may use a model under its own name.
 
     Args:
-        table: the aliases.
-        facts: what is known of the request.
-        models: id → quantization level (empty where unknown) of every model that is there;
-            None when that is not known: then the first candidate is taken at its word.
-        denied: ids in `models` that this user may not use.
-
-    Returns:
-        None when no row of the table is about this request: the name then stands for itself.
-
-    Raises:
-        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+        model: the model.
+        rows: at least those with its ids.
     """
-    passed_over: list[tuple[str, str]] = []
-    families = Families(models or ())
-    for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied, families)
-        if model is not None and model not in denied:
-            return Resolution(facts.model, model, row, tuple(passed_over))
-        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
-    if passed_over:
-        raise AliasUnavailableError(facts.model, tuple(passed_over))
-    return None
+    own = own_rows(model, rows)
+    active = [row for row in own if row.active]
+    return Access(_read_grants(active), has_row=bool(own), is_on=bool(active) or not own)
 
 
-def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
-    """Every model that the table names for this request, in order of preference, each once."""
-    seen: set[str] = set()
-    for row, star in table.matching(facts.model):
-        if row.applies_to(facts):
-            yield from _expand(table, facts, row, star, seen)
-
-
-def _expand(
-    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
-) -> Iterator[tuple[str, AliasRow]]:
-    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
-
-    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
-    """
-    for candidate in row.candidates:
-        name = candidate.replace("*", star)
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
-        for other in deeper:
-            yield from _expand(table, facts, other, "", seen)
-        if not deeper:
-            yield name, row
-
-
-def find_candidate(
-    name: str,
-    row: AliasRow,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
-    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
-    return variant or find_model(name, models, families)
-
-
-# --- ollama_pack.aliases.published ---
-# Which names of a table can be published as models, and what answers for them.
-
-MOST_TOKENS = 2**62  # meets every `context>=`
-
-
-def concrete_names(table: AliasTable) -> tuple[str, ...]:
-    """The aliases that are names of their own, as written; a wildcard is none."""
-    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
-
-
-def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
-    """Every model there that may answer for an alias; first those that answer the plainest request.
+def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
+    """Who may use an alias.
 
     Args:
-        table: the aliases.
-        name: one of them.
-        models: id → quantization level (empty where unknown) of the models that are there.
+        stated: the audience that an admin has stated for it; None: none.
+        behind: of each model that may answer for it.
     """
-    groups = frozenset(group for row in table.rows for group in row.groups)
-    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    asked = (RequestFacts(name), everything)
-    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+    models = list(behind)
+    usable = [access for access in models if access.is_on]
+    grants = frozenset(grant for access in usable for grant in access.grants)
+    return Access(grants if stated is None else stated, is_on=bool(usable) or not models)
 
 
-def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
-    """The models there that the table names for a request, the preferred first; some may come twice."""
-    families = Families(models)
-    for name, row in candidates(table, facts):
-        model = find_candidate(name, row, models, families=families)
-        if model is not None:
-            yield model
+def opened_models(
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
+) -> tuple[str, ...]:
+    """The models without a row that a stated audience reaches through an alias only."""
+    if not stated:
+        return ()
+    return tuple(model.name for model in models if not model_access(model, rows).has_row)
+
+
+def kept_closed(
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
+) -> dict[str, str]:
+    """The models whose own rows keep a part of a stated audience out, each with the reason."""
+    found = {}
+    for model in models if stated else ():
+        access = model_access(model, rows)
+        if not access.is_on:
+            found[model.name] = "an admin has switched it off"
+        elif access.has_row and not covers(access.grants, stated or NOBODY):
+            found[model.name] = "an admin has set who may use it"
+    return found
+
+
+def covers(grants: Grants, audience: Grants) -> bool:
+    """Whether grants reach a whole audience."""
+    return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
+
+
+def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
+    return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
+
+
+async def usable_models(
+    routed_id: str, models: Sequence[CheckedModel], user: Mapping[str, Any]
+) -> frozenset[str]:
+    """The names of those models that a user may use through one of the router's ids.
+
+    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
+
+    Args:
+        routed_id: what was asked for, such as `gpu_router.gpt-4`.
+        models: what may answer.
+        user: who asks, as a pipe gets it.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
+    stored = await Models.get_models_by_ids(sorted(wanted))
+    rows = {row.id: existing_row(row.model_dump()) for row in stored}
+    reader = await _reader(user)
+    gate = rows.get(routed_id)
+    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
+
+    def is_usable(model: CheckedModel) -> bool:
+        if own := own_rows(model, rows):
+            return any(row.active and reader.may_read(row) for row in own)
+        return reader.is_admin or is_opened
+
+    return frozenset(model.name for model in models if is_usable(model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A user, as grants know them.
+
+    Attributes:
+        principals: kind and id of all that a grant may name for the user.
+        user_id: owns rows.
+        is_admin: is one; models without a row are for admins.
+        reads_all: Open WebUI does not check grants for this user.
+    """
+
+    principals: frozenset[tuple[str, str]]
+    user_id: str
+    is_admin: bool
+    reads_all: bool
+
+    def may_read(self, row: ExistingRow) -> bool:
+        if self.reads_all or row.owner == self.user_id:
+            return True
+        return any(
+            permission == "read" and (kind, who) in self.principals for kind, who, permission in row.grants
+        )
+
+
+async def _reader(user: Mapping[str, Any]) -> _Reader:
+    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
+
+    user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
+    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+        return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
+    groups = (("group", group) for group in await group_ids_of(user))
+    return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
+
+
+# --- ollama_pack.webui.connections ---
+# Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+
+OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionModels:
+    """Which models a connection offers, and under which ids.
+
+    Attributes:
+        url: the server's address.
+        prefix: begins the ids of its models; empty: none.
+        only: the server's names of the models that are offered; empty: all.
+        tags: that the picker shows at its models.
+        is_on: it is switched on, and so is its kind.
+    """
+
+    url: str
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    is_on: bool = True
+
+    def id_of(self, model: str) -> str | None:
+        """The id under which Open WebUI offers a model of the server; None: it does not."""
+        if not self.is_on or (self.only and model not in self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+def trusted_certificates() -> SSLContext | bool:
+    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
+    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+
+    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
+    return trusted
+
+
+async def ollama_connections() -> list[tuple[str, str]]:
+    """Address and key (empty: none) of each Ollama connection that is switched on."""
+    return [(url, key) for url, key, _ in await prefixed_connections()]
+
+
+async def prefixed_connections() -> list[tuple[str, str, str]]:
+    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+    if not found.get("ollama.enable", True):
+        return []
+    settings: Mapping[str, Any] = found.get("ollama.api_configs") or {}
+    connections = []
+    for number, url in enumerate(found.get("ollama.base_urls") or []):
+        own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
+        if url and own.get("enable", True):
+            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+    return connections
+
+
+async def model_lists() -> list[ConnectionModels]:
+    """What each connection offers, of both kinds, those that are switched off included."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many(*OLLAMA_KEYS, *OPENAI_KEYS)
+    return [
+        _model_list(str(url), number, found.get(configs) or {}, is_on=bool(found.get(enable, True)))
+        for enable, urls, configs in (OLLAMA_KEYS, OPENAI_KEYS)
+        for number, url in enumerate(found.get(urls) or [])
+        if url
+    ]
+
+
+def _model_list(url: str, number: int, settings: Mapping[str, Any], *, is_on: bool) -> ConnectionModels:
+    own = settings.get(str(number)) or settings.get(url) or {}
+    tags = (tag.get("name") if isinstance(tag, Mapping) else tag for tag in own.get("tags") or ())
+    return ConnectionModels(
+        url,
+        str(own.get("prefix_id") or ""),
+        frozenset(map(str, own.get("model_ids") or ())),
+        tuple(str(tag) for tag in tags if tag),
+        is_on and bool(own.get("enable", True)),
+    )
+
+
+# --- ollama_pack.services.connected ---
+# Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def same_server(url: str) -> str:
+    """What two addresses of one server have in common: an OpenAI address ends in /v1, a node's does not."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port or _PORTS.get(parts.scheme.lower())
+    except ValueError:
+        return url
+    return f"{(parts.hostname or '').lower()}:{port}{parts.path.rstrip('/').removesuffix('/v1')}"
+
+
+def connected_nodes(
+    connections: Iterable[tuple[str, str]], lists: Sequence[ConnectionModels]
+) -> tuple[NodeRow, ...]:
+    """A node for each server; what several connections to it offer, it offers.
+
+    Args:
+        connections: address and key of each Ollama connection that is on.
+        lists: what the connections offer.
+    """
+    servers = {same_server(url): (url, key) for url, key in reversed(list(connections))}
+    return tuple(
+        NodeRow(f"ollama{number}", url.rstrip("/"), key=key, listings=_listings(server, lists))
+        for number, (server, (url, key)) in enumerate(reversed(servers.items()))
+    )
+
+
+def _listings(server: str, lists: Iterable[ConnectionModels]) -> tuple[Listing, ...]:
+    there = [found for found in lists if found.is_on and same_server(found.url) == server]
+    listings = tuple(dict.fromkeys(Listing(found.prefix, found.only) for found in there))
+    return () if Listing() in listings and len(listings) == 1 else listings
+
+
+class OfferedIds:
+    """The ids and tags that Open WebUI's connections give to the models of nodes."""
+
+    def __init__(
+        self, rows: Iterable[NodeRow], lists: Sequence[ConnectionModels], *, are_connections: bool
+    ) -> None:
+        """Compare the addresses.
+
+        Args:
+            rows: the nodes.
+            lists: what the connections offer.
+            are_connections: the nodes are the connections, so that their models have Open WebUI's own ids.
+        """
+        self._are_connections = are_connections
+        self._lists = {
+            row.name: [found for found in lists if same_server(found.url) == same_server(row.url)]
+            for row in rows
+        }
+
+    def named(self, name: str, model: FleetModel | None) -> CheckedModel:
+        """A model with its ids. Where a node is no connection, its name is its id."""
+        if model is None or self._are_connections:
+            return CheckedModel(model.name if model else name, (model.name if model else name,))
+        ids = dict.fromkeys(
+            offered
+            for node in model.nodes
+            for offered in (
+                [found.id_of(model.name) for found in self._lists[node]]
+                if self._lists[node]
+                else [model.name]
+            )
+        )
+        return CheckedModel(model.name, tuple(offered for offered in ids if offered))
+
+    def tags(self, model: FleetModel) -> list[str]:
+        """The tags that the connections give to a model."""
+        found = (
+            tag
+            for node in model.nodes
+            for listed in self._lists[node]
+            if listed.is_on and (not self._are_connections or _has(listed, model.name))
+            for tag in listed.tags
+        )
+        return list(dict.fromkeys(found))
+
+
+def _has(listed: ConnectionModels, offered: str) -> bool:
+    """Whether a connection offers a model under this id."""
+    own = offered.removeprefix(f"{listed.prefix}.") if listed.prefix else offered
+    return listed.id_of(own) == offered
 
 
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
 
-def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+def models_for(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str] = frozenset()
+) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+
     Raises:
-        AliasUnavailableError: rows apply, but no node has any of their models.
+        AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
-    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
+    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+        without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
+        refused = [(name, NOT_PERMITTED) for name in without]
+        raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
+    """The error for an alias without a model: where some nodes do not answer, they may have it."""
+    missing = [model for model, reason in error.passed_over if reason == NOT_INSTALLED]
+    absent = router.no_node(missing)
+    return absent if missing and (absent.silent or not absent.nodes) else error
 
 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
@@ -10878,7 +12879,7 @@ class RedisShare:
             with suppress(*_redis_faults()):
                 await client.aclose()
 
-    async def claim(self, binding: Binding) -> bool:
+    async def claim(self, binding: Assignment) -> bool:
         """Take the slot that a binding wants, before the request is sent.
 
         Takes at most `CLAIM_SECONDS`: when nobody answers the request is sent without asking.
@@ -11153,158 +13154,166 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
     return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
 
 
-# --- ollama_pack.webui.connections ---
-# Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+ROUTE_NAME = "ollama_pack:early errors"
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
+_CHAT_FORMS: dict[str, ApiForm] = {
+    "/api/chat/completions": "openai",
+    "/api/v1/chat/completions": "openai",
+    "/api/message": "anthropic",
+    "/api/v1/messages": "anthropic",
+}
+_FIRST_ERROR = 400
+
+AsgiMessage = dict[str, Any]
 
 
-def trusted_certificates() -> SSLContext | bool:
-    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
-    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
+    """Note why a request is not answered. Only before the first byte of its answer does this have an effect.
 
-    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
-    return trusted
-
-
-async def ollama_connections() -> list[tuple[str, str]]:
-    """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
-
-
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
-    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
-
-    found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
-    if not found.get("ollama.enable", True):
-        return []
-    settings: Mapping[str, Any] = found.get("ollama.api_configs") or {}
-    connections = []
-    for number, url in enumerate(found.get("ollama.base_urls") or []):
-        own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
-        if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
-    return connections
-
-
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
+    Titles and the like are no request of the client's, and a page gets its answer another way.
     """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
+    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
+    if not metadata.get("task") and not is_page:
+        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
+def refused_answer(refusal: Refusal) -> Any:
+    """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
+
+    Of an exception that a pipe raises, and of a body with an error in it, it makes 200.
+    """
+    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
+
+    async def parts() -> AsyncGenerator[str, None]:
+        raise HTTPException(refusal.status, refusal.message, refusal.headers)
+        yield ""  # makes it a generator, which Open WebUI goes through where it catches nothing
+
+    return parts()
 
 
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
+def show_early_errors() -> None:
+    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
+    app = getattr(sys.modules.get("open_webui.main"), "app", None)
+    if app is not None:
+        routes = app.router.routes
+        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
+        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
 
 
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
+def _early_errors_route(app: Any) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
+
+    class EarlyErrorsRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = ROUTE_NAME
+        path = "/api"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
+            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await route.handle(scope, receive, HeldBack(scope, send).send)
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return EarlyErrorsRoute()
 
 
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
+def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
+    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
 
 
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
+class HeldBack:
+    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
 
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
+        self._scope = scope
+        self._send = send
+        self._held: list[AsgiMessage] = []
+        self._way: Literal["held", "open", "refused"] = "held"
 
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+        if self._way == "refused":
+            return
+        if self._way == "held":
+            self._held.append(message)
+            if message["type"] == "http.response.start":
+                return
+            kind = self._kind(message)
+            noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
+            if kind == "error" and noted:
+                self._way = "refused"
+                await self._refuse(Refusal(**noted))
+                return
+            if kind == "prelude" and message.get("more_body"):
+                return
+            self._way = "open"
+            for held in self._held:
+                await self._send(held)
+            self._held.clear()
+            return
+        await self._send(message)
+
+    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
+        if self._held[0].get("status", 0) >= _FIRST_ERROR:
+            return "error"
+        return kind_of(bytes(message.get("body") or b""))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        form = _form_of(self._scope)
+        content = orjson.dumps(refusal.body(form or "openai"))
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            **{name.lower(): value for name, value in refusal.headers.items()},
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
+        await self._send({"type": "http.response.body", "body": content})
 
 
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
+def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
+    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
 
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
+    """
+    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
+    for event in events or [body]:
+        found: Any = None
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(event)
+        if not isinstance(found, dict):
+            return "answer"
+        if found.get("error"):
+            return "error"
+        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
+            return "answer"
+    return "prelude"
 
 
 # --- ollama_pack.webui.server ---
@@ -11343,18 +13352,11 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-def json_response(value: dict[str, Any], status: int) -> Any:
-    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
     from starlette.responses import StreamingResponse  # noqa: PLC0415
 
-    content = orjson.dumps(value)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield content
-
-    response = StreamingResponse(parts(), status, media_type="application/json")
-    response.body = content  # where Open WebUI looks for the reason of a failure
-    return response
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
@@ -11404,7 +13406,11 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._connections: tuple[NodeRow, ...] = ()
+        self._lists: tuple[ConnectionModels, ...] = ()
+        self._ids = OfferedIds((), (), are_connections=False)
+        self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
@@ -11415,21 +13421,28 @@ class Pipe:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __request__: Any,
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        chunks = self._chunks(
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+        )
+
+        def refused(error: Exception) -> Refusal:
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            note_refusal(__request__, refusal, __metadata__)
+            return refusal
+
+        if body.get("stream"):
+            return event_stream(answer_events(chunks, refused))
         try:
-            chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
-            )
-            if body.get("stream"):
-                return event_stream(answer_events(chunks))
             async with aclosing(chunks):
                 return whole_answer([chunk async for chunk in chunks])
-        except PackError as error:
-            return failure_body(error)
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            return refused_answer(refused(error))
 
     async def _chunks(
         self,
@@ -11443,10 +13456,11 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        table = self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        models = models_for(table, facts, router.catalogue())
-        return router.answer(
+        try:
+            models = await self._models(router, body, name, user)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
+        chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
@@ -11456,6 +13470,9 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""
@@ -11469,34 +13486,64 @@ class Pipe:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        catalogue, table = router.catalogue(), self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        model = router.answering(models_for(table, facts, catalogue))
-        return {"model": model, "weights": weights_behind(model, catalogue)}
+        model = router.answering(await self._models(router, body, name, user))
+        return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
-        """What is offered now: each alias and each model, once."""
+        """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
         catalogue = (await self._ready()).catalogue()
-        aliases = routed_aliases(self.valves.table, catalogue)
-        names = dict.fromkeys([*aliases, *catalogue.models])
-        return [{"id": name, "name": name, "alias": name in aliases} for name in names]
+        table = self.valves.table
+        aliases = routed_aliases(table, catalogue)
+        named = [
+            {"id": name, "name": name, "alias": True, "models": models_behind(table, name, catalogue.levels)}
+            for name in aliases
+        ]
+        models = [
+            {"id": name, "name": name, "alias": False, "tags": self._ids.tags(model)}
+            | {"ids": self._ids.named(name, model).ids}
+            for name, model in catalogue.models.items()
+            if name not in aliases
+        ]
+        return named + models
+
+    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+        """The models that may answer this user, the preferred first.
+
+        Raises:
+            AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            ModelClosedError: the user may not use the model.
+        """
+        table, catalogue = self.valves.table, router.catalogue()
+        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        denied: set[str] = set()
+        while True:
+            models = models_for(table, facts, catalogue, denied)
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            closed = {model for model, one in named.items() if one.name not in usable}
+            if not closed:
+                return models
+            if models == (name,):  # no alias: nothing else may answer
+                raise ModelClosedError(name)
+            denied |= closed
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        rows = valves.rows or await self._connected()
+        await self._look_at_connections()
+        rows = valves.rows or self._connections
+        if self._ids_for != (rows, self._lists):
+            self._ids_for = rows, self._lists
+            self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
         return await self._host.router(rows, valves.settings, valves.redis_url)
 
-    async def _connected(self) -> tuple[NodeRow, ...]:
-        """Open WebUI's own connections, looked up once in a while."""
+    async def _look_at_connections(self) -> None:
+        """Look Open WebUI's own connections up, once in a while."""
         now = time.monotonic()
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
-            connections = enumerate(await ollama_connections())
-            self._connections = tuple(
-                NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
-            )
-        return self._connections
+            self._lists = tuple(await model_lists())
+            self._connections = connected_nodes(await ollama_connections(), self._lists)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:
