@@ -312,15 +312,17 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        told = -1
+        place, told = self.settings.max_queue, ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
-            place = self.scheduler.ahead(journey.request.id) or 0
-            if place != told and not journey.request.background:
-                told = place
-                await journey.say(waiting_line(place), done=False)
+            ahead = self.scheduler.ahead(journey.request.id) or 0
+            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
+            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            if line != told and not journey.request.background:
+                told = line
+                await journey.say(line, done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -330,7 +332,12 @@ class Router:
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
-        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
+        return self._is_loading(request.models) or self.scheduler.is_held_up(request.id)
+
+    def _is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models shows that it loads one."""
+        loads = self.scheduler.loads(models)
+        return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
     async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
