@@ -2761,6 +2761,20 @@ OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
     "use_mmap": switch_in,
     "stop": _stop_in,
 }
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
 # OpenAI's names of `num_predict`; a later one counts where several are given.
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
@@ -2795,7 +2809,7 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
 
     Raises:
-        ChatBodyError: an option has a value of a type that Ollama would refuse.
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
     """
     settings = flat_settings(body)
     own = object_in(body.get("options"), "options")
@@ -2805,7 +2819,124 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
     }
     known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
     return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+
+
+# --- ollama_pack.engines.ollama.schema ---
+# What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#
+# Seen on 0.17.4: a bound of 2,000 repetitions works; one of 10,000 ends the runner, for everybody who uses it.
+# So do 200 levels. What is valid, and only unknown to some version, is left to the node.
+
+MAX_DEPTH = 64
+MAX_PARTS = 2000  # schemas and enumerated values of one schema
+MAX_REPETITIONS = 2000
+
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties", "contains", "propertyNames")
+_REPEATED = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
+
+
+def check_schema(schema: Mapping[str, Any], field: str) -> None:
+    """Refuse a schema that no Ollama can use.
+
+    Args:
+        schema: what an answer has to be.
+        field: where it stands.
+
+    Raises:
+        ChatBodyError: naming the part that is wrong.
+    """
+    waiting: list[tuple[Any, str, int]] = [(schema, field, 0)]
+    parts = 0
+    while waiting:
+        part, where, depth = waiting.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, Mapping):
+            raise ChatBodyError(where, "must be a JSON schema: an object, true or false")
+        values = part.get("enum")
+        parts += 1 + (len(values) if isinstance(values, list) else 0)
+        if depth > MAX_DEPTH or parts > MAX_PARTS:
+            limits = f"{MAX_DEPTH} levels and {MAX_PARTS} parts and values"
+            raise ChatBodyError(field, f"is too large a JSON schema: at most {limits} are possible")
+        _check_part(part, where, schema)
+        waiting += [(inner, f"{where}.{name}", depth + 1) for name, inner in _inner(part, where)]
+
+
+def _inner(part: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """The schemas within one."""
+    for key in _SCHEMAS_BY_NAME:
+        if key in part:
+            if not isinstance(part[key], Mapping):
+                raise ChatBodyError(f"{where}.{key}", "must be an object of JSON schemas")
+            yield from ((f"{key}.{name}", inner) for name, inner in part[key].items())
+    for key in _SCHEMA_LISTS:
+        if key in part:
+            if not isinstance(part[key], list) or not part[key]:
+                raise ChatBodyError(f"{where}.{key}", "must be a list of JSON schemas")
+            yield from ((f"{key}[{number}]", inner) for number, inner in enumerate(part[key]))
+    for key in _SCHEMAS:
+        if key in part:
+            several = part[key] if isinstance(part[key], list) and key == "items" else [part[key]]
+            yield from ((key, inner) for inner in several)
+
+
+def _check_part(part: Mapping[str, Any], where: str, root: Mapping[str, Any]) -> None:
+    """Refuse what is wrong with one schema itself."""
+    kinds = part.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in _TYPES:
+            raise ChatBodyError(f"{where}.type", f"must be one of {', '.join(sorted(_TYPES))}")
+    for name in _BOUNDS:
+        _check_bound(part.get(name, 0), f"{where}.{name}")
+    for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if not isinstance(part.get(name, 0), int | float):
+            raise ChatBodyError(f"{where}.{name}", "must be a number")
+    if "pattern" in part:
+        _check_pattern(part["pattern"], f"{where}.pattern")
+    if "$ref" in part and not _leads_somewhere(part["$ref"], root):
+        raise ChatBodyError(f"{where}.$ref", "must lead to a part of this schema, such as #/$defs/name")
+
+
+def _check_bound(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPETITIONS:
+        raise ChatBodyError(where, f"must be a whole number from 0 to {MAX_REPETITIONS}")
+
+
+def _check_pattern(pattern: object, where: str) -> None:
+    if not isinstance(pattern, str) or not pattern.startswith("^") or not pattern.endswith("$"):
+        raise ChatBodyError(where, "must begin with ^ and end with $: Ollama takes no other pattern")
+    counts = [int(count) for found in _REPEATED.findall(pattern) for count in found if count]
+    if max(counts, default=0) > MAX_REPETITIONS:
+        raise ChatBodyError(where, f"may repeat something {MAX_REPETITIONS} times at most")
+
+
+def _leads_somewhere(reference: object, root: Any) -> bool:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return False
+    found = root
+    for step in reference.removeprefix("#").strip("/").split("/") if reference.strip("#/") else ():
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, Mapping) and name in found:
+            found = found[name]
+        else:
+            return False
+    return isinstance(found, Mapping | bool)
 
 
 # --- ollama_pack.engines.tools ---
@@ -2925,6 +3056,9 @@ def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]
 # What `think` a model takes: none, true and false, or also how much.
 Thinking = Literal["never", "switch", "levels"]
 
+MAX_TOP_LOGPROBS = 20
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+_KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
 # OpenAI's efforts → Ollama's levels.
@@ -2981,7 +3115,9 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
     match wanted.get("type"):
         case "json_schema":
             given = object_in(wanted.get("json_schema"), "response_format.json_schema")
-            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+            schema = object_in(given.get("schema"), "response_format.json_schema.schema")
+            check_schema(schema, "response_format.json_schema.schema")
+            return schema or "json"
         case "json_object":
             return "json"
         case "text":
@@ -2993,14 +3129,18 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
 
 def _own_format(value: object) -> str | Mapping[str, Any] | None:
     """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
-    if not isinstance(value, str):
-        return object_in(value, "format") or None
-    if not value.strip().startswith(("{", "[")):
+    if isinstance(value, str) and value.strip().startswith(("{", "[")):
+        try:
+            value = json_in(value)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    if isinstance(value, str):
+        if value not in {"", "json"}:
+            raise ChatBodyError("format", 'must be "json" or a JSON schema')
         return value or None
-    try:
-        return object_in(json_in(value), "format")
-    except ValueError as error:
-        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = object_in(value, "format")
+    check_schema(schema, "format")
+    return schema or None
 
 
 def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
@@ -3034,18 +3174,27 @@ def _keep_alive(value: object) -> str | float | None:
         try:
             value = json_in(value)
         except ValueError:
-            return value if isinstance(value, str) and value.strip() else None
+            if not isinstance(value, str) or not value.strip():
+                return None
+            if not _GO_DURATION.fullmatch(value):
+                raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS) from None
+            return value
     if value is None or isinstance(value, str):
+        if value and not _GO_DURATION.fullmatch(value):
+            raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
         return value or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         decimal_in(value, "keep_alive")  # refuses what is beyond every number
         return value
-    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+    raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
 
 
 def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     given = {"logprobs": switch_in, "top_logprobs": whole_in}
-    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    found = {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    if not 0 <= found.get("top_logprobs", 0) <= MAX_TOP_LOGPROBS:
+        raise ChatBodyError("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}")
+    return found
 
 
 # --- ollama_pack.engines.lines ---
@@ -3842,9 +3991,10 @@ def loading_line(binding: Assignment, seconds: float) -> str:
     return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
 
 
-def waiting_line(ahead: int) -> str:
-    """What somebody reads who waits."""
-    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
 
 
 def waited_line(seconds: float) -> str:
@@ -9771,15 +9921,14 @@ class Scheduler(KnownNodes):
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
-    def is_loading(self, models: Iterable[str]) -> bool:
-        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+    def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
+        """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        return any(
-            runner.loading
-            for node in self.nodes.values()
-            if not names.isdisjoint(node.listed)
-            for runner in node.runners.values()
-        )
+        for name, node in self.nodes.items():
+            if not names.isdisjoint(node.listed):
+                for runner in node.runners.values():
+                    if runner.loading:
+                        yield name, runner.model, runner.since
 
     def is_held_up(self, request_id: str) -> bool:
         """Whether one that waits does so because another user's long answers hold the slots.
@@ -10494,15 +10643,17 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        told = -1
+        place, told = self.settings.max_queue, ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
-            place = self.scheduler.ahead(journey.request.id) or 0
-            if place != told and not journey.request.background:
-                told = place
-                await journey.say(waiting_line(place), done=False)
+            ahead = self.scheduler.ahead(journey.request.id) or 0
+            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
+            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            if line != told and not journey.request.background:
+                told = line
+                await journey.say(line, done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -10512,7 +10663,12 @@ class Router:
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
-        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
+        return self._is_loading(request.models) or self.scheduler.is_held_up(request.id)
+
+    def _is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models shows that it loads one."""
+        loads = self.scheduler.loads(models)
+        return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
     async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
