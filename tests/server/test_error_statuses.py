@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import count
 from typing import Any, Literal
-from uuid import uuid4
 
 import anthropic
 import openai
 import pytest
 
 from deploy.client import OpenWebUI
-from harness.events_target import eventually
 from harness.fixtures_cache import share
 from harness.fixtures_routing import NO_BACKGROUND
 from harness.fixtures_webui import upload
@@ -316,54 +314,3 @@ class TestRouted:
             other.join()
         assert error.status_code == 429
         assert error.response.headers["retry-after"] == "10"
-
-
-@pytest.mark.parametrize("way_out", ["error", "stop"])
-def test_in_a_chat_the_status_line_ends_and_the_error_is_a_sentence(failing: Failing, way_out: str) -> None:
-    """Would catch a line that goes on shimmering above an error, or words that only an admin understands."""
-    failing.switch(EVERYTHING)
-    failing.set_router(first_token_timeout_seconds=2)
-    for node in failing.nodes:
-        node.command(Fault("hang", path="/api/chat"))
-    student = OpenWebUI(failing.webui.url, failing.account.token)
-    chats = [page_chat(student) for _ in range(3)]
-    chat, answer, task = chats[-1]
-
-    def message() -> Json:
-        found: Json = student.get(f"/api/v1/chats/{chat}")["chat"]["history"]["messages"][answer]
-        return found
-
-    eventually(lambda: any("waiting" in each["description"] for each in lines_of(message())))
-    if way_out == "stop":
-        failing.admin.post(f"/api/tasks/stop/{task}")
-    eventually(lambda: lines_of(message())[-1]["done"])
-    assert lines_of(message())[-1]["description"].startswith("waited ")
-    if way_out == "error":
-        eventually(lambda: bool(message().get("error")))
-        said = message()["error"]["content"]
-        assert said.endswith("Try again in a minute, or choose another model.")
-        assert not [part for part in ("`", "gpu0", "gpu1", "127.0.0.1", "_seconds") if part in said]
-    student.close()
-
-
-def page_chat(api: OpenWebUI) -> tuple[str, str, str]:
-    """Ask as the page does; the ids of the chat, of the answer's message and of the task."""
-    answer, question = str(uuid4()), f"question {next(QUESTIONS)}"
-    message = {"id": str(uuid4()), "parentId": None, "role": "user", "content": question, "timestamp": 1}
-    body = {
-        "model": "gpt-4",
-        "messages": [{"role": "user", "content": question}],
-        "session_id": "a-session",
-        "message_ids": [{"model_id": "gpt-4", "message_id": answer}],
-        "parent_id": None,
-        "stream": True,
-        "user_message": {**message, "childrenIds": [answer], "models": ["gpt-4"]},
-    }
-    made: Json = api.post("/api/chat/completions", body)
-    return made["chat_id"], answer, made["task_ids"][0]
-
-
-def lines_of(message: Json) -> list[Json]:
-    """The status lines above an answer."""
-    lines: list[Json] = message.get("statusHistory") or []
-    return lines
