@@ -18,6 +18,7 @@ import math
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from bisect import bisect_left, insort
@@ -51,12 +52,15 @@ from math import exp
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
+from string import punctuation
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -89,6 +93,7 @@ from pydantic import (
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -145,6 +150,47 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
@@ -174,11 +220,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -211,7 +260,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -272,7 +320,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -281,7 +329,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -537,6 +586,601 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
     return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+
+
+# --- ollama_pack.aliases.table ---
+# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#
+# For example::
+#
+#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
+#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
+#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
+#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
+#     openai/*      = *                                 # what the first star matched
+#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+
+MAX_ROWS = 1000
+MAX_CANDIDATES = 20
+MAX_CHAIN = 10
+MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+
+_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
+_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
+_LEVEL = re.compile(r"[\w.-]+")
+_KILO = 1024
+_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """One row: who it answers for, when, and with which models.
+
+    Attributes:
+        alias: the name that clients ask for; each `*` in it stands for any text.
+        candidates: models to answer with, the preferred one first.
+        images: the row asks for an image in the request.
+        tools: the row asks for tools in the request.
+        min_tokens: the row asks for a prompt of at least so many tokens.
+        groups: the row asks for a user of one of these groups; empty: anyone.
+        quantizations: preferred levels among the installed variants of a candidate.
+        line: its number in the text, from 1.
+    """
+
+    alias: str
+    candidates: tuple[str, ...]
+    images: bool = False
+    tools: bool = False
+    min_tokens: int = 0
+    groups: frozenset[str] = frozenset()
+    quantizations: tuple[str, ...] = ()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.alias
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the row asks of a request, as it is written between the brackets."""
+        asked = (
+            "vision" if self.images else "",
+            "tools" if self.tools else "",
+            f"context>={self.min_tokens}" if self.min_tokens else "",
+            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
+        )
+        return tuple(filter(None, asked))
+
+    @property
+    def text(self) -> str:
+        """The row in the table's own notation; parsing it gives the row back."""
+        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
+        inside = ", ".join(self.conditions + preference)
+        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+
+    def applies_to(self, facts: RequestFacts) -> bool:
+        """Whether the request has everything that the row asks for."""
+        return (
+            (facts.images or not self.images)
+            and (facts.tools or not self.tools)
+            and facts.tokens >= self.min_tokens
+            and (not self.groups or not self.groups.isdisjoint(facts.groups))
+        )
+
+
+class AliasTable:
+    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+
+    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
+        """Check the rows against each other and index them.
+
+        Raises:
+            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        """
+        self.rows = rows
+        _refuse_duplicates(rows)
+        _refuse_cycles(rows)
+        exact: dict[str, list[AliasRow]] = defaultdict(list)
+        for row in rows:
+            if not row.is_wildcard:
+                exact[row.alias].append(row)
+        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
+            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
+        }
+        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
+        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
+        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
+        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether a row asks for the user's groups, which cost a look into the database."""
+        return any(row.groups for row in self.rows)
+
+    def exact(self, name: str) -> tuple[AliasRow, ...]:
+        """The rows for this very name: those that ask for more come first, then as written."""
+        return self._exact.get(name, ())
+
+    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
+        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
+        for row in self.exact(name):
+            yield row, ""
+        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
+        if first is None or first.lastindex is None:
+            return
+        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
+            if found := pattern.fullmatch(name):
+                yield row, found.group(1)
+
+
+@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
+def parse_table(text: str) -> AliasTable:
+    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+
+    Raises:
+        AliasTableError: naming the row and what is wrong with it.
+    """
+    rows: list[AliasRow] = []
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            try:
+                rows.append(_parse_row(line, written))
+            except ValueError as fault:
+                raise AliasTableError(line, written, str(fault)) from None
+            if len(rows) > MAX_ROWS:
+                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+    return AliasTable(tuple(rows))
+
+
+def _parse_row(line: int, written: str) -> AliasRow:
+    """Read a row; here and below a ValueError says what is wrong with it."""
+    found = _ROW.fullmatch(written)
+    if found is None:
+        raise ValueError("write it as `alias = model, model [condition, condition]`")
+    alias = found["alias"].strip()
+    candidates = tuple(name.strip() for name in found["candidates"].split(","))
+    _check_alias(alias)
+    _check_candidates(candidates, alias)
+    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _conditions(written: str) -> dict[str, Any]:
+    """The fields of a row that its conditions set."""
+    fields: dict[str, Any] = {}
+    for condition in filter(None, map(str.strip, written.split(","))):
+        name, value = _condition(condition)
+        if name in fields:
+            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+        fields[name] = value
+    return fields
+
+
+def _condition(written: str) -> tuple[str, Any]:
+    """The field of a row that a condition sets, and its value."""
+    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
+    match key, relation, value:
+        case "vision", "", "":
+            return "images", True
+        case "tools", "", "":
+            return "tools", True
+        case "context", ">=", _:
+            return "min_tokens", _tokens(value)
+        case "group", "=", _:
+            return "groups", frozenset(_groups(value))
+        case "quant", "=", _:
+            return "quantizations", _levels(value)
+    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+
+
+def _tokens(value: str) -> int:
+    if found := _TOKENS.fullmatch(value):
+        return int(found["count"]) * (_KILO if found["kilo"] else 1)
+    raise ValueError(
+        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+    )
+
+
+def _groups(value: str) -> list[str]:
+    groups = [name.strip() for name in value.split("|")]
+    if all(groups):
+        return groups
+    raise ValueError(
+        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+    )
+
+
+def _levels(value: str) -> tuple[str, ...]:
+    levels = tuple(level.strip() for level in value.split(">"))
+    if all(map(_LEVEL.fullmatch, levels)):
+        return levels
+    raise ValueError(
+        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+    )
+
+
+def _check_alias(alias: str) -> None:
+    if not alias:
+        raise ValueError("the alias before `=` is missing")
+    if re.search(r"[\s,]", alias):
+        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+    _check_name(alias)
+
+
+def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
+    for name in candidates:
+        if not name:
+            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+        if len(name.split()) > 1:
+            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+        if "*" in name and "*" not in alias:
+            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+        if name.count("*") > 1:
+            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+        _check_name(name)
+    if len(candidates) > MAX_CANDIDATES:
+        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+    if len(set(candidates)) < len(candidates):
+        raise ValueError("a model is named twice")
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable():  # comes with text that is copied from a web page
+        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+        )
+
+
+def _asks_for_less(row: AliasRow) -> tuple[int, int]:
+    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
+    return -len(row.conditions), -row.min_tokens
+
+
+def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
+    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
+    first, second, *more = map(re.escape, alias.split("*"))
+    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
+    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
+
+
+def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
+    for row in rows:
+        case = (row.alias, row.conditions)
+        if case in seen:
+            raise AliasTableError(
+                row.line,
+                row.text,
+                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
+                "put both rows' models into one row, in order of preference",
+            )
+        seen[case] = row
+
+
+def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
+    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
+    exact = [row for row in rows if not row.is_wildcard]
+    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
+    for row in exact:
+        leads_to[row.alias].extend(row.candidates)
+    try:
+        order = tuple(TopologicalSorter(leads_to).static_order())
+    except CycleError as error:
+        way = tuple(reversed(error.args[1]))
+        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
+        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        raise AliasTableError(row.line, row.text, reason) from error
+    depth = dict.fromkeys(order, 0)
+    for alias in order:
+        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
+    for row in exact:
+        if depth[row.alias] > MAX_CHAIN:
+            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            raise AliasTableError(row.line, row.text, reason)
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
+    level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    by_level: dict[str, str] = {}
+    for model in variants:  # only these levels are looked up: `models` may be far away
+        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.aliases.resolve ---
+# Which model answers for a name: a pure function of the table, the request and the models that are there.
+
+NOT_INSTALLED = "is not installed"
+NOT_PERMITTED = "is not granted to this user"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The model that answers, and why it does.
+
+    Attributes:
+        alias: the name that was asked for.
+        model: id of the model that answers.
+        row: the row that named it.
+        passed_over: models that the table prefers, each with the reason against it.
+    """
+
+    alias: str
+    model: str
+    row: AliasRow
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> str:
+        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
+        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
+        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+
+
+def resolve(
+    table: AliasTable,
+    facts: RequestFacts,
+    models: Mapping[str, str] | None,
+    denied: AbstractSet[str] = frozenset(),
+) -> Resolution | None:
+    """Resolve the name that was asked for.
+
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        models: id → quantization level (empty where unknown) of every model that is there;
+            None when that is not known: then the first candidate is taken at its word.
+        denied: ids in `models` that this user may not use.
+
+    Returns:
+        None when no row of the table is about this request: the name then stands for itself.
+
+    Raises:
+        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+    """
+    passed_over: list[tuple[str, str]] = []
+    families = Families(models or ())
+    for name, row in candidates(table, facts):
+        model = name if models is None else find_candidate(name, row, models, denied, families)
+        if model is not None and model not in denied:
+            return Resolution(facts.model, model, row, tuple(passed_over))
+        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
+    if passed_over:
+        raise AliasUnavailableError(facts.model, tuple(passed_over))
+    return None
+
+
+def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
+    """Every model that the table names for this request, in order of preference, each once."""
+    seen: set[str] = set()
+    for row, star in table.matching(facts.model):
+        if row.applies_to(facts):
+            yield from _expand(table, facts, row, star, seen)
+
+
+def _expand(
+    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
+) -> Iterator[tuple[str, AliasRow]]:
+    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
+
+    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
+    """
+    for candidate in row.candidates:
+        name = candidate.replace("*", star)
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
+        for other in deeper:
+            yield from _expand(table, facts, other, "", seen)
+        if not deeper:
+            yield name, row
+
+
+def find_candidate(
+    name: str,
+    row: AliasRow,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
+    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
+    return variant or find_model(name, models, families)
+
+
+# --- ollama_pack.aliases.published ---
+# Which names of a table can be published as models, and what answers for them.
+
+MOST_TOKENS = 2**62  # meets every `context>=`
+
+
+def concrete_names(table: AliasTable) -> tuple[str, ...]:
+    """The aliases that are names of their own, as written; a wildcard is none."""
+    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
+
+
+def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
+    """Every model there that may answer for an alias; first those that answer the plainest request.
+
+    Args:
+        table: the aliases.
+        name: one of them.
+        models: id → quantization level (empty where unknown) of the models that are there.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    asked = (RequestFacts(name), everything)
+    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+
+
+def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
+    """The models there that the table names for a request, the preferred first; some may come twice."""
+    families = Families(models)
+    for name, row in candidates(table, facts):
+        model = find_candidate(name, row, models, families=families)
+        if model is not None:
+            yield model
+
+
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
+
+    An empty set: one has to be in several groups.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
+        )
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
+
+
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
 
 
 # --- ollama_pack.cache.errors ---
@@ -1072,21 +1716,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
-
-
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -1101,10 +1730,147 @@ def _rate(tokens: int, nanoseconds: int) -> float | str:
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
 ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
+
+Header = tuple[str, str]
+
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
+
+    Attributes:
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
 
 
 # --- ollama_pack.routing.decide.policy ---
@@ -1682,7 +2448,7 @@ class NoNodeError(RoutingError):
     def __init__(
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
-        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        wanted, silent = _either(models), silent or {}
         faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
         if there := [node for node in nodes if node not in silent]:
             where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
@@ -1725,7 +2491,7 @@ class NodesDownError(RoutingError):
             models: the models that may answer.
             nodes: name of each node that has one → what is wrong with it.
         """
-        wanted = " or ".join(f"`{model}`" for model in models)
+        wanted = _either(models)
         reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
         super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
         self.models = models
@@ -1753,23 +2519,22 @@ class NoAnswerError(RoutingError):
     """Every node that was tried failed before its first token.
 
     Attributes:
-        tried: name of each → what went wrong.
+        failures: name of each → what went wrong.
     """
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
         super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.tried = dict(tried)
+        self.failures = dict(failures)
 
 
 class RequestFailsError(NoAnswerError):
     """Several nodes failed in the same way before their first token: the request is the likely reason."""
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        super().__init__(tried)
-        *_, reason = tried.values()
-        nodes = " and ".join(tried)
-        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        super().__init__(failures)
+        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
+        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
         self.args = (said,)
 
 
@@ -1788,132 +2553,8 @@ class AnswerBrokenError(RoutingError):
         self.node = node
 
 
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model. Among several of one
-    level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    by_level: dict[str, str] = {}
-    for model in variants:  # only these levels are looked up: `models` may be far away
-        by_level.setdefault(_level(models.get(model, "")) or quantization_in(model), model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
+def _either(models: tuple[str, ...]) -> str:
+    return " or ".join(f"'{model}'" for model in models)
 
 
 # --- ollama_pack.routing.naming ---
@@ -2538,7 +3179,7 @@ def _virtual_runner(runner: RunnerView) -> VirtualRunner:
         sorted(runner.ends),
         runner.prefixes,
         runner.keeps,
-        runner.remote,
+        remote=runner.remote,
     )
 
 
@@ -2669,6 +3310,9 @@ class Assignment:
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
+
 
 class Tell(Protocol):
     """Called with status lines, and whether it is the last."""
@@ -2734,6 +3378,8 @@ class Journey:
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
+        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
     request: FleetRequest
@@ -2743,9 +3389,23 @@ class Journey:
     bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
-    tried: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
+    headers: NodeHeaders | None = None
+    shown: float | None = None
+
+    async def say(self, line: str, *, done: bool) -> None:
+        """Show a status line, and remember whether it looks as if something went on."""
+        if done:
+            self.shown = None
+        elif self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+        await self.tell(line, done=done)
+
+    def shown_for(self) -> float:
+        """Seconds for which a line has been shown that is not done."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -2835,6 +3495,104 @@ def _sample_value(text: str) -> float:
 
 def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
     return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.engines.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
+SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
+    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def without_quotes(said: str, messages: object) -> str:
+    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
+
+    Args:
+        said: the message, as `shortened` gives it.
+        messages: of the request.
+    """
+    if not said:
+        return said
+    texts = [" ".join(text.split()) for text in _texts_in(messages)]
+    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
+    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
+    for start in range(0, len(said), step):
+        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
+        part = said[start : start + size]
+        if len(part) == size and part in spoken:
+            return f"{said[: max(0, start - step + 1)].rstrip()}…"
+    return said
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Each text in a conversation, without pictures and sound."""
+    if isinstance(value, str):
+        if not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
 
 
 # --- ollama_pack.engines.ollama.messages ---
@@ -3003,6 +3761,20 @@ OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
     "use_mmap": switch_in,
     "stop": _stop_in,
 }
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
 # OpenAI's names of `num_predict`; a later one counts where several are given.
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
@@ -3037,7 +3809,7 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
 
     Raises:
-        ChatBodyError: an option has a value of a type that Ollama would refuse.
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
     """
     settings = flat_settings(body)
     own = object_in(body.get("options"), "options")
@@ -3047,7 +3819,124 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
     }
     known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
     return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+
+
+# --- ollama_pack.engines.ollama.schema ---
+# What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#
+# Seen on 0.17.4: a bound of 2,000 repetitions works; one of 10,000 ends the runner, for everybody who uses it.
+# So do 200 levels. What is valid, and only unknown to some version, is left to the node.
+
+MAX_DEPTH = 64
+MAX_PARTS = 2000  # schemas and enumerated values of one schema
+MAX_REPETITIONS = 2000
+
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties", "contains", "propertyNames")
+_REPEATED = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
+
+
+def check_schema(schema: Mapping[str, Any], field: str) -> None:
+    """Refuse a schema that no Ollama can use.
+
+    Args:
+        schema: what an answer has to be.
+        field: where it stands.
+
+    Raises:
+        ChatBodyError: naming the part that is wrong.
+    """
+    waiting: list[tuple[Any, str, int]] = [(schema, field, 0)]
+    parts = 0
+    while waiting:
+        part, where, depth = waiting.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, Mapping):
+            raise ChatBodyError(where, "must be a JSON schema: an object, true or false")
+        values = part.get("enum")
+        parts += 1 + (len(values) if isinstance(values, list) else 0)
+        if depth > MAX_DEPTH or parts > MAX_PARTS:
+            limits = f"{MAX_DEPTH} levels and {MAX_PARTS} parts and values"
+            raise ChatBodyError(field, f"is too large a JSON schema: at most {limits} are possible")
+        _check_part(part, where, schema)
+        waiting += [(inner, f"{where}.{name}", depth + 1) for name, inner in _inner(part, where)]
+
+
+def _inner(part: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """The schemas within one."""
+    for key in _SCHEMAS_BY_NAME:
+        if key in part:
+            if not isinstance(part[key], Mapping):
+                raise ChatBodyError(f"{where}.{key}", "must be an object of JSON schemas")
+            yield from ((f"{key}.{name}", inner) for name, inner in part[key].items())
+    for key in _SCHEMA_LISTS:
+        if key in part:
+            if not isinstance(part[key], list) or not part[key]:
+                raise ChatBodyError(f"{where}.{key}", "must be a list of JSON schemas")
+            yield from ((f"{key}[{number}]", inner) for number, inner in enumerate(part[key]))
+    for key in _SCHEMAS:
+        if key in part:
+            several = part[key] if isinstance(part[key], list) and key == "items" else [part[key]]
+            yield from ((key, inner) for inner in several)
+
+
+def _check_part(part: Mapping[str, Any], where: str, root: Mapping[str, Any]) -> None:
+    """Refuse what is wrong with one schema itself."""
+    kinds = part.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in _TYPES:
+            raise ChatBodyError(f"{where}.type", f"must be one of {', '.join(sorted(_TYPES))}")
+    for name in _BOUNDS:
+        _check_bound(part.get(name, 0), f"{where}.{name}")
+    for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if not isinstance(part.get(name, 0), int | float):
+            raise ChatBodyError(f"{where}.{name}", "must be a number")
+    if "pattern" in part:
+        _check_pattern(part["pattern"], f"{where}.pattern")
+    if "$ref" in part and not _leads_somewhere(part["$ref"], root):
+        raise ChatBodyError(f"{where}.$ref", "must lead to a part of this schema, such as #/$defs/name")
+
+
+def _check_bound(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPETITIONS:
+        raise ChatBodyError(where, f"must be a whole number from 0 to {MAX_REPETITIONS}")
+
+
+def _check_pattern(pattern: object, where: str) -> None:
+    if not isinstance(pattern, str) or not pattern.startswith("^") or not pattern.endswith("$"):
+        raise ChatBodyError(where, "must begin with ^ and end with $: Ollama takes no other pattern")
+    counts = [int(count) for found in _REPEATED.findall(pattern) for count in found if count]
+    if max(counts, default=0) > MAX_REPETITIONS:
+        raise ChatBodyError(where, f"may repeat something {MAX_REPETITIONS} times at most")
+
+
+def _leads_somewhere(reference: object, root: Any) -> bool:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return False
+    found = root
+    for step in reference.removeprefix("#").strip("/").split("/") if reference.strip("#/") else ():
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, Mapping) and name in found:
+            found = found[name]
+        else:
+            return False
+    return isinstance(found, Mapping | bool)
 
 
 # --- ollama_pack.engines.tools ---
@@ -3167,6 +4056,9 @@ def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]
 # What `think` a model takes: none, true and false, or also how much.
 Thinking = Literal["never", "switch", "levels"]
 
+MAX_TOP_LOGPROBS = 20
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+_KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
 # OpenAI's efforts → Ollama's levels.
@@ -3223,7 +4115,9 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
     match wanted.get("type"):
         case "json_schema":
             given = object_in(wanted.get("json_schema"), "response_format.json_schema")
-            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+            schema = object_in(given.get("schema"), "response_format.json_schema.schema")
+            check_schema(schema, "response_format.json_schema.schema")
+            return schema or "json"
         case "json_object":
             return "json"
         case "text":
@@ -3235,14 +4129,18 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
 
 def _own_format(value: object) -> str | Mapping[str, Any] | None:
     """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
-    if not isinstance(value, str):
-        return object_in(value, "format") or None
-    if not value.strip().startswith(("{", "[")):
+    if isinstance(value, str) and value.strip().startswith(("{", "[")):
+        try:
+            value = json_in(value)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    if isinstance(value, str):
+        if value not in {"", "json"}:
+            raise ChatBodyError("format", 'must be "json" or a JSON schema')
         return value or None
-    try:
-        return object_in(json_in(value), "format")
-    except ValueError as error:
-        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = object_in(value, "format")
+    check_schema(schema, "format")
+    return schema or None
 
 
 def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
@@ -3276,18 +4174,526 @@ def _keep_alive(value: object) -> str | float | None:
         try:
             value = json_in(value)
         except ValueError:
-            return value if isinstance(value, str) and value.strip() else None
+            if not isinstance(value, str) or not value.strip():
+                return None
+            if not _GO_DURATION.fullmatch(value):
+                raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS) from None
+            return value
     if value is None or isinstance(value, str):
+        if value and not _GO_DURATION.fullmatch(value):
+            raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
         return value or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         decimal_in(value, "keep_alive")  # refuses what is beyond every number
         return value
-    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+    raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
 
 
 def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     given = {"logprobs": switch_in, "top_logprobs": whole_in}
-    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    found = {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    if not 0 <= found.get("top_logprobs", 0) <= MAX_TOP_LOGPROBS:
+        raise ChatBodyError("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}")
+    return found
+
+
+# --- ollama_pack.engines.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.engines.silence ---
+# A limit on the silence between two pieces of a stream, with one timer for all of them.
+
+
+class SilenceWatch:
+    """Ends a read of a stream that has waited longer than a limit.
+
+    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
+
+    Attributes:
+        is_over: it was too long; the read has ended with an error.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
+        """Watch nothing yet.
+
+        Args:
+            stream: what is read.
+            seconds: the limit.
+        """
+        self.is_over = False
+        self._stream = stream
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        """A read begins."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It has ended."""
+        self._since = None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """End the read, or come again when it will have lasted too long."""
+        self._timer = None
+        if self._since is None:  # the next read sets a new timer
+            return
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        self.is_over = True
+        self._stream.set_exception(TimeoutError("silent for too long"))
+
+
+# --- ollama_pack.engines.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+# --- ollama_pack.engines.transport ---
+# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+
+HTTP_OK = 200
+REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+MAX_NOTES = 32  # sentences about one node in the log
+END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+transport_log = logging.getLogger(__name__)
+
+NO_HEADERS: Mapping[str, str] = {}
+
+_Stage = Literal["first byte", "next line", "answer"]
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """How long and how much a node may take.
+
+    Attributes:
+        connect: seconds until there is a connection.
+        answer: seconds for a whole answer about the node and its models.
+        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
+            writes the arguments of a tool call.
+        line_bytes: the longest line.
+        answer_bytes: the longest answer about the node and its models.
+    """
+
+    connect: float = 3.0
+    answer: float = 5.0
+    next_line: float = 300.0
+    line_bytes: int = 4 * 2**20
+    answer_bytes: int = 16 * 2**20
+
+
+class StreamBuffer(Protocol[_Piece]):
+    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
+
+    def feed(self, data: bytes) -> list[_Piece]:
+        """The pieces that are complete now; LineTooLongError where one is too long."""
+
+    def end(self) -> list[_Piece]:
+        """What came last, when nothing more does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of engine is called, and what its refusals mean.
+
+    Attributes:
+        engine: what should run at the node, for messages.
+        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
+    """
+
+    engine: str
+    refusal: Callable[[str, int, bytes, str], NodeError]
+
+
+OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+
+
+class NodeTransport:
+    """The way to one node. The session is the caller's, with its pool of connections."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: NodeLimits,
+        headers: Mapping[str, str],
+        dialect: Dialect = OLLAMA_DIALECT,
+    ) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.name = node_name(url)
+        self.dialect = dialect
+        self.limits = limits
+        self._url = url.rstrip("/")
+        self._session = session
+        self._headers = {**headers, "Content-Type": "application/json"}
+        self._noted: set[str] = set()
+
+    def note(self, sentence: str) -> None:
+        """Log something odd about the node, each thing once."""
+        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
+            self._noted.add(sentence)
+            transport_log.warning("Node %s: %s", self.name, sentence)
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The answer to a GET, or to a POST of the body, as a whole.
+
+        Args:
+            path: such as /api/tags.
+            body: of a POST.
+            seconds: for all of it, instead of the limit for answers.
+
+        Raises:
+            NodeError: there is none, or not in time, or it is an error or no JSON object.
+        """
+        return self.parsed(await self.fetch(path, body, seconds))
+
+    async def fetch(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> bytes:
+        """As `ask`, for an answer that need not be JSON."""
+        async with self._within("answer", self.limits.answer if seconds is None else seconds):
+            response = await self._open(path, body)
+            try:
+                return await self._read(response, self.limits.answer_bytes)
+            finally:
+                response.close()  # after its end, this leaves the connection in the pool
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
+
+        Closing the iterator closes the connection.
+
+        Args:
+            path: such as /api/chat.
+            body: what is sent.
+            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+            headers: of this request, besides those of all.
+
+        Raises:
+            NodeError: before the first line, or at any point afterwards.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes), headers)
+        ) as pieces:
+            async for text in pieces:
+                line = self._line(text)
+                yield line
+                if line.get("done") is True:
+                    await _read_to_end(pieces)
+                    return
+        raise NodeFaultError(self.name, "ended its answer before the last line")
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
+
+        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
+        and whoever sent a request there would find nobody. As for `lines` otherwise.
+        """
+        async with aclosing(
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
+        ) as pieces:
+            async for event in pieces:
+                yield event
+                if event.is_last:
+                    return
+
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str],
+        *,
+        last_request: bool = False,
+    ) -> AsyncGenerator[_Piece, None]:
+        """The pieces of the answer to a POST, to the end of its body."""
+        until = asyncio.get_running_loop().time() + first_byte
+        async with self._within("first byte", first_byte):
+            last = {"Connection": "close"} if last_request else {}
+            response = await self._open(path, body, {**headers, **last})
+        silence = SilenceWatch(response.content, self.limits.next_line)
+        try:
+            if last_request and response.connection and response.connection.protocol is not None:
+                response.connection.protocol.force_close()  # also where the node does not repeat `close`
+            async with self._within("first byte", first_byte, until):
+                pieces = await self._next_pieces(response, buffer)
+            while pieces:
+                for piece in pieces:
+                    yield piece
+                with silence:
+                    pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
+        finally:
+            silence.close()
+            response.close()
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] = NO_HEADERS
+    ) -> aiohttp.ClientResponse:
+        """Send a request and get an answer that is no error, its body unread."""
+        response = await self._send(path, body, headers)
+        if response.status == HTTP_OK:
+            return response
+        if location := response.headers.get("Location"):
+            response.close()
+            raise self._redirected(path, response.status, location)
+        try:
+            said = await self._read(response, REFUSAL_BYTES, whole=False)
+        finally:
+            response.close()
+        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
+        """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
+        target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
+        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
+
+    async def _send(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if not self._url.startswith(("http://", "https://")):
+            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
+        try:
+            return await self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers=self._merged(headers),
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachableError(self.name, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of all requests and of this one, whose own count more, in any spelling."""
+        merged = CIMultiDict(self._headers)
+        merged.update(headers)
+        return merged
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
+        """The body, or its beginning where it is not needed as a whole."""
+        body = b""
+        while len(body) <= limit and (data := await self._some(response)):
+            body += data
+        if whole and len(body) > limit:
+            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+        return body[:limit]
+
+    async def _next_pieces(
+        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+    ) -> list[_Piece]:
+        """One piece or more; none when the answer has ended."""
+        try:
+            while data := await self._some(response):
+                if pieces := buffer.feed(data):
+                    return pieces
+        except LineTooLongError as error:
+            message = f"sends a line of more than {self.limits.line_bytes} bytes"
+            raise NodeFaultError(self.name, message) from error
+        return buffer.end()
+
+    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has come, at least a byte; empty at the end."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+
+    def _line(self, text: bytes) -> dict[str, Any]:
+        line = self.parsed(text)
+        if "error" in line:
+            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+        return line
+
+    def parsed(self, text: bytes) -> dict[str, Any]:
+        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
+
+        Raises:
+            NodeFaultError: it is none.
+        """
+        try:
+            value = json_in(text.decode())
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
+        raise NodeFaultError(self.name, message)
+
+    @asynccontextmanager
+    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
+        """Bound what is done inside, by the event loop's clock."""
+        end = asyncio.get_running_loop().time() + seconds if until is None else until
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as error:
+            raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
+    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
+    with suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in pieces:
+                pass
 
 
 # --- ollama_pack.routing.state.estimates ---
@@ -3585,9 +4991,15 @@ def loading_line(binding: Assignment, seconds: float) -> str:
     return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
 
 
-def waiting_line(ahead: int) -> str:
-    """What somebody reads who waits."""
-    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
+
+
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
 
 
 def reason(binding: Assignment, *, figures: bool) -> str:
@@ -3766,13 +5178,13 @@ def _with_zone(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _texts(value: Any) -> Any:
+def _only_texts(value: Any) -> Any:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
 
 
 Bytes = Annotated[int, Field(ge=0)]
 Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -4678,552 +6090,6 @@ async def stream_to_openai(
                 yield chunk
 
 
-# --- ollama_pack.engines.failures ---
-# Which typed error an answer or a failure of a node is. Nothing here shows a password.
-
-SAID_CHARACTERS = 300
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
-
-
-def node_name(url: str) -> str:
-    """A node's address as it may be shown: without user name, password, query and fragment."""
-    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
-
-
-def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
-    text = answer.decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
-
-
-def shortened(text: str) -> str:
-    """A message on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
-
-
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
-# --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
-
-DONE = b"[DONE]"  # OpenAI's last event
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
-    """One event.
-
-    Attributes:
-        data: its lines, joined by line feeds.
-        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
-    """
-
-    data: bytes
-    is_error: bool = False
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing that matters comes after it."""
-        return self.data.strip() == DONE
-
-
-class SseBuffer:
-    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line and the longest event, in bytes."""
-        self._limit = limit
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._size = 0  # of the lines in `_data`, their ends included
-        self._is_error = False
-        self._begun = False
-        self._after_return = False  # a line feed that comes now belongs to the end of the line before
-
-    def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that are complete now. Comments, such as pings, give none.
-
-        Raises:
-            LineTooLongError: a line or an event is.
-        """
-        if self._after_return and data:
-            data = data.removeprefix(b"\n")
-            self._after_return = False
-        self._after_return = data.endswith(b"\r")
-        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = whole.split(b"\n")
-        events = [event for line in lines if (event := self._take(line))]
-        if len(self._rest) > self._limit:
-            raise LineTooLongError
-        return events
-
-    def end(self) -> list[ServerEvent]:
-        """What came after the last end of an event, as an event of its own."""
-        rest, self._rest = self._rest, b""
-        ended = [self._take(rest), self._take(b"")]
-        return [event for event in ended if event]
-
-    def _take(self, line: bytes) -> ServerEvent | None:
-        """Take in a line; an empty one ends the event."""
-        if not self._begun:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-            self._begun = True
-        if not line:
-            return self._dispatch()
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"event":
-            self._is_error = value == b"error"
-        elif field in {b"data", b"error"}:
-            self._is_error = self._is_error or field == b"error"
-            self._data.append(value)
-            self._size += len(value) + 1
-        if len(line) > self._limit or self._size > self._limit:
-            raise LineTooLongError
-        return None
-
-    def _dispatch(self) -> ServerEvent | None:
-        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
-        self._data, self._size, self._is_error = [], 0, False
-        return event
-
-
-# --- ollama_pack.engines.transport ---
-# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-
-HTTP_OK = 200
-REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
-MAX_NOTES = 32  # sentences about one node in the log
-END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
-
-transport_log = logging.getLogger(__name__)
-
-_Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """How long and how much a node may take.
-
-    Attributes:
-        connect: seconds until there is a connection.
-        answer: seconds for a whole answer about the node and its models.
-        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
-            writes the arguments of a tool call.
-        line_bytes: the longest line.
-        answer_bytes: the longest answer about the node and its models.
-    """
-
-    connect: float = 3.0
-    answer: float = 5.0
-    next_line: float = 300.0
-    line_bytes: int = 4 * 2**20
-    answer_bytes: int = 16 * 2**20
-
-
-class StreamBuffer(Protocol[_Piece]):
-    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
-
-    def feed(self, data: bytes) -> list[_Piece]:
-        """The pieces that are complete now; LineTooLongError where one is too long."""
-
-    def end(self) -> list[_Piece]:
-        """What came last, when nothing more does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What a kind of engine is called, and what its refusals mean.
-
-    Attributes:
-        engine: what should run at the node, for messages.
-        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
-    """
-
-    engine: str
-    refusal: Callable[[str, int, bytes, str], NodeError]
-
-
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
-
-
-class NodeTransport:
-    """The way to one node. The session is the caller's, with its pool of connections."""
-
-    def __init__(
-        self,
-        url: str,
-        session: aiohttp.ClientSession,
-        limits: NodeLimits,
-        headers: Mapping[str, str],
-        dialect: Dialect = OLLAMA_DIALECT,
-    ) -> None:
-        """Take what is needed later; nothing is connected."""
-        self.name = node_name(url)
-        self.dialect = dialect
-        self.limits = limits
-        self._url = url.rstrip("/")
-        self._session = session
-        self._headers = {**headers, "Content-Type": "application/json"}
-        self._noted: set[str] = set()
-
-    def note(self, sentence: str) -> None:
-        """Log something odd about the node, each thing once."""
-        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
-            self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
-
-    async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> dict[str, Any]:
-        """The answer to a GET, or to a POST of the body, as a whole.
-
-        Args:
-            path: such as /api/tags.
-            body: of a POST.
-            seconds: for all of it, instead of the limit for answers.
-
-        Raises:
-            NodeError: there is none, or not in time, or it is an error or no JSON object.
-        """
-        return self.parsed(await self.fetch(path, body, seconds))
-
-    async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> bytes:
-        """As `ask`, for an answer that need not be JSON."""
-        async with self._within("answer", self.limits.answer if seconds is None else seconds):
-            response = await self._open(path, body)
-            try:
-                return await self._read(response, self.limits.answer_bytes)
-            finally:
-                response.close()  # after its end, this leaves the connection in the pool
-
-    async def lines(
-        self, path: str, body: Mapping[str, Any], first_byte: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
-
-        Closing the iterator closes the connection.
-
-        Args:
-            path: such as /api/chat.
-            body: what is sent.
-            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
-
-        Raises:
-            NodeError: before the first line, or at any point afterwards.
-        """
-        async with aclosing(
-            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
-        ) as pieces:
-            async for text in pieces:
-                line = self._line(text)
-                yield line
-                if line.get("done") is True:
-                    await _read_to_end(pieces)
-                    return
-        raise NodeFaultError(self.name, "ended its answer before the last line")
-
-    async def events(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[ServerEvent, None]:
-        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
-
-        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
-        and whoever sent a request there would find nobody. As for `lines` otherwise.
-        """
-        async with aclosing(
-            self._pieces(
-                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
-            )
-        ) as pieces:
-            async for event in pieces:
-                yield event
-                if event.is_last:
-                    return
-
-    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        buffer: StreamBuffer[_Piece],
-        headers: Mapping[str, str] | None = None,
-        *,
-        last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
-        """The pieces of the answer to a POST, to the end of its body."""
-        until = asyncio.get_running_loop().time() + first_byte
-        async with self._within("first byte", first_byte):
-            response = await self._open(path, body, headers, last_request=last_request)
-        silence = SilenceWatch(response.content, self.limits.next_line)
-        try:
-            if last_request and response.connection and response.connection.protocol is not None:
-                response.connection.protocol.force_close()  # also where the node does not repeat `close`
-            async with self._within("first byte", first_byte, until):
-                pieces = await self._next_pieces(response, buffer)
-            while pieces:
-                for piece in pieces:
-                    yield piece
-                with silence:
-                    pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
-        finally:
-            silence.close()
-            response.close()
-
-    async def _open(
-        self,
-        path: str,
-        body: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        last_request: bool = False,
-    ) -> aiohttp.ClientResponse:
-        """Send a request and get an answer that is no error, its body unread."""
-        last = {"Connection": "close"} if last_request else {}
-        response = await self._send(path, body, {**(headers or {}), **last})
-        if response.status == HTTP_OK:
-            return response
-        try:
-            said = await self._read(response, REFUSAL_BYTES, whole=False)
-        finally:
-            response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
-
-    async def _send(
-        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        if not self._url.startswith(("http://", "https://")):
-            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
-        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
-        try:
-            return await self._session.request(
-                method,
-                self._url + path,
-                data=data,
-                headers={**self._headers, **headers},
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        except aiohttp.ServerTimeoutError as error:
-            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
-        except aiohttp.ClientSSLError as error:
-            raise NodeCertificateError(self.name, shortened(str(error))) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NodeUnreachableError(self.name, shortened(str(error))) from error
-        except ValueError:  # aiohttp shows the address as it is, with its password
-            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
-
-    def _encoded(self, body: Mapping[str, Any]) -> bytes:
-        try:
-            return json.dumps(body, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
-        """The body, or its beginning where it is not needed as a whole."""
-        body = b""
-        while len(body) <= limit and (data := await self._some(response)):
-            body += data
-        if whole and len(body) > limit:
-            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
-        return body[:limit]
-
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
-        """One piece or more; none when the answer has ended."""
-        try:
-            while data := await self._some(response):
-                if pieces := buffer.feed(data):
-                    return pieces
-        except LineTooLongError as error:
-            message = f"sends a line of more than {self.limits.line_bytes} bytes"
-            raise NodeFaultError(self.name, message) from error
-        return buffer.end()
-
-    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
-        """What has come, at least a byte; empty at the end."""
-        try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
-
-    def _line(self, text: bytes) -> dict[str, Any]:
-        line = self.parsed(text)
-        if "error" in line:
-            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
-        return line
-
-    def parsed(self, text: bytes) -> dict[str, Any]:
-        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
-
-        Raises:
-            NodeFaultError: it is none.
-        """
-        try:
-            value = json_in(text.decode())
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
-        raise NodeFaultError(self.name, message)
-
-    @asynccontextmanager
-    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
-        """Bound what is done inside, by the event loop's clock."""
-        end = asyncio.get_running_loop().time() + seconds if until is None else until
-        try:
-            async with asyncio.timeout_at(end):
-                yield
-        except TimeoutError as error:
-            raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
-    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
-    with suppress(NodeError, TimeoutError):
-        async with asyncio.timeout(END_SECONDS):
-            async for _ in pieces:
-                pass
-
-
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
@@ -5250,7 +6116,7 @@ class NodeClient(Protocol):
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -5258,6 +6124,7 @@ class NodeClient(Protocol):
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
@@ -5341,7 +6208,9 @@ class OllamaClient:
         """
         return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
-    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+    def chat(
+        self, request: Mapping[str, Any], *, first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
 
         Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
@@ -5350,15 +6219,16 @@ class OllamaClient:
         Args:
             request: as `request_to_ollama` gives it.
             first_byte: seconds until the first line; with `stream` false that is the whole answer.
+            headers: of this request, besides those of all.
 
         Raises:
             ModelNotFoundError: the node does not have the model.
             RequestRefusedError: the request has to change.
             RetryableNodeError: the node failed, before or in the stream.
         """
-        return self._node.lines("/api/chat", request, first_byte)
+        return self._node.lines("/api/chat", request, first_byte, headers)
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -5366,6 +6236,7 @@ class OllamaClient:
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
 
@@ -5375,6 +6246,7 @@ class OllamaClient:
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
             names: others that the node has for this model.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
@@ -5385,7 +6257,9 @@ class OllamaClient:
         request = request_to_ollama(body, thinking)
         request |= {"model": self._ids.real(request["model"]), "stream": True}
         real_names = [self._ids.real(name) for name in names]
-        lines = self._of_model(self.chat(request, first_byte=first_byte), request["model"], real_names)
+        lines = self._of_model(
+            self.chat(request, first_byte=first_byte, headers=headers), request["model"], real_names
+        )
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -6114,7 +6988,7 @@ class OpenAIClient:
             self._metrics_at = now + METRICS_RETRY_SECONDS
         return found
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -6122,6 +6996,7 @@ class OpenAIClient:
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
@@ -6133,6 +7008,7 @@ class OpenAIClient:
             first_byte: seconds until the first event.
             thinking: not used.
             names: others that the engine lists for this model.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body is not of its form.
@@ -6151,19 +7027,22 @@ class OpenAIClient:
             raise self._not_served(request["model"])
         served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
-            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._events(request, first_byte, headers)) as events,
             aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
-    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+    async def _events(
+        self, request: dict[str, Any], first_byte: float, headers: Mapping[str, str]
+    ) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            headers = _session_headers(sent)
-            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
+            async with aclosing(
+                self._node.events(path, sent, first_byte, {**_session_headers(sent), **headers})
+            ) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -6172,7 +7051,7 @@ class OpenAIClient:
             self._takes_usage = False
         else:
             return
-        async with aclosing(self._events(request, first_byte)) as events:
+        async with aclosing(self._events(request, first_byte, headers)) as events:
             async for event in events:
                 yield event
 
@@ -6301,6 +7180,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+#     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
@@ -6315,7 +7195,28 @@ _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
+_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
+_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which of a server's models are offered, and under which names.
+
+    Attributes:
+        prefix: put before each name, with a dot; empty: none.
+        only: the server's names of those that are offered; empty: all.
+    """
+
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+
+    def offered(self, model: str) -> str | None:
+        """The name under which a model of the server is offered; None: it is not."""
+        if self.only and model not in self.only and model not in map(usable_id, self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
 
 
 @dataclass(frozen=True, slots=True)
@@ -6324,18 +7225,20 @@ class NodeRow:
 
     Attributes:
         name: what status lines and logs call it.
-        url: its address, without a slash at the end.
+        url: its address, without a slash at the end and without a login.
         kind: what it speaks.
         weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
         tier: nodes of a higher tier answer when those of lower ones are slow to.
         slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
+        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
         key: sent as a bearer token; empty: none. In no message.
         placement: who chooses the engine that answers. "own": the node is a gateway in front of several
             engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
             once, up to `slots`, and a key of the conversation that helps it to choose.
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
+        login, headers, auth, cookies: as in `WayIn`. In no message.
+        listings: what of its models is offered; none: all, under their own names.
     """
 
     name: str
@@ -6344,11 +7247,26 @@ class NodeRow:
     weight: float = 1.0
     tier: int = 0
     slots: int | None = None
-    agent: str = ""
+    agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
     placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
+    listings: tuple[Listing, ...] = ()
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def way_in(self) -> WayIn:
+        """How it lets the router in."""
+        return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
+
+    def entered_by(self, way: WayIn) -> Self:
+        """The node with another way in."""
+        found = {name: getattr(way, name) for name in ("url", "key", "login", "headers", "auth", "cookies")}
+        return replace(self, **found)
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -6370,24 +7288,28 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
 
 
 def _without_secrets(written: str, fault: str) -> tuple[str, str]:
-    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
-    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
-    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
-    row = f"{address}{is_key}{' '.join(settings)}"
+    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
+    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
+    after = secret[1].split() if secret else []
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
+    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
+    name, *rest = _NODE_WORD.findall(written)
     if not rest or "://" not in rest[0]:
         raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
     if not _NODE_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
-    url, *settings = rest
-    row = NodeRow(name, _address(url), line=line, **_settings(settings))
+    address, *settings = rest
+    url, login = split_login(_address(address))
+    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
+    if row.login and row.key:
+        raise ValueError("it has a password in its address and a key=…: take one of them out")
     if row.kind != "openai" and (row.placement == "own" or row.models):
         setting = "models=" if row.models else "placement=own"
         raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
@@ -6400,10 +7322,20 @@ def _settings(written: list[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or name not in _READERS:
             raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name == "header":
+            found["headers"] = (*found.get("headers", ()), _header(value))
+            continue
         if name in found:
             raise ValueError(f"{name}= is set twice")
         found[name] = _READERS[name](value)
     return found
+
+
+def _header(value: str) -> Header:
+    found = _NODE_HEADER.fullmatch(value.strip('"'))
+    if found is None or not found[2].isprintable():
+        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+    return found[1], found[2]
 
 
 def _address(value: str) -> str:
@@ -6414,8 +7346,6 @@ def _address(value: str) -> str:
         usable = False
     if not usable or not value.isprintable():
         raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
@@ -6474,12 +7404,13 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "header": _header,
     "placement": _placement,
     "models": _models,
 }
 
 
-_SHOWN_SETTINGS = _READERS.keys() - {"key"}
+_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:
@@ -6705,17 +7636,20 @@ def report_in(answer: Any) -> GpuReport:
     return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
 
 
-async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -> GpuReport:
+async def read_agent(
+    url: str, session: aiohttp.ClientSession, seconds: float, headers: Mapping[str, str] | None = None
+) -> GpuReport:
     """Ask the `gpu_agent` of another machine. Whatever goes wrong is the report's reason.
 
     Args:
         url: as `agent=` of the node's row has it.
         session: holds the connections. Its timeouts do not apply.
         seconds: for all of it.
+        headers: that its gateway wants.
     """
     try:
         async with asyncio.timeout(seconds):
-            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session)
+            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session, headers or {})
     except TimeoutError:
         report = GpuReport(reason=f"does not answer within {seconds:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -6727,9 +7661,9 @@ async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -
     return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
 
 
-async def _ask_agent(url: str, session: aiohttp.ClientSession) -> GpuReport:
+async def _ask_agent(url: str, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> GpuReport:
     whole_time = aiohttp.ClientTimeout(total=None)
-    async with session.get(url, timeout=whole_time, allow_redirects=False) as response:
+    async with session.get(url, headers=headers, timeout=whole_time, allow_redirects=False) as response:
         if response.status != _AGENT_OK:
             return GpuReport(reason=f"answers with status {response.status}")
         body = b""
@@ -6945,6 +7879,77 @@ def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
 
     threading.Thread(target=work, name="gpu-reader", daemon=True).start()
     return future
+
+
+# --- ollama_pack.routing.probe.listed_client ---
+# A node of which only some models are offered, or under other names: as a connection's settings have it.
+
+
+class ListedClient:
+    """Asks a node by its own names, and lists its models by the offered ones."""
+
+    def __init__(self, client: NodeClient, listings: Sequence[Listing]) -> None:
+        """Ask nothing yet.
+
+        Args:
+            client: the node's.
+            listings: a model is offered once by each listing that has it.
+        """
+        self._client = client
+        self._listings = listings
+        self._own: dict[str, str] = {}  # offered name → the node's, as of the last list
+
+    @property
+    def name(self) -> str:
+        """The node's address, as it may be shown."""
+        return self._client.name
+
+    async def version(self) -> str:
+        """The version of the engine."""
+        return await self._client.version()
+
+    async def tags(self) -> tuple[ListedModel, ...]:
+        """The models that are offered."""
+        offered = {name: model for model in await self._client.tags() for name in self._names(model.name)}
+        self._own = {name: model.name for name, model in offered.items()}
+        return tuple(model.model_copy(update={"name": name}) for name, model in offered.items())
+
+    async def ps(self) -> tuple[LoadedModel, ...] | None:
+        """What is in the node's memory. A model that is not offered is there, too, by its own name."""
+        loaded = await self._client.ps()
+        if loaded is None:
+            return None
+        return tuple(
+            model.model_copy(update={"name": name})
+            for model in loaded
+            for name in self._names(model.name) or [model.name]
+        )
+
+    async def show(self, model: str) -> ShownModel:
+        """What the node knows of an offered model."""
+        return await self._client.show(self._own.get(model, model))
+
+    def complete(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        body: Mapping[str, Any],
+        head: ReplyHead,
+        *,
+        first_byte: float,
+        thinking: Thinking | None = None,
+        names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer of an offered model."""
+        model = str(body.get("model"))
+        asked = {**body, "model": self._own.get(model, model)}
+        own = frozenset(self._own.get(name, name) for name in names)
+        return self._client.complete(
+            asked, head, first_byte=first_byte, thinking=thinking, names=own, headers=headers
+        )
+
+    def _names(self, model: str) -> list[str]:
+        names = (listing.offered(model) for listing in self._listings)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 # --- ollama_pack.routing.state.breaker ---
@@ -7702,6 +8707,7 @@ def _can_chat(shown: ShownModel | None) -> bool:
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
 METRICS_SECONDS = 2.0
+_NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
@@ -7722,10 +8728,13 @@ class WatchedNode:
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
-    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    headers = row.way_in.fixed_headers
+    client: NodeClient
     if row.kind == "openai":
-        return OpenAIClient(row.url, session, headers=headers, serves=row.models)
-    return OllamaClient(row.url, session, headers=headers)
+        client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
+    else:
+        client = OllamaClient(row.url, session, headers=headers)
+    return ListedClient(client, row.listings) if row.listings else client
 
 
 class NodeWatch:
@@ -7752,7 +8761,7 @@ class NodeWatch:
             look = await self._prober.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
             return None
         finally:
             self.looked.set()
@@ -7790,11 +8799,27 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
             self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    def _fault(self, error: NodeError) -> str:
+        """What is wrong, and why it is where the connection signs in with a token that no look has."""
+        if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
+            return error.plain
+        return (
+            f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
+            "let the gateway list models without one, or use bearer)"
+        )
+
+    @property
+    def _agent_headers(self) -> dict[str, str]:
+        """The node's own, where its agent is behind the same gateway and has no login of its own."""
+        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
+        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
+        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -7902,14 +8927,19 @@ class Attempt:
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
+            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
-        async with aclosing(chunks):
-            chunk = await self._first(chunks)
-            self.heard_at = self._first_at = self._loop.time()
-            yield self._noted(chunk)
-            async for chunk in chunks:
-                self.heard_at = self._loop.time()
+        try:
+            async with aclosing(chunks):
+                chunk = await self._first(chunks)
+                self.heard_at = self._first_at = self._loop.time()
                 yield self._noted(chunk)
+                async for chunk in chunks:
+                    self.heard_at = self._loop.time()
+                    yield self._noted(chunk)
+        except NodeError as error:
+            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
@@ -9725,15 +10755,14 @@ class Scheduler(KnownNodes):
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
-    def is_loading(self, models: Iterable[str]) -> bool:
-        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+    def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
+        """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        return any(
-            runner.loading
-            for node in self.nodes.values()
-            if not names.isdisjoint(node.listed)
-            for runner in node.runners.values()
-        )
+        for name, node in self.nodes.items():
+            if not names.isdisjoint(node.listed):
+                for runner in node.runners.values():
+                    if runner.loading:
+                        yield name, runner.model, runner.since
 
     def is_held_up(self, request_id: str) -> bool:
         """Whether one that waits does so because another user's long answers hold the slots.
@@ -10261,6 +11290,7 @@ class Router:
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
@@ -10357,6 +11387,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -10372,6 +11403,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            headers: for its request to a node; None: only those that every request has.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -10383,9 +11415,9 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(
-            Journey(request, body, head, tell, self._loop.create_future(), figures)
-        ) as journey:
+        bound = self._loop.create_future()
+        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(pending) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -10409,8 +11441,7 @@ class Router:
         try:
             self.scheduler.submit(journey.request)
         except NoNodeError as error:
-            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
-            raise NoNodeError(error.models, error.nodes, silent) from None
+            raise self.no_node(error.models) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -10423,6 +11454,14 @@ class Router:
             self._decide()
             if not self._journeys:
                 self._idle.set()
+            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
+                await asyncio.shield(last)
+
+    def no_node(self, models: Sequence[str]) -> NoNodeError:
+        """The error that says why no node can have these models."""
+        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
         """Let the scheduler decide, and tell the requests that have a node now."""
@@ -10438,15 +11477,17 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        told = -1
+        place, told = self.settings.max_queue, ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
-            place = self.scheduler.ahead(journey.request.id) or 0
-            if place != told and not journey.request.background:
-                told = place
-                await journey.tell(waiting_line(place), done=False)
+            ahead = self.scheduler.ahead(journey.request.id) or 0
+            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
+            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            if line != told and not journey.request.background:
+                told = line
+                await journey.say(line, done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -10456,7 +11497,12 @@ class Router:
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
-        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
+        return self._is_loading(request.models) or self.scheduler.is_held_up(request.id)
+
+    def _is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models shows that it loads one."""
+        loads = self.scheduler.loads(models)
+        return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
     async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
@@ -10484,7 +11530,17 @@ class Router:
         models = journey.request.models
         if self.scheduler.can_answer(models):
             return {}
-        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
+        return {
+            name: watch.known.fault or self._failure(name, models)
+            for name, watch in self.nodes.items()
+            if watch.has_any(models)
+        }
+
+    def _failure(self, node: str, models: Sequence[str]) -> str:
+        """Why a node that answers probes is given no request; empty where none has failed since."""
+        names = set(map(fold_name, models))
+        found = (why for (name, model), why in self._failures.items() if name == node and model in names)
+        return next(found, "")
 
     async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -10499,10 +11555,10 @@ class Router:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
                     if not journey.answering:
-                        self._has_begun(journey, attempt.elapsed)
+                        self._has_begun(journey, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                            await journey.say(status_line(binding, figures=journey.figures), done=True)
                     yield chunk
         finally:
             if telling:
@@ -10513,9 +11569,9 @@ class Router:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
         if not binding.loads:
-            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            await journey.say(status_line(binding, figures=journey.figures), done=True)
             return None
-        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        await journey.say(status_line(binding, figures=journey.figures), done=False)
         return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -10528,10 +11584,11 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+    def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
+        self._failures.pop((binding.node, fold_name(binding.model)), None)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
@@ -10554,7 +11611,8 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error.plain
+        journey.tried[node] = error
+        self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
@@ -10579,7 +11637,7 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await journey.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
 
 
@@ -10652,47 +11710,6 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-
-
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
-
-
 # --- ollama_pack.engines.event_text ---
 # A server-sent event as text.
 
@@ -10711,37 +11728,218 @@ def event_text(value: Mapping[str, Any]) -> str:
     return f"data: {text}\n\n"
 
 
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+
+
 # --- ollama_pack.services.answers ---
-# An answer as clients of OpenAI's API take it: server-sent events, errors included.
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+
+answers_log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
+
+_CHOOSE_OTHER = "Choose another model, or ask an admin."
+_TRY_LATER = "Try again in a minute, or choose another model."
+_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
+_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
+_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
+_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
+_FAILED = f"This model failed to answer. {_TRY_LATER}"
+_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
+_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
+_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+
+_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
 
 
-async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
+async def answer_events(
+    chunks: AsyncGenerator[dict[str, Any], None], refused: Callable[[Exception], Refusal]
+) -> AsyncGenerator[str, None]:
+    """Server-sent events. An error is the last of them.
+
+    Args:
+        chunks: the answer.
+        refused: what an error means to this client; called before the error is sent.
+    """
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
                 yield event_text(chunk)
-        except PackError as error:
-            yield event_text(failure_body(error))
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            yield event_text(refused(error).body())
     yield LAST_EVENT
 
 
-def failure_body(error: PackError) -> dict[str, Any]:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    body = openai_error(error)
-    return {"error": {**body["error"], "detail": str(error)}}
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+    """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
+
+    Args:
+        error: one of the pack's, or any other.
+        for_admin: the sentence says which node did what, and how to put it right.
+    """
+    if not isinstance(error, PackError):
+        answers_log.error("A chat was not answered", exc_info=error)
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+    status, code, sentence = _meaning(error)
+    waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return Refusal(
+        status=status,
+        message=str(error) if for_admin else sentence,
+        code=code,
+        param=_param(error),
+        retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
+    )
 
 
-def failure_status(error: PackError) -> int:
-    """The HTTP status of an answer that has failed before it began."""
+def _param(error: PackError) -> str | None:
+    if isinstance(error, ChatBodyError):
+        return error.field
+    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
+    return "model" if is_model else None
+
+
+def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
-        case ChatBodyError() | RequestFailsError():
-            return HTTPStatus.BAD_REQUEST
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST, None, str(error)
         case RequestRefusedError():
-            return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND
-    return HTTPStatus.SERVICE_UNAVAILABLE
+            said = error.said.replace("`", "'")
+            reason = f": {said}" if said else ". Change it, or choose another model."
+            return _client_status(error), None, f"The model cannot answer this request{reason}"
+        case ModelClosedError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+        case AliasUnavailableError() | ModelNotFoundError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+        case AnswerBrokenError() | LeaderLostError():
+            return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
+        case RequestFailsError():
+            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
+        case NoAnswerError():
+            return _meaning_of_failures(error)
+        case RoutingError():
+            return _meaning_of_waiting(error)
+    return HTTPStatus.BAD_GATEWAY, None, _FAILED
+
+
+def _meaning_of_waiting(error: RoutingError) -> _Meaning:
+    """Of what goes wrong before any node is asked."""
+    match error:
+        case NoNodeError() if error.nodes and not error.silent:
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+        case QueueFullError():
+            yours = f", {error.own} of them yours" if error.own else ""
+            status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
+            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            return status, "queue_full", sentence
+        case WaitedTooLongError():
+            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
+    return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+
+
+def _meaning_of_failures(error: NoAnswerError) -> _Meaning:
+    """Of what went wrong at several nodes: what matters is whether waiting helps."""
+    failures = list(error.failures.values())
+    if all(isinstance(failure, ModelNotFoundError) for failure in failures):
+        return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+    if any(isinstance(failure, NodeBusyError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", _TOO_BUSY
+    if any(isinstance(failure, NodeUnreachableError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+    if all(isinstance(failure, NodeTimeoutError) for failure in failures):
+        return HTTPStatus.GATEWAY_TIMEOUT, "timeout", _TOO_SLOW
+    return HTTPStatus.BAD_GATEWAY, "nodes_failed", _FAILED
+
+
+def _client_status(error: RequestRefusedError) -> int:
+    """The node's own where it is one of the client's errors: 413 or 422 say more than 400."""
+    status = error.status or HTTPStatus.BAD_REQUEST
+    client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return status if status in client_errors else HTTPStatus.BAD_REQUEST
 
 
 # --- ollama_pack.services.completions ---
@@ -10755,455 +11953,769 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
-# --- ollama_pack.aliases.table ---
-# An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#
-# For example::
-#
-#     gpt-4         = mixtral:8x7b, llama3:70b          # the first that can answer
-#     gpt-4         = llava:13b            [vision]     # asked before the row above: it asks for more
-#     gpt-4-32k     = qwen2.5:32b          [context>=8k]
-#     gpt-3.5*      = llama3:8b            [quant=q8_0>q4_K_M]
-#     openai/*      = *                                 # what the first star matched
-#     staff-gpt     = mixtral:8x7b         [group=staff|teachers]
+# --- ollama_pack.webui.audience ---
+# Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
-MAX_ROWS = 1000
-MAX_CANDIDATES = 20
-MAX_CHAIN = 10
-MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
-_ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
-_TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
-_LEVEL = re.compile(r"[\w.-]+")
-_KILO = 1024
-_KNOWN_CONDITIONS = "vision, tools, context>=N, group=NAME|NAME, quant=LEVEL>LEVEL"
+PUBLIC, ADMIN, GROUP = "public", "admin", "group:"
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+NOBODY: Grants = frozenset()  # admins need no grant
+
+
+def parse_audience(text: str) -> tuple[str, ...]:
+    """Read `public`, `admin` or `group:NAME`, several with commas between them.
+
+    Raises:
+        AudienceError: a part is none of these, or there is none.
+    """
+    parts = tuple(" ".join(part.split()) for part in text.split(","))
+    for part in parts:
+        is_group = part.startswith(GROUP) and part != GROUP
+        if part not in {PUBLIC, ADMIN} and not is_group:
+            raise AudienceError(part)
+    return parts
+
+
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
+
+
+def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
+    """The grants of an audience, and the names of groups in it that Open WebUI does not have.
+
+    Args:
+        audience: as `parse_audience` gives it.
+        groups: name → id of every group.
+    """
+    if PUBLIC in audience:
+        return EVERYBODY, ()
+    names = [part.removeprefix(GROUP).strip() for part in audience if part.startswith(GROUP)]
+    known = frozenset(("group", groups[name], "read") for name in names if name in groups)
+    return known, tuple(name for name in names if name not in groups)
+
+
+def grant_forms(grants: Grants) -> list[dict[str, str]]:
+    """Grants as Open WebUI's forms have them, in a fixed order."""
+    keys = ("principal_type", "principal_id", "permission")
+    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
 
 
 @dataclass(frozen=True, slots=True)
-class AliasRow:
-    """One row: who it answers for, when, and with which models.
+class ExistingRow:
+    """A row of the models table as it is.
 
     Attributes:
-        alias: the name that clients ask for; each `*` in it stands for any text.
-        candidates: models to answer with, the preferred one first.
-        images: the row asks for an image in the request.
-        tools: the row asks for tools in the request.
-        min_tokens: the row asks for a prompt of at least so many tokens.
-        groups: the row asks for a user of one of these groups; empty: anyone.
-        quantizations: preferred levels among the installed variants of a candidate.
-        line: its number in the text, from 1.
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
     """
 
-    alias: str
-    candidates: tuple[str, ...]
-    images: bool = False
-    tools: bool = False
-    min_tokens: int = 0
-    groups: frozenset[str] = frozenset()
-    quantizations: tuple[str, ...] = ()
-    line: int = field(default=0, compare=False)
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+    owner: str = ""
 
     @property
-    def is_wildcard(self) -> bool:
-        return "*" in self.alias
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """What the row asks of a request, as it is written between the brackets."""
-        asked = (
-            "vision" if self.images else "",
-            "tools" if self.tools else "",
-            f"context>={self.min_tokens}" if self.min_tokens else "",
-            f"group={'|'.join(sorted(self.groups))}" if self.groups else "",
-        )
-        return tuple(filter(None, asked))
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
 
     @property
-    def text(self) -> str:
-        """The row in the table's own notation; parsing it gives the row back."""
-        preference = (f"quant={'>'.join(self.quantizations)}",) if self.quantizations else ()
-        inside = ", ".join(self.conditions + preference)
-        return f"{self.alias} = {', '.join(self.candidates)}" + (f" [{inside}]" if inside else "")
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
 
-    def applies_to(self, facts: RequestFacts) -> bool:
-        """Whether the request has everything that the row asks for."""
-        return (
-            (facts.images or not self.images)
-            and (facts.tools or not self.tools)
-            and facts.tokens >= self.min_tokens
-            and (not self.groups or not self.groups.isdisjoint(facts.groups))
-        )
+    @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
 
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        return grants_in(self.mark.get("grants"))
 
-class AliasTable:
-    """Rows, indexed for looking up. Immutable once made; `parse_table` makes it from text."""
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
 
-    def __init__(self, rows: tuple[AliasRow, ...]) -> None:
-        """Check the rows against each other and index them.
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
 
-        Raises:
-            AliasTableError: two rows are the same case of the same alias, or aliases lead back to themselves.
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
         """
-        self.rows = rows
-        _refuse_duplicates(rows)
-        _refuse_cycles(rows)
-        exact: dict[str, list[AliasRow]] = defaultdict(list)
-        for row in rows:
-            if not row.is_wildcard:
-                exact[row.alias].append(row)
-        self._exact: Mapping[str, tuple[AliasRow, ...]] = {
-            alias: tuple(sorted(same, key=_asks_for_less)) for alias, same in exact.items()
-        }
-        wildcards = sorted((row for row in rows if row.is_wildcard), key=_shorter_then_asks_for_less)
-        self._wildcards = tuple((_pattern(row.alias), row) for row in wildcards)
-        any_of_them = "|".join(pattern.pattern for pattern, _ in self._wildcards)
-        self._any_wildcard = re.compile(any_of_them or r"(?!)", re.DOTALL)
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
 
     @property
-    def uses_groups(self) -> bool:
-        """Whether a row asks for the user's groups, which cost a look into the database."""
-        return any(row.groups for row in self.rows)
-
-    def exact(self, name: str) -> tuple[AliasRow, ...]:
-        """The rows for this very name: those that ask for more come first, then as written."""
-        return self._exact.get(name, ())
-
-    def matching(self, name: str) -> Iterator[tuple[AliasRow, str]]:
-        """All rows for a name, with what the first star stands for: exact ones, then longer wildcards."""
-        for row in self.exact(name):
-            yield row, ""
-        first = self._any_wildcard.fullmatch(name)  # one look settles it for most names
-        if first is None or first.lastindex is None:
-            return
-        for pattern, row in self._wildcards[first.lastindex - 1 :]:  # each pattern has one group
-            if found := pattern.fullmatch(name):
-                yield row, found.group(1)
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
 
 
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def parse_table(text: str) -> AliasTable:
-    """Read a table from text: a row a line, `#` starts a comment, empty lines are skipped.
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
 
-    Raises:
-        AliasTableError: naming the row and what is wrong with it.
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
     """
-    rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
-    return AliasTable(tuple(rows))
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
 
 
-def _parse_row(line: int, written: str) -> AliasRow:
-    """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
-    if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
-    alias = found["alias"].strip()
-    candidates = tuple(name.strip() for name in found["candidates"].split(","))
-    _check_alias(alias)
-    _check_candidates(candidates, alias)
-    return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
 
 
-def _conditions(written: str) -> dict[str, Any]:
-    """The fields of a row that its conditions set."""
-    fields: dict[str, Any] = {}
-    for condition in filter(None, map(str.strip, written.split(","))):
-        name, value = _condition(condition)
-        if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
-        fields[name] = value
-    return fields
+def takes_builtin_tools(model_id: str, request: Any) -> bool:
+    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
+    info = request.app.state.MODELS[model_id].get("info") or {}
+    capabilities = (info.get("meta") or {}).get("capabilities") or {}
+    return bool(capabilities.get("builtin_tools", True))
 
 
-def _condition(written: str) -> tuple[str, Any]:
-    """The field of a row that a condition sets, and its value."""
-    key, relation, value = map(str.strip, _CONDITION.fullmatch(written).groups())  # type: ignore[union-attr] # fits any text
-    match key, relation, value:
-        case "vision", "", "":
-            return "images", True
-        case "tools", "", "":
-            return "tools", True
-        case "context", ">=", _:
-            return "min_tokens", _tokens(value)
-        case "group", "=", _:
-            return "groups", frozenset(_groups(value))
-        case "quant", "=", _:
-            return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    known = metadata.get("tools") or {}
+    offered = body.pop("tools", None) or []
+    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
+    if chosen:
+        body["tools"] = chosen
 
 
-def _tokens(value: str) -> int:
-    if found := _TOKENS.fullmatch(value):
-        return int(found["count"]) * (_KILO if found["kilo"] else 1)
-    raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
-    )
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or {}).get("name"))
 
 
-def _groups(value: str) -> list[str]:
-    groups = [name.strip() for name in value.split("|")]
-    if all(groups):
-        return groups
-    raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
-    )
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
 
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
-def _levels(value: str) -> tuple[str, ...]:
-    levels = tuple(level.strip() for level in value.split(">"))
-    if all(map(_LEVEL.fullmatch, levels)):
-        return levels
-    raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
-    )
-
-
-def _check_alias(alias: str) -> None:
-    if not alias:
-        raise ValueError("the alias before `=` is missing")
-    if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
-    _check_name(alias)
-
-
-def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
-    for name in candidates:
-        if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
-        if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
-        if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
-        if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
-        _check_name(name)
-    if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
-    if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
-
-
-def _check_name(name: str) -> None:
-    if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
-    if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
-        )
-
-
-def _asks_for_less(row: AliasRow) -> tuple[int, int]:
-    """Sort key: rows that ask for more come first, so that a plain row never hides them."""
-    return -len(row.conditions), -row.min_tokens
-
-
-def _shorter_then_asks_for_less(row: AliasRow) -> tuple[int, int, int]:
-    return -len(row.alias.replace("*", "")), *_asks_for_less(row)
-
-
-def _pattern(alias: str) -> re.Pattern[str]:
-    """The first star takes as much as it can; atomic groups keep `*a*a*a*a*` from taking for ever."""
-    first, second, *more = map(re.escape, alias.split("*"))
-    others = [f"(?>.*?{piece})" for piece in more[:-1]] + [f".*{piece}" for piece in more[-1:]]
-    return re.compile(f"{first}(.*){second}{''.join(others)}", re.DOTALL)
-
-
-def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
-    seen: dict[tuple[str, tuple[str, ...]], AliasRow] = {}
-    for row in rows:
-        case = (row.alias, row.conditions)
-        if case in seen:
-            raise AliasTableError(
-                row.line,
-                row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
-            )
-        seen[case] = row
-
-
-def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
-    """An alias may stand for another alias, but not for itself, and not through ever more of them."""
-    exact = [row for row in rows if not row.is_wildcard]
-    leads_to: dict[str, list[str]] = defaultdict(list)  # in the order of the rows: so the same cycle is named
-    for row in exact:
-        leads_to[row.alias].extend(row.candidates)
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
     try:
-        order = tuple(TopologicalSorter(leads_to).static_order())
-    except CycleError as error:
-        way = tuple(reversed(error.args[1]))
-        row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
-        raise AliasTableError(row.line, row.text, reason) from error
-    depth = dict.fromkeys(order, 0)
-    for alias in order:
-        depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
-    for row in exact:
-        if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
-            raise AliasTableError(row.line, row.text, reason)
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
 
 
-# --- ollama_pack.aliases.resolve ---
-# Which model answers for a name: a pure function of the table, the request and the models that are there.
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
 
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+
+
+# --- ollama_pack.webui.access ---
+# Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#
+# A model that Open WebUI offers by itself has a row (`base_model_id` empty) once an admin has set something
+# about it: its grants and its switch hold under every name of the model. Without a row it is for admins. An
+# alias is for those who may use one of its models. Only where an admin has *stated* an audience (pack.yaml, the
+# valve, grants set by hand) does a name open what is behind it, and even then no model with a row of its own.
+#
+# Imports `open_webui` when called, not before.
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """The model that answers, and why it does.
+class Access:
+    """Who may use a model, next to admins.
 
     Attributes:
-        alias: the name that was asked for.
-        model: id of the model that answers.
-        row: the row that named it.
-        passed_over: models that the table prefers, each with the reason against it.
+        grants: read grants.
+        has_row: it has a row; else it is for admins, unless an audience is stated.
+        is_on: it is not switched off. What is off is off for admins, too.
     """
 
-    alias: str
-    model: str
-    row: AliasRow
-    passed_over: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
+    grants: Grants = NOBODY
+    has_row: bool = False
+    is_on: bool = True
 
 
-def resolve(
-    table: AliasTable,
-    facts: RequestFacts,
-    models: Mapping[str, str] | None,
-    denied: AbstractSet[str] = frozenset(),
-) -> Resolution | None:
-    """Resolve the name that was asked for.
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A model that may answer.
+
+    Attributes:
+        name: as the nodes, or the alias table, call it.
+        ids: those under which Open WebUI offers it itself; none: it does not.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+
+
+def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
+    """The rows that are a model's own. Those that are based on another model may be a plain user's."""
+    found = (rows[model_id] for model_id in model.ids if model_id in rows)
+    return [row for row in found if row.base is None and not row.is_alias]
+
+
+def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
+    """Who may use a model under its own name.
 
     Args:
-        table: the aliases.
-        facts: what is known of the request.
-        models: id → quantization level (empty where unknown) of every model that is there;
-            None when that is not known: then the first candidate is taken at its word.
-        denied: ids in `models` that this user may not use.
-
-    Returns:
-        None when no row of the table is about this request: the name then stands for itself.
-
-    Raises:
-        AliasUnavailableError: rows apply, but none of their models is there and permitted.
+        model: the model.
+        rows: at least those with its ids.
     """
-    passed_over: list[tuple[str, str]] = []
-    families = Families(models or ())
-    for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied, families)
-        if model is not None and model not in denied:
-            return Resolution(facts.model, model, row, tuple(passed_over))
-        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
-    if passed_over:
-        raise AliasUnavailableError(facts.model, tuple(passed_over))
-    return None
+    own = own_rows(model, rows)
+    active = [row for row in own if row.active]
+    return Access(_read_grants(active), has_row=bool(own), is_on=bool(active) or not own)
 
 
-def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
-    """Every model that the table names for this request, in order of preference, each once."""
-    seen: set[str] = set()
-    for row, star in table.matching(facts.model):
-        if row.applies_to(facts):
-            yield from _expand(table, facts, row, star, seen)
-
-
-def _expand(
-    table: AliasTable, facts: RequestFacts, row: AliasRow, star: str, seen: set[str]
-) -> Iterator[tuple[str, AliasRow]]:
-    """The candidates of a row, those that are aliases themselves replaced by what they stand for.
-
-    Wildcards are for what clients ask, not for candidates: `*` would otherwise take in every model.
-    """
-    for candidate in row.candidates:
-        name = candidate.replace("*", star)
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        deeper = [other for other in table.exact(name) if other.applies_to(facts)]
-        for other in deeper:
-            yield from _expand(table, facts, other, "", seen)
-        if not deeper:
-            yield name, row
-
-
-def find_candidate(
-    name: str,
-    row: AliasRow,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The id of a candidate among the models: the preferred quantization when the row has a preference."""
-    variant = find_variant(name, row.quantizations, models, denied, families) if row.quantizations else None
-    return variant or find_model(name, models, families)
-
-
-# --- ollama_pack.aliases.published ---
-# Which names of a table can be published as models, and what answers for them.
-
-MOST_TOKENS = 2**62  # meets every `context>=`
-
-
-def concrete_names(table: AliasTable) -> tuple[str, ...]:
-    """The aliases that are names of their own, as written; a wildcard is none."""
-    return tuple(dict.fromkeys(row.alias for row in table.rows if not row.is_wildcard))
-
-
-def models_behind(table: AliasTable, name: str, models: Mapping[str, str]) -> tuple[str, ...]:
-    """Every model there that may answer for an alias; first those that answer the plainest request.
+def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
+    """Who may use an alias.
 
     Args:
-        table: the aliases.
-        name: one of them.
-        models: id → quantization level (empty where unknown) of the models that are there.
+        stated: the audience that an admin has stated for it; None: none.
+        behind: of each model that may answer for it.
     """
-    groups = frozenset(group for row in table.rows for group in row.groups)
-    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    asked = (RequestFacts(name), everything)
-    return tuple(dict.fromkeys(found for facts in asked for found in answering_models(table, facts, models)))
+    models = list(behind)
+    usable = [access for access in models if access.is_on]
+    grants = frozenset(grant for access in usable for grant in access.grants)
+    return Access(grants if stated is None else stated, is_on=bool(usable) or not models)
 
 
-def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str, str]) -> Iterator[str]:
-    """The models there that the table names for a request, the preferred first; some may come twice."""
-    families = Families(models)
-    for name, row in candidates(table, facts):
-        model = find_candidate(name, row, models, families=families)
-        if model is not None:
-            yield model
+def opened_models(
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
+) -> tuple[str, ...]:
+    """The models without a row that a stated audience reaches through an alias only."""
+    if not stated:
+        return ()
+    return tuple(model.name for model in models if not model_access(model, rows).has_row)
+
+
+def kept_closed(
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
+) -> dict[str, str]:
+    """The models whose own rows keep a part of a stated audience out, each with the reason."""
+    found = {}
+    for model in models if stated else ():
+        access = model_access(model, rows)
+        if not access.is_on:
+            found[model.name] = "an admin has switched it off"
+        elif access.has_row and not covers(access.grants, stated or NOBODY):
+            found[model.name] = "an admin has set who may use it"
+    return found
+
+
+def covers(grants: Grants, audience: Grants) -> bool:
+    """Whether grants reach a whole audience."""
+    return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
+
+
+def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
+    return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
+
+
+async def usable_models(
+    routed_id: str, models: Sequence[CheckedModel], user: Mapping[str, Any]
+) -> frozenset[str]:
+    """The names of those models that a user may use through one of the router's ids.
+
+    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
+
+    Args:
+        routed_id: what was asked for, such as `gpu_router.gpt-4`.
+        models: what may answer.
+        user: who asks, as a pipe gets it.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
+    stored = await Models.get_models_by_ids(sorted(wanted))
+    rows = {row.id: existing_row(row.model_dump()) for row in stored}
+    reader = await _reader(user)
+    gate = rows.get(routed_id)
+    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
+
+    def is_usable(model: CheckedModel) -> bool:
+        if own := own_rows(model, rows):
+            return any(row.active and reader.may_read(row) for row in own)
+        return reader.is_admin or is_opened
+
+    return frozenset(model.name for model in models if is_usable(model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A user, as grants know them.
+
+    Attributes:
+        principals: kind and id of all that a grant may name for the user.
+        user_id: owns rows.
+        is_admin: is one; models without a row are for admins.
+        reads_all: Open WebUI does not check grants for this user.
+    """
+
+    principals: frozenset[tuple[str, str]]
+    user_id: str
+    is_admin: bool
+    reads_all: bool
+
+    def may_read(self, row: ExistingRow) -> bool:
+        if self.reads_all or row.owner == self.user_id:
+            return True
+        return any(
+            permission == "read" and (kind, who) in self.principals for kind, who, permission in row.grants
+        )
+
+
+async def _reader(user: Mapping[str, Any]) -> _Reader:
+    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
+
+    user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
+    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+        return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
+    groups = (("group", group) for group in await group_ids_of(user))
+    return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
+
+
+# --- ollama_pack.webui.connections ---
+# Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+
+_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
+OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionModels:
+    """Which models a connection offers, and under which ids.
+
+    Attributes:
+        url: the server's address.
+        prefix: begins the ids of its models; empty: none.
+        only: the server's names of the models that are offered; empty: all.
+        tags: that the picker shows at its models.
+        is_on: it is switched on, and so is its kind.
+    """
+
+    url: str
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    is_on: bool = True
+
+    def id_of(self, model: str) -> str | None:
+        """The id under which Open WebUI offers a model of the server; None: it does not."""
+        if not self.is_on or (self.only and model not in self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
+
+
+def trusted_certificates() -> SSLContext | bool:
+    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
+    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+
+    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
+    return trusted
+
+
+async def ollama_connections() -> list[tuple[str, str]]:
+    """Address and key (empty: none) of each Ollama connection that is switched on."""
+    return [(url, key) for url, key, *_ in await prefixed_connections()]
+
+
+async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
+    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
+    return [
+        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
+        for url, prefix, way in (
+            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
+        )
+    ]
+
+
+async def ways_in() -> dict[str, WayIn]:
+    """How each connection that is switched on is entered, by its address without a slash at the end."""
+    return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
+
+
+def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
+    try:
+        address, login = split_login(url.rstrip("/"))
+    except ValueError:  # it is none, which the router says when it asks there
+        address, login = url, ""
+    given = own.get("headers")
+    headers = given.items() if isinstance(given, Mapping) else ()
+    return WayIn(
+        address,
+        str(own.get("key") or ""),
+        login,
+        tuple((str(name), str(value)) for name, value in headers),
+        str(own.get("auth_type") or "") if _knows_auth() else "",
+        bool(own.get("forward_cookies")),
+    )
+
+
+def _knows_auth() -> bool:
+    """Whether connections to Ollama have a kind of authentication, as since Open WebUI 0.12."""
+    from open_webui.utils import headers  # noqa: PLC0415 - see the top of this module
+
+    return hasattr(headers, "get_headers_and_cookies")
+
+
+async def node_headers(
+    way: WayIn, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
+
+    Args:
+        way: how the node lets the router in.
+        request: the browser's; None: there is none, as in the background.
+        user: as a function gets it.
+        metadata: of the chat.
+    """
+    asker = SimpleNamespace(**user) if user.get("id") else None
+    if not _knows_auth():
+        return await _older_headers(way, request, asker, metadata)
+    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
+
+    key, auth = way.key, way.auth
+    if auth in _ENTRA:  # theirs would hold up the event loop
+        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
+    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
+        auth = "none"
+    config = {"auth_type": auth or None, "headers": dict(way.headers), "forward_cookies": way.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, way.url, key, config, metadata, user=asker)
+    sent = {name: str(value) for name, value in made.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return sent
+
+
+async def _older_headers(
+    way: WayIn, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """As Open WebUI 0.11 makes them for a connection to Ollama."""
+    from open_webui import env  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
+
+    sent = {"Authorization": f"Bearer {way.key}"} if way.key else {}
+    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
+        sent = include_user_info_headers(sent, asker)
+        if chat := metadata.get("chat_id"):
+            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
+    if way.headers:
+        sent |= await get_custom_headers(dict(way.headers), asker, metadata, request=request)
+    return sent
+
+
+async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
+    """Address and settings of each Ollama connection that is switched on."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+    if not found.get("ollama.enable", True):
+        return []
+    settings: Mapping[str, Any] = found.get("ollama.api_configs") or {}
+    connections = []
+    for number, url in enumerate(found.get("ollama.base_urls") or []):
+        own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
+        if url and own.get("enable", True):
+            connections.append((str(url), own))
+    return connections
+
+
+async def model_lists() -> list[ConnectionModels]:
+    """What each connection offers, of both kinds, those that are switched off included."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many(*OLLAMA_KEYS, *OPENAI_KEYS)
+    return [
+        _model_list(str(url), number, found.get(configs) or {}, is_on=bool(found.get(enable, True)))
+        for enable, urls, configs in (OLLAMA_KEYS, OPENAI_KEYS)
+        for number, url in enumerate(found.get(urls) or [])
+        if url
+    ]
+
+
+def _model_list(url: str, number: int, settings: Mapping[str, Any], *, is_on: bool) -> ConnectionModels:
+    own = settings.get(str(number)) or settings.get(url) or {}
+    tags = (tag.get("name") if isinstance(tag, Mapping) else tag for tag in own.get("tags") or ())
+    return ConnectionModels(
+        url,
+        str(own.get("prefix_id") or ""),
+        frozenset(map(str, own.get("model_ids") or ())),
+        tuple(str(tag) for tag in tags if tag),
+        is_on and bool(own.get("enable", True)),
+    )
+
+
+# --- ollama_pack.services.connected ---
+# Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def same_server(url: str) -> str:
+    """What two addresses of one server have in common: an OpenAI address ends in /v1, a node's does not."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port or _PORTS.get(parts.scheme.lower())
+    except ValueError:
+        return url
+    return f"{(parts.hostname or '').lower()}:{port}{parts.path.rstrip('/').removesuffix('/v1')}"
+
+
+def connected_nodes(
+    connections: Iterable[tuple[str, str]], lists: Sequence[ConnectionModels]
+) -> tuple[NodeRow, ...]:
+    """A node for each server; what several connections to it offer, it offers.
+
+    Args:
+        connections: address and key of each Ollama connection that is on.
+        lists: what the connections offer.
+    """
+    servers = {same_server(url): (url, key) for url, key in reversed(list(connections))}
+    return tuple(
+        NodeRow(f"ollama{number}", url.rstrip("/"), key=key, listings=_listings(server, lists))
+        for number, (server, (url, key)) in enumerate(reversed(servers.items()))
+    )
+
+
+def _listings(server: str, lists: Iterable[ConnectionModels]) -> tuple[Listing, ...]:
+    there = [found for found in lists if found.is_on and same_server(found.url) == server]
+    listings = tuple(dict.fromkeys(Listing(found.prefix, found.only) for found in there))
+    return () if Listing() in listings and len(listings) == 1 else listings
+
+
+class OfferedIds:
+    """The ids and tags that Open WebUI's connections give to the models of nodes."""
+
+    def __init__(
+        self, rows: Iterable[NodeRow], lists: Sequence[ConnectionModels], *, are_connections: bool
+    ) -> None:
+        """Compare the addresses.
+
+        Args:
+            rows: the nodes.
+            lists: what the connections offer.
+            are_connections: the nodes are the connections, so that their models have Open WebUI's own ids.
+        """
+        self._are_connections = are_connections
+        self._lists = {
+            row.name: [found for found in lists if same_server(found.url) == same_server(row.url)]
+            for row in rows
+        }
+
+    def named(self, name: str, model: FleetModel | None) -> CheckedModel:
+        """A model with its ids. Where a node is no connection, its name is its id."""
+        if model is None or self._are_connections:
+            return CheckedModel(model.name if model else name, (model.name if model else name,))
+        ids = dict.fromkeys(
+            offered
+            for node in model.nodes
+            for offered in (
+                [found.id_of(model.name) for found in self._lists[node]]
+                if self._lists[node]
+                else [model.name]
+            )
+        )
+        return CheckedModel(model.name, tuple(offered for offered in ids if offered))
+
+    def tags(self, model: FleetModel) -> list[str]:
+        """The tags that the connections give to a model."""
+        found = (
+            tag
+            for node in model.nodes
+            for listed in self._lists[node]
+            if listed.is_on and (not self._are_connections or _has(listed, model.name))
+            for tag in listed.tags
+        )
+        return list(dict.fromkeys(found))
+
+
+def _has(listed: ConnectionModels, offered: str) -> bool:
+    """Whether a connection offers a model under this id."""
+    own = offered.removeprefix(f"{listed.prefix}.") if listed.prefix else offered
+    return listed.id_of(own) == offered
 
 
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
 
-def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+def models_for(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str] = frozenset()
+) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+
     Raises:
-        AliasUnavailableError: rows apply, but no node has any of their models.
+        AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
-    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
+    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+        without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
+        refused = [(name, NOT_PERMITTED) for name in without]
+        raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
+    """The error for an alias without a model: where some nodes do not answer, they may have it."""
+    missing = [model for model, reason in error.passed_over if reason == NOT_INSTALLED]
+    absent = router.no_node(missing)
+    return absent if missing and (absent.silent or not absent.nodes) else error
 
 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
@@ -11256,7 +12768,9 @@ class RouterHost:
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self._retire()
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
+            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+            session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
                 rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
             )
@@ -11871,158 +13385,166 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
     return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
 
 
-# --- ollama_pack.webui.connections ---
-# Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+ROUTE_NAME = "ollama_pack:early errors"
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
+_CHAT_FORMS: dict[str, ApiForm] = {
+    "/api/chat/completions": "openai",
+    "/api/v1/chat/completions": "openai",
+    "/api/message": "anthropic",
+    "/api/v1/messages": "anthropic",
+}
+_FIRST_ERROR = 400
+
+AsgiMessage = dict[str, Any]
 
 
-def trusted_certificates() -> SSLContext | bool:
-    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
-    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
+def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
+    """Note why a request is not answered. Only before the first byte of its answer does this have an effect.
 
-    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
-    return trusted
-
-
-async def ollama_connections() -> list[tuple[str, str]]:
-    """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
-
-
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
-    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
-
-    found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
-    if not found.get("ollama.enable", True):
-        return []
-    settings: Mapping[str, Any] = found.get("ollama.api_configs") or {}
-    connections = []
-    for number, url in enumerate(found.get("ollama.base_urls") or []):
-        own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
-        if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
-    return connections
-
-
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
+    Titles and the like are no request of the client's, and a page gets its answer another way.
     """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
+    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
+    if not metadata.get("task") and not is_page:
+        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
 
 
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
+def refused_answer(refusal: Refusal) -> Any:
+    """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
+
+    Of an exception that a pipe raises, and of a body with an error in it, it makes 200.
+    """
+    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
+
+    async def parts() -> AsyncGenerator[str, None]:
+        raise HTTPException(refusal.status, refusal.message, refusal.headers)
+        yield ""  # makes it a generator, which Open WebUI goes through where it catches nothing
+
+    return parts()
 
 
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
+def show_early_errors() -> None:
+    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
+    app = getattr(sys.modules.get("open_webui.main"), "app", None)
+    if app is not None:
+        routes = app.router.routes
+        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
+        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
 
 
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
+def _early_errors_route(app: Any) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
+
+    class EarlyErrorsRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = ROUTE_NAME
+        path = "/api"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
+            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await route.handle(scope, receive, HeldBack(scope, send).send)
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return EarlyErrorsRoute()
 
 
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
+def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
+    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
 
 
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
+class HeldBack:
+    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
 
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
+        self._scope = scope
+        self._send = send
+        self._held: list[AsgiMessage] = []
+        self._way: Literal["held", "open", "refused"] = "held"
 
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+        if self._way == "refused":
+            return
+        if self._way == "held":
+            self._held.append(message)
+            if message["type"] == "http.response.start":
+                return
+            kind = self._kind(message)
+            noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
+            if kind == "error" and noted:
+                self._way = "refused"
+                await self._refuse(Refusal(**noted))
+                return
+            if kind == "prelude" and message.get("more_body"):
+                return
+            self._way = "open"
+            for held in self._held:
+                await self._send(held)
+            self._held.clear()
+            return
+        await self._send(message)
+
+    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
+        if self._held[0].get("status", 0) >= _FIRST_ERROR:
+            return "error"
+        return kind_of(bytes(message.get("body") or b""))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        form = _form_of(self._scope)
+        content = orjson.dumps(refusal.body(form or "openai"))
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            **{name.lower(): value for name, value in refusal.headers.items()},
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
+        await self._send({"type": "http.response.body", "body": content})
 
 
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
+def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
+    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
 
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
+    """
+    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
+    for event in events or [body]:
+        found: Any = None
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(event)
+        if not isinstance(found, dict):
+            return "answer"
+        if found.get("error"):
+            return "error"
+        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
+            return "answer"
+    return "prelude"
 
 
 # --- ollama_pack.webui.server ---
@@ -12061,18 +13583,11 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-def json_response(value: dict[str, Any], status: int) -> Any:
-    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
     from starlette.responses import StreamingResponse  # noqa: PLC0415
 
-    content = orjson.dumps(value)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield content
-
-    response = StreamingResponse(parts(), status, media_type="application/json")
-    response.body = content  # where Open WebUI looks for the reason of a failure
-    return response
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
@@ -12122,7 +13637,11 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._connections: tuple[NodeRow, ...] = ()
+        self._lists: tuple[ConnectionModels, ...] = ()
+        self._ids = OfferedIds((), (), are_connections=False)
+        self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
@@ -12133,21 +13652,29 @@ class Pipe:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __request__: Any,
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
+        chunks = self._chunks(
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+        )
+
+        def refused(error: Exception) -> Refusal:
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            note_refusal(__request__, refusal, __metadata__)
+            return refusal
+
+        if body.get("stream"):
+            return event_stream(answer_events(chunks, refused))
         try:
-            chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
-            )
-            if body.get("stream"):
-                return event_stream(answer_events(chunks))
             async with aclosing(chunks):
                 return whole_answer([chunk async for chunk in chunks])
-        except PackError as error:
-            return failure_body(error)
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            return refused_answer(refused(error))
 
     async def _chunks(
         self,
@@ -12157,14 +13684,16 @@ class Pipe:
         chat: str,
         task: str | None,
         emitter: Emitter | None,
+        headers: NodeHeaders,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        table = self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        models = models_for(table, facts, router.catalogue())
-        return router.answer(
+        try:
+            models = await self._models(router, body, name, user)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
+        chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
@@ -12173,7 +13702,11 @@ class Pipe:
             background=is_background_task(task),
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
+            headers=headers,
         )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""
@@ -12187,34 +13720,66 @@ class Pipe:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        catalogue, table = router.catalogue(), self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        model = router.answering(models_for(table, facts, catalogue))
-        return {"model": model, "weights": weights_behind(model, catalogue)}
+        model = router.answering(await self._models(router, body, name, user))
+        return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
-        """What is offered now: each alias and each model, once."""
+        """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
         catalogue = (await self._ready()).catalogue()
-        aliases = routed_aliases(self.valves.table, catalogue)
-        names = dict.fromkeys([*aliases, *catalogue.models])
-        return [{"id": name, "name": name, "alias": name in aliases} for name in names]
+        table = self.valves.table
+        aliases = routed_aliases(table, catalogue)
+        named = [
+            {"id": name, "name": name, "alias": True, "models": models_behind(table, name, catalogue.levels)}
+            for name in aliases
+        ]
+        models = [
+            {"id": name, "name": name, "alias": False, "tags": self._ids.tags(model)}
+            | {"ids": self._ids.named(name, model).ids}
+            for name, model in catalogue.models.items()
+            if name not in aliases
+        ]
+        return named + models
+
+    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+        """The models that may answer this user, the preferred first.
+
+        Raises:
+            AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            ModelClosedError: the user may not use the model.
+        """
+        table, catalogue = self.valves.table, router.catalogue()
+        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        denied: set[str] = set()
+        while True:
+            models = models_for(table, facts, catalogue, denied)
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            closed = {model for model, one in named.items() if one.name not in usable}
+            if not closed:
+                return models
+            if models == (name,):  # no alias: nothing else may answer
+                raise ModelClosedError(name)
+            denied |= closed
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        rows = valves.rows or await self._connected()
+        await self._look_at_connections()
+        rows = valves.rows or self._connections
+        if self._ids_for != (rows, self._lists):
+            self._ids_for = rows, self._lists
+            self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
         return await self._host.router(rows, valves.settings, valves.redis_url)
 
-    async def _connected(self) -> tuple[NodeRow, ...]:
-        """Open WebUI's own connections, looked up once in a while."""
+    async def _look_at_connections(self) -> None:
+        """Look Open WebUI's own connections up, once in a while."""
         now = time.monotonic()
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
-            connections = enumerate(await ollama_connections())
-            self._connections = tuple(
-                NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
-            )
-        return self._connections
+            self._lists = tuple(await model_lists())
+            ways = await ways_in()
+            rows = connected_nodes(await ollama_connections(), self._lists)
+            self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:

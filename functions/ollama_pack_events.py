@@ -30,6 +30,7 @@ import wave
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -41,12 +42,14 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from email.message import Message
 from functools import cache, cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
+from http import HTTPStatus
 from importlib.util import find_spec
 from inspect import signature
 from itertools import accumulate, pairwise
@@ -127,18 +130,321 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
     return None
 
 
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
+# --- ollama_pack.engines.event_text ---
+# A server-sent event as text.
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
 
 
-class PackValves(BaseModel):
-    """Valves whose errors do not repeat what was written into them.
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
 
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
+
+# --- ollama_pack.engines.ollama.from_openai ---
+# An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+
+_REPORTED = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
+_COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+
+
+class OllamaReply:
+    """One answer. Calls of tools come in pieces, and Ollama says each whole: they are kept until the end."""
+
+    def __init__(self, model: str) -> None:
+        """Begin; `model` is the name that the client asked for."""
+        self._model = model
+        self._calls: dict[int, dict[str, str]] = {}
+        self._usage: Mapping[str, Any] = {}
+        self._reason = "stop"
+
+    async def lines(self, chunks: AsyncIterable[Mapping[str, Any]]) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of a streamed answer."""
+        async for chunk in chunks:
+            if chunk.get("error"):
+                yield {"error": error_text(chunk)}
+                return
+            if said := self._take(chunk):
+                yield self._line(said)
+        if self._calls:
+            yield self._line({"content": "", "tool_calls": self._whole_calls()})
+        yield {**self._line({"content": ""}), **self._end()}
+
+    async def whole(self, chunks: AsyncIterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """An answer in one piece."""
+        content, thinking = [], []
+        async for chunk in chunks:
+            said = self._take(chunk) or {}
+            content.append(said.get("content", ""))
+            thinking.append(said.get("thinking", ""))
+        message: dict[str, Any] = {"content": "".join(content)}
+        if any(thinking):
+            message["thinking"] = "".join(thinking)
+        if self._calls:
+            message["tool_calls"] = self._whole_calls()
+        return {**self._line(message), **self._end()}
+
+    def _take(self, chunk: Mapping[str, Any]) -> dict[str, str] | None:
+        """What a chunk, or a whole completion, says in words."""
+        if isinstance(usage := chunk.get("usage"), Mapping):
+            self._usage = usage
+        choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
+        if reason := choice.get("finish_reason"):
+            self._reason = "length" if reason == "length" else "stop"
+        message = choice.get("delta") or choice.get("message") or {}
+        for call in message.get("tool_calls") or ():
+            self._add_call(call)
+        content, thinking = message.get("content") or "", message.get("reasoning_content") or ""
+        if not content and not thinking:
+            return None
+        return {"content": content} | ({"thinking": thinking} if thinking else {})
+
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        number = call.get("index")
+        kept = self._calls.setdefault(
+            number if isinstance(number, int) else len(self._calls), {"name": "", "arguments": ""}
+        )
+        function = call.get("function") or {}
+        for part in kept:
+            kept[part] += str(function.get(part) or "")
+
+    def _whole_calls(self) -> list[dict[str, Any]]:
+        return [
+            {"function": {"index": number, "name": call["name"], "arguments": _arguments(call["arguments"])}}
+            for number, call in sorted(self._calls.items())
+        ]
+
+    def _line(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        message = {"role": "assistant", **said}
+        return {"model": self._model, "created_at": now, "message": message, "done": False}
+
+    def _end(self) -> dict[str, Any]:
+        counted = {own: self._usage[name] for own, name in _COUNTS.items() if name in self._usage}
+        reported = {name: self._usage[name] for name in _REPORTED if self._usage.get(name)}
+        return {"done": True, "done_reason": self._reason, **counted, **reported}
+
+
+def error_text(body: Mapping[str, Any]) -> str:
+    """The sentence of an error in OpenAI's form."""
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        return str(error.get("message") or error.get("detail") or error)
+    return str(error or body)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        return {}
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
     """
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.engines.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.engines.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
 
 
 # --- ollama_pack.errors ---
@@ -160,6 +466,7 @@ class PackValves(BaseModel):
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -216,6 +523,595 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+            "with commas between several"
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+
+
+# --- ollama_pack.webui.calling ---
+# Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+
+EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
+BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A chat request as Open WebUI would have sent it.
+
+    Attributes:
+        request: FastAPI's, which the chat came with.
+        body: OpenAI's chat body, with Open WebUI's metadata.
+        user: who asks.
+        has_system: the system prompt of the model's row is in it already.
+    """
+
+    request: Any
+    body: Mapping[str, Any]
+    user: Mapping[str, Any]
+    has_system: bool
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer, as it comes. Where the model does not stream, it is one whole body.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if isinstance(answer, dict):
+            yield answer
+            return
+        buffer = SseBuffer(EVENT_OCTETS)
+        try:
+            async for data in answer.body_iterator:
+                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                    if (chunk := _chunk_of(event)) is not None:
+                        yield chunk
+            for event in buffer.end():
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        finally:
+            if answer.background is not None:
+                await answer.background()  # gives Open WebUI's connection to the model back
+
+    async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes, to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none, or it broke off.
+        """
+        streaming = replace(self, body={**self.body, "stream": True})
+        async with aclosing(streaming.chunks()) as chunks:
+            async for chunk in chunks:
+                if chunk.get("error"):
+                    raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
+                yield chunk
+
+    async def completion(self) -> dict[str, Any]:
+        """The answer to a request that wants no stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        if not isinstance(answer, dict):
+            sentence = "The model sends a stream, though none was asked for."
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
+        return answer
+
+    async def _answer(self) -> Any:
+        """A whole body, or a response that streams."""
+        from fastapi import HTTPException  # noqa: PLC0415 - see the top of this module
+        from open_webui.models.users import UserModel  # noqa: PLC0415
+        from open_webui.utils.chat import generate_chat_completion  # noqa: PLC0415
+
+        user = UserModel.model_validate(self.user)
+        try:
+            answer = await generate_chat_completion(
+                self.request, dict(self.body), user, bypass_system_prompt=self.has_system
+            )
+        except HTTPException as error:
+            raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
+        except Exception as error:  # Open WebUI's own way to say that it will not
+            raise ModelRefusedError(Refusal(BAD_REQUEST, str(error))) from error
+        if isinstance(answer, dict):
+            if answer.get("error"):
+                raise ModelRefusedError(refusal_in(answer, BAD_GATEWAY))
+            return answer
+        if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
+            raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
+        return answer
+
+
+def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
+    """The object in an event; None for the mark of the end, and for what is none."""
+    with suppress(orjson.JSONDecodeError):
+        found = orjson.loads(event.data)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _body_of(answer: Any) -> object:
+    body = bytes(getattr(answer, "body", b""))
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)
+    return body.decode(errors="replace")
+
+
+def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = None) -> Refusal:
+    """The error in an answer of Open WebUI's, whose forms are those of the engines behind it.
+
+    Args:
+        body: OpenAI's `{"error": {"message": …}}`, `{"detail": …}`, a text, or else.
+        status: of HTTP, unless the error tells its own.
+        headers: of the answer.
+    """
+    found = body if isinstance(body, Mapping) else {}
+    error = found.get("error") or found.get("detail") or body
+    fields = error if isinstance(error, Mapping) else {}
+    sentence = fields.get("message") or fields.get("detail") or error
+    own = fields.get("status")
+    wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
+    return Refusal(
+        status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
+        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        code=str(fields["code"]) if fields.get("code") else None,
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        retry_after=int(wait) if wait.isdigit() else None,
+    )
+
+
+def _header(headers: Mapping[str, str] | None, name: str) -> str:
+    return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.webui.ollama_models ---
+# Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+
+MOST_HOPS = 10
+UNKNOWN = {
+    "parent_model": "",
+    "format": "",
+    "family": "",
+    "families": None,
+    "parameter_size": "",
+    "quantization_level": "",
+}
+
+
+async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A chat with the settings of its row, as Open WebUI's own chat has it; None: it is not the router's."""
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    name = form.get("model")
+    if not isinstance(name, str):
+        return None
+    row = first = await Models.get_model_by_id(name)
+    step, hops = name, 0
+    while row is not None and row.base_model_id and hops < MOST_HOPS:
+        step, hops = row.base_model_id, hops + 1
+        row = await Models.get_model_by_id(step)
+    if not step.startswith(ROUTER):
+        return None
+    params = first.params.model_dump(exclude_none=True) if first else {}
+    without = {"system", "model_controls"}  # the system prompt is added on the way
+    said = {key: value for key, value in params.items() if key not in without}
+    return {**form, "params": said} if said else dict(form)
+
+
+async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
+    """The router's names that a user may ask for and the picker shows, as `/api/tags` lists models."""
+    from open_webui.utils.models import get_all_models, get_filtered_models  # noqa: PLC0415
+
+    models = request.app.state.MODELS
+    if not models:
+        await get_all_models(request, user=user)
+        models = request.app.state.MODELS
+    routed = [model for model in list(models.values()) if _is_shown(model)]
+    own = getattr(request.app.state, "OLLAMA_MODELS", None) or {}
+    return [_entry(model, own) for model in await get_filtered_models(routed, user)]
+
+
+def _is_shown(model: Mapping[str, Any]) -> bool:
+    info = model.get("info") or {}
+    if (info.get("meta") or {}).get("hidden"):
+        return False
+    return str(model["id"]).startswith(ROUTER) or str(info.get("base_model_id") or "").startswith(ROUTER)
+
+
+def _entry(model: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An entry of the list. Of what an Ollama connection offers, too, the figures are known."""
+    name = str(model["id"])
+    known = own.get(name.removeprefix(ROUTER)) or {}
+    created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": known.get("modified_at") or created,
+        "size": known.get("size") or 0,
+        "digest": known.get("digest") or "",
+        "details": known.get("details") or UNKNOWN,
+    }
+
+
+async def tags_of_open_webui(request: Any, user: Any) -> dict[str, Any]:
+    """Open WebUI's own list of the models of its Ollama connections."""
+    from open_webui.routers import ollama  # noqa: PLC0415
+
+    found: dict[str, Any] = await ollama.get_ollama_tags(request, url_idx=None, user=user)
+    return found
+
+
+async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any], user: Any) -> Any:
+    """What Open WebUI's own route of its Ollama API answers."""
+    from open_webui.routers import ollama  # noqa: PLC0415
+
+    return await getattr(ollama, endpoint)(request, form, url_idx=None, user=user)
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before the mount that answers whatever is left.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
+    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _catches_all(route: Any) -> bool:
+    """Whether it is the mount at the root, which Starlette writes as an empty path."""
+    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                if not (spec.lets_in and spec.lets_in(request)):
+                    return await ask(request)
+                answer = await spec.answer(request, None)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str]) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, headers=headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.webui.streams ---
+# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+
+
+def event_stream(events: AsyncIterator[str]) -> Any:
+    """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
+
+    Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
+    """
+    from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
+
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
+# --- ollama_pack.services.ollama_api ---
+# Open WebUI's Ollama API for names that `gpu_router` answers.
+#
+# Open WebUI's own `/ollama/api/chat` knows the models of its Ollama connections, and rows on top of them. What
+# is based on the router is answered here, through the router, with Open WebUI's check of access. Everything
+# else goes on to Open WebUI's own code.
+
+FORBIDDEN = 403
+NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not granted; 403 on its own route
+
+Chunks = AsyncGenerator[dict[str, Any], None]
+
+
+def ollama_routes() -> tuple[RouteSpec, ...]:
+    """Placed before Open WebUI's own routes of the same paths."""
+    return (
+        RouteSpec("POST", "/ollama/api/chat", "user", _chat, without=_own_chat),
+        RouteSpec("POST", "/ollama/v1/chat/completions", "user", _completions, without=_own_completions),
+        RouteSpec("GET", "/ollama/api/tags", "user", _tags, without=tags_of_open_webui),
+    )
+
+
+async def _tags(request: Any, user: Any) -> dict[str, Any]:
+    """Open WebUI's list, and the router's names that this user may ask for."""
+    listed = await tags_of_open_webui(request, user)
+    models = list(listed.get("models") or ())
+    names = {entry.get("model") for entry in models}
+    routed = [entry for entry in await routed_entries(request, user) if entry["model"] not in names]
+    return {**listed, "models": [*models, *routed]}
+
+
+async def _chat(request: Any, user: Any) -> Any:
+    form = await _form_of(request)
+    streams = bool(form.get("stream", True))  # as Ollama does, unless told otherwise
+    body = await routed_body({**form, "stream": streams})
+    if body is None:
+        return await _own_chat(request, user)
+    call = ModelCall(request, body, user.model_dump(), has_system=False)
+    reply = OllamaReply(str(form["model"]))
+    try:
+        if not streams:
+            return await reply.whole(_one(await call.completion()))
+        lines = reply.lines(await _begun(call))
+    except ModelRefusedError as error:
+        return _refused(error.refusal, user, "ollama")
+    return line_stream(_written(lines, lambda line: json.dumps(line, ensure_ascii=False) + "\n"))
+
+
+async def _completions(request: Any, user: Any) -> Any:
+    form = await _form_of(request)
+    body = await routed_body(form)
+    if body is None:
+        return await _own_completions(request, user)
+    call = ModelCall(request, body, user.model_dump(), has_system=False)
+    try:
+        if not form.get("stream"):
+            return await call.completion()
+        chunks = await _begun(call)
+    except ModelRefusedError as error:
+        return _refused(error.refusal, user, "openai")
+    return event_stream(_written(chunks, event_text, LAST_EVENT))
+
+
+async def _own_chat(request: Any, user: Any) -> Any:
+    return await answer_of_open_webui("generate_chat_completion", request, await _form_of(request), user)
+
+
+async def _own_completions(request: Any, user: Any) -> Any:
+    form = await _form_of(request)
+    return await answer_of_open_webui("generate_openai_chat_completion", request, form, user)
+
+
+async def _form_of(request: Any) -> dict[str, Any]:
+    try:
+        form = await request.json()
+    except ValueError:
+        form = None
+    return form if isinstance(form, dict) else {}
+
+
+async def _begun(call: ModelCall) -> Chunks:
+    """The chunks of a streamed answer that has begun: an error before the first still has a status.
+
+    Raises:
+        ModelRefusedError: there is none.
+    """
+    chunks = call.chunks()
+    try:
+        first = await anext(chunks)
+    except StopAsyncIteration:
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing.")) from None
+    if first.get("error"):
+        await chunks.aclose()
+        raise ModelRefusedError(refusal_in(first, BAD_GATEWAY))
+
+    async def whole() -> Chunks:
+        async with aclosing(chunks):
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    return whole()
+
+
+async def _written(
+    chunks: Chunks, text: Callable[[dict[str, Any]], str], last: str = ""
+) -> AsyncGenerator[str, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield text(chunk)
+    if last:
+        yield last
+
+
+async def _one(completion: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    yield completion
+
+
+def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
+    if refusal.message == NOT_FOUND and user.role != "admin":
+        refusal = replace(refusal, status=FORBIDDEN)
+    return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)
+
+
+# --- ollama_pack.services.pack_valves ---
+# What all valves of the pack have in common.
+
+
+class PackValves(BaseModel):
+    """Valves whose errors do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases: see the tree in `ollama_pack.errors`.
 
@@ -250,7 +1146,7 @@ class AliasUnavailableError(PackError):
         reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
             f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
             "or change the alias."
         )
         self.alias = alias
@@ -286,11 +1182,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -323,7 +1222,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -384,7 +1282,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -393,7 +1291,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -1213,86 +2112,37 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
 
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
+    An empty set: one has to be in several groups.
     """
+    groups = frozenset(group for row in table.rows for group in row.groups)
 
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
         )
-        self.part = part
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
 
 
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        status: of HTTP.
-        body: what the client gets.
-    """
-
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
 
 
 # --- ollama_pack.webui.audience ---
@@ -1319,6 +2169,15 @@ def parse_audience(text: str) -> tuple[str, ...]:
     return parts
 
 
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
+
+
 def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
     """The grants of an audience, and the names of groups in it that Open WebUI does not have.
 
@@ -1337,6 +2196,421 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     """Grants as Open WebUI's forms have them, in a fixed order."""
     keys = ("principal_type", "principal_id", "permission")
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingRow:
+    """A row of the models table as it is.
+
+    Attributes:
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+    owner: str = ""
+
+    @property
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
+
+    @property
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
+
+    @property
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
+
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        return grants_in(self.mark.get("grants"))
+
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
+
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
+
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
+        """
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
+
+
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
+
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.models ---
+# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+
+
+class ModelCatalogue(Mapping[str, str]):
+    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
+
+    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
+
+    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
+    round trip, so only what is asked for is looked up.
+    """
+
+    def __init__(self, models: Any) -> None:
+        self._models = models
+        self._ids: tuple[str, ...] | None = None
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._models or f"{ROUTER}{model}" in self._models
+
+    def __getitem__(self, model: str) -> str:
+        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
+        details = (offered.get("ollama") or {}).get("details") or {}
+        return str(details.get("quantization_level") or "")
+
+    def __iter__(self) -> Iterator[str]:
+        if self._ids is None:  # kept: the view lives no longer than the request
+            ids = tuple(self._models.keys())
+            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
+            self._ids = tuple(dict.fromkeys((*ids, *routed)))
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids_of(self, model: str) -> list[str]:
+        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
+        return [found for found in (ROUTER + model, model) if found in self._models]
+
+
+def catalogue(request: Any) -> ModelCatalogue:
+    """The models of the running Open WebUI, as of its last look at its connections."""
+    return ModelCatalogue(request.app.state.MODELS)
+
+
+def takes_builtin_tools(model_id: str, request: Any) -> bool:
+    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
+    info = request.app.state.MODELS[model_id].get("info") or {}
+    capabilities = (info.get("meta") or {}).get("capabilities") or {}
+    return bool(capabilities.get("builtin_tools", True))
+
+
+def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    known = metadata.get("tools") or {}
+    offered = body.pop("tools", None) or []
+    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
+    if chosen:
+        body["tools"] = chosen
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    return str((tool.get("function") or {}).get("name"))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if user.get("role") != "user":
+        return True  # Open WebUI asks nobody else
+
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    try:
+        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
+    except Exception as error:  # a refusal there is a bare Exception with this one text
+        if str(error) == "Model not found":
+            return False
+        raise
+    return True
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+async def system_prompt(model_id: str) -> str:
+    """The system prompt that an admin wrote into a model's row; empty when there is none."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return str((row.params.model_dump() if row else {}).get("system") or "")
+
+
+async def add_system_prompt(
+    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
+) -> None:
+    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
+    from open_webui.models.users import UserModel  # noqa: PLC0415
+    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
+
+    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
+
+
+# --- ollama_pack.webui.access ---
+# Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#
+# A model that Open WebUI offers by itself has a row (`base_model_id` empty) once an admin has set something
+# about it: its grants and its switch hold under every name of the model. Without a row it is for admins. An
+# alias is for those who may use one of its models. Only where an admin has *stated* an audience (pack.yaml, the
+# valve, grants set by hand) does a name open what is behind it, and even then no model with a row of its own.
+#
+# Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use a model, next to admins.
+
+    Attributes:
+        grants: read grants.
+        has_row: it has a row; else it is for admins, unless an audience is stated.
+        is_on: it is not switched off. What is off is off for admins, too.
+    """
+
+    grants: Grants = NOBODY
+    has_row: bool = False
+    is_on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A model that may answer.
+
+    Attributes:
+        name: as the nodes, or the alias table, call it.
+        ids: those under which Open WebUI offers it itself; none: it does not.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+
+
+def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
+    """The rows that are a model's own. Those that are based on another model may be a plain user's."""
+    found = (rows[model_id] for model_id in model.ids if model_id in rows)
+    return [row for row in found if row.base is None and not row.is_alias]
+
+
+def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
+    """Who may use a model under its own name.
+
+    Args:
+        model: the model.
+        rows: at least those with its ids.
+    """
+    own = own_rows(model, rows)
+    active = [row for row in own if row.active]
+    return Access(_read_grants(active), has_row=bool(own), is_on=bool(active) or not own)
+
+
+def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
+    """Who may use an alias.
+
+    Args:
+        stated: the audience that an admin has stated for it; None: none.
+        behind: of each model that may answer for it.
+    """
+    models = list(behind)
+    usable = [access for access in models if access.is_on]
+    grants = frozenset(grant for access in usable for grant in access.grants)
+    return Access(grants if stated is None else stated, is_on=bool(usable) or not models)
+
+
+def opened_models(
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
+) -> tuple[str, ...]:
+    """The models without a row that a stated audience reaches through an alias only."""
+    if not stated:
+        return ()
+    return tuple(model.name for model in models if not model_access(model, rows).has_row)
+
+
+def kept_closed(
+    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
+) -> dict[str, str]:
+    """The models whose own rows keep a part of a stated audience out, each with the reason."""
+    found = {}
+    for model in models if stated else ():
+        access = model_access(model, rows)
+        if not access.is_on:
+            found[model.name] = "an admin has switched it off"
+        elif access.has_row and not covers(access.grants, stated or NOBODY):
+            found[model.name] = "an admin has set who may use it"
+    return found
+
+
+def covers(grants: Grants, audience: Grants) -> bool:
+    """Whether grants reach a whole audience."""
+    return any(who == "*" for _, who, _ in grants) or audience <= grants
+
+
+def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
+    """The part of an audience that meets a condition on groups.
+
+    Args:
+        stated: the audience.
+        members: names of the groups that the condition names; None: there is no condition.
+        groups: name → id of every group.
+    """
+    if members is None:
+        return stated
+    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
+    return meets if stated & EVERYBODY else meets & stated
+
+
+def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
+    return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
+
+
+async def usable_models(
+    routed_id: str, models: Sequence[CheckedModel], user: Mapping[str, Any]
+) -> frozenset[str]:
+    """The names of those models that a user may use through one of the router's ids.
+
+    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
+
+    Args:
+        routed_id: what was asked for, such as `gpu_router.gpt-4`.
+        models: what may answer.
+        user: who asks, as a pipe gets it.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
+    stored = await Models.get_models_by_ids(sorted(wanted))
+    rows = {row.id: existing_row(row.model_dump()) for row in stored}
+    reader = await _reader(user)
+    gate = rows.get(routed_id)
+    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
+
+    def is_usable(model: CheckedModel) -> bool:
+        if own := own_rows(model, rows):
+            return any(row.active and reader.may_read(row) for row in own)
+        return reader.is_admin or is_opened
+
+    return frozenset(model.name for model in models if is_usable(model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A user, as grants know them.
+
+    Attributes:
+        principals: kind and id of all that a grant may name for the user.
+        user_id: owns rows.
+        is_admin: is one; models without a row are for admins.
+        reads_all: Open WebUI does not check grants for this user.
+    """
+
+    principals: frozenset[tuple[str, str]]
+    user_id: str
+    is_admin: bool
+    reads_all: bool
+
+    def may_read(self, row: ExistingRow) -> bool:
+        if self.reads_all or row.owner == self.user_id:
+            return True
+        return any(
+            permission == "read" and (kind, who) in self.principals for kind, who, permission in row.grants
+        )
+
+
+async def _reader(user: Mapping[str, Any]) -> _Reader:
+    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
+
+    user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
+    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+        return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
+    groups = (("group", group) for group in await group_ids_of(user))
+    return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
 
 
 # --- ollama_pack.webui.functions ---
@@ -1483,143 +2757,19 @@ def _as_mapping(told: Any) -> Mapping[str, Any]:
     return told if isinstance(told, Mapping) else {}
 
 
-# --- ollama_pack.webui.models ---
-# What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
-
-
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
 # A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants that it gave,
-# so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of a row copies
-# `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
-
-MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
-MAKER = "ollama_pack_events"
+# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
+# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
+# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
 
 BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
 BY_UPLOAD = "upload.py published it, and keeps it"
 TAKEN = "a connection offers a model of this name itself"
 ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it off, and that is kept"
+ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
 ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
 
 
@@ -1635,6 +2785,9 @@ class WantedRow:
         alias: the alias that it serves; empty: none.
         description: what the picker tells of it; empty: nothing.
         hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        active: it is switched on.
+        opened: an admin has stated the audience: it opens the models behind it that have no row.
+        tags: that the picker shows. Said once.
     """
 
     id: str
@@ -1644,70 +2797,17 @@ class WantedRow:
     alias: str = ""
     description: str = ""
     hidden: bool = False
+    active: bool = True
+    opened: bool = False
+    tags: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
-        return {MARK: said | {"grants": grant_forms(self.grants)}}
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingRow:
-    """A row of the models table as it is.
-
-    Attributes:
-        id: the model's id.
-        name: what the picker shows.
-        base: the model that answers for it, or None.
-        grants: who may use it, beside admins.
-        active: it is not switched off.
-        meta: what else is said of it.
-        has_params: an admin gave it parameters or a system prompt.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    active: bool = True
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    has_params: bool = False
-
-    @property
-    def mark(self) -> Mapping[str, Any]:
-        """The pack's mark; empty where an admin made the row, or cloned it."""
-        mark = self.meta.get(MARK)
-        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
-
-    @property
-    def maker(self) -> Literal["events", "upload", "hand"]:
-        """Whose row it is."""
-        if not self.mark:
-            return "hand"
-        return "events" if self.mark.get("by") == MAKER else "upload"
-
-    @property
-    def alias(self) -> str:
-        """The alias that the row serves; empty: none."""
-        return str(self.mark.get("alias") or "")
-
-    @property
-    def given(self) -> Grants:
-        """The grants that the events function gave last."""
-        said = self.mark.get("grants") or ()
-        return frozenset(
-            (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in said
-        )
-
-    @property
-    def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
-        added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        return added or renamed or self.has_params or not self.active or self.grants != self.given
+        given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
+        return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1724,10 +2824,12 @@ class UpdateRow:
     Attributes:
         row: what is wanted, with the grants that it shall have.
         regrant: give it these grants; else they are left as they are.
+        switch: switch it on or off as is wanted; else it is left as it is.
     """
 
     row: WantedRow
     regrant: bool
+    switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -1810,19 +2912,26 @@ def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     return current.grants not in (current.given, row.grants)
 
 
+def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
+    return not current.has_given_switch and current.active != row.active
+
+
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
         yield ADMINS_GRANTS
-    if not current.active:
+    if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
 
 def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
+    switch = current.active != row.active and not _has_admins_switch(row, current)
     is_noted = is_admins or current.given == row.grants
-    if current.base != row.base or current.alias != row.alias or regrant or not is_noted:
-        yield UpdateRow(row, regrant)
+    is_opened = bool(current.mark.get("opened"))
+    differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    if differs or regrant or switch or not is_noted:
+        yield UpdateRow(row, regrant, switch)
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
@@ -1901,7 +3010,8 @@ class Offer:
 
     Attributes:
         tables: the alias tables.
-        routed: what the router offers, as it tells it: `id`, `name`, `alias`.
+        routed: what the router offers, as it reports it: `id`, `name`, `alias`; of an alias the `models` that
+            may answer; of a model the `ids` that it has in Open WebUI, and the `tags` of its connections.
         fault: why the router could not be asked though it is on; empty: it was, or there is none.
     """
 
@@ -1945,42 +3055,130 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
         return None
 
 
-def routed_rows(offer: Offer, grants: Grants) -> Iterator[WantedRow]:
-    """The router's models, for people who are no admins; and each of its aliases under its own name."""
+def behind_alias(offer: Offer, name: str) -> list[CheckedModel]:
+    """The models of nodes that may answer for an alias of the router."""
+    told = next((model for model in offer.routed if model["id"] == name), {})
+    plain = {str(model["id"]): model for model in offer.routed if not model.get("alias")}
+    names = told.get("models")  # a router of an older version tells none
+    if not isinstance(names, list | tuple):
+        names = models_behind(offer.tables.router or AliasTable(()), name, dict.fromkeys(plain, ""))
+    return [named_model(str(model), plain.get(str(model), {})) for model in names]
+
+
+def named_model(name: str, told: Mapping[str, Any]) -> CheckedModel:
+    """A model of the router, with the ids that it has in Open WebUI: its own name, or those reported."""
+    ids = told.get("ids")
+    return CheckedModel(name, tuple(map(str, ids)) if isinstance(ids, list | tuple) else (name,))
+
+
+def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> Iterator[WantedRow]:
+    """The router's models, for those who may use them; and each of its aliases under its own name.
+
+    Args:
+        offer: what there is.
+        stated: the audience of aliases; None: those who may use one of the models behind.
+        rows: all that there are.
+    """
     for model in offer.routed:
         name = str(model["id"])
         routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
+            behind = behind_alias(offer, name)
+            access = alias_access(stated, (model_access(one, rows) for one in behind))
             told = f"{name} is answered by the model that the router's alias table names."
-            yield WantedRow(name, name, routed_id, grants, alias=name, description=told)
-            yield WantedRow(routed_id, name, None, grants, alias=name, hidden=True)
+            alias = WantedRow(
+                name,
+                name,
+                routed_id,
+                access.grants,
+                name,
+                told,
+                active=access.is_on,
+                opened=stated is not None,
+            )
+            yield alias
+            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
         else:
-            yield WantedRow(routed_id, str(model.get("name") or name), None, grants)
+            access = model_access(named_model(name, model), rows)
+            tags = tuple(str(tag) for tag in model.get("tags") or ())
+            shown = str(model.get("name") or name)
+            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
-def filtered_rows(offer: Offer, grants: Grants, models: ModelCatalogue) -> tuple[list[WantedRow], list[str]]:
-    """The alias filter's names that the router has not, with the models behind them; and what lacks a model.
+def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
+    """What to tell of models that an alias does not open, because an admin has set who may use them."""
+    names = (str(model["id"]) for model in offer.routed if model.get("alias"))
+    return [
+        f"{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)"
+        for name in names
+        for model, reason in kept_closed(stated, behind_alias(offer, name), rows).items()
+    ]
+
+
+def opened_by_aliases(
+    offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]
+) -> dict[str, tuple[str, ...]]:
+    """Alias of the router → the models that its audience reaches through it alone."""
+    names = [str(model["id"]) for model in offer.routed if model.get("alias")]
+    return {name: opened_models(stated, behind_alias(offer, name), rows) for name in names}
+
+
+def filtered_rows(
+    offer: Offer,
+    stated: Grants | None,
+    models: ModelCatalogue,
+    rows: Mapping[str, ExistingRow],
+    groups: Mapping[str, str],
+) -> tuple[list[WantedRow], list[str]]:
+    """The alias filter's names that the router has not, with the models that they open; what lacks a model.
+
+    Open WebUI lets a user ask an alias only where the user may ask the model under it, too: a stated audience
+    is given to these models, but never past a condition on groups.
 
     Args:
         offer: the tables.
-        grants: who may use them.
+        stated: the audience of aliases; None: those who may use one of the models behind.
         models: what Open WebUI offers by itself, the router's models too; no rows.
+        rows: all that there are.
+        groups: name → id of every group.
     """
-    rows: list[WantedRow] = []
+    aliases: list[WantedRow] = []
+    opened: dict[str, Grants] = {}
     problems = []
     table = offer.tables.filtered or AliasTable(())
     of_router = concrete_names(offer.tables.router or AliasTable(()))
     for name in concrete_names(table):
         if name in of_router:
             continue
-        ids = [models.ids_of(model)[0] for model in models_behind(table, name, models)]
-        if behind := list(dict.fromkeys(ids)):
-            told = f"{name} is answered by {behind[0]} or what the alias table prefers."
-            rows.append(WantedRow(name, name, behind[0], grants, alias=name, description=told))
-            rows += (WantedRow(model, model, None, grants) for model in behind)
-        else:
+        found = {models.ids_of(model)[0]: who for model, who in groups_behind(table, name, models).items()}
+        if not found:
             problems.append(f"{name}: no connection has any of its models (`ollama pull` one)")
-    return rows, problems
+            continue
+        accesses = {model: model_access(_under(model), rows) for model in found}
+        access = alias_access(stated, accesses.values())
+        base = next(iter(found)) if stated is not None else _for_most(accesses)
+        told = f"{name} is answered by {base} or what the alias table prefers."
+        aliases.append(
+            WantedRow(
+                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
+            )
+        )
+        for model, who in found.items() if stated is not None else ():
+            if not (model.startswith(ROUTER) and accesses[model].has_row):
+                opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
+    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    return [*aliases, *bases], problems
+
+
+def _under(model: str) -> CheckedModel:
+    return CheckedModel(model, (model.removeprefix(ROUTER),))
+
+
+def _for_most(accesses: Mapping[str, Access]) -> str:
+    """The model that an alias without a stated audience is based on: Open WebUI asks for access to it."""
+    usable = [model for model, access in accesses.items() if access.is_on] or list(accesses)
+    known = [model for model in usable if accesses[model].grants]
+    return next((model for model in known if accesses[model].grants & EVERYBODY), (known or usable)[0])
 
 
 def absent_routed(offer: Offer) -> list[str]:
@@ -1993,16 +3191,27 @@ def absent_routed(offer: Offer) -> list[str]:
 
 
 def withdrawable(
-    offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
+    offer: Offer,
+    wanted: Mapping[str, WantedRow],
+    rows: Mapping[str, ExistingRow],
+    listed: AbstractSet[str] = frozenset(),
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Ids of ours that are not wanted: those that may only be away for a while, and those that are gone.
 
-    Gone is an alias that somebody took out of its table. What goes through a router that does not answer is
-    in neither: nothing is known of it.
+    Gone is an alias that somebody took out of its table, and a model that is there and that no alias opens
+    now. What goes through a router that does not answer is in neither: nothing is known of it.
+
+    Args:
+        offer: what there is.
+        wanted: the rows that there shall be, by id.
+        rows: all that there are, by id.
+        listed: ids of the models that Open WebUI offers by itself.
     """
     ours = [row for row in rows.values() if row.maker == "events" and row.id not in wanted]
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
+    if known and offer.tables.filtered is not None:
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
     unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
@@ -2016,7 +3225,8 @@ def shown_though_gone(
 ) -> frozenset[str]:
     """Ids on which Open WebUI's list of models differs from what there is, so that it should look again."""
     ours = {row.id for row in rows.values() if row.maker == "events" and row.base and row.active}
-    there = ours | offer.router_ids
+    off = {row.id for row in rows.values() if not row.base and not row.active}
+    there = ours | (offer.router_ids - off)
     listed = {
         model
         for model, about in known.items()
@@ -2042,7 +3252,7 @@ async def read_rows() -> dict[str, ExistingRow]:
     """Every row, by id."""
     from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
 
-    return {row.id: _existing(row) for row in await Models.get_all_models()}
+    return {row.id: existing_row(row.model_dump()) for row in await Models.get_all_models()}
 
 
 async def group_ids() -> dict[str, str]:
@@ -2077,10 +3287,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
     match change:
         case CreateRow(row):
             return await _create_row(row, owner)
-        case UpdateRow(row, regrant):
+        case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row)
+            return await _remark_row(row.id, row.mark, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
             return await _remark_row(model, None, None)
@@ -2095,19 +3305,22 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
         return False  # another replica was faster
     said = {"description": row.description} if row.description else {}
     hidden = {"hidden": True} if row.hidden else {}
+    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | row.mark,
+        meta=said | hidden | tags | row.mark,
         params={},
         access_grants=grant_forms(row.grants),
-        is_active=True,
+        is_active=row.active,
     )
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None) -> bool:
+async def _remark_row(
+    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
+) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -2119,9 +3332,9 @@ async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: Wanted
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(_existing(row).mark)),
+        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
         params=row.params.model_dump(),
-        is_active=row.is_active,
+        is_active=wanted.active if wanted and switch else row.is_active,
     )
     return await Models.update_model_by_id(model, form) is not None
 
@@ -2130,21 +3343,6 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
-
-
-def _existing(row: Any) -> ExistingRow:
-    grants = frozenset(
-        (grant.principal_type, grant.principal_id, grant.permission) for grant in row.access_grants
-    )
-    return ExistingRow(
-        id=row.id,
-        name=row.name,
-        base=row.base_model_id,
-        grants=grants,
-        active=bool(row.is_active),
-        meta=row.meta.model_dump(exclude_none=True),
-        has_params=bool(row.params.model_dump(exclude_none=True)),
-    )
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:
@@ -2219,12 +3417,13 @@ class Publisher:
         self._absences = Absences(GRACE_SECONDS, clock)
         self._refreshed_for: frozenset[str] = frozenset()
         self._group_names: dict[str, str] = {}
+        self._opens: dict[str, tuple[str, ...]] = {}
 
     async def reconcile(self, audience: str, owner: str, *, publish: bool) -> None:
         """Bring the rows to what is offered now.
 
         Args:
-            audience: who may use what is published, as the valve has it.
+            audience: who may use the aliases, as the valve has it.
             owner: id of the user whose the new rows are.
             publish: False takes away what was published.
         """
@@ -2232,9 +3431,9 @@ class Publisher:
         if not self._app.state.MODELS:
             await refresh_models(self._app)
         rows = await read_rows()
-        wanted, problems = await self._wanted(offer, audience)
+        wanted, problems = await self._wanted(offer, audience, rows)
         spared = self._spared(offer, wanted, rows) if publish else frozenset()
-        plan = plan_rows(wanted, rows, self._taken(), spared)
+        plan = plan_rows(wanted, rows, self._by_themselves().keys(), spared)
         done = await write_rows(plan.changes, owner)
         for change in done:
             if isinstance(change, DeleteRow | CloseRow):
@@ -2245,33 +3444,37 @@ class Publisher:
         published = tuple(map(self._shown, ours))
         self._conclude(Publication(time.time(), published, plan.left, problems))
 
-    async def _wanted(self, offer: Offer, audience: str) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
+    async def _wanted(
+        self, offer: Offer, audience: str, rows: Mapping[str, ExistingRow]
+    ) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
         """The rows that there shall be, by id, and what stands in the way of more."""
         groups = await group_ids()
         self._group_names = {group: name for name, group in groups.items()}
-        grants, unknown = audience_grants(parse_audience(audience), groups)
-        models = {
-            model: about for model, about in listed_models(self._app).items() if not about.get("preset")
-        }
-        filtered, lacking = filtered_rows(offer, grants, ModelCatalogue(models))
-        rows = [*filtered, *routed_rows(offer, grants)]
+        parts = stated_audience(audience)
+        stated, unknown = (None, ()) if parts is None else audience_grants(parts, groups)
+        models = ModelCatalogue(self._by_themselves())
+        filtered, lacking = filtered_rows(offer, stated, models, rows, groups)
+        opened = {row.id: row for row in filtered if row.id in offer.router_ids}
+        routed = (_opened_too(row, opened.get(row.id)) for row in routed_rows(offer, stated, rows))
+        self._opens = opened_by_aliases(offer, stated, rows)
         missing_groups = (
             f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
         )
         fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
-        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking)
-        return {row.id: row for row in rows}, problems
+        closed = closed_to_audience(offer, stated, rows)
+        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking, *closed)
+        return {row.id: row for row in (*filtered, *routed)}, problems
 
-    def _taken(self) -> frozenset[str]:
-        """Ids of models that are there by themselves."""
+    def _by_themselves(self) -> dict[str, Mapping[str, Any]]:
+        """The models that are there without a row."""
         models = listed_models(self._app).items()
-        return frozenset(model for model, about in models if not about.get("preset"))
+        return {model: about for model, about in models if not about.get("preset")}
 
     def _spared(
         self, offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
     ) -> frozenset[str]:
         """Rows of ours that stay for now, though they are not wanted."""
-        away, gone = withdrawable(offer, wanted, rows)
+        away, gone = withdrawable(offer, wanted, rows, self._by_themselves().keys())
         ours = frozenset(row.id for row in rows.values() if row.maker == "events")
         return (ours - away - gone) | self._absences.spared(away, wanted.keys())
 
@@ -2283,6 +3486,7 @@ class Publisher:
             "alias": row.alias,
             "active": row.active,
             "audience": sorted(self._readable(kind, who) for kind, who, _ in row.grants),
+            "opens": list(self._opens.get(row.alias, ())),
             "missing_seconds": self._absences.seconds(row.id),
         }
 
@@ -2301,6 +3505,11 @@ class Publisher:
             if problem not in self.last.problems:
                 log_publishing.warning("%s", problem)
         self.last = publication
+
+
+def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
+    """A row of the router, which an alias of the filter may open wider."""
+    return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
 # --- ollama_pack.speech.errors ---
@@ -2851,6 +4060,8 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
+QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
+SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
 _BUSY = frozenset({429, 503})
@@ -2882,11 +4093,14 @@ def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError
     is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
     if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
         return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
+    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
@@ -2894,6 +4108,44 @@ def said_in(answer: bytes) -> str:
     except (ValueError, LookupError, TypeError, RecursionError):
         message = text
     return shortened(message if isinstance(message, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def without_quotes(said: str, messages: object) -> str:
+    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
+
+    Args:
+        said: the message, as `shortened` gives it.
+        messages: of the request.
+    """
+    if not said:
+        return said
+    texts = [" ".join(text.split()) for text in _texts_in(messages)]
+    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
+    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
+    for start in range(0, len(said), step):
+        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
+        part = said[start : start + size]
+        if len(part) == size and part in spoken:
+            return f"{said[: max(0, start - step + 1)].rstrip()}…"
+    return said
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Each text in a conversation, without pictures and sound."""
+    if isinstance(value, str):
+        if not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
 
 
 def shortened(text: str) -> str:
@@ -4657,7 +5909,7 @@ MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is n
 
 PIECE_SAMPLES = 2**16  # of a frame, that are worked on at a time
 MAX_FRAME_VALUES = 2**22  # samples by channels in a frame: 16 MB, most codecs have some thousand
-MAX_VALUES = 2**33  # samples by channels in a recording: 4 hours with 6 channels at 96 kHz
+VALUES_A_SECOND = 400_000  # samples by channels, on average: 8 channels at 48 kHz, stereo at 192 kHz
 # A packet may hold many frames, which the decoder gives all at once: so much of it may be compressed.
 MAX_PACKET_BYTES = 2**17
 _LARGER_PACKETS = {"flac": 2**21, "wavpack": 2**22, "tta": 2**22, "alac": 2**20}
@@ -4705,6 +5957,7 @@ class DecodedAudio:
         self._open_file = open_file
         self._container, self._file = open_file()
         self._limit = limit
+        self._most_values = limit * VALUES_A_SECOND
         self._told = told
         self._ends_early = cut_off
         self._tracks = _usable_tracks(self._container)
@@ -4862,7 +6115,7 @@ class DecodedAudio:
                         yield from resampler.feed(samples, frame.sample_rate)
                 except _decoder_errors():
                     self.damaged += 1
-                if self._values > MAX_VALUES or resampler.changes > MAX_RATE_CHANGES:
+                if self._values > self._most_values or resampler.changes > MAX_RATE_CHANGES:
                     self._cut_off = True
                     break
             yield from resampler.end()
@@ -6475,119 +7728,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    ours = [_api_route(owner, spec) for spec in specs]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                if not (spec.lets_in and spec.lets_in(request)):
-                    return await ask(request)
-                answer = await spec.answer(request, None)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str]) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, headers=headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
-
-
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
@@ -7336,7 +8476,8 @@ function published(told) {
     cell(make("code", {}, text(row.id))),
     cell(row.base ? make("code", {class: "soft"}, row.base)
       : make("span", {class: "soft"}, row.alias ? "itself, for " + row.alias : "itself")),
-    cell(list(row.audience).join(", ") || "admins"),
+    cell([list(row.audience).join(", ") || "admins", list(row.opens).length
+      ? make("div", {class: "soft small"}, "opens to them: " + list(row.opens).join(", ")) : ""]),
     cell([row.active ? "" : badge("switched off", "warn"), isNumber(row.missing_seconds)
       ? badge("away for " + Math.round(row.missing_seconds / 60) + " min", "warn") : ""])));
   return rows.length ? table([["Model"], ["answered by"], ["for"], [""]], rows)
@@ -7720,6 +8861,8 @@ class EventService:
             # Deleting takes it out of this process's functions; the rest is known from the database.
             if self._id not in self._app.state.FUNCTIONS or not await self._alive.get():
                 self.stop()
+                if spec.without is not None:
+                    return await spec.without(request, user)
                 raise not_found()
             return await spec.answer(request, user)
 
@@ -7756,16 +8899,18 @@ class Event:
             ),
         )
         audience: str = Field(
-            default="public",
+            default="",
             description=(
-                "Who may use what is published: public (every signed-in user), admin, or group:NAME; "
-                "several with commas between them."
+                "Who may use the published aliases: public (every signed-in user), admin, or group:NAME; "
+                "several with commas between them. This opens the models behind them, through the alias, "
+                "unless an admin has set who may use such a model. Empty: those who may use a model behind."
             ),
         )
         routes: bool = Field(
             default=True,
             description=(
-                "Answer GET /api/system/load and /api/voice/…, and show admins the dashboard at /ollama-pack."
+                "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
+                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
             ),
         )
         microphone_key: str = Field(
@@ -7789,7 +8934,7 @@ class Event:
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
-            parse_audience(text)  # an AudienceError reaches the admin as the valve's error
+            stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
         @field_validator("microphone_key")
@@ -7831,6 +8976,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
+            *ollama_routes(),
         )
         return EventService(app, function_id, self, self._look)
 

@@ -40,12 +40,14 @@ from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
+from http import HTTPStatus
 from inspect import signature
 from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
+from string import punctuation
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
@@ -82,6 +84,7 @@ from redis.utils import HIREDIS_AVAILABLE
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -1292,11 +1295,13 @@ class TagSite:
         url: its address.
         key: that it wants; empty: none.
         prefix: that its models' names have where they are offered; empty: none.
+        headers: that are sent, too.
     """
 
     url: str
     key: str = field(default="", repr=False)
     prefix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1364,7 +1369,7 @@ class ModelDigests:
 
 async def _ask_all(sites: Sequence[TagSite]) -> list[dict[str, str] | None]:
     timeout = aiohttp.ClientTimeout(total=LOOK_LIMIT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
         return list(await asyncio.gather(*(_site_digests(session, site) for site in sites)))
 
 
@@ -1379,13 +1384,17 @@ def _put_together(answers: Any) -> dict[str, str]:
 
 async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[str, str] | None:
     """Offered name → digest on one node; None when it does not answer as Ollama does."""
-    headers = {"Authorization": f"Bearer {site.key}"} if site.key else {}
+    headers = {**({"Authorization": f"Bearer {site.key}"} if site.key else {}), **site.headers}
     url = f"{site.url.rstrip('/')}/api/tags"
     try:
         async with session.get(url, headers=headers, raise_for_status=True) as response:
-            listed: list[dict[str, Any]] = (await response.json())["models"]
-            named = ((str(model["model"]), str(model["digest"])) for model in listed)
-            return {f"{site.prefix}.{name}" if site.prefix else name: digest for name, digest in named}
+            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
+            named = ((entry.get("model") or entry.get("name"), entry.get("digest")) for entry in listed)
+            return {
+                f"{site.prefix}.{name}" if site.prefix else str(name): str(digest)
+                for name, digest in named
+                if name and digest
+            }
     except (aiohttp.ClientError, TimeoutError):
         return None
     except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
@@ -2038,6 +2047,7 @@ _CHUNK_FIELDS = {
     *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 _DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
@@ -2107,7 +2117,8 @@ class AnswerCollector:
         if self._against or self._calls:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
-            return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
         if self._needs_usage and not self.usage:
             return "no usage"
         if not self.content.strip():
@@ -2850,11 +2861,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -2887,7 +2901,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -2948,7 +2961,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -2957,7 +2970,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -3198,21 +3212,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
-
-
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
 
 
 def _text_or_none(value: object) -> str | None:
@@ -4866,14 +4865,14 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError("the disk of the cache's SQLite file is full") from error
-            raise StoreDownError(f"SQLite failed: {error}") from error
+                raise StoreFullError(f"the disk of {self._file} is full") from error
+            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
-            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""
@@ -5206,8 +5205,102 @@ async def rated_down(feedback_id: str) -> str | None:
     return message if isinstance(message, str) else None
 
 
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
+
+Header = tuple[str, str]
+
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
+
+    Attributes:
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+
+_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
+OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
+OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionModels:
+    """Which models a connection offers, and under which ids.
+
+    Attributes:
+        url: the server's address.
+        prefix: begins the ids of its models; empty: none.
+        only: the server's names of the models that are offered; empty: all.
+        tags: that the picker shows at its models.
+        is_on: it is switched on, and so is its kind.
+    """
+
+    url: str
+    prefix: str = ""
+    only: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    is_on: bool = True
+
+    def id_of(self, model: str) -> str | None:
+        """The id under which Open WebUI offers a model of the server; None: it does not."""
+        if not self.is_on or (self.only and model not in self.only):
+            return None
+        return f"{self.prefix}.{model}" if self.prefix else model
 
 
 def trusted_certificates() -> SSLContext | bool:
@@ -5220,11 +5313,96 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
+    return [(url, key) for url, key, *_ in await prefixed_connections()]
 
 
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
+    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
+    return [
+        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
+        for url, prefix, way in (
+            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
+        )
+    ]
+
+
+async def ways_in() -> dict[str, WayIn]:
+    """How each connection that is switched on is entered, by its address without a slash at the end."""
+    return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
+
+
+def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
+    try:
+        address, login = split_login(url.rstrip("/"))
+    except ValueError:  # it is none, which the router says when it asks there
+        address, login = url, ""
+    given = own.get("headers")
+    headers = given.items() if isinstance(given, Mapping) else ()
+    return WayIn(
+        address,
+        str(own.get("key") or ""),
+        login,
+        tuple((str(name), str(value)) for name, value in headers),
+        str(own.get("auth_type") or "") if _knows_auth() else "",
+        bool(own.get("forward_cookies")),
+    )
+
+
+def _knows_auth() -> bool:
+    """Whether connections to Ollama have a kind of authentication, as since Open WebUI 0.12."""
+    from open_webui.utils import headers  # noqa: PLC0415 - see the top of this module
+
+    return hasattr(headers, "get_headers_and_cookies")
+
+
+async def node_headers(
+    way: WayIn, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
+
+    Args:
+        way: how the node lets the router in.
+        request: the browser's; None: there is none, as in the background.
+        user: as a function gets it.
+        metadata: of the chat.
+    """
+    asker = SimpleNamespace(**user) if user.get("id") else None
+    if not _knows_auth():
+        return await _older_headers(way, request, asker, metadata)
+    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
+
+    key, auth = way.key, way.auth
+    if auth in _ENTRA:  # theirs would hold up the event loop
+        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
+    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
+        auth = "none"
+    config = {"auth_type": auth or None, "headers": dict(way.headers), "forward_cookies": way.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, way.url, key, config, metadata, user=asker)
+    sent = {name: str(value) for name, value in made.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return sent
+
+
+async def _older_headers(
+    way: WayIn, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """As Open WebUI 0.11 makes them for a connection to Ollama."""
+    from open_webui import env  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
+
+    sent = {"Authorization": f"Bearer {way.key}"} if way.key else {}
+    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
+        sent = include_user_info_headers(sent, asker)
+        if chat := metadata.get("chat_id"):
+            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
+    if way.headers:
+        sent |= await get_custom_headers(dict(way.headers), asker, metadata, request=request)
+    return sent
+
+
+async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
+    """Address and settings of each Ollama connection that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -5235,8 +5413,33 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+            connections.append((str(url), own))
     return connections
+
+
+async def model_lists() -> list[ConnectionModels]:
+    """What each connection offers, of both kinds, those that are switched off included."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    found = await Config.get_many(*OLLAMA_KEYS, *OPENAI_KEYS)
+    return [
+        _model_list(str(url), number, found.get(configs) or {}, is_on=bool(found.get(enable, True)))
+        for enable, urls, configs in (OLLAMA_KEYS, OPENAI_KEYS)
+        for number, url in enumerate(found.get(urls) or [])
+        if url
+    ]
+
+
+def _model_list(url: str, number: int, settings: Mapping[str, Any], *, is_on: bool) -> ConnectionModels:
+    own = settings.get(str(number)) or settings.get(url) or {}
+    tags = (tag.get("name") if isinstance(tag, Mapping) else tag for tag in own.get("tags") or ())
+    return ConnectionModels(
+        url,
+        str(own.get("prefix_id") or ""),
+        frozenset(map(str, own.get("model_ids") or ())),
+        tuple(str(tag) for tag in tags if tag),
+        is_on and bool(own.get("enable", True)),
+    )
 
 
 # --- ollama_pack.webui.models ---
@@ -5419,6 +5622,78 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
@@ -5448,14 +5723,24 @@ class ModelRefusedError(PackError):
     """A model that was asked through Open WebUI gave an error instead of an answer.
 
     Attributes:
-        status: of HTTP.
-        body: what the client gets.
+        refusal: what the client gets.
     """
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
+
+
+class ModelClosedError(PackError):
+    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
+
+    Attributes:
+        model: its id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__("Model not found")
+        self.model = model
 
 
 class StoredFileError(PackError):
@@ -5517,6 +5802,15 @@ def parse_audience(text: str) -> tuple[str, ...]:
         if part not in {PUBLIC, ADMIN} and not is_group:
             raise AudienceError(part)
     return parts
+
+
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
 
 
 def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
@@ -5624,53 +5918,11 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
-# --- ollama_pack.webui.publication ---
-# Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#
-# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants that it gave,
-# so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of a row copies
-# `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
-
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
-
-
-@dataclass(frozen=True, slots=True)
-class WantedRow:
-    """A model that is to be published.
-
-    Attributes:
-        id: what clients ask for.
-        name: what the picker shows.
-        base: the model that answers for it; None: `id` is a model itself, and the row only grants it.
-        grants: who may use it.
-        alias: the alias that it serves; empty: none.
-        description: what the picker tells of it; empty: nothing.
-        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    alias: str = ""
-    description: str = ""
-    hidden: bool = False
-
-    @property
-    def mark(self) -> dict[str, Any]:
-        """What tells whose row it is, as `meta` holds it."""
-        kind = "alias" if self.base else "base"
-        said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
-        return {MARK: said | {"grants": grant_forms(self.grants)}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5685,6 +5937,7 @@ class ExistingRow:
         active: it is not switched off.
         meta: what else is said of it.
         has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
     """
 
     id: str
@@ -5694,6 +5947,7 @@ class ExistingRow:
     active: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
     has_params: bool = False
+    owner: str = ""
 
     @property
     def mark(self) -> Mapping[str, Any]:
@@ -5714,20 +5968,121 @@ class ExistingRow:
         return str(self.mark.get("alias") or "")
 
     @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
-        said = self.mark.get("grants") or ()
-        return frozenset(
-            (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in said
-        )
+        return grants_in(self.mark.get("grants"))
+
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
+
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
+
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
+        """
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
 
     @property
     def has_additions(self) -> bool:
         """Whether an admin has put something of their own into the row."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
         added = any(value for key, value in self.meta.items() if key not in ours)
         renamed = self.name != self.mark.get("name")
-        return added or renamed or self.has_params or not self.active or self.grants != self.given
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
+
+
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
+
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.publication ---
+# Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#
+# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
+# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
+# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
+# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+
+BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
+BY_UPLOAD = "upload.py published it, and keeps it"
+TAKEN = "a connection offers a model of this name itself"
+ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
+ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
+ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRow:
+    """A model that is to be published.
+
+    Attributes:
+        id: what clients ask for.
+        name: what the picker shows.
+        base: the model that answers for it; None: `id` is a model itself, and the row only grants it.
+        grants: who may use it.
+        alias: the alias that it serves; empty: none.
+        description: what the picker tells of it; empty: nothing.
+        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        active: it is switched on.
+        opened: an admin has stated the audience: it opens the models behind it that have no row.
+        tags: that the picker shows. Said once.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    alias: str = ""
+    description: str = ""
+    hidden: bool = False
+    active: bool = True
+    opened: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What tells whose row it is, as `meta` holds it."""
+        kind = "alias" if self.base else "base"
+        said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
+        given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
+        return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5744,10 +6099,12 @@ class UpdateRow:
     Attributes:
         row: what is wanted, with the grants that it shall have.
         regrant: give it these grants; else they are left as they are.
+        switch: switch it on or off as is wanted; else it is left as it is.
     """
 
     row: WantedRow
     regrant: bool
+    switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -5830,19 +6187,26 @@ def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     return current.grants not in (current.given, row.grants)
 
 
+def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
+    return not current.has_given_switch and current.active != row.active
+
+
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
         yield ADMINS_GRANTS
-    if not current.active:
+    if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
 
 def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
+    switch = current.active != row.active and not _has_admins_switch(row, current)
     is_noted = is_admins or current.given == row.grants
-    if current.base != row.base or current.alias != row.alias or regrant or not is_noted:
-        yield UpdateRow(row, regrant)
+    is_opened = bool(current.mark.get("opened"))
+    differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    if differs or regrant or switch or not is_noted:
+        yield UpdateRow(row, regrant, switch)
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
@@ -5902,7 +6266,7 @@ async def read_rows() -> dict[str, ExistingRow]:
     """Every row, by id."""
     from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
 
-    return {row.id: _existing(row) for row in await Models.get_all_models()}
+    return {row.id: existing_row(row.model_dump()) for row in await Models.get_all_models()}
 
 
 async def group_ids() -> dict[str, str]:
@@ -5937,10 +6301,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
     match change:
         case CreateRow(row):
             return await _create_row(row, owner)
-        case UpdateRow(row, regrant):
+        case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row)
+            return await _remark_row(row.id, row.mark, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
             return await _remark_row(model, None, None)
@@ -5955,19 +6319,22 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
         return False  # another replica was faster
     said = {"description": row.description} if row.description else {}
     hidden = {"hidden": True} if row.hidden else {}
+    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | row.mark,
+        meta=said | hidden | tags | row.mark,
         params={},
         access_grants=grant_forms(row.grants),
-        is_active=True,
+        is_active=row.active,
     )
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None) -> bool:
+async def _remark_row(
+    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
+) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -5979,9 +6346,9 @@ async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: Wanted
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(_existing(row).mark)),
+        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
         params=row.params.model_dump(),
-        is_active=row.is_active,
+        is_active=wanted.active if wanted and switch else row.is_active,
     )
     return await Models.update_model_by_id(model, form) is not None
 
@@ -5990,21 +6357,6 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
-
-
-def _existing(row: Any) -> ExistingRow:
-    grants = frozenset(
-        (grant.principal_type, grant.principal_id, grant.permission) for grant in row.access_grants
-    )
-    return ExistingRow(
-        id=row.id,
-        name=row.name,
-        base=row.base_model_id,
-        grants=grants,
-        active=bool(row.is_active),
-        meta=row.meta.model_dump(exclude_none=True),
-        has_params=bool(row.params.model_dump(exclude_none=True)),
-    )
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:

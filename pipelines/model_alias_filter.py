@@ -47,6 +47,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -137,7 +138,7 @@ class AliasUnavailableError(PackError):
         reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
             f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
             "or change the alias."
         )
         self.alias = alias
@@ -173,11 +174,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -210,7 +214,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -271,7 +274,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -280,7 +283,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -1101,7 +1105,7 @@ class InstalledModels:
 
     async def _look(self) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             answers = await asyncio.gather(*(_tags(session, url) for url in self.urls))
         found = zip(self.urls, answers, strict=True)
         self._models.update({url: tags for url, tags in found if tags is not None})
@@ -1111,10 +1115,12 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
     """Name → quantization level on one node; None when it does not answer as Ollama does."""
     try:
         async with session.get(f"{url}/api/tags", raise_for_status=True) as response:
-            listed: list[dict[str, Any]] = (await response.json())["models"]
+            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
+            named = ((entry.get("name") or entry.get("model"), entry.get("details")) for entry in listed)
             return {
-                str(model["name"]): str((model.get("details") or {}).get("quantization_level") or "")
-                for model in listed
+                str(name): str((details if isinstance(details, dict) else {}).get("quantization_level") or "")
+                for name, details in named
+                if name
             }
     except (aiohttp.ClientError, TimeoutError):
         return None

@@ -78,6 +78,7 @@ from redis.utils import HIREDIS_AVAILABLE
 # ├── NodeTableError              a row of the `nodes` valve cannot be used
 # ├── RouterUnavailableError      gpu_router cannot be asked
 # ├── ModelRefusedError          a model asked through Open WebUI gave an error
+# ├── ModelClosedError            a user may not use the model that would answer
 # ├── StoredFileError             no such file, or none that this user may read
 # ├── UploadError                 a request has no file in it that can be taken
 # │   └── UploadTooLargeError         too many bytes
@@ -1220,6 +1221,7 @@ _CHUNK_FIELDS = {
     *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 _DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
@@ -1289,7 +1291,8 @@ class AnswerCollector:
         if self._against or self._calls:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
-            return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
         if self._needs_usage and not self.usage:
             return "no usage"
         if not self.content.strip():
@@ -2534,11 +2537,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -2571,7 +2577,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -2632,7 +2637,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -2641,7 +2646,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -2882,21 +2888,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
-
-
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
 
 
 def _text_or_none(value: object) -> str | None:
@@ -4550,14 +4541,14 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError("the disk of the cache's SQLite file is full") from error
-            raise StoreDownError(f"SQLite failed: {error}") from error
+                raise StoreFullError(f"the disk of {self._file} is full") from error
+            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
-            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""

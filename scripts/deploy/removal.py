@@ -18,17 +18,10 @@ from deploy.microphone import plan_no_microphone
 from deploy.pipelines import DIGEST
 from deploy.plan import Plan, value_diff
 from deploy.plugin import AUTHOR
-from deploy.rows import (
-    MARK,
-    NOBODY,
-    Grants,
-    grants_form,
-    grants_of,
-    has_additions,
-    is_marked,
-    readable_grants,
-)
+from deploy.rows import grants_of, has_additions, is_marked, readable_grants
 from deploy.voice import EVENTS
+from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
+from ollama_pack.webui.model_rows import MARK
 
 Json = dict[str, Any]
 
@@ -146,7 +139,7 @@ def _release(server: OpenWebUI, model: str, grants: Grants) -> None:
     meta = {key: value for key, value in (row["meta"] or {}).items() if key != MARK}
     server.post("/api/v1/models/model/update", form | {"meta": meta})
     if grants_of(row) != grants:
-        server.post("/api/v1/models/model/access/update", {"id": model, "access_grants": grants_form(grants)})
+        server.post("/api/v1/models/model/access/update", {"id": model, "access_grants": grant_forms(grants)})
 
 
 def plan_pipelines_removal(plan: Plan, server: Pipelines, known: Collection[str]) -> None:

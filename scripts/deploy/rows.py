@@ -1,7 +1,9 @@
 """Rows of Open WebUI's models table: they make an alias a model that clients can ask for, and grant it.
 
 Open WebUI answers an id that it does not know with "Model not found" before any plugin runs, and a plain user
-needs a row with a read grant at every step: the alias's, and that of each model behind it.
+needs a row with a read grant at every step: the alias's, and that of each model behind it. Who may use a
+model is for `ollama_pack.webui.access` to say: an alias opens models to its audience, but none that an
+admin has set it for.
 """
 
 from collections import defaultdict
@@ -14,22 +16,20 @@ from deploy.client import OpenWebUI
 from deploy.config import ADMIN, GROUP, PUBLIC, PackConfig
 from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, value_diff
-from ollama_pack.aliases.published import models_behind
+from ollama_pack.aliases.published import candidates_of, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.webui.access import CheckedModel, covers, kept_closed, narrowed, opened_models
+from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants, grant_forms
+from ollama_pack.webui.model_rows import MARK, ExistingRow, existing_row, grants_in
 from ollama_pack.webui.models import ModelCatalogue
 
 Json = dict[str, Any]
-Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
-EVENTS = "ollama_pack_events"
-MARK = "ollama_pack"  # in a row's meta: the pack made it, and may change or delete it
-EVERYBODY: Grants = frozenset({("user", "*", "read")})
-NOBODY: Grants = frozenset()  # admins need no grant
+SET_BY_ADMIN = "(Admin Panel → Settings → Models, or Workspace → Models)"
 WITHOUT_TOOLS = {
     "builtin_tools": False
 }  # a row's capabilities: Open WebUI keeps its own tools from the model
-GRANT_KEYS = ("principal_type", "principal_id", "permission")
 
 
 def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool = False) -> None:
@@ -49,16 +49,27 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
     names = list(dict.fromkeys(alias.name for alias in config.aliases if "*" not in alias.name))
     audiences = _audiences(server, config, names)
     rows = _Rows(plan, server, server.models(refresh=True), server.model_rows())
+    groups = server.group_ids() if config.table.uses_groups else {}
     needed: dict[str, Grants] = defaultdict(frozenset)
     for name in names:
-        behind = [ROUTER + name] if routed else rows.behind(config.table, name)
+        audience = audiences[name]
+        opened: tuple[str, ...] = ()
+        behind: dict[str, frozenset[str] | None] = {ROUTER + name: None}
+        if routed:
+            audience, opened = rows.through_router(config, name, audience)
+        else:
+            behind = rows.behind(config.table, name)
         if behind:
-            rows.publish(name, behind[0], audiences[name])
+            rows.publish(name, next(iter(behind)), audience, opened)
         else:
             plan.problems.append(_nothing_behind(config, name))
-        for hop in (hop for model in behind for hop in rows.hops(model)):
-            if hop not in names and (routed or audiences[name] or not rows.can_use_tools(hop)):
-                needed[hop] |= audiences[name]
+        for model, members in behind.items():
+            grants = narrowed(audience, members, groups)
+            if audience and not grants:
+                plan.problems.append(_nobody_meets(name, model, members or frozenset()))
+            for hop in rows.hops(model):
+                if hop not in names and (routed or audience or not rows.can_use_tools(hop)):
+                    needed[hop] |= grants
     for model, grants in needed.items():
         rows.grant(model, grants)
     rows.withdraw_all_but({*names, *needed})
@@ -81,6 +92,14 @@ def _nothing_behind(config: PackConfig, name: str) -> str:
     return (
         f"{name}: none of its models is there ({models}): pull one (`ollama pull`), "
         "or see whether Open WebUI reaches its connections or nodes, and run this again"
+    )
+
+
+def _nobody_meets(name: str, model: str, members: frozenset[str]) -> str:
+    who = " or ".join(map(repr, sorted(members))) or "several groups at once"
+    return (
+        f"{name}: {model} is only for members of {who}, which no grant says of this audience: see that the "
+        f"group exists, or grant the model by hand {SET_BY_ADMIN}"
     )
 
 
@@ -120,9 +139,38 @@ class _Rows:
     models: Mapping[str, Json]
     rows: Mapping[str, Json]
 
-    def behind(self, table: AliasTable, name: str) -> list[str]:
-        """Ids of connections' models that may answer for an alias; those of the plainest request first."""
-        return list(models_behind(table, name, self._of_connections))
+    @cached_property
+    def stored(self) -> dict[str, ExistingRow]:
+        """The rows, as the rule of access takes them."""
+        return {model: existing_row(row) for model, row in self.rows.items()}
+
+    def behind(self, table: AliasTable, name: str) -> dict[str, frozenset[str] | None]:
+        """Ids of connections' models that may answer for an alias; those of the plainest request first.
+
+        Each with the groups whose members it answers; None: everybody.
+        """
+        return groups_behind(table, name, self._of_connections)
+
+    def through_router(
+        self, config: PackConfig, name: str, audience: Grants
+    ) -> tuple[Grants, tuple[str, ...]]:
+        """Who gets an alias that the router answers, and the models that it opens to them.
+
+        The router looks at the rows of models at each chat. On the Pipelines server it cannot: there the
+        alias is for admins when an admin has closed one of its models to a part of the audience.
+        """
+        known = {row.id: "" for row in self.stored.values() if row.base is None and not row.is_alias}
+        found = models_behind(config.table, name, {**known, **self._of_connections})
+        models = [CheckedModel(model, (model,)) for model in found or candidates_of(config.table, name)]
+        closed = kept_closed(audience, models, self.stored)
+        self.plan.problems.extend(
+            f"{model}: {reason}, and not all who may use {name} are among them: grant it to them "
+            f"{SET_BY_ADMIN}, or narrow the audience in pack.yaml"
+            for model, reason in closed.items()
+        )
+        if closed and "gpu_router" in (config.pipelines or ()):
+            return NOBODY, ()
+        return audience, opened_models(audience, models, self.stored)
 
     @cached_property
     def _of_connections(self) -> Mapping[str, str]:
@@ -140,12 +188,19 @@ class _Rows:
             step = self.rows.get(step, {}).get("base_model_id")
         return hops
 
-    def publish(self, alias: str, base: str, grants: Grants) -> None:
-        """Make an alias a model. Where a connection offers one of that name, the row only grants it."""
+    def publish(self, alias: str, base: str, grants: Grants, opened: tuple[str, ...] = ()) -> None:
+        """Make an alias a model. Where a connection offers one of that name, the row only grants it.
+
+        Args:
+            alias: the name.
+            base: id of what answers.
+            grants: who may use it.
+            opened: the models that they get through it alone.
+        """
         is_taken = alias in self.models and not self.models[alias].get("preset")
         row = self.rows.get(alias)
         if row is None or is_marked(row):
-            meta = {"description": _description(alias, base, row)} | _mark(alias, "alias")
+            meta = {"description": _description(alias, base, row)} | _mark(alias, "alias", grants, opened)
             self._make(alias, None if is_taken else base, meta, grants)
         elif is_taken:
             self.grant(alias, grants)
@@ -160,15 +215,12 @@ class _Rows:
         row = self.rows.get(model)
         if row is None or is_marked(row):
             if model.startswith(ROUTER):  # not there yet, perhaps; hidden: the alias is in the picker already
-                self._make(model, None, _mark(model, "base") | {"hidden": True}, grants)
+                self._make(model, None, _mark(model, "base", grants) | {"hidden": True}, grants)
             elif model in self.models:
-                self._make(model, None, _mark(model, "base") | self._capabilities(model), grants)
-        elif not grants_of(row) & EVERYBODY and not grants <= grants_of(row):
-            self.plan.problems.append(
-                f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
-                "them: grant it to them (Admin Panel → Settings → Models, or Workspace → Models), "
-                "or narrow the audience in pack.yaml"
-            )
+                meta = _mark(model, "base", grants) | self._capabilities(model)
+                self._make(model, None, meta, grants)
+        elif not covers(grants_of(row), grants):
+            self.plan.problems.append(_kept_by_admin(model))
 
     def can_use_tools(self, model: str) -> bool:
         """Whether a model can be offered tools; one that nobody can be asked about counts as able."""
@@ -188,6 +240,10 @@ class _Rows:
     def _make(self, model: str, base: str | None, meta: Json, grants: Grants) -> None:
         """Create a row, or change in ours what differs; what an admin added to it stays."""
         row = self.rows.get(model)
+        if row is not None and _has_admins_grants(self.stored[model], grants):
+            if not covers(grants_of(row), grants):
+                self.plan.problems.append(_kept_by_admin(model))
+            grants = grants_of(row)
         wanted = {"base_model_id": base, "is_active": True}
         old = {} if row is None else _shown(row, row["meta"], grants_of(row))
         new = _shown(wanted, (row["meta"] if row else {}) | meta, grants)
@@ -198,7 +254,7 @@ class _Rows:
 
     def _create(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
         """Make a row, or take over one that the events function has made in between."""
-        form = {"id": model, "name": model, "params": {}, "meta": meta, "access_grants": grants_form(grants)}
+        form = {"id": model, "name": model, "params": {}, "meta": meta, "access_grants": grant_forms(grants)}
         try:
             self.server.post("/api/v1/models/create", form | wanted)
         except ServerError:
@@ -216,7 +272,7 @@ class _Rows:
 
     def _grant(self, model: str, grants: Grants) -> None:
         """Set who may use a row, which Open WebUI 0.12 no longer takes from an update."""
-        form = {"id": model, "access_grants": grants_form(grants)}
+        form = {"id": model, "access_grants": grant_forms(grants)}
         self.server.post("/api/v1/models/model/access/update", form)
 
     def withdraw_all_but(self, keep: set[str]) -> None:
@@ -249,20 +305,35 @@ def _description(alias: str, base: str, row: Json | None) -> str:
     return f"{start}{base} or what the alias table prefers." if written.startswith(start) else written
 
 
-def _mark(model: str, kind: str) -> Json:
-    """With the id, so that an admin's clone of our row, which copies `meta`, is not taken for ours."""
-    return {MARK: {"kind": kind, "id": model}}
+def _mark(model: str, kind: str, grants: Grants, opened: tuple[str, ...] = ()) -> Json:
+    """With the id, so that an admin's clone of our row, which copies `meta`, is not taken for ours.
+
+    And with the grants, so that a change by an admin is seen and kept.
+    """
+    said = {"kind": kind, "id": model, "grants": grant_forms(grants)}
+    return {MARK: said | ({"opens": list(opened)} if opened else {})}
 
 
 def is_marked(row: Json) -> bool:
     """Whether the pack made a row: this script or the events function."""
-    mark = (row.get("meta") or {}).get(MARK)
-    return isinstance(mark, dict) and mark.get("id") == row["id"]
+    return existing_row(row).maker != "hand"
 
 
 def _is_by_events(row: Json) -> bool:
     """Whether `ollama_pack_events` made it: what pack.yaml names is taken over, the rest is left to it."""
-    return is_marked(row) and row["meta"][MARK].get("by") == EVENTS
+    return existing_row(row).maker == "events"
+
+
+def _has_admins_grants(row: ExistingRow, grants: Grants) -> bool:
+    """Whether an admin has changed who may use a row of ours. An older version did not note what it gave."""
+    return "grants" in row.mark and row.grants not in (row.given, grants)
+
+
+def _kept_by_admin(model: str) -> str:
+    return (
+        f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
+        f"them: grant it to them {SET_BY_ADMIN}, or narrow the audience in pack.yaml"
+    )
 
 
 def _kind(row: Json) -> str:
@@ -287,20 +358,14 @@ def has_additions(row: Json) -> bool:
 def _shown(row: Json, meta: Json, grants: Grants) -> Json:
     """The parts of a row that the pack decides on, as a diff shows them."""
     parts = {key: row[key] for key in ("base_model_id", "is_active")}
-    return parts | {f"meta.{key}": meta[key] for key in meta} | {"access": readable_grants(grants)}
-
-
-def grants_form(grants: Grants) -> list[dict[str, str]]:
-    """As Open WebUI takes them."""
-    return [dict(zip(GRANT_KEYS, grant, strict=True)) for grant in sorted(grants)]
+    opens = (meta.get(MARK) or {}).get("opens")
+    access = {"access": readable_grants(grants)} | ({"opens to them": opens} if opens else {})
+    return parts | {f"meta.{key}": meta[key] for key in meta} | access
 
 
 def grants_of(row: Json) -> Grants:
     """Who may use a row, or a tool."""
-    return frozenset(
-        (grant["principal_type"], grant["principal_id"], grant["permission"])
-        for grant in row.get("access_grants") or ()
-    )
+    return grants_in(row.get("access_grants"))
 
 
 def readable_grants(grants: Grants) -> list[str]:

@@ -6,7 +6,8 @@ from deploy.client import OpenWebUI
 from deploy.installed import InstalledPlugin, refuse_old_server
 from deploy.plan import Plan, value_diff
 from deploy.plugin import LocalPlugin
-from deploy.rows import EVERYBODY, grants_form, grants_of, readable_grants
+from deploy.rows import grants_of, readable_grants
+from ollama_pack.webui.audience import EVERYBODY, grant_forms
 
 Json = dict[str, Any]
 Grants = frozenset[tuple[str, str, str]]
@@ -34,7 +35,7 @@ def plan_tool(
     if tool.listed is None:
         plugin.check_valves(wanted)
         users = EVERYBODY if grants is None else grants
-        tool.plan_creation(f"+ access: {readable_grants(users)}", access_grants=grants_form(users))
+        tool.plan_creation(f"+ access: {readable_grants(users)}", access_grants=grant_forms(users))
         tool.plan_valves({}, wanted)
         return
     current = tool.plan_change(wanted)
@@ -53,6 +54,6 @@ class _Tool(InstalledPlugin):
                 f"set who may use tool {self.plugin.id}",
                 value_diff({"access": readable_grants(old - writers)}, {"access": readable_grants(new)}),
                 lambda: self.server.post(
-                    f"{self.path}/access/update", {"access_grants": grants_form(new | writers)}
+                    f"{self.path}/access/update", {"access_grants": grant_forms(new | writers)}
                 ),
             )

@@ -13,8 +13,6 @@ def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
         "model_alias_filter": aliases,
         "gpu_router": aliases | config.router_valves,
         "response_cache_filter": config.cache_valves,
-        # The models behind names that not everybody may use are not published to everybody.
-        "ollama_pack_events": {"audience": "admin"} if config.restricts else {},
     }
     return sayings.get(plugin.id, {})
 

@@ -18,8 +18,9 @@ from deploy.microphone import (
 )
 from deploy.plan import Plan
 from deploy.plugin import LocalPlugin
-from deploy.rows import Grants, audience_grants
+from deploy.rows import audience_grants
 from deploy.shown import SECRETS
+from ollama_pack.webui.audience import Grants
 
 EVENTS, VOICE = "ollama_pack_events", "voice_transcription"
 

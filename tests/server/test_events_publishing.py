@@ -12,6 +12,7 @@ from local.webui import Account
 
 HASTY = plugin_text().replace("GRACE_SECONDS = 900.0", "GRACE_SECONDS = 0.0")
 ALIASES = "gpt-4 = mixtral:8x7b, llama3:8b\ngpt-* = llama3:8b"
+PUBLIC = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
 TOLD = {"models": ["llama3:8b"], "aliases": ["gpt-4"]}
 
 
@@ -41,8 +42,9 @@ def is_published(events: EventsTarget, model: str) -> bool:
 
 def test_plain_user_uses_router_and_aliases(events: EventsTarget, user: OpenWebUI) -> None:
     """Would catch models of the router that only admins can use, or an alias that clients cannot ask for."""
+    events.target.add_row("llama3:8b", access_grants=PUBLIC)
     events.install_router(table=ALIASES, **TOLD)
-    events.install()
+    events.install(audience="public")
     eventually(lambda: events.grants("gpt-4") == EVERYBODY)
     assert events.grants("gpu_router.llama3:8b") == EVERYBODY
     assert events.target.rows["gpt-4"]["base_model_id"] == "gpu_router.gpt-4"
@@ -50,13 +52,13 @@ def test_plain_user_uses_router_and_aliases(events: EventsTarget, user: OpenWebU
     assert ask(user, "gpt-4") == "gpu_router.gpt-4 answers"
     assert ask(user, "gpu_router.llama3:8b") == "gpu_router.llama3:8b answers"
     shown = {model for model, about in user.models().items() if not about["info"]["meta"].get("hidden")}
-    assert shown == {"gpt-4", "gpu_router.llama3:8b"}  # in the picker the alias stands once
+    assert shown == {"gpt-4", "gpu_router.llama3:8b", "llama3:8b"}  # in the picker the alias stands once
 
 
 def test_clients_need_no_refresh(events: EventsTarget, user: OpenWebUI) -> None:
     """Would catch a published alias that API clients get 400 for until somebody opens the browser."""
     events.install_router(table=ALIASES, **TOLD)
-    events.install()
+    events.install(audience="public")
     eventually(lambda: events.looked_at() is not None)
     assert ask(user, "gpt-4") == "gpu_router.gpt-4 answers"
 
@@ -81,7 +83,7 @@ def test_models_come(events: EventsTarget) -> None:
     assert "gpt-4: no node has any of its models" in str(events.data()["publishing"]["problems"])
     events.router.tell(models=["llama3:8b", "mixtral:8x7b"], aliases=["gpt-4"])
     eventually(lambda: is_published(events, "gpt-4"))  # nothing tells of it: found at a look
-    assert events.grants("gpu_router.mixtral:8x7b") == EVERYBODY
+    assert events.grants("gpu_router.mixtral:8x7b") == set()  # the model has no row: it is for admins
 
 
 def test_a_restarting_node_takes_nothing_away(events: EventsTarget) -> None:
@@ -120,7 +122,7 @@ def test_models_go_after_the_grace_and_come_back(events: EventsTarget) -> None:
     assert not is_published(events, "gpu_router.llama3:8b")
     events.router.tell(**TOLD)
     events.wait_for_look()
-    assert events.grants("gpt-4") == EVERYBODY
+    assert events.grants("gpt-4") == set()
 
 
 def test_an_alias_taken_out_of_the_table_goes_at_once(events: EventsTarget) -> None:
@@ -189,7 +191,7 @@ def test_an_admins_changes_to_ours_are_kept(events: EventsTarget) -> None:
     """Would catch grants, a switch or a prompt that an admin set and that the next look undoes."""
     events.install_router(table="gpt-4 = llama3:8b\ngpt-5 = llama3:8b", models=[])
     events.router.tell(aliases=["gpt-4", "gpt-5"])
-    events.install(HASTY)
+    events.install(HASTY, audience="public")
     eventually(lambda: is_published(events, "gpt-5"))
     events.api.post(
         "/api/v1/models/model/access/update", {"id": "gpt-4", "name": "gpt-4", "access_grants": []}
@@ -215,7 +217,7 @@ def test_switched_off_by_an_admin_stays_off(events: EventsTarget) -> None:
     events.api.post("/api/v1/models/model/toggle?id=gpt-4")
     events.wait_for_look()
     assert events.target.rows["gpt-4"]["is_active"] is False
-    assert "switched it off" in events.left()["gpt-4"]
+    assert "switched it on or off" in events.left()["gpt-4"]
 
 
 def test_audience_of_a_group(events: EventsTarget, pupil: Account, user: OpenWebUI) -> None:
@@ -250,10 +252,78 @@ def test_aliases_of_the_filter(events: EventsTarget, user: OpenWebUI) -> None:
     events.create(FILTER, text)
     events.set_valves(FILTER, aliases="gpt-4 = mixtral:8x7b, llava:13b\nnone = mixtral:8x7b")
     events.toggle(FILTER)
-    events.install()
+    events.install(audience="public")
     eventually(lambda: events.grants("gpt-4") == EVERYBODY)
     assert events.target.rows["gpt-4"]["base_model_id"] == "llava:13b"
     assert events.grants("llava:13b") == EVERYBODY  # Open WebUI checks every hop
     assert not is_published(events, "none")
     eventually(lambda: "gpt-4" in user.models())
     assert ask(user, "gpt-4") == "You said: hello"
+
+
+def test_switching_it_on_opens_nothing(events: EventsTarget, user: OpenWebUI) -> None:
+    """Would catch private models that become public because the function is switched on by hand."""
+    text = plugin_text(FILTER)
+    events.create(FILTER, text)
+    events.set_valves(FILTER, aliases="gpt-5 = llava:13b")
+    events.toggle(FILTER)
+    events.install_router(table=ALIASES, **TOLD)
+    events.install()
+    eventually(lambda: events.grants("gpt-4") is not None and events.grants("gpt-5") is not None)
+    events.wait_for_look()
+    granted = {model: events.target.grants(model) for model in events.target.rows}
+    assert {model for model, grants in granted.items() if grants} == set()
+    assert user.models() == {}
+
+
+def test_the_models_row_is_followed(events: EventsTarget, user: OpenWebUI) -> None:
+    """Would catch a published name that keeps the access which its model had when it was published."""
+    target = events.target
+    target.add_row("llama3:8b", access_grants=PUBLIC)
+    events.install_router(table="gpt-4 = llama3:8b", **TOLD)
+    events.install()
+    eventually(lambda: events.grants("gpt-4") == EVERYBODY)
+    eventually(lambda: "gpt-4" in user.models())
+    assert ask(user, "gpt-4") == "gpu_router.gpt-4 answers"
+    form = {"id": "llama3:8b", "name": "llama3:8b", "access_grants": []}
+    events.api.post("/api/v1/models/model/access/update", form)  # an event tells of it: no wait for a look
+    names = ("gpt-4", "gpu_router.gpt-4", "gpu_router.llama3:8b")
+    eventually(lambda: all(events.grants(name) == set() for name in names))
+    events.api.post("/api/v1/models/model/toggle?id=llama3:8b")
+    eventually(lambda: not any(target.rows[name]["is_active"] for name in names))
+    assert "gpu_router.llama3:8b" not in events.api.models(
+        refresh=True
+    )  # nor for admins, as the model itself
+    events.api.post("/api/v1/models/model/toggle?id=llama3:8b")
+    eventually(lambda: all(target.rows[name]["is_active"] for name in names))
+    events.api.post("/api/v1/models/model/access/update", form | {"access_grants": PUBLIC})
+    eventually(lambda: all(events.grants(name) == EVERYBODY for name in names))
+    target.api.post("/api/v1/models/model/delete", {"id": "llama3:8b"})  # without a row: for admins
+    eventually(lambda: all(events.grants(name) == set() for name in names))
+
+
+def test_a_stated_audience_says_what_it_opens(events: EventsTarget) -> None:
+    """Would catch a model opened to everybody without a word on the dashboard, or a closed one opened."""
+    events.target.add_row("llava:13b", access_grants=[])
+    events.install_router(table="gpt-4 = llama3:8b, llava:13b", models=["llama3:8b", "llava:13b"])
+    events.router.tell(aliases=["gpt-4"])
+    events.install(audience="public")
+    eventually(lambda: events.grants("gpt-4") == EVERYBODY)
+    events.wait_for_look()
+    shown = {row["id"]: row for row in events.data()["publishing"]["rows"]}
+    assert (shown["gpt-4"]["audience"], shown["gpt-4"]["opens"]) == (["everybody"], ["llama3:8b"])
+    assert events.grants("gpu_router.llama3:8b") == events.grants("gpu_router.llava:13b") == set()
+    assert "gpt-4: llava:13b stays closed" in str(events.data()["publishing"]["problems"])
+
+
+def test_a_condition_on_groups_is_kept_by_the_models_rows(events: EventsTarget, pupil: Account) -> None:
+    """Would catch a model for a group alone, opened to everybody so that the alias can be asked."""
+    staff = events.target.add_group("staff", pupil.id)
+    events.create(FILTER, plugin_text(FILTER))
+    events.set_valves(FILTER, aliases="gpt-4 = llava:13b [group=staff]\ngpt-4 = llama3:8b")
+    events.toggle(FILTER)
+    events.install(audience="public")
+    eventually(lambda: events.grants("llama3:8b") == EVERYBODY)
+    assert events.grants("llava:13b") == {("group", staff, "read")}
+    events.set_valves(EVENTS, audience="")
+    eventually(lambda: not is_published(events, "llava:13b") and not is_published(events, "llama3:8b"))

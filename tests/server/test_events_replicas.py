@@ -51,7 +51,7 @@ def make_an_event(replica: RunningWebUI) -> None:
 
 def test_both_publish_and_neither_repeats(events: EventsTarget, replica: RunningWebUI) -> None:
     """Would catch replicas that fail on each other's rows, or write at every look."""
-    events.install(BRISK)
+    events.install(BRISK, audience="public")
     make_an_event(replica)
     with ThreadPoolExecutor(2) as pool:  # both look at the same moment
         list(pool.map(lambda act: act(), [events.wake, lambda: make_an_event(replica)]))

@@ -13,6 +13,7 @@ from deploy.client import OpenWebUI
 from harness.chat_bodies import TOOL
 from harness.fixtures_cache import DIRECT, CachedWebUI, at_once
 from harness.ollama_node import Answer, Model, OllamaNode, ToolCall
+from local.processes import free_port
 
 Json = dict[str, Any]
 
@@ -144,6 +145,21 @@ def test_figures_about_others_are_for_admins(cached_file: CachedWebUI) -> None:
     assert told[0] == "resident"
     assert "prefix" in told[1]
     assert "about" in told[1]
+
+
+def test_dead_redis_is_shown_and_logged_once(cached_file: CachedWebUI) -> None:
+    """Would catch a store that does not answer, and that nobody hears of, or its password in the log."""
+    log = cached_file.webui.log
+    before = log.read_text()
+    cached_file.set_valves(redis_url=f"redis://:hunter2hunter2@127.0.0.1:{free_port()}/0")
+    for number in range(6):
+        assert "cache" not in ask(cached_file.student, chat(f"{number}?"))["ollama_pack"]
+    fault = cached_file.admin.get("/ollama-pack/data")["cache"]["fault"]
+    assert "the store is" in fault
+    assert "Connect call failed" in fault or "connecting to 127.0.0.1" in fault
+    said = log.read_text().removeprefix(before)
+    assert said.count("The response cache cannot use its store") == 1
+    assert "hunter2" not in said + fault
 
 
 def test_another_user_is_not_served(cached: CachedWebUI) -> None:
@@ -326,7 +342,7 @@ def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:
     """Would catch a model in everybody's picker that answers nothing, or a refusal that tells nothing."""
     offered = user.models()
     assert offered["response_cache_replay"]["info"]["meta"]["hidden"] is True
-    with pytest.raises(Exception, match="no model to chat with"):
+    with pytest.raises(Exception, match="not a chat model"):
         ask(user, chat("hello", "response_cache_replay"))
 
 

@@ -201,7 +201,8 @@ def test_model_that_the_router_alone_has(target: Target) -> None:
 
 
 def test_models_of_all_cases_are_reached(target: Target) -> None:
-    """Would catch a model that only images, tools or a group bring in, without a grant."""
+    """Would catch a model that only images, tools or a group bring in, without a grant or open to others."""
+    staff = target.add_group("staff")
     target.install(
         pack(
             'name: gpt-4, local_name: "llama3:8b"',
@@ -210,8 +211,8 @@ def test_models_of_all_cases_are_reached(target: Target) -> None:
             'name: smart, local_name: "qwen2.5:32b", audience: admin',
         )
     )
-    models = ("gpt-4", "llama3:8b", "llava:13b", "qwen2.5:32b")
-    assert all(target.grants(model) == EVERYBODY for model in models)
+    assert all(target.grants(model) == EVERYBODY for model in ("gpt-4", "llama3:8b", "qwen2.5:32b"))
+    assert target.grants("llava:13b") == {("group", staff, "read")}  # asking for it itself is no way round
     assert target.grants("smart") == set()
 
 
@@ -227,3 +228,63 @@ def test_connection_that_is_down_for_a_while(target: Target) -> None:
     finally:
         target.node.start()
     assert target.rows == before
+
+
+def test_an_admins_change_to_who_may_use_a_row_of_ours(target: Target, pupil: Account) -> None:
+    """Would catch a model that an admin has narrowed, opened again by the next upload."""
+    target.install()
+    form = {"id": "llama3:8b", "name": "llama3:8b", "access_grants": []}
+    target.api.post("/api/v1/models/model/access/update", form)
+    done = target.upload(PACK)
+    assert done.returncode == 1
+    assert "not done: llama3:8b: an admin has set who may use it" in done.stderr
+    assert target.grants("llama3:8b") == set()
+    assert refusal(target, pupil, "gpt-3.5-turbo") == refusal(target, pupil, "llama3:8b") == NOT_FOUND
+
+
+def test_a_group_that_is_not_there_opens_nothing(target: Target) -> None:
+    """Would catch a model for a group alone, open to everybody because the group is not there yet."""
+    done = target.upload(
+        pack(
+            'name: gpt-4, local_name: "llama3:8b"',
+            'name: gpt-4, local_name: "llava:13b", when: {groups: staff}',
+        )
+    )
+    assert done.returncode == 1
+    assert "not done: gpt-4: llava:13b is only for members of 'staff'" in done.stderr
+    assert target.grants("llava:13b") == set()
+
+
+ROUTED = """\
+plugins: [model_alias_filter, gpu_router]
+models:
+  - {name: gpt-4, local_name: ["llama3:8b", "llava:13b"]}
+"""
+
+
+def test_the_dry_run_says_what_an_alias_opens(target: Target) -> None:
+    """Would catch a model that an upload opens without a word, or one that an admin closed and it opens."""
+    target.add_row("llava:13b", access_grants=[])
+    shown = target.upload(ROUTED, "--dry-run")
+    assert shown.returncode == 1
+    assert '+ access: ["everybody"]' in shown.stdout
+    assert '+ opens to them: ["llama3:8b"]' in shown.stdout
+    assert (
+        "not done: llava:13b: an admin has set who may use it, and not all who may use gpt-4" in shown.stderr
+    )
+    assert set(target.rows) == {"llava:13b"}
+
+
+def test_the_router_answers_with_what_the_user_may_use(target: Target, pupil: Account) -> None:
+    """Would catch the models of an alias open to everybody through the router, though an admin closed one."""
+    target.add_row("llama3:8b", access_grants=[])
+    assert target.upload(ROUTED).returncode == 1  # it says so
+    before = len(target.node.requests)
+    assert ask(target, pupil, "gpt-4") == "You said: hello"
+    chats = [request.body for request in target.node.requests[before:] if request.path == "/api/chat"]
+    assert [(chat or {})["model"] for chat in chats] == ["llava:13b"]
+    assert refusal(target, pupil, "gpu_router.llava:13b") == NOT_FOUND
+    target.add_row("llava:13b", access_grants=[])
+    with pytest.raises((ServerError, KeyError)):
+        ask(target, pupil, "gpt-4")
+    assert ask(target, target.webui.admin, "gpt-4") == "You said: hello"

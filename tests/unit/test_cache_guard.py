@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from ollama_pack.cache.counters import CacheCounters
 from ollama_pack.cache.errors import StoreDownError, StoreFullError
 from ollama_pack.cache.guard import GuardRule, StoreGuard, StoreTrouble
@@ -194,3 +196,31 @@ def test_figures_that_could_not_be_brought_are_kept() -> None:
     assert counters.take_new() == {"hits": 3}
     assert counters.take_new() == {}
     assert counters.snapshot() == {"hits": 3}
+
+
+def test_log_says_once_that_the_store_is_in_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a dead store that nobody hears of, a line for each chat, or no word that it is back."""
+
+    async def test(guard: StoreGuard, store: Scripted, clock: Clock) -> None:
+        store.up = False
+        for _ in range(6):
+            await guard.ask(down)
+            clock.now += 1
+            await asyncio.sleep(0.02)
+        assert guard.fault == "down"
+        store.up = True
+        while guard.is_open:
+            clock.now += 1
+            await guard.ask(fine)
+            await asyncio.sleep(0.001)
+        assert guard.fault == ""
+        for _ in range(3):
+            await guard.ask(full)
+
+    with caplog.at_level("WARNING"):
+        run(test)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "The response cache cannot use its store",
+        "The response cache can use its store again",
+        "The response cache keeps no new answers",
+    ]

@@ -25,14 +25,17 @@ def test_endpoints_become_rows_of_the_valve(tmp_path: Path) -> None:
         "  - {url: 'http://a:11434'}\n"
         "  - {name: big, url: 'http://b:11434', slots: 4, weight: 2, tier: 1, agent: 'http://b:9400'}\n"
         "  - {name: vllm, url: 'http://c:8000/v1', kind: openai, key: hush}\n"
+        "  - {name: far, url: 'https://me:pw@d/ollama', headers: {X-Team: 'blue one', X-Key: a=b}}\n"
         "router: {max_queue: 9, first_token_timeout: 30, keep_alive: 1h, redis_url: 'redis://a:6379/1'}\n",
     )
     valves = load_config(file).router_valves
-    first, second, third = parse_nodes(valves.pop("nodes"))
+    first, second, third, far = parse_nodes(valves.pop("nodes"))
     assert (first.name, first.url, first.slots) == ("gpu0", "http://a:11434", None)
     assert (second.name, second.slots, second.weight, second.tier) == ("big", 4, 2.0, 1)
     assert second.agent == "http://b:9400"
     assert (third.kind, third.key) == ("openai", "hush")
+    assert (far.url, far.login) == ("https://d/ollama", "me:pw")
+    assert far.headers == (("X-Team", "blue one"), ("X-Key", "a=b"))
     assert valves == {
         "max_queue": 9,
         "first_token_timeout_seconds": 30.0,
@@ -61,15 +64,6 @@ def test_nodes_that_the_router_would_refuse(tmp_path: Path, endpoints: str, reas
     with pytest.raises(ConfigError, match=reason) as error:
         load_config(file)
     assert "model_provider.endpoints" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("audiences", "restricts"), [(["public"], False), (["public", "admin"], True), (["group:staff"], True)]
-)
-def test_restricted_names(tmp_path: Path, audiences: list[str], restricts: bool) -> None:  # noqa: FBT001 - a case
-    """Would catch models that are published to everybody behind a name that is not."""
-    rows = "".join(f"- {{name: n{n}, local_name: x, audience: '{a}'}}\n" for n, a in enumerate(audiences))
-    assert load_config(write(tmp_path, f"models:\n{rows}")).restricts is restricts
 
 
 def test_secrets_are_left_out_of_differences() -> None:

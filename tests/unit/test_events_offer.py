@@ -10,10 +10,11 @@ from ollama_pack.services.offer import (
     shown_though_gone,
     withdrawable,
 )
-from ollama_pack.webui.audience import EVERYBODY
+from ollama_pack.webui.audience import EVERYBODY, NOBODY
 from ollama_pack.webui.functions import FunctionState
+from ollama_pack.webui.model_rows import ExistingRow
 from ollama_pack.webui.models import ModelCatalogue
-from ollama_pack.webui.publication import ExistingRow, WantedRow
+from ollama_pack.webui.publication import WantedRow
 
 NOTHING = FunctionState()
 TOLD = (
@@ -31,26 +32,28 @@ def row(wanted: WantedRow) -> ExistingRow:
 
 
 def rows_of(offer: Offer) -> dict[str, ExistingRow]:
-    return {wanted.id: row(wanted) for wanted in routed_rows(offer, EVERYBODY)}
+    return {wanted.id: row(wanted) for wanted in routed_rows(offer, EVERYBODY, {})}
 
 
 def test_rows_of_the_router() -> None:
     """Would catch an alias that leads elsewhere, or that stands twice in the picker."""
     rows = {
-        wanted.id: wanted for wanted in routed_rows(Offer(alias_tables(NOTHING, NOTHING), TOLD), EVERYBODY)
+        wanted.id: wanted
+        for wanted in routed_rows(Offer(alias_tables(NOTHING, NOTHING), TOLD), EVERYBODY, {})
     }
     assert {model: (wanted.base, wanted.hidden) for model, wanted in rows.items()} == {
         "gpt-4": ("gpu_router.gpt-4", False),
         "gpu_router.gpt-4": (None, True),
         "gpu_router.llama3:8b": (None, False),
     }
-    assert {wanted.grants for wanted in rows.values()} == {EVERYBODY}
+    assert rows["gpt-4"].grants == rows["gpu_router.gpt-4"].grants == EVERYBODY  # its audience is stated
+    assert rows["gpu_router.llama3:8b"].grants == NOBODY  # the model has no row: it is for admins
 
 
 def test_the_routers_aliases_win() -> None:
     """Would catch an alias of both tables that goes round the router."""
     offer = Offer(alias_tables(function("gpt-4 = a"), function("gpt-4 = b\ngpt-5 = c, b\ngpt-6 = x")))
-    rows, problems = filtered_rows(offer, EVERYBODY, ModelCatalogue({"a": {}, "b": {}, "c": {}}))
+    rows, problems = filtered_rows(offer, EVERYBODY, ModelCatalogue({"a": {}, "b": {}, "c": {}}), {}, {})
     assert [(wanted.id, wanted.base) for wanted in rows] == [("gpt-5", "c"), ("c", None), ("b", None)]
     assert [problem.partition(":")[0] for problem in problems] == ["gpt-6"]
 

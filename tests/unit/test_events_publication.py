@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, audience_grants, parse_audience
 from ollama_pack.webui.errors import AudienceError
+from ollama_pack.webui.model_rows import MARK, ExistingRow
 from ollama_pack.webui.publication import (
-    MARK,
     TAKEN,
     Absences,
     CloseRow,
     CreateRow,
     DeleteRow,
-    ExistingRow,
     RowPlan,
     UpdateRow,
     WantedRow,

@@ -193,7 +193,8 @@ def test_the_token_does_not_follow_a_redirect(
         assert thief.heads == []
 
 
-MARK = {"kind": "base", "id": "llama3:8b", "by": "ollama_pack_events", "grants": []}
+GRANTS = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
+MARK = {"kind": "base", "id": "llama3:8b", "by": "ollama_pack_events", "grants": GRANTS}
 ROW: dict[str, Any] = {
     "id": "llama3:8b",
     "name": "llama3:8b",
@@ -201,7 +202,7 @@ ROW: dict[str, Any] = {
     "is_active": True,
     "meta": {"description": None, "ollama_pack": MARK},
     "params": {},
-    "access_grants": [{"principal_type": "user", "principal_id": "*", "permission": "read"}],
+    "access_grants": GRANTS,
 }
 PLUGIN: dict[str, Any] = {
     "id": "ollama_pack_events",

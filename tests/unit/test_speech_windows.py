@@ -1,8 +1,12 @@
 """Where a recording is cut, as a function of the probabilities of speech alone."""
 
-from hypothesis import given
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ollama_pack.speech.vad import FRAME_SAMPLES
 from ollama_pack.speech.windows import (
     MAX_SILENCE,
     MIN_SPEECH,
@@ -11,6 +15,7 @@ from ollama_pack.speech.windows import (
     SPEECH_ENDS,
     FrameSpan,
     SpanCutter,
+    cut_windows,
 )
 
 LIMIT = 300
@@ -94,3 +99,24 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest() -> None:
     found = spans(speech)
     assert found[0] == FrameSpan(0, 250)
     assert found[1].start == 250
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 300), st.sampled_from([0.0, 0.0, 0.9])), max_size=8))
+def test_silence_that_is_skipped_changes_no_window(runs: list[tuple[int, float]]) -> None:
+    """Would catch times or samples that are wrong after hours of silence, which are not looked at."""
+    probabilities: Any = np.array([value for frames, value in runs for _ in range(frames)], "float32")
+    samples: Any = np.arange(len(probabilities) * FRAME_SAMPLES, dtype="float32")
+
+    def cut(least: float) -> list[tuple[float, int, float, float]]:
+        blocks = [
+            (
+                samples[start * FRAME_SAMPLES : (start + 50) * FRAME_SAMPLES],
+                np.maximum(probabilities[start : start + 50], least),
+            )
+            for start in range(0, len(probabilities), 50)
+        ]
+        found = [(window.start, window.samples) for window in cut_windows(blocks)]
+        return [(start, len(sound), float(sound[0]), float(sound[-1])) for start, sound in found]
+
+    assert cut(0.0) == cut(0.01)  # silence that is no silence is not skipped

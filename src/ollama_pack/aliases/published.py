@@ -36,3 +36,36 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
         model = find_candidate(name, row, models, families=families)
         if model is not None:
             yield model
+
+
+def groups_behind(
+    table: AliasTable, name: str, models: Mapping[str, str]
+) -> dict[str, frozenset[str] | None]:
+    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
+
+    An empty set: one has to be in several groups.
+    """
+    groups = frozenset(group for row in table.rows for group in row.groups)
+
+    def reached(*members: str) -> set[str]:
+        everything = RequestFacts(
+            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
+        )
+        asked = (RequestFacts(name, groups=frozenset(members)), everything)
+        return {model for facts in asked for model in answering_models(table, facts, models)}
+
+    open_to_all = reached()
+    by_group = {group: reached(group) for group in sorted(groups)}
+    return {
+        model: None
+        if model in open_to_all
+        else frozenset(group for group, found in by_group.items() if model in found)
+        for model in models_behind(table, name, models)
+    }
+
+
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))

@@ -11,6 +11,7 @@ _CHUNK_FIELDS = {
     *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 _DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
 
@@ -80,7 +81,8 @@ class AnswerCollector:
         if self._against or self._calls:
             return self._against or "tool calls"
         if self.finish_reason != "stop":
-            return f"finish reason {self.finish_reason}" if self.finish_reason else "no finish reason"
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
         if self._needs_usage and not self.usage:
             return "no usage"
         if not self.content.strip():

@@ -157,14 +157,14 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError("the disk of the cache's SQLite file is full") from error
-            raise StoreDownError(f"SQLite failed: {error}") from error
+                raise StoreFullError(f"the disk of {self._file} is full") from error
+            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(f"SQLite failed: {error}") from error
         except OSError as error:
-            raise StoreDownError(f"the cache's SQLite file cannot be used: {error}") from error
+            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""

@@ -1,19 +1,30 @@
 """What there is to publish: the models and aliases of the router, and the aliases of the alias filter."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasTableError
-from ollama_pack.aliases.published import concrete_names, models_behind
+from ollama_pack.aliases.published import concrete_names, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.webui.audience import Grants
+from ollama_pack.webui.access import (
+    Access,
+    CheckedModel,
+    alias_access,
+    kept_closed,
+    model_access,
+    narrowed,
+    opened_models,
+)
+from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.contact import ROUTER_ID, RouterContact
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state
+from ollama_pack.webui.model_rows import MAKER, ExistingRow
 from ollama_pack.webui.models import ModelCatalogue
-from ollama_pack.webui.publication import MAKER, ExistingRow, WantedRow
+from ollama_pack.webui.publication import WantedRow
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -41,7 +52,8 @@ class Offer:
 
     Attributes:
         tables: the alias tables.
-        routed: what the router offers, as it tells it: `id`, `name`, `alias`.
+        routed: what the router offers, as it reports it: `id`, `name`, `alias`; of an alias the `models` that
+            may answer; of a model the `ids` that it has in Open WebUI, and the `tags` of its connections.
         fault: why the router could not be asked though it is on; empty: it was, or there is none.
     """
 
@@ -85,42 +97,130 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
         return None
 
 
-def routed_rows(offer: Offer, grants: Grants) -> Iterator[WantedRow]:
-    """The router's models, for people who are no admins; and each of its aliases under its own name."""
+def behind_alias(offer: Offer, name: str) -> list[CheckedModel]:
+    """The models of nodes that may answer for an alias of the router."""
+    told = next((model for model in offer.routed if model["id"] == name), {})
+    plain = {str(model["id"]): model for model in offer.routed if not model.get("alias")}
+    names = told.get("models")  # a router of an older version tells none
+    if not isinstance(names, list | tuple):
+        names = models_behind(offer.tables.router or AliasTable(()), name, dict.fromkeys(plain, ""))
+    return [named_model(str(model), plain.get(str(model), {})) for model in names]
+
+
+def named_model(name: str, told: Mapping[str, Any]) -> CheckedModel:
+    """A model of the router, with the ids that it has in Open WebUI: its own name, or those reported."""
+    ids = told.get("ids")
+    return CheckedModel(name, tuple(map(str, ids)) if isinstance(ids, list | tuple) else (name,))
+
+
+def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> Iterator[WantedRow]:
+    """The router's models, for those who may use them; and each of its aliases under its own name.
+
+    Args:
+        offer: what there is.
+        stated: the audience of aliases; None: those who may use one of the models behind.
+        rows: all that there are.
+    """
     for model in offer.routed:
         name = str(model["id"])
         routed_id = f"{ROUTER}{name}"
         if model.get("alias"):
+            behind = behind_alias(offer, name)
+            access = alias_access(stated, (model_access(one, rows) for one in behind))
             told = f"{name} is answered by the model that the router's alias table names."
-            yield WantedRow(name, name, routed_id, grants, alias=name, description=told)
-            yield WantedRow(routed_id, name, None, grants, alias=name, hidden=True)
+            alias = WantedRow(
+                name,
+                name,
+                routed_id,
+                access.grants,
+                name,
+                told,
+                active=access.is_on,
+                opened=stated is not None,
+            )
+            yield alias
+            yield replace(alias, id=routed_id, base=None, description="", hidden=True)
         else:
-            yield WantedRow(routed_id, str(model.get("name") or name), None, grants)
+            access = model_access(named_model(name, model), rows)
+            tags = tuple(str(tag) for tag in model.get("tags") or ())
+            shown = str(model.get("name") or name)
+            yield WantedRow(routed_id, shown, None, access.grants, active=access.is_on, tags=tags)
 
 
-def filtered_rows(offer: Offer, grants: Grants, models: ModelCatalogue) -> tuple[list[WantedRow], list[str]]:
-    """The alias filter's names that the router has not, with the models behind them; and what lacks a model.
+def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]) -> list[str]:
+    """What to tell of models that an alias does not open, because an admin has set who may use them."""
+    names = (str(model["id"]) for model in offer.routed if model.get("alias"))
+    return [
+        f"{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)"
+        for name in names
+        for model, reason in kept_closed(stated, behind_alias(offer, name), rows).items()
+    ]
+
+
+def opened_by_aliases(
+    offer: Offer, stated: Grants | None, rows: Mapping[str, ExistingRow]
+) -> dict[str, tuple[str, ...]]:
+    """Alias of the router → the models that its audience reaches through it alone."""
+    names = [str(model["id"]) for model in offer.routed if model.get("alias")]
+    return {name: opened_models(stated, behind_alias(offer, name), rows) for name in names}
+
+
+def filtered_rows(
+    offer: Offer,
+    stated: Grants | None,
+    models: ModelCatalogue,
+    rows: Mapping[str, ExistingRow],
+    groups: Mapping[str, str],
+) -> tuple[list[WantedRow], list[str]]:
+    """The alias filter's names that the router has not, with the models that they open; what lacks a model.
+
+    Open WebUI lets a user ask an alias only where the user may ask the model under it, too: a stated audience
+    is given to these models, but never past a condition on groups.
 
     Args:
         offer: the tables.
-        grants: who may use them.
+        stated: the audience of aliases; None: those who may use one of the models behind.
         models: what Open WebUI offers by itself, the router's models too; no rows.
+        rows: all that there are.
+        groups: name → id of every group.
     """
-    rows: list[WantedRow] = []
+    aliases: list[WantedRow] = []
+    opened: dict[str, Grants] = {}
     problems = []
     table = offer.tables.filtered or AliasTable(())
     of_router = concrete_names(offer.tables.router or AliasTable(()))
     for name in concrete_names(table):
         if name in of_router:
             continue
-        ids = [models.ids_of(model)[0] for model in models_behind(table, name, models)]
-        if behind := list(dict.fromkeys(ids)):
-            told = f"{name} is answered by {behind[0]} or what the alias table prefers."
-            rows.append(WantedRow(name, name, behind[0], grants, alias=name, description=told))
-            rows += (WantedRow(model, model, None, grants) for model in behind)
-        else:
+        found = {models.ids_of(model)[0]: who for model, who in groups_behind(table, name, models).items()}
+        if not found:
             problems.append(f"{name}: no connection has any of its models (`ollama pull` one)")
-    return rows, problems
+            continue
+        accesses = {model: model_access(_under(model), rows) for model in found}
+        access = alias_access(stated, accesses.values())
+        base = next(iter(found)) if stated is not None else _for_most(accesses)
+        told = f"{name} is answered by {base} or what the alias table prefers."
+        aliases.append(
+            WantedRow(
+                name, name, base, access.grants, name, told, active=access.is_on, opened=stated is not None
+            )
+        )
+        for model, who in found.items() if stated is not None else ():
+            if not (model.startswith(ROUTER) and accesses[model].has_row):
+                opened[model] = opened.get(model, NOBODY) | narrowed(stated or NOBODY, who, groups)
+    bases = (WantedRow(model, model, None, grants, opened=True) for model, grants in opened.items())
+    return [*aliases, *bases], problems
+
+
+def _under(model: str) -> CheckedModel:
+    return CheckedModel(model, (model.removeprefix(ROUTER),))
+
+
+def _for_most(accesses: Mapping[str, Access]) -> str:
+    """The model that an alias without a stated audience is based on: Open WebUI asks for access to it."""
+    usable = [model for model, access in accesses.items() if access.is_on] or list(accesses)
+    known = [model for model in usable if accesses[model].grants]
+    return next((model for model in known if accesses[model].grants & EVERYBODY), (known or usable)[0])
 
 
 def absent_routed(offer: Offer) -> list[str]:
@@ -133,16 +233,27 @@ def absent_routed(offer: Offer) -> list[str]:
 
 
 def withdrawable(
-    offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
+    offer: Offer,
+    wanted: Mapping[str, WantedRow],
+    rows: Mapping[str, ExistingRow],
+    listed: AbstractSet[str] = frozenset(),
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Ids of ours that are not wanted: those that may only be away for a while, and those that are gone.
 
-    Gone is an alias that somebody took out of its table. What goes through a router that does not answer is
-    in neither: nothing is known of it.
+    Gone is an alias that somebody took out of its table, and a model that is there and that no alias opens
+    now. What goes through a router that does not answer is in neither: nothing is known of it.
+
+    Args:
+        offer: what there is.
+        wanted: the rows that there shall be, by id.
+        rows: all that there are, by id.
+        listed: ids of the models that Open WebUI offers by itself.
     """
     ours = [row for row in rows.values() if row.maker == "events" and row.id not in wanted]
     known = offer.tables.are_known
     gone = frozenset(row.id for row in ours if known and row.alias and row.alias not in offer.tables.names)
+    if known and offer.tables.filtered is not None:
+        gone |= {row.id for row in ours if not row.alias and row.id in listed and not _is_routed(row)}
     unheard = frozenset(row.id for row in ours if offer.fault and _is_routed(row))
     return frozenset(row.id for row in ours) - gone - unheard, gone
 
@@ -156,7 +267,8 @@ def shown_though_gone(
 ) -> frozenset[str]:
     """Ids on which Open WebUI's list of models differs from what there is, so that it should look again."""
     ours = {row.id for row in rows.values() if row.maker == "events" and row.base and row.active}
-    there = ours | offer.router_ids
+    off = {row.id for row in rows.values() if not row.base and not row.active}
+    there = ours | (offer.router_ids - off)
     listed = {
         model
         for model, about in known.items()

@@ -3,27 +3,29 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ollama_pack.services.offer import (
     AliasTables,
     Offer,
     absent_routed,
+    closed_to_audience,
     filtered_rows,
     gather_offer,
+    opened_by_aliases,
     routed_rows,
     shown_though_gone,
     withdrawable,
 )
-from ollama_pack.webui.audience import audience_grants, parse_audience
+from ollama_pack.webui.audience import audience_grants, stated_audience
 from ollama_pack.webui.contact import RouterContact
+from ollama_pack.webui.model_rows import ExistingRow
 from ollama_pack.webui.models import ModelCatalogue
 from ollama_pack.webui.publication import (
     Absences,
     CloseRow,
     DeleteRow,
-    ExistingRow,
     LeftRow,
     WantedRow,
     plan_rows,
@@ -74,12 +76,13 @@ class Publisher:
         self._absences = Absences(GRACE_SECONDS, clock)
         self._refreshed_for: frozenset[str] = frozenset()
         self._group_names: dict[str, str] = {}
+        self._opens: dict[str, tuple[str, ...]] = {}
 
     async def reconcile(self, audience: str, owner: str, *, publish: bool) -> None:
         """Bring the rows to what is offered now.
 
         Args:
-            audience: who may use what is published, as the valve has it.
+            audience: who may use the aliases, as the valve has it.
             owner: id of the user whose the new rows are.
             publish: False takes away what was published.
         """
@@ -87,9 +90,9 @@ class Publisher:
         if not self._app.state.MODELS:
             await refresh_models(self._app)
         rows = await read_rows()
-        wanted, problems = await self._wanted(offer, audience)
+        wanted, problems = await self._wanted(offer, audience, rows)
         spared = self._spared(offer, wanted, rows) if publish else frozenset()
-        plan = plan_rows(wanted, rows, self._taken(), spared)
+        plan = plan_rows(wanted, rows, self._by_themselves().keys(), spared)
         done = await write_rows(plan.changes, owner)
         for change in done:
             if isinstance(change, DeleteRow | CloseRow):
@@ -100,33 +103,37 @@ class Publisher:
         published = tuple(map(self._shown, ours))
         self._conclude(Publication(time.time(), published, plan.left, problems))
 
-    async def _wanted(self, offer: Offer, audience: str) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
+    async def _wanted(
+        self, offer: Offer, audience: str, rows: Mapping[str, ExistingRow]
+    ) -> tuple[dict[str, WantedRow], tuple[str, ...]]:
         """The rows that there shall be, by id, and what stands in the way of more."""
         groups = await group_ids()
         self._group_names = {group: name for name, group in groups.items()}
-        grants, unknown = audience_grants(parse_audience(audience), groups)
-        models = {
-            model: about for model, about in listed_models(self._app).items() if not about.get("preset")
-        }
-        filtered, lacking = filtered_rows(offer, grants, ModelCatalogue(models))
-        rows = [*filtered, *routed_rows(offer, grants)]
+        parts = stated_audience(audience)
+        stated, unknown = (None, ()) if parts is None else audience_grants(parts, groups)
+        models = ModelCatalogue(self._by_themselves())
+        filtered, lacking = filtered_rows(offer, stated, models, rows, groups)
+        opened = {row.id: row for row in filtered if row.id in offer.router_ids}
+        routed = (_opened_too(row, opened.get(row.id)) for row in routed_rows(offer, stated, rows))
+        self._opens = opened_by_aliases(offer, stated, rows)
         missing_groups = (
             f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
         )
         fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
-        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking)
-        return {row.id: row for row in rows}, problems
+        closed = closed_to_audience(offer, stated, rows)
+        problems = (*fault, *missing_groups, *absent_routed(offer), *lacking, *closed)
+        return {row.id: row for row in (*filtered, *routed)}, problems
 
-    def _taken(self) -> frozenset[str]:
-        """Ids of models that are there by themselves."""
+    def _by_themselves(self) -> dict[str, Mapping[str, Any]]:
+        """The models that are there without a row."""
         models = listed_models(self._app).items()
-        return frozenset(model for model, about in models if not about.get("preset"))
+        return {model: about for model, about in models if not about.get("preset")}
 
     def _spared(
         self, offer: Offer, wanted: Mapping[str, WantedRow], rows: Mapping[str, ExistingRow]
     ) -> frozenset[str]:
         """Rows of ours that stay for now, though they are not wanted."""
-        away, gone = withdrawable(offer, wanted, rows)
+        away, gone = withdrawable(offer, wanted, rows, self._by_themselves().keys())
         ours = frozenset(row.id for row in rows.values() if row.maker == "events")
         return (ours - away - gone) | self._absences.spared(away, wanted.keys())
 
@@ -138,6 +145,7 @@ class Publisher:
             "alias": row.alias,
             "active": row.active,
             "audience": sorted(self._readable(kind, who) for kind, who, _ in row.grants),
+            "opens": list(self._opens.get(row.alias, ())),
             "missing_seconds": self._absences.seconds(row.id),
         }
 
@@ -156,3 +164,8 @@ class Publisher:
             if problem not in self.last.problems:
                 log_publishing.warning("%s", problem)
         self.last = publication
+
+
+def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
+    """A row of the router, which an alias of the filter may open wider."""
+    return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)

@@ -1,24 +1,46 @@
 """Aliases over a fleet: which names a router offers, and which models may answer for one."""
 
+from collections.abc import Set as AbstractSet
+
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
-from ollama_pack.aliases.resolve import NOT_INSTALLED, candidates
+from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, candidates
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.errors import PackError
+from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 
 
-def models_for(table: AliasTable, facts: RequestFacts, catalogue: Catalogue) -> tuple[str, ...]:
+def models_for(
+    table: AliasTable, facts: RequestFacts, catalogue: Catalogue, denied: AbstractSet[str] = frozenset()
+) -> tuple[str, ...]:
     """Names of the models that may answer for a name, the preferred first; of no alias: the name itself.
 
+    Args:
+        table: the aliases.
+        facts: what is known of the request.
+        catalogue: the models that nodes have.
+        denied: names of those that this user may not use.
+
     Raises:
-        AliasUnavailableError: rows apply, but no node has any of their models.
+        AliasUnavailableError: rows apply, but no node has any of their models, or the user may use none.
     """
-    there = tuple(dict.fromkeys(answering_models(table, facts, catalogue.levels)))
+    levels = {name: level for name, level in catalogue.levels.items() if name not in denied}
+    there = tuple(dict.fromkeys(answering_models(table, facts, levels)))
     named = [] if there else [name for name, _ in candidates(table, facts)]
     if named:
-        raise AliasUnavailableError(facts.model, tuple((name, NOT_INSTALLED) for name in named))
+        without = dict.fromkeys(answering_models(table, facts, catalogue.levels))
+        refused = [(name, NOT_PERMITTED) for name in without]
+        raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
+    """The error for an alias without a model: where some nodes do not answer, they may have it."""
+    missing = [model for model, reason in error.passed_over if reason == NOT_INSTALLED]
+    absent = router.no_node(missing)
+    return absent if missing and (absent.silent or not absent.nodes) else error
 
 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:

@@ -42,7 +42,7 @@ MIN_BYTES_A_SECOND = 32  # a file that claims to be longer than these allow is n
 
 PIECE_SAMPLES = 2**16  # of a frame, that are worked on at a time
 MAX_FRAME_VALUES = 2**22  # samples by channels in a frame: 16 MB, most codecs have some thousand
-MAX_VALUES = 2**33  # samples by channels in a recording: 4 hours with 6 channels at 96 kHz
+VALUES_A_SECOND = 400_000  # samples by channels, on average: 8 channels at 48 kHz, stereo at 192 kHz
 # A packet may hold many frames, which the decoder gives all at once: so much of it may be compressed.
 MAX_PACKET_BYTES = 2**17
 _LARGER_PACKETS = {"flac": 2**21, "wavpack": 2**22, "tta": 2**22, "alac": 2**20}
@@ -90,6 +90,7 @@ class DecodedAudio:
         self._open_file = open_file
         self._container, self._file = open_file()
         self._limit = limit
+        self._most_values = limit * VALUES_A_SECOND
         self._told = told
         self._ends_early = cut_off
         self._tracks = _usable_tracks(self._container)
@@ -247,7 +248,7 @@ class DecodedAudio:
                         yield from resampler.feed(samples, frame.sample_rate)
                 except _decoder_errors():
                     self.damaged += 1
-                if self._values > MAX_VALUES or resampler.changes > MAX_RATE_CHANGES:
+                if self._values > self._most_values or resampler.changes > MAX_RATE_CHANGES:
                     self._cut_off = True
                     break
             yield from resampler.end()

@@ -25,6 +25,15 @@ def parse_audience(text: str) -> tuple[str, ...]:
     return parts
 
 
+def stated_audience(text: str) -> tuple[str, ...] | None:
+    """The audience in a valve; None where it is empty, and none is stated.
+
+    Raises:
+        AudienceError: a part of it is not known.
+    """
+    return parse_audience(text) if text.strip() else None
+
+
 def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
     """The grants of an audience, and the names of groups in it that Open WebUI does not have.
 

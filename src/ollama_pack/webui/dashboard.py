@@ -220,7 +220,8 @@ function published(told) {
     cell(make("code", {}, text(row.id))),
     cell(row.base ? make("code", {class: "soft"}, row.base)
       : make("span", {class: "soft"}, row.alias ? "itself, for " + row.alias : "itself")),
-    cell(list(row.audience).join(", ") || "admins"),
+    cell([list(row.audience).join(", ") || "admins", list(row.opens).length
+      ? make("div", {class: "soft small"}, "opens to them: " + list(row.opens).join(", ")) : ""]),
     cell([row.active ? "" : badge("switched off", "warn"), isNumber(row.missing_seconds)
       ? badge("away for " + Math.round(row.missing_seconds / 60) + " min", "warn") : ""])));
   return rows.length ? table([["Model"], ["answered by"], ["for"], [""]], rows)

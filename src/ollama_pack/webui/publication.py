@@ -1,26 +1,24 @@
 """Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 
 A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants that it gave,
-so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of a row copies
-`meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
+that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
+a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
-
-MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
-MAKER = "ollama_pack_events"
+from ollama_pack.webui.model_rows import MAKER, MARK, ExistingRow
 
 BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
 BY_UPLOAD = "upload.py published it, and keeps it"
 TAKEN = "a connection offers a model of this name itself"
 ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it off, and that is kept"
+ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
 ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
 
 
@@ -36,6 +34,9 @@ class WantedRow:
         alias: the alias that it serves; empty: none.
         description: what the picker tells of it; empty: nothing.
         hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        active: it is switched on.
+        opened: an admin has stated the audience: it opens the models behind it that have no row.
+        tags: that the picker shows. Said once.
     """
 
     id: str
@@ -45,70 +46,17 @@ class WantedRow:
     alias: str = ""
     description: str = ""
     hidden: bool = False
+    active: bool = True
+    opened: bool = False
+    tags: tuple[str, ...] = ()
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
-        return {MARK: said | {"grants": grant_forms(self.grants)}}
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingRow:
-    """A row of the models table as it is.
-
-    Attributes:
-        id: the model's id.
-        name: what the picker shows.
-        base: the model that answers for it, or None.
-        grants: who may use it, beside admins.
-        active: it is not switched off.
-        meta: what else is said of it.
-        has_params: an admin gave it parameters or a system prompt.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    active: bool = True
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    has_params: bool = False
-
-    @property
-    def mark(self) -> Mapping[str, Any]:
-        """The pack's mark; empty where an admin made the row, or cloned it."""
-        mark = self.meta.get(MARK)
-        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
-
-    @property
-    def maker(self) -> Literal["events", "upload", "hand"]:
-        """Whose row it is."""
-        if not self.mark:
-            return "hand"
-        return "events" if self.mark.get("by") == MAKER else "upload"
-
-    @property
-    def alias(self) -> str:
-        """The alias that the row serves; empty: none."""
-        return str(self.mark.get("alias") or "")
-
-    @property
-    def given(self) -> Grants:
-        """The grants that the events function gave last."""
-        said = self.mark.get("grants") or ()
-        return frozenset(
-            (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in said
-        )
-
-    @property
-    def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
-        added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        return added or renamed or self.has_params or not self.active or self.grants != self.given
+        given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
+        return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +73,12 @@ class UpdateRow:
     Attributes:
         row: what is wanted, with the grants that it shall have.
         regrant: give it these grants; else they are left as they are.
+        switch: switch it on or off as is wanted; else it is left as it is.
     """
 
     row: WantedRow
     regrant: bool
+    switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,19 +161,26 @@ def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     return current.grants not in (current.given, row.grants)
 
 
+def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
+    return not current.has_given_switch and current.active != row.active
+
+
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
         yield ADMINS_GRANTS
-    if not current.active:
+    if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
 
 def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
+    switch = current.active != row.active and not _has_admins_switch(row, current)
     is_noted = is_admins or current.given == row.grants
-    if current.base != row.base or current.alias != row.alias or regrant or not is_noted:
-        yield UpdateRow(row, regrant)
+    is_opened = bool(current.mark.get("opened"))
+    differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    if differs or regrant or switch or not is_noted:
+        yield UpdateRow(row, regrant, switch)
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:

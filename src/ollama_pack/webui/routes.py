@@ -15,6 +15,8 @@ class RouteSpec:
         audience: who is let in; others get Open WebUI's own 401.
         answer: is called with the request and Open WebUI's user; gives JSON or a response.
         lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
     """
 
     method: str
@@ -22,6 +24,7 @@ class RouteSpec:
     audience: Literal["user", "admin"]
     answer: Callable[[Any, Any], Awaitable[Any]]
     lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -36,9 +39,10 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    ours = [_api_route(owner, spec) for spec in specs]
+    first = [_api_route(owner, spec) for spec in specs if spec.without]
+    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
     end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
 
 
 def _is_of(route: Any, owner: str) -> bool:

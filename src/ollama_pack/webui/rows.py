@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
+from ollama_pack.webui.model_rows import ExistingRow, existing_row
 from ollama_pack.webui.publication import (
     CloseRow,
     CreateRow,
     DeleteRow,
-    ExistingRow,
     RowChange,
     UpdateRow,
     WantedRow,
@@ -23,7 +23,7 @@ async def read_rows() -> dict[str, ExistingRow]:
     """Every row, by id."""
     from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
 
-    return {row.id: _existing(row) for row in await Models.get_all_models()}
+    return {row.id: existing_row(row.model_dump()) for row in await Models.get_all_models()}
 
 
 async def group_ids() -> dict[str, str]:
@@ -58,10 +58,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
     match change:
         case CreateRow(row):
             return await _create_row(row, owner)
-        case UpdateRow(row, regrant):
+        case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row)
+            return await _remark_row(row.id, row.mark, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
             return await _remark_row(model, None, None)
@@ -76,19 +76,22 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
         return False  # another replica was faster
     said = {"description": row.description} if row.description else {}
     hidden = {"hidden": True} if row.hidden else {}
+    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | row.mark,
+        meta=said | hidden | tags | row.mark,
         params={},
         access_grants=grant_forms(row.grants),
-        is_active=True,
+        is_active=row.active,
     )
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None) -> bool:
+async def _remark_row(
+    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
+) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -100,9 +103,9 @@ async def _remark_row(model: str, mark: Mapping[str, Any] | None, wanted: Wanted
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(_existing(row).mark)),
+        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
         params=row.params.model_dump(),
-        is_active=row.is_active,
+        is_active=wanted.active if wanted and switch else row.is_active,
     )
     return await Models.update_model_by_id(model, form) is not None
 
@@ -111,21 +114,6 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
-
-
-def _existing(row: Any) -> ExistingRow:
-    grants = frozenset(
-        (grant.principal_type, grant.principal_id, grant.permission) for grant in row.access_grants
-    )
-    return ExistingRow(
-        id=row.id,
-        name=row.name,
-        base=row.base_model_id,
-        grants=grants,
-        active=bool(row.is_active),
-        meta=row.meta.model_dump(exclude_none=True),
-        has_params=bool(row.params.model_dump(exclude_none=True)),
-    )
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:

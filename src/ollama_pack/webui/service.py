@@ -137,6 +137,8 @@ class EventService:
             # Deleting takes it out of this process's functions; the rest is known from the database.
             if self._id not in self._app.state.FUNCTIONS or not await self._alive.get():
                 self.stop()
+                if spec.without is not None:
+                    return await spec.without(request, user)
                 raise not_found()
             return await spec.answer(request, user)
 

@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import orjson
-
 
 def event_stream(events: AsyncIterator[str]) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
@@ -16,15 +14,8 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-def json_response(value: dict[str, Any], status: int) -> Any:
-    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
     from starlette.responses import StreamingResponse  # noqa: PLC0415
 
-    content = orjson.dumps(value)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield content
-
-    response = StreamingResponse(parts(), status, media_type="application/json")
-    response.body = content  # where Open WebUI looks for the reason of a failure
-    return response
+    return StreamingResponse(lines, media_type="application/x-ndjson")

@@ -12,28 +12,42 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from pydantic import Field, field_validator
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
+from ollama_pack.aliases.published import models_behind
 from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.errors import PackError
-from ollama_pack.routing.dispatch.pending_chat import RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.services.answers import answer_events, failure_body
+from ollama_pack.services.answers import answer_events, refusal_of
 from ollama_pack.services.completions import whole_answer
-from ollama_pack.services.routed import models_for, routed_aliases, weights_behind
+from ollama_pack.services.connected import OfferedIds, connected_nodes
+from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.services.webui_tasks import is_background_task
-from ollama_pack.webui.connections import ollama_connections, trusted_certificates
+from ollama_pack.webui.access import usable_models
+from ollama_pack.webui.connections import (
+    ConnectionModels,
+    model_lists,
+    node_headers,
+    ollama_connections,
+    trusted_certificates,
+    ways_in,
+)
+from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
+from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
 from ollama_pack.webui.streams import event_stream
@@ -83,7 +97,11 @@ class Pipe:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
         self._connections: tuple[NodeRow, ...] = ()
+        self._lists: tuple[ConnectionModels, ...] = ()
+        self._ids = OfferedIds((), (), are_connections=False)
+        self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
@@ -94,21 +112,29 @@ class Pipe:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __request__: Any,
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
+        chunks = self._chunks(
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
+        )
+
+        def refused(error: Exception) -> Refusal:
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            note_refusal(__request__, refusal, __metadata__)
+            return refusal
+
+        if body.get("stream"):
+            return event_stream(answer_events(chunks, refused))
         try:
-            chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
-            )
-            if body.get("stream"):
-                return event_stream(answer_events(chunks))
             async with aclosing(chunks):
                 return whole_answer([chunk async for chunk in chunks])
-        except PackError as error:
-            return failure_body(error)
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            return refused_answer(refused(error))
 
     async def _chunks(
         self,
@@ -118,14 +144,16 @@ class Pipe:
         chat: str,
         task: str | None,
         emitter: Emitter | None,
+        headers: NodeHeaders,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        table = self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        models = models_for(table, facts, router.catalogue())
-        return router.answer(
+        try:
+            models = await self._models(router, body, name, user)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
+        chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
@@ -134,7 +162,11 @@ class Pipe:
             background=is_background_task(task),
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
+            headers=headers,
         )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""
@@ -148,34 +180,66 @@ class Pipe:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        catalogue, table = router.catalogue(), self.valves.table
-        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
-        model = router.answering(models_for(table, facts, catalogue))
-        return {"model": model, "weights": weights_behind(model, catalogue)}
+        model = router.answering(await self._models(router, body, name, user))
+        return {"model": model, "weights": weights_behind(model, router.catalogue())}
 
     async def routed_models(self) -> list[dict[str, Any]]:
-        """What is offered now: each alias and each model, once."""
+        """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
         catalogue = (await self._ready()).catalogue()
-        aliases = routed_aliases(self.valves.table, catalogue)
-        names = dict.fromkeys([*aliases, *catalogue.models])
-        return [{"id": name, "name": name, "alias": name in aliases} for name in names]
+        table = self.valves.table
+        aliases = routed_aliases(table, catalogue)
+        named = [
+            {"id": name, "name": name, "alias": True, "models": models_behind(table, name, catalogue.levels)}
+            for name in aliases
+        ]
+        models = [
+            {"id": name, "name": name, "alias": False, "tags": self._ids.tags(model)}
+            | {"ids": self._ids.named(name, model).ids}
+            for name, model in catalogue.models.items()
+            if name not in aliases
+        ]
+        return named + models
+
+    async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
+        """The models that may answer this user, the preferred first.
+
+        Raises:
+            AliasUnavailableError: none of an alias's is there, or the user may use none of them.
+            ModelClosedError: the user may not use the model.
+        """
+        table, catalogue = self.valves.table, router.catalogue()
+        facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
+        denied: set[str] = set()
+        while True:
+            models = models_for(table, facts, catalogue, denied)
+            named = {model: self._ids.named(model, catalogue.find(model)) for model in models}
+            usable = await usable_models(ROUTER + name, list(named.values()), user)
+            closed = {model for model, one in named.items() if one.name not in usable}
+            if not closed:
+                return models
+            if models == (name,):  # no alias: nothing else may answer
+                raise ModelClosedError(name)
+            denied |= closed
 
     async def _ready(self) -> Router:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
-        rows = valves.rows or await self._connected()
+        await self._look_at_connections()
+        rows = valves.rows or self._connections
+        if self._ids_for != (rows, self._lists):
+            self._ids_for = rows, self._lists
+            self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)
         return await self._host.router(rows, valves.settings, valves.redis_url)
 
-    async def _connected(self) -> tuple[NodeRow, ...]:
-        """Open WebUI's own connections, looked up once in a while."""
+    async def _look_at_connections(self) -> None:
+        """Look Open WebUI's own connections up, once in a while."""
         now = time.monotonic()
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
-            connections = enumerate(await ollama_connections())
-            self._connections = tuple(
-                NodeRow(f"ollama{number}", url.rstrip("/"), key=key) for number, (url, key) in connections
-            )
-        return self._connections
+            self._lists = tuple(await model_lists())
+            ways = await ways_in()
+            rows = connected_nodes(await ollama_connections(), self._lists)
+            self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:

@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ollama_pack.services.forgetting import label_to_discard
+from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
-from ollama_pack.webui.audience import parse_audience
+from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import dashboard_html
@@ -51,16 +52,18 @@ class Event:
             ),
         )
         audience: str = Field(
-            default="public",
+            default="",
             description=(
-                "Who may use what is published: public (every signed-in user), admin, or group:NAME; "
-                "several with commas between them."
+                "Who may use the published aliases: public (every signed-in user), admin, or group:NAME; "
+                "several with commas between them. This opens the models behind them, through the alias, "
+                "unless an admin has set who may use such a model. Empty: those who may use a model behind."
             ),
         )
         routes: bool = Field(
             default=True,
             description=(
-                "Answer GET /api/system/load and /api/voice/…, and show admins the dashboard at /ollama-pack."
+                "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
+                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
             ),
         )
         microphone_key: str = Field(
@@ -84,7 +87,7 @@ class Event:
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
-            parse_audience(text)  # an AudienceError reaches the admin as the valve's error
+            stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
         @field_validator("microphone_key")
@@ -126,6 +129,7 @@ class Event:
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
+            *ollama_routes(),
         )
         return EventService(app, function_id, self, self._look)
 

@@ -19,6 +19,7 @@ from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.cache.generation import Upstream
 from ollama_pack.cache.key import NotCacheable
+from ollama_pack.cache.keyring import digest_of
 from ollama_pack.cache.outcome import CacheOutcome
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -53,7 +54,7 @@ class Pipeline:
         self.valves = self.Valves()
         self._keeper = CacheKeeper()
         self._said: set[str] = set()
-        self._answers: dict[tuple[str, ...], str] = {}
+        self._answers: dict[str, str] = {}
         self._telling: asyncio.TimerHandle | None = None
 
     async def on_startup(self) -> None:
@@ -154,8 +155,12 @@ class Pipeline:
         message = str(note.get("message_id") or "")
         if not message or not all(question):
             return False
-        before = self._answers.pop(question, message)
-        self._answers[question] = message
+        # a client chooses all of them, at any length
+        named, message = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        )
+        before = self._answers.pop(named, message)
+        self._answers[named] = message
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
         return before != message

@@ -19,7 +19,9 @@ from ollama_pack.engines.errors import (
     RetryableNodeError,
     WrongModelError,
 )
+from ollama_pack.engines.failures import without_quotes
 from ollama_pack.engines.ollama.to_ollama import Thinking
+from ollama_pack.engines.transport import NO_HEADERS
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
@@ -86,14 +88,19 @@ class Attempt:
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
+            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
-        async with aclosing(chunks):
-            chunk = await self._first(chunks)
-            self.heard_at = self._first_at = self._loop.time()
-            yield self._noted(chunk)
-            async for chunk in chunks:
-                self.heard_at = self._loop.time()
+        try:
+            async with aclosing(chunks):
+                chunk = await self._first(chunks)
+                self.heard_at = self._first_at = self._loop.time()
                 yield self._noted(chunk)
+                async for chunk in chunks:
+                    self.heard_at = self._loop.time()
+                    yield self._noted(chunk)
+        except NodeError as error:
+            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""

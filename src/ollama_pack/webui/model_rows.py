@@ -1,0 +1,117 @@
+"""Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ollama_pack.webui.audience import Grants
+
+MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
+MAKER = "ollama_pack_events"
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingRow:
+    """A row of the models table as it is.
+
+    Attributes:
+        id: the model's id.
+        name: what the picker shows.
+        base: the model that answers for it, or None.
+        grants: who may use it, beside admins.
+        active: it is not switched off.
+        meta: what else is said of it.
+        has_params: an admin gave it parameters or a system prompt.
+        owner: id of the user who made it, who may always use it.
+    """
+
+    id: str
+    name: str
+    base: str | None
+    grants: Grants
+    active: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    has_params: bool = False
+    owner: str = ""
+
+    @property
+    def mark(self) -> Mapping[str, Any]:
+        """The pack's mark; empty where an admin made the row, or cloned it."""
+        mark = self.meta.get(MARK)
+        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
+
+    @property
+    def maker(self) -> Literal["events", "upload", "hand"]:
+        """Whose row it is."""
+        if not self.mark:
+            return "hand"
+        return "events" if self.mark.get("by") == MAKER else "upload"
+
+    @property
+    def alias(self) -> str:
+        """The alias that the row serves; empty: none."""
+        return str(self.mark.get("alias") or "")
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether the pack made it for an alias: then it is no model's own row."""
+        return self.mark.get("kind") == "alias"
+
+    @property
+    def given(self) -> Grants:
+        """The grants that the events function gave last."""
+        return grants_in(self.mark.get("grants"))
+
+    @property
+    def has_given_switch(self) -> bool:
+        """Whether it is on or off as the events function set it."""
+        return self.active == bool(self.mark.get("active", True))
+
+    @property
+    def opens(self) -> bool:
+        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
+
+        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
+        only what pack.yaml states.
+        """
+        if self.maker == "events":
+            return bool(self.mark.get("opened")) or self.grants != self.given
+        return bool(self.mark.get("opened", True))
+
+    @property
+    def has_additions(self) -> bool:
+        """Whether an admin has put something of their own into the row."""
+        ours = {MARK, "description", "hidden", "profile_image_url"}
+        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
+            ours.add("tags")
+        added = any(value for key, value in self.meta.items() if key not in ours)
+        renamed = self.name != self.mark.get("name")
+        is_changed = not self.has_given_switch or self.grants != self.given
+        return added or renamed or self.has_params or is_changed
+
+
+def existing_row(row: Mapping[str, Any]) -> ExistingRow:
+    """A row, as Open WebUI's API and its own code have it."""
+    meta, params = row.get("meta") or {}, row.get("params") or {}
+    return ExistingRow(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        base=row.get("base_model_id"),
+        grants=grants_in(row.get("access_grants")),
+        active=bool(row.get("is_active", True)),
+        meta={key: value for key, value in meta.items() if value is not None},
+        has_params=any(value is not None for value in params.values()),
+        owner=str(row.get("user_id") or ""),
+    )
+
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
+    )
+
+
+def tag_names(tags: Any) -> tuple[str, ...]:
+    """The names of a row's tags."""
+    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
