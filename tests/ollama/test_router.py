@@ -21,6 +21,7 @@ from ollama_pack.routing.errors import (
     NodesDownError,
     NoNodeError,
     RequestFailsError,
+    RoutingError,
     WaitedTooLongError,
 )
 from ollama_pack.routing.peers.share import FleetShare
@@ -289,6 +290,26 @@ def test_all_nodes_are_down(nodes: list[OllamaNode], monkeypatch: pytest.MonkeyP
     said = run(scenario)
     assert "no node that has 'llama3:8b' answers at the moment: gpu0 (cannot be reached" in said
     assert "127.0.0.1" not in said
+
+
+def test_the_reason_is_there_for_whoever_comes_later(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch an error without a cause, because the node answers probes and is given no request."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.3)
+
+    async def scenario() -> list[str]:
+        said = []
+        async with routing(nodes[:1]) as router:
+            for _ in range(3):
+                nodes[0].enqueue(Answer(refusal=(500, "out of memory")))
+                with pytest.raises(RoutingError) as error:
+                    await Chat(router).run()
+                said.append(str(error.value))
+        return said
+
+    for sentence in run(scenario):
+        assert "out of memory" in sentence
 
 
 def test_a_node_that_comes_back_is_used_again(nodes: list[OllamaNode]) -> None:
@@ -610,3 +631,28 @@ def test_another_model_s_answer_is_not_believed(answered: str, *, believed: bool
                 return chat
 
     assert run(scenario).said == ("hm" if believed else "")
+
+
+def test_a_place_in_the_queue_never_goes_up(nodes: list[OllamaNode]) -> None:
+    """Would catch a user who reads that one is ahead, and then that three are."""
+    for node in nodes:
+        node.enqueue(*[WORDS] * 4)
+
+    async def scenario() -> list[str]:
+        async with routing(nodes[:1], replace(QUICK, probe_seconds=0.5), "slots=1") as router:
+            chats = [asyncio.create_task(Chat(router, user="long").run())]
+            await until(lambda: router.in_flight("gpu0") == 1)
+            waiting = Chat(router, user="long")  # comes after all those who have nothing in service
+            chats.append(asyncio.create_task(waiting.run()))
+            await until(lambda: router.scheduler.waiting == 1)
+            others = [Chat(router, user=f"u{number}") for number in range(3)]
+            chats += [asyncio.create_task(chat.run()) for chat in others]
+            await asyncio.sleep(2.5)
+            for chat in chats:
+                chat.cancel()
+            await asyncio.gather(*chats, return_exceptions=True)
+            return [line for line, done in waiting.told if not done]
+
+    lines = run(scenario)
+    assert lines
+    assert all("you are next" in line for line in lines)
