@@ -46,6 +46,7 @@ from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
 from ollama_pack.webui.streams import event_stream
+from ollama_pack.webui.succession import take_over
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,11 @@ class Pipe:
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
+        __request__: Any = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        if __request__ is not None:
+            take_over(__request__.app, ROUTER.rstrip("."), self)
         try:
             chunks = await self._chunks(
                 body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
@@ -145,6 +149,10 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
+
+    def retire(self) -> None:
+        """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
+        self._host.retire()
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""
