@@ -49,6 +49,7 @@ from email.message import Message
 from functools import cache, cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
+from http import HTTPStatus
 from importlib.util import find_spec
 from inspect import signature
 from itertools import accumulate, pairwise
@@ -251,6 +252,78 @@ def _arguments(text: str) -> Any:
         return json.loads(text) if text else {}
     except ValueError:
         return {}
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
 
 
 # --- ollama_pack.engines.lines ---
@@ -479,14 +552,12 @@ class ModelRefusedError(PackError):
     """A model that was asked through Open WebUI gave an error instead of an answer.
 
     Attributes:
-        status: of HTTP.
-        body: what the client gets.
+        refusal: what the client gets.
     """
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
 
 
 class ModelClosedError(PackError):
@@ -542,7 +613,7 @@ class NoRoomError(PackError):
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
-BAD_REQUEST, ERROR_STATUS = 400, 400
+BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,7 +665,7 @@ class ModelCall:
         async with aclosing(streaming.chunks()) as chunks:
             async for chunk in chunks:
                 if chunk.get("error"):
-                    raise ModelRefusedError(BAD_REQUEST, chunk)
+                    raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
                 yield chunk
 
     async def completion(self) -> dict[str, Any]:
@@ -605,7 +676,8 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            raise ModelRefusedError(502, _error_body("the model streams, though nobody asked it to"))
+            sentence = "The model sends a stream, though none was asked for."
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
     async def _answer(self) -> Any:
@@ -620,15 +692,15 @@ class ModelCall:
                 self.request, dict(self.body), user, bypass_system_prompt=self.has_system
             )
         except HTTPException as error:
-            raise ModelRefusedError(error.status_code, _error_body(error.detail)) from error
+            raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
-            raise ModelRefusedError(BAD_REQUEST, _error_body(str(error))) from error
+            raise ModelRefusedError(Refusal(BAD_REQUEST, str(error))) from error
         if isinstance(answer, dict):
             if answer.get("error"):
-                raise ModelRefusedError(BAD_REQUEST, answer)
+                raise ModelRefusedError(refusal_in(answer, BAD_GATEWAY))
             return answer
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
-            raise ModelRefusedError(answer.status_code, _body_of(answer))
+            raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
 
 
@@ -640,18 +712,38 @@ def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
     return None
 
 
-def _body_of(answer: Any) -> dict[str, Any]:
-    with suppress(AttributeError, orjson.JSONDecodeError):
-        found = orjson.loads(answer.body)
-        if isinstance(found, dict):
-            return found if "error" in found else _error_body(found.get("detail") or found)
-    return _error_body(f"the model answered with the error {answer.status_code}")
+def _body_of(answer: Any) -> object:
+    body = bytes(getattr(answer, "body", b""))
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)
+    return body.decode(errors="replace")
 
 
-def _error_body(detail: object) -> dict[str, Any]:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    said = {"message": str(detail), "type": "server_error", "param": None, "code": None}
-    return {"error": {**said, "detail": detail}}
+def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = None) -> Refusal:
+    """The error in an answer of Open WebUI's, whose forms are those of the engines behind it.
+
+    Args:
+        body: OpenAI's `{"error": {"message": …}}`, `{"detail": …}`, a text, or else.
+        status: of HTTP, unless the error tells its own.
+        headers: of the answer.
+    """
+    found = body if isinstance(body, Mapping) else {}
+    error = found.get("error") or found.get("detail") or body
+    fields = error if isinstance(error, Mapping) else {}
+    sentence = fields.get("message") or fields.get("detail") or error
+    own = fields.get("status")
+    wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
+    return Refusal(
+        status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
+        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        code=str(fields["code"]) if fields.get("code") else None,
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        retry_after=int(wait) if wait.isdigit() else None,
+    )
+
+
+def _header(headers: Mapping[str, str] | None, name: str) -> str:
+    return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
 # --- ollama_pack.engines.routed_names ---
@@ -882,20 +974,6 @@ def line_stream(lines: AsyncIterator[str]) -> Any:
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
-def json_response(value: dict[str, Any], status: int) -> Any:
-    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    content = orjson.dumps(value)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield content
-
-    response = StreamingResponse(parts(), status, media_type="application/json")
-    response.body = content  # where Open WebUI looks for the reason of a failure
-    return response
-
-
 # --- ollama_pack.services.ollama_api ---
 # Open WebUI's Ollama API for names that `gpu_router` answers.
 #
@@ -903,7 +981,7 @@ def json_response(value: dict[str, Any], status: int) -> Any:
 # is based on the router is answered here, through the router, with Open WebUI's check of access. Everything
 # else goes on to Open WebUI's own code.
 
-FORBIDDEN, BAD_GATEWAY = 403, 502
+FORBIDDEN = 403
 NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not granted; 403 on its own route
 
 Chunks = AsyncGenerator[dict[str, Any], None]
@@ -940,7 +1018,7 @@ async def _chat(request: Any, user: Any) -> Any:
             return await reply.whole(_one(await call.completion()))
         lines = reply.lines(await _begun(call))
     except ModelRefusedError as error:
-        return _refusal(error, user)
+        return _refused(error.refusal, user, "ollama")
     return line_stream(_written(lines, lambda line: json.dumps(line, ensure_ascii=False) + "\n"))
 
 
@@ -955,7 +1033,7 @@ async def _completions(request: Any, user: Any) -> Any:
             return await call.completion()
         chunks = await _begun(call)
     except ModelRefusedError as error:
-        return _refusal(error, user)
+        return _refused(error.refusal, user, "openai")
     return event_stream(_written(chunks, event_text, LAST_EVENT))
 
 
@@ -986,10 +1064,10 @@ async def _begun(call: ModelCall) -> Chunks:
     try:
         first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(BAD_GATEWAY, {"error": "the model said nothing"}) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing.")) from None
     if first.get("error"):
         await chunks.aclose()
-        raise ModelRefusedError(BAD_GATEWAY, first)
+        raise ModelRefusedError(refusal_in(first, BAD_GATEWAY))
 
     async def whole() -> Chunks:
         async with aclosing(chunks):
@@ -1014,10 +1092,10 @@ async def _one(completion: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
     yield completion
 
 
-def _refusal(error: ModelRefusedError, user: Any) -> Any:
-    said = error_text(error.body)
-    status = FORBIDDEN if said == NOT_FOUND and user.role != "admin" else error.status
-    return json_answer({"error": said, "detail": said}, status)
+def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
+    if refusal.message == NOT_FOUND and user.role != "admin":
+        refusal = replace(refusal, status=FORBIDDEN)
+    return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -1068,7 +1146,7 @@ class AliasUnavailableError(PackError):
         reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
             f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
             "or change the alias."
         )
         self.alias = alias
@@ -1104,11 +1182,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -1141,7 +1222,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -1202,7 +1282,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -1211,7 +1291,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -3979,6 +4060,8 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
+QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
+SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
 _BUSY = frozenset({429, 503})
@@ -4010,11 +4093,14 @@ def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError
     is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
     if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
         return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
+    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
@@ -4022,6 +4108,44 @@ def said_in(answer: bytes) -> str:
     except (ValueError, LookupError, TypeError, RecursionError):
         message = text
     return shortened(message if isinstance(message, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def without_quotes(said: str, messages: object) -> str:
+    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
+
+    Args:
+        said: the message, as `shortened` gives it.
+        messages: of the request.
+    """
+    if not said:
+        return said
+    texts = [" ".join(text.split()) for text in _texts_in(messages)]
+    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
+    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
+    for start in range(0, len(said), step):
+        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
+        part = said[start : start + size]
+        if len(part) == size and part in spoken:
+            return f"{said[: max(0, start - step + 1)].rstrip()}…"
+    return said
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Each text in a conversation, without pictures and sound."""
+    if isinstance(value, str):
+        if not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
 
 
 def shortened(text: str) -> str:

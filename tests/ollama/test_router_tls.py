@@ -76,7 +76,7 @@ def test_a_certificate_that_nobody_knows(certificate: Path) -> None:
         return str(alone.value), str(beside.value)
 
     alone, beside = run(scenario)
-    assert "no node answers that may have `llama3:8b`: gpu0 (has a certificate that is not trusted" in alone
+    assert "no node answers that may have 'llama3:8b': gpu0 (has a certificate that is not trusted" in alone
     assert "pull it on one of gpu1; no answer from gpu0 (has a certificate" in beside
     for said in (alone, beside):
         assert "AIOHTTP_CLIENT_SSL_CERT_FILE" in said

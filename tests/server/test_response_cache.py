@@ -342,7 +342,7 @@ def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:
     """Would catch a model in everybody's picker that answers nothing, or a refusal that tells nothing."""
     offered = user.models()
     assert offered["response_cache_replay"]["info"]["meta"]["hidden"] is True
-    with pytest.raises(Exception, match="no model to chat with"):
+    with pytest.raises(Exception, match="not a chat model"):
         ask(user, chat("hello", "response_cache_replay"))
 
 

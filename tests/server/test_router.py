@@ -35,6 +35,10 @@ def user(request: pytest.FixtureRequest, routed: RoutedWebUI) -> OpenWebUI:
     return api
 
 
+def name_of(routed: RoutedWebUI, user: OpenWebUI) -> str:
+    return "admin" if user is routed.admin else "student"
+
+
 def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
     answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
     return answer
@@ -161,18 +165,27 @@ def test_a_broken_answer_says_so(routed: RoutedWebUI, user: OpenWebUI) -> None:
         node.enqueue(Answer(["Once ", "upon "], hangs_up=True))
     chunks = stream(routed, user, "gpt-4")
     assert said(chunks) == "Once upon "
-    assert "failed in the middle of this answer" in chunks[-1]["error"]["message"]
+    for_whom = {"admin": "failed in the middle of this answer", "student": "The answer broke off"}
+    assert for_whom[name_of(routed, user)] in chunks[-1]["error"]["message"]
     assert "127.0.0.1" not in chunks[-1]["error"]["message"]
 
 
 def test_errors_say_what_to_do(routed: RoutedWebUI, user: OpenWebUI) -> None:
-    """Would catch errors without a sentence, or with an address that plain users are not to see."""
+    """Would catch errors without a sentence, or with a node that plain users can do nothing about."""
     for node in routed.nodes:
         node.enqueue(*[Answer(refusal=(400, "this is too long"))] * 2)
-    errors = [ask(user, "gpt-4")["error"], stream(routed, user, "gpt-4")[-1]["error"]]
-    for error in errors:
+    for streamed in (False, True):
+        answer = requests.post(
+            f"{routed.webui.url}/api/chat/completions",
+            json={"model": "gpt-4", "messages": HELLO, "stream": streamed},
+            headers={"Authorization": f"Bearer {user.key}"},
+            timeout=60,
+        )
+        error = answer.json()["error"]
+        assert answer.status_code == error["status"] == 400
         assert error["detail"] == error["message"]
-        assert error["message"].endswith("refuses the request: this is too long")
+        assert error["message"].endswith("request: this is too long")
+        assert ("gpu" in error["message"]) == (name_of(routed, user) == "admin")
         assert "127.0.0.1" not in error["message"]
 
 

@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 
 from ollama_pack.engines.errors import (
     ChatBodyError,
-    ModelNotFoundError,
-    NodeBusyError,
     NodeFaultError,
-    RequestRefusedError,
 )
 from ollama_pack.engines.ollama.messages import ollama_messages
 from ollama_pack.engines.ollama.stream import (
@@ -25,8 +22,7 @@ from ollama_pack.engines.ollama.stream import (
     stream_to_openai,
     usage_place,
 )
-from ollama_pack.engines.ollama.to_openai import ReplyHead, answer_to_openai, openai_error, openai_usage
-from ollama_pack.errors import PackError
+from ollama_pack.engines.ollama.to_openai import ReplyHead, answer_to_openai, openai_usage
 
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "gpt-4")
 FIGURES = {
@@ -201,22 +197,6 @@ def test_a_wrong_wish_for_usage_is_refused() -> None:
     for wrong in ("yes", {"include_usage": "maybe"}):
         with pytest.raises(ChatBodyError, match="stream_options"):
             usage_place({"stream_options": wrong})
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "code"),
-    [
-        (ChatBodyError("model", "must be text"), "invalid_request_error", None),
-        (RequestRefusedError("http://n", 400, "no tools"), "invalid_request_error", None),
-        (ModelNotFoundError("http://n", "m", ""), "invalid_request_error", "model_not_found"),
-        (NodeBusyError("http://n", 503, "server busy"), "server_error", "server_busy"),
-        (NodeFaultError("http://n", "hung up"), "server_error", None),
-    ],
-)
-def test_errors(error: PackError, kind: str, code: str | None) -> None:
-    """Would catch an error that clients retry although the request is at fault, or the other way round."""
-    details = openai_error(error)["error"]
-    assert (details["message"], details["type"], details["code"]) == (str(error), kind, code)
 
 
 class Lines:

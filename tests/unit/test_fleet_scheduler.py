@@ -87,7 +87,7 @@ def test_a_model_that_fails_is_left_alone_under_its_own_name() -> None:
 def test_unknown_models_are_refused_with_a_remedy() -> None:
     """Would catch a request that waits for ever for a model that nobody has."""
     world = World()
-    with pytest.raises(NoNodeError, match="no node has `nope`: pull it on one of x, y, z"):
+    with pytest.raises(NoNodeError, match="no node has 'nope': pull it on one of x, y, z"):
         world.ask(1, "nope")
 
 

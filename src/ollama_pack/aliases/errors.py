@@ -33,7 +33,7 @@ class AliasUnavailableError(PackError):
         reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
         super().__init__(
             f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
             "or change the alias."
         )
         self.alias = alias

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
@@ -12,6 +13,8 @@ from ollama_pack.engines.errors import (
 )
 
 SAID_CHARACTERS = 300
+QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
+SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
 _BUSY = frozenset({429, 503})
@@ -43,11 +46,14 @@ def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError
     is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
     if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
         return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
+    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
+    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
     text = answer.decode(errors="replace")
     try:
         error = json.loads(text)["error"]
@@ -55,6 +61,44 @@ def said_in(answer: bytes) -> str:
     except (ValueError, LookupError, TypeError, RecursionError):
         message = text
     return shortened(message if isinstance(message, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def without_quotes(said: str, messages: object) -> str:
+    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
+
+    Args:
+        said: the message, as `shortened` gives it.
+        messages: of the request.
+    """
+    if not said:
+        return said
+    texts = [" ".join(text.split()) for text in _texts_in(messages)]
+    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
+    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
+    for start in range(0, len(said), step):
+        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
+        part = said[start : start + size]
+        if len(part) == size and part in spoken:
+            return f"{said[: max(0, start - step + 1)].rstrip()}…"
+    return said
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Each text in a conversation, without pictures and sound."""
+    if isinstance(value, str):
+        if not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
 
 
 def shortened(text: str) -> str:

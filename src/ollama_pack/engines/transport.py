@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import urljoin
 
 import aiohttp
 
@@ -227,11 +228,19 @@ class NodeTransport:
         response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
+        if location := response.headers.get("Location"):
+            response.close()
+            raise self._redirected(path, response.status, location)
         try:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
         raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
+        """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
+        target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
+        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
 
     async def _send(
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]

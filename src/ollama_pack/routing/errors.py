@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ollama_pack.engines.errors import NodeError
 from ollama_pack.errors import PackError
 
 
@@ -37,7 +38,7 @@ class NoNodeError(RoutingError):
     def __init__(
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
-        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        wanted, silent = _either(models), silent or {}
         faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
         if there := [node for node in nodes if node not in silent]:
             where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
@@ -80,7 +81,7 @@ class NodesDownError(RoutingError):
             models: the models that may answer.
             nodes: name of each node that has one → what is wrong with it.
         """
-        wanted = " or ".join(f"`{model}`" for model in models)
+        wanted = _either(models)
         reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
         super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
         self.models = models
@@ -108,23 +109,22 @@ class NoAnswerError(RoutingError):
     """Every node that was tried failed before its first token.
 
     Attributes:
-        tried: name of each → what went wrong.
+        failures: name of each → what went wrong.
     """
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
         super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.tried = dict(tried)
+        self.failures = dict(failures)
 
 
 class RequestFailsError(NoAnswerError):
     """Several nodes failed in the same way before their first token: the request is the likely reason."""
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        super().__init__(tried)
-        *_, reason = tried.values()
-        nodes = " and ".join(tried)
-        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        super().__init__(failures)
+        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
+        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
         self.args = (said,)
 
 
@@ -141,3 +141,7 @@ class AnswerBrokenError(RoutingError):
             "regenerate it and another node answers"
         )
         self.node = node
+
+
+def _either(models: tuple[str, ...]) -> str:
+    return " or ".join(f"'{model}'" for model in models)

@@ -1,43 +1,155 @@
-"""An answer as clients of OpenAI's API take it: server-sent events, errors included."""
+"""An answer as clients of OpenAI's API take it, and the one place that says which error they get."""
 
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
-from ollama_pack.engines.errors import ChatBodyError, ModelNotFoundError, RequestRefusedError
+from ollama_pack.cache.errors import LeaderLostError
+from ollama_pack.engines.errors import (
+    ChatBodyError,
+    ModelNotFoundError,
+    NodeBusyError,
+    NodeTimeoutError,
+    NodeUnreachableError,
+    RequestRefusedError,
+)
 from ollama_pack.engines.event_text import LAST_EVENT, event_text
-from ollama_pack.engines.ollama.to_openai import openai_error
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.errors import PackError
-from ollama_pack.routing.errors import NoNodeError, RequestFailsError
+from ollama_pack.routing.errors import (
+    AnswerBrokenError,
+    NoAnswerError,
+    NoNodeError,
+    QueueFullError,
+    RequestFailsError,
+    RoutingError,
+    WaitedTooLongError,
+)
 from ollama_pack.webui.errors import ModelClosedError
 
+answers_log = logging.getLogger(__name__)
 
-async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
+RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
+
+_CHOOSE_OTHER = "Choose another model, or ask an admin."
+_TRY_LATER = "Try again in a minute, or choose another model."
+_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
+_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
+_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
+_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
+_FAILED = f"This model failed to answer. {_TRY_LATER}"
+_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
+_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
+_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+
+_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+
+
+async def answer_events(
+    chunks: AsyncGenerator[dict[str, Any], None], refused: Callable[[Exception], Refusal]
+) -> AsyncGenerator[str, None]:
+    """Server-sent events. An error is the last of them.
+
+    Args:
+        chunks: the answer.
+        refused: what an error means to this client; called before the error is sent.
+    """
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
                 yield event_text(chunk)
-        except PackError as error:
-            yield event_text(failure_body(error))
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            yield event_text(refused(error).body())
     yield LAST_EVENT
 
 
-def failure_body(error: PackError) -> dict[str, Any]:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    body = openai_error(error)
-    return {"error": {**body["error"], "detail": str(error)}}
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+    """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
+
+    Args:
+        error: one of the pack's, or any other.
+        for_admin: the sentence says which node did what, and how to put it right.
+    """
+    if not isinstance(error, PackError):
+        answers_log.error("A chat was not answered", exc_info=error)
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+    status, code, sentence = _meaning(error)
+    waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return Refusal(
+        status=status,
+        message=str(error) if for_admin else sentence,
+        code=code,
+        param=_param(error),
+        retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
+    )
 
 
-def failure_status(error: PackError) -> int:
-    """The HTTP status of an answer that has failed before it began."""
+def _param(error: PackError) -> str | None:
+    if isinstance(error, ChatBodyError):
+        return error.field
+    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
+    return "model" if is_model else None
+
+
+def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
-        case ChatBodyError() | RequestFailsError():
-            return HTTPStatus.BAD_REQUEST
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST, None, str(error)
         case RequestRefusedError():
-            return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError() | ModelClosedError():
-            return HTTPStatus.NOT_FOUND
-    return HTTPStatus.SERVICE_UNAVAILABLE
+            said = error.said.replace("`", "'")
+            reason = f": {said}" if said else ". Change it, or choose another model."
+            return _client_status(error), None, f"The model cannot answer this request{reason}"
+        case ModelClosedError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+        case AliasUnavailableError() | ModelNotFoundError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+        case AnswerBrokenError() | LeaderLostError():
+            return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
+        case RequestFailsError():
+            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
+        case NoAnswerError():
+            return _meaning_of_failures(error)
+        case RoutingError():
+            return _meaning_of_waiting(error)
+    return HTTPStatus.BAD_GATEWAY, None, _FAILED
+
+
+def _meaning_of_waiting(error: RoutingError) -> _Meaning:
+    """Of what goes wrong before any node is asked."""
+    match error:
+        case NoNodeError() if error.nodes and not error.silent:
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+        case QueueFullError():
+            yours = f", {error.own} of them yours" if error.own else ""
+            status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
+            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            return status, "queue_full", sentence
+        case WaitedTooLongError():
+            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
+    return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+
+
+def _meaning_of_failures(error: NoAnswerError) -> _Meaning:
+    """Of what went wrong at several nodes: what matters is whether waiting helps."""
+    failures = list(error.failures.values())
+    if all(isinstance(failure, ModelNotFoundError) for failure in failures):
+        return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+    if any(isinstance(failure, NodeBusyError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", _TOO_BUSY
+    if any(isinstance(failure, NodeUnreachableError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+    if all(isinstance(failure, NodeTimeoutError) for failure in failures):
+        return HTTPStatus.GATEWAY_TIMEOUT, "timeout", _TOO_SLOW
+    return HTTPStatus.BAD_GATEWAY, "nodes_failed", _FAILED
+
+
+def _client_status(error: RequestRefusedError) -> int:
+    """The node's own where it is one of the client's errors: 413 or 422 say more than 400."""
+    status = error.status or HTTPStatus.BAD_REQUEST
+    client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return status if status in client_errors else HTTPStatus.BAD_REQUEST

@@ -8,11 +8,13 @@ else goes on to Open WebUI's own code.
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from ollama_pack.engines.event_text import LAST_EVENT, event_text
-from ollama_pack.engines.ollama.from_openai import OllamaReply, error_text
-from ollama_pack.webui.calling import ModelCall
+from ollama_pack.engines.ollama.from_openai import OllamaReply
+from ollama_pack.engines.refusals import ApiForm, Refusal
+from ollama_pack.webui.calling import BAD_GATEWAY, ModelCall, refusal_in
 from ollama_pack.webui.errors import ModelRefusedError
 from ollama_pack.webui.ollama_models import (
     answer_of_open_webui,
@@ -23,7 +25,7 @@ from ollama_pack.webui.ollama_models import (
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.streams import event_stream, line_stream
 
-FORBIDDEN, BAD_GATEWAY = 403, 502
+FORBIDDEN = 403
 NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not granted; 403 on its own route
 
 Chunks = AsyncGenerator[dict[str, Any], None]
@@ -60,7 +62,7 @@ async def _chat(request: Any, user: Any) -> Any:
             return await reply.whole(_one(await call.completion()))
         lines = reply.lines(await _begun(call))
     except ModelRefusedError as error:
-        return _refusal(error, user)
+        return _refused(error.refusal, user, "ollama")
     return line_stream(_written(lines, lambda line: json.dumps(line, ensure_ascii=False) + "\n"))
 
 
@@ -75,7 +77,7 @@ async def _completions(request: Any, user: Any) -> Any:
             return await call.completion()
         chunks = await _begun(call)
     except ModelRefusedError as error:
-        return _refusal(error, user)
+        return _refused(error.refusal, user, "openai")
     return event_stream(_written(chunks, event_text, LAST_EVENT))
 
 
@@ -106,10 +108,10 @@ async def _begun(call: ModelCall) -> Chunks:
     try:
         first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(BAD_GATEWAY, {"error": "the model said nothing"}) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing.")) from None
     if first.get("error"):
         await chunks.aclose()
-        raise ModelRefusedError(BAD_GATEWAY, first)
+        raise ModelRefusedError(refusal_in(first, BAD_GATEWAY))
 
     async def whole() -> Chunks:
         async with aclosing(chunks):
@@ -134,7 +136,7 @@ async def _one(completion: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
     yield completion
 
 
-def _refusal(error: ModelRefusedError, user: Any) -> Any:
-    said = error_text(error.body)
-    status = FORBIDDEN if said == NOT_FOUND and user.role != "admin" else error.status
-    return json_answer({"error": said, "detail": said}, status)
+def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
+    if refusal.message == NOT_FOUND and user.role != "admin":
+        refusal = replace(refusal, status=FORBIDDEN)
+    return json_answer({**refusal.body(form), "detail": refusal.message}, refusal.status, refusal.headers)

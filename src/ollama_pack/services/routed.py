@@ -7,6 +7,8 @@ from ollama_pack.aliases.facts import RequestFacts
 from ollama_pack.aliases.published import answering_models, concrete_names, models_behind
 from ollama_pack.aliases.resolve import NOT_INSTALLED, NOT_PERMITTED, candidates
 from ollama_pack.aliases.table import AliasTable
+from ollama_pack.errors import PackError
+from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 
 
@@ -32,6 +34,13 @@ def models_for(
         refused = [(name, NOT_PERMITTED) for name in without]
         raise AliasUnavailableError(facts.model, tuple(refused or [(name, NOT_INSTALLED) for name in named]))
     return there or (facts.model,)
+
+
+def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
+    """The error for an alias without a model: where some nodes do not answer, they may have it."""
+    missing = [model for model, reason in error.passed_over if reason == NOT_INSTALLED]
+    absent = router.no_node(missing)
+    return absent if missing and (absent.silent or not absent.nodes) else error
 
 
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:

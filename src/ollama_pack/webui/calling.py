@@ -7,11 +7,12 @@ from typing import Any
 
 import orjson
 
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.sse import ServerEvent, SseBuffer
 from ollama_pack.webui.errors import ModelRefusedError
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
-BAD_REQUEST, ERROR_STATUS = 400, 400
+BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class ModelCall:
         async with aclosing(streaming.chunks()) as chunks:
             async for chunk in chunks:
                 if chunk.get("error"):
-                    raise ModelRefusedError(BAD_REQUEST, chunk)
+                    raise ModelRefusedError(refusal_in(chunk, BAD_GATEWAY))
                 yield chunk
 
     async def completion(self) -> dict[str, Any]:
@@ -74,7 +75,8 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            raise ModelRefusedError(502, _error_body("the model streams, though nobody asked it to"))
+            sentence = "The model sends a stream, though none was asked for."
+            raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
     async def _answer(self) -> Any:
@@ -89,15 +91,15 @@ class ModelCall:
                 self.request, dict(self.body), user, bypass_system_prompt=self.has_system
             )
         except HTTPException as error:
-            raise ModelRefusedError(error.status_code, _error_body(error.detail)) from error
+            raise ModelRefusedError(refusal_in(error.detail, error.status_code, error.headers)) from error
         except Exception as error:  # Open WebUI's own way to say that it will not
-            raise ModelRefusedError(BAD_REQUEST, _error_body(str(error))) from error
+            raise ModelRefusedError(Refusal(BAD_REQUEST, str(error))) from error
         if isinstance(answer, dict):
             if answer.get("error"):
-                raise ModelRefusedError(BAD_REQUEST, answer)
+                raise ModelRefusedError(refusal_in(answer, BAD_GATEWAY))
             return answer
         if answer.status_code >= ERROR_STATUS or not hasattr(answer, "body_iterator"):
-            raise ModelRefusedError(answer.status_code, _body_of(answer))
+            raise ModelRefusedError(refusal_in(_body_of(answer), answer.status_code, answer.headers))
         return answer
 
 
@@ -109,15 +111,35 @@ def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
     return None
 
 
-def _body_of(answer: Any) -> dict[str, Any]:
-    with suppress(AttributeError, orjson.JSONDecodeError):
-        found = orjson.loads(answer.body)
-        if isinstance(found, dict):
-            return found if "error" in found else _error_body(found.get("detail") or found)
-    return _error_body(f"the model answered with the error {answer.status_code}")
+def _body_of(answer: Any) -> object:
+    body = bytes(getattr(answer, "body", b""))
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)
+    return body.decode(errors="replace")
 
 
-def _error_body(detail: object) -> dict[str, Any]:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    said = {"message": str(detail), "type": "server_error", "param": None, "code": None}
-    return {"error": {**said, "detail": detail}}
+def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = None) -> Refusal:
+    """The error in an answer of Open WebUI's, whose forms are those of the engines behind it.
+
+    Args:
+        body: OpenAI's `{"error": {"message": …}}`, `{"detail": …}`, a text, or else.
+        status: of HTTP, unless the error tells its own.
+        headers: of the answer.
+    """
+    found = body if isinstance(body, Mapping) else {}
+    error = found.get("error") or found.get("detail") or body
+    fields = error if isinstance(error, Mapping) else {}
+    sentence = fields.get("message") or fields.get("detail") or error
+    own = fields.get("status")
+    wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
+    return Refusal(
+        status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
+        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        code=str(fields["code"]) if fields.get("code") else None,
+        param=fields["param"] if isinstance(fields.get("param"), str) else None,
+        retry_after=int(wait) if wait.isdigit() else None,
+    )
+
+
+def _header(headers: Mapping[str, str] | None, name: str) -> str:
+    return next((value for given, value in (headers or {}).items() if given.lower() == name), "")

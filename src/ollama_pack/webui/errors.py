@@ -1,7 +1,6 @@
 """What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`."""
 
-from typing import Any
-
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.errors import PackError
 
 
@@ -30,14 +29,12 @@ class ModelRefusedError(PackError):
     """A model that was asked through Open WebUI gave an error instead of an answer.
 
     Attributes:
-        status: of HTTP.
-        body: what the client gets.
+        refusal: what the client gets.
     """
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
 
 
 class ModelClosedError(PackError):

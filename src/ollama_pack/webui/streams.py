@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import orjson
-
 
 def event_stream(events: AsyncIterator[str]) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
@@ -21,17 +19,3 @@ def line_stream(lines: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415
 
     return StreamingResponse(lines, media_type="application/x-ndjson")
-
-
-def json_response(value: dict[str, Any], status: int) -> Any:
-    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    content = orjson.dumps(value)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield content
-
-    response = StreamingResponse(parts(), status, media_type="application/json")
-    response.body = content  # where Open WebUI looks for the reason of a failure
-    return response

@@ -17,20 +17,21 @@ from uuid import uuid4
 
 from pydantic import Field, field_validator
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import models_behind
 from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.services.answers import answer_events, failure_body
+from ollama_pack.services.answers import answer_events, refusal_of
 from ollama_pack.services.completions import whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
-from ollama_pack.services.routed import models_for, routed_aliases, weights_behind
+from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
@@ -42,6 +43,7 @@ from ollama_pack.webui.connections import (
     ollama_connections,
     trusted_certificates,
 )
+from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
@@ -97,6 +99,7 @@ class Pipe:
         self._ids = OfferedIds((), (), are_connections=False)
         self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
@@ -107,24 +110,29 @@ class Pipe:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __request__: Any,
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
-        __request__: Any = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        if __request__ is not None:
-            take_over(__request__.app, ROUTER.rstrip("."), self)
+        take_over(__request__.app, ROUTER.rstrip("."), self)
+        chunks = self._chunks(
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+        )
+
+        def refused(error: Exception) -> Refusal:
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            note_refusal(__request__, refusal, __metadata__)
+            return refusal
+
+        if body.get("stream"):
+            return event_stream(answer_events(chunks, refused))
         try:
-            chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
-            )
-            if body.get("stream"):
-                return event_stream(answer_events(chunks))
             async with aclosing(chunks):
                 return whole_answer([chunk async for chunk in chunks])
-        except PackError as error:
-            return failure_body(error)
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            return refused_answer(refused(error))
 
     async def _chunks(
         self,
@@ -138,8 +146,11 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        models = await self._models(router, body, name, user)
-        return router.answer(
+        try:
+            models = await self._models(router, body, name, user)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
+        chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
@@ -149,6 +160,9 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""

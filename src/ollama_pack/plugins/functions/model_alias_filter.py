@@ -18,7 +18,10 @@ from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.errors import PackError
+from ollama_pack.services.answers import refusal_of
 from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (
     add_system_prompt,
     catalogue,
@@ -60,6 +63,7 @@ class Filter:
 
     def __init__(self) -> None:
         self.valves = self.Valves()
+        show_early_errors()
 
     async def inlet(
         self,
@@ -75,8 +79,8 @@ class Filter:
             return body
         try:
             chosen = await _resolve(parse_table(self.valves.aliases), body, alias, __user__, __request__)
-        except AliasUnavailableError:
-            raise  # the user asked for this name: say why nothing answers to it
+        except AliasUnavailableError as error:
+            raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
             log.exception("The alias %r was not resolved, and the chat went on without it", alias)
             return body
@@ -111,11 +115,18 @@ class Filter:
                     await add_system_prompt(body, prompt, __metadata__, __user__)
                 if self.valves.show_status and __event_emitter__:
                     await __event_emitter__(_status(resolution))
-        except AliasUnavailableError:
-            raise
+        except AliasUnavailableError as error:
+            raise _said(error, __user__, __metadata__, __request__) from error
         except Exception:
             log.exception("The alias %r was not settled, and %r answers", alias, body.get("model"))
         return body
+
+
+def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
+    """What is raised where the user has asked for a name to which nothing answers: it says why."""
+    refusal = refusal_of(error, for_admin=user.get("role") == "admin")
+    note_refusal(request, refusal, metadata)
+    return PackError(refusal.message)
 
 
 async def _resolve(

@@ -18,13 +18,14 @@ from uuid import uuid4
 
 from pydantic import Field, field_validator
 
+from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import request_facts
 from ollama_pack.cache.errors import CacheConfigError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.errors import PackError
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.services.answers import answer_events, failure_status
+from ollama_pack.services.answers import answer_events, refusal_of
 from ollama_pack.services.bridge import Bridge, ThreadPool
 from ollama_pack.services.completions import whole_answer
 from ollama_pack.services.line_stream import LineStream
@@ -37,7 +38,7 @@ from ollama_pack.services.pipeline_valves import (
     one_a_line,
     starting_valves,
 )
-from ollama_pack.services.routed import models_for, routed_aliases, weights_behind
+from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import NODES_NOTE, RouterValves
 from ollama_pack.services.sharing import redis_sharing, usable_redis_url
@@ -164,10 +165,10 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body)))
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
-        except PackError as error:
+        except Exception as error:
             raise _http_refusal(error) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
@@ -179,7 +180,10 @@ class Pipeline:
         who = asking(body)
         router, table = await self._router(), self.valves.table
         catalogue = router.catalogue()
-        models = models_for(table, request_facts(body, name), catalogue)
+        try:
+            models = models_for(table, request_facts(body, name), catalogue)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
         asked = without_asking(body)
         known = catalogue.models.get(models[0])
         if who.from_webui and known is not None and not known.can("tools"):
@@ -238,9 +242,15 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _http_refusal(error: PackError) -> Exception:
+def _refused(error: Exception) -> Refusal:
+    """The server does not say whether an admin asks."""
+    return refusal_of(error, for_admin=False)
+
+
+def _http_refusal(error: Exception) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 
-    refusal: Exception = HTTPException(failure_status(error), str(error))
-    return refusal
+    refusal = _refused(error)
+    made: Exception = HTTPException(refusal.status, refusal.message, refusal.headers)
+    return made

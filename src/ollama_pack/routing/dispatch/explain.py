@@ -18,6 +18,11 @@ def waiting_line(ahead: int) -> str:
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
 
 
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
+
+
 def reason(binding: Assignment, *, figures: bool) -> str:
     """Why this node, in a few words: `resident · prefix 82 % · about 0.8 s`.
 

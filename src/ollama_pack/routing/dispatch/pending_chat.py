@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
@@ -74,6 +75,7 @@ class Journey:
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
+        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
     request: FleetRequest
@@ -83,6 +85,19 @@ class Journey:
     bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
-    tried: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
+    shown: float | None = None
+
+    async def say(self, line: str, *, done: bool) -> None:
+        """Show a status line, and remember whether it looks as if something went on."""
+        if done:
+            self.shown = None
+        elif self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+        await self.tell(line, done=done)
+
+    def shown_for(self) -> float:
+        """Seconds for which a line has been shown that is not done."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown

@@ -36,7 +36,14 @@ from ollama_pack.routing.dispatch.attempt import (
     is_hang,
     is_unexplained,
 )
-from ollama_pack.routing.dispatch.explain import Decision, explained, loading_line, status_line, waiting_line
+from ollama_pack.routing.dispatch.explain import (
+    Decision,
+    explained,
+    loading_line,
+    status_line,
+    waited_line,
+    waiting_line,
+)
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
 from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell, UnexplainedFailure
 from ollama_pack.routing.dispatch.request import fleet_request
@@ -112,6 +119,7 @@ class Router:
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
@@ -260,8 +268,7 @@ class Router:
         try:
             self.scheduler.submit(journey.request)
         except NoNodeError as error:
-            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
-            raise NoNodeError(error.models, error.nodes, silent) from None
+            raise self.no_node(error.models) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -274,6 +281,14 @@ class Router:
             self._decide()
             if not self._journeys:
                 self._idle.set()
+            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
+                await asyncio.shield(last)
+
+    def no_node(self, models: Sequence[str]) -> NoNodeError:
+        """The error that says why no node can have these models."""
+        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
         """Let the scheduler decide, and tell the requests that have a node now."""
@@ -297,7 +312,7 @@ class Router:
             place = self.scheduler.ahead(journey.request.id) or 0
             if place != told and not journey.request.background:
                 told = place
-                await journey.tell(waiting_line(place), done=False)
+                await journey.say(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -335,7 +350,17 @@ class Router:
         models = journey.request.models
         if self.scheduler.can_answer(models):
             return {}
-        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
+        return {
+            name: watch.known.fault or self._failure(name, models)
+            for name, watch in self.nodes.items()
+            if watch.has_any(models)
+        }
+
+    def _failure(self, node: str, models: Sequence[str]) -> str:
+        """Why a node that answers probes is given no request; empty where none has failed since."""
+        names = set(map(fold_name, models))
+        found = (why for (name, model), why in self._failures.items() if name == node and model in names)
+        return next(found, "")
 
     async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -350,10 +375,10 @@ class Router:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
                     if not journey.answering:
-                        self._has_begun(journey, attempt.elapsed)
+                        self._has_begun(journey, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                            await journey.say(status_line(binding, figures=journey.figures), done=True)
                     yield chunk
         finally:
             if telling:
@@ -364,9 +389,9 @@ class Router:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
         if not binding.loads:
-            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            await journey.say(status_line(binding, figures=journey.figures), done=True)
             return None
-        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        await journey.say(status_line(binding, figures=journey.figures), done=False)
         return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -379,10 +404,11 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+    def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
+        self._failures.pop((binding.node, fold_name(binding.model)), None)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
@@ -405,7 +431,8 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error.plain
+        journey.tried[node] = error
+        self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
@@ -430,5 +457,5 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await journey.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed

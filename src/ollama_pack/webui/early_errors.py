@@ -1,0 +1,169 @@
+"""The status of an error that comes before an answer, which Open WebUI leaves no room for.
+
+Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+for the engine's status before it sends one.
+
+Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+"""
+
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from typing import Any, Literal
+
+import orjson
+
+from ollama_pack.engines.refusals import ApiForm, Refusal
+
+ROUTE_NAME = "ollama_pack:early errors"
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
+_CHAT_FORMS: dict[str, ApiForm] = {
+    "/api/chat/completions": "openai",
+    "/api/v1/chat/completions": "openai",
+    "/api/message": "anthropic",
+    "/api/v1/messages": "anthropic",
+}
+_FIRST_ERROR = 400
+
+AsgiMessage = dict[str, Any]
+
+
+def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
+    """Note why a request is not answered. Only before the first byte of its answer does this have an effect.
+
+    Titles and the like are no request of the client's, and a page gets its answer another way.
+    """
+    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
+    if not metadata.get("task") and not is_page:
+        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
+
+
+def refused_answer(refusal: Refusal) -> Any:
+    """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
+
+    Of an exception that a pipe raises, and of a body with an error in it, it makes 200.
+    """
+    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
+
+    async def parts() -> AsyncGenerator[str, None]:
+        raise HTTPException(refusal.status, refusal.message, refusal.headers)
+        yield ""  # makes it a generator, which Open WebUI goes through where it catches nothing
+
+    return parts()
+
+
+def show_early_errors() -> None:
+    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
+    app = getattr(sys.modules.get("open_webui.main"), "app", None)
+    if app is not None:
+        routes = app.router.routes
+        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
+        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+
+
+def _early_errors_route(app: Any) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
+
+    class EarlyErrorsRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = ROUTE_NAME
+        path = "/api"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
+            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await route.handle(scope, receive, HeldBack(scope, send).send)
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return EarlyErrorsRoute()
+
+
+def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
+    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+
+
+class HeldBack:
+    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
+
+    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
+        self._scope = scope
+        self._send = send
+        self._held: list[AsgiMessage] = []
+        self._way: Literal["held", "open", "refused"] = "held"
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+        if self._way == "refused":
+            return
+        if self._way == "held":
+            self._held.append(message)
+            if message["type"] == "http.response.start":
+                return
+            kind = self._kind(message)
+            noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
+            if kind == "error" and noted:
+                self._way = "refused"
+                await self._refuse(Refusal(**noted))
+                return
+            if kind == "prelude" and message.get("more_body"):
+                return
+            self._way = "open"
+            for held in self._held:
+                await self._send(held)
+            self._held.clear()
+            return
+        await self._send(message)
+
+    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
+        if self._held[0].get("status", 0) >= _FIRST_ERROR:
+            return "error"
+        return kind_of(bytes(message.get("body") or b""))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        form = _form_of(self._scope)
+        content = orjson.dumps(refusal.body(form or "openai"))
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            **{name.lower(): value for name, value in refusal.headers.items()},
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
+        await self._send({"type": "http.response.body", "body": content})
+
+
+def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
+    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
+
+    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
+    """
+    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
+    for event in events or [body]:
+        found: Any = None
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(event)
+        if not isinstance(found, dict):
+            return "answer"
+        if found.get("error"):
+            return "error"
+        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
+            return "answer"
+    return "prelude"
