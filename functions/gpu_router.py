@@ -18,6 +18,7 @@ import math
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from bisect import bisect_left, insort
@@ -52,7 +53,7 @@ from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -146,6 +147,47 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.aliases.errors ---
+# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+
+
+class AliasTableError(PackError, ValueError):
+    """A row of an alias table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(f"row {line} ({row!r}): {reason}")
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+class AliasUnavailableError(PackError):
+    """An alias matched, but none of its models can answer this user.
+
+    Attributes:
+        alias: the name that was asked for.
+        passed_over: each model that was considered, with the reason against it.
+    """
+
+    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
+        super().__init__(
+            f"No model behind the alias {alias!r} can answer: {reasons}. "
+            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
+            "or change the alias."
+        )
+        self.alias = alias
+        self.passed_over = passed_over
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node: see the tree in `ollama_pack.errors`.
 
@@ -175,11 +217,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -212,7 +257,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -273,7 +317,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -282,7 +326,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -538,47 +583,6 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
     return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
-
-# --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-
-
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (`ollama pull {passed_over[0][0]}`), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
 
 
 # --- ollama_pack.aliases.table ---
@@ -1709,21 +1713,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
-
-
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -1736,6 +1725,78 @@ def _figure(line: Mapping[str, Any], name: str) -> int:
 def _rate(tokens: int, nanoseconds: int) -> float | str:
     """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
     return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
 
 
 # --- ollama_pack.engines.routed_names ---
@@ -2319,7 +2380,7 @@ class NoNodeError(RoutingError):
     def __init__(
         self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
     ) -> None:
-        wanted, silent = " or ".join(f"`{model}`" for model in models), silent or {}
+        wanted, silent = _either(models), silent or {}
         faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
         if there := [node for node in nodes if node not in silent]:
             where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
@@ -2362,7 +2423,7 @@ class NodesDownError(RoutingError):
             models: the models that may answer.
             nodes: name of each node that has one → what is wrong with it.
         """
-        wanted = " or ".join(f"`{model}`" for model in models)
+        wanted = _either(models)
         reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
         super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
         self.models = models
@@ -2390,23 +2451,22 @@ class NoAnswerError(RoutingError):
     """Every node that was tried failed before its first token.
 
     Attributes:
-        tried: name of each → what went wrong.
+        failures: name of each → what went wrong.
     """
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in tried.items())
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
         super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.tried = dict(tried)
+        self.failures = dict(failures)
 
 
 class RequestFailsError(NoAnswerError):
     """Several nodes failed in the same way before their first token: the request is the likely reason."""
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
-        super().__init__(tried)
-        *_, reason = tried.values()
-        nodes = " and ".join(tried)
-        said = f"{nodes} failed in the same way ({reason}): change this request, as it is the likely reason"
+    def __init__(self, failures: Mapping[str, NodeError]) -> None:
+        super().__init__(failures)
+        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
+        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
         self.args = (said,)
 
 
@@ -2423,6 +2483,10 @@ class AnswerBrokenError(RoutingError):
             "regenerate it and another node answers"
         )
         self.node = node
+
+
+def _either(models: tuple[str, ...]) -> str:
+    return " or ".join(f"'{model}'" for model in models)
 
 
 # --- ollama_pack.routing.naming ---
@@ -3243,6 +3307,7 @@ class Journey:
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
+        shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
     request: FleetRequest
@@ -3252,9 +3317,22 @@ class Journey:
     bound: asyncio.Future[Assignment]
     figures: bool = True
     waits_since: float | None = None
-    tried: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
+    shown: float | None = None
+
+    async def say(self, line: str, *, done: bool) -> None:
+        """Show a status line, and remember whether it looks as if something went on."""
+        if done:
+            self.shown = None
+        elif self.shown is None:
+            self.shown = asyncio.get_running_loop().time()
+        await self.tell(line, done=done)
+
+    def shown_for(self) -> float:
+        """Seconds for which a line has been shown that is not done."""
+        return 0.0 if self.shown is None else asyncio.get_running_loop().time() - self.shown
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -3344,6 +3422,104 @@ def _sample_value(text: str) -> float:
 
 def _first_of(names: Iterable[str], found: Mapping[str, _Series]) -> list[float] | None:
     return next((list(found[name].values()) for name in names if name in found), None)
+
+
+# --- ollama_pack.engines.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
+SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+_BUSY = frozenset({429, 503})
+# What says something about the node or the way to it, not about the request.
+_FAULTS = frozenset({401, 403, 405, 407, 408})
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_STATUS_NOT_FOUND = 404
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
+    """The error that an answer with a status other than 200 stands for.
+
+    Args:
+        node: as `node_name` gives it.
+        status: HTTP status of the answer.
+        answer: its body, or the beginning of it.
+        model: the model that was asked for.
+    """
+    said = said_in(answer)
+    if status in _BUSY:
+        return NodeBusyError(node, status, said)
+    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
+        return ModelNotFoundError(node, model, said)
+    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
+    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
+        return RequestRefusedError(node, status, said)
+    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
+    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return shortened(message if isinstance(message, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def without_quotes(said: str, messages: object) -> str:
+    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
+
+    Args:
+        said: the message, as `shortened` gives it.
+        messages: of the request.
+    """
+    if not said:
+        return said
+    texts = [" ".join(text.split()) for text in _texts_in(messages)]
+    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
+    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
+    for start in range(0, len(said), step):
+        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
+        part = said[start : start + size]
+        if len(part) == size and part in spoken:
+            return f"{said[: max(0, start - step + 1)].rstrip()}…"
+    return said
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Each text in a conversation, without pictures and sound."""
+    if isinstance(value, str):
+        if not value.startswith("data:"):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in {"role", "type"}:
+                yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
 
 
 # --- ollama_pack.engines.ollama.messages ---
@@ -4097,6 +4273,11 @@ def loading_line(binding: Assignment, seconds: float) -> str:
 def waiting_line(ahead: int) -> str:
     """What somebody reads who waits."""
     return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+
+
+def waited_line(seconds: float) -> str:
+    """What stays where the wait has ended without an answer."""
+    return f"waited {_seconds(seconds)} for an answer"
 
 
 def reason(binding: Assignment, *, figures: bool) -> str:
@@ -5187,61 +5368,6 @@ async def stream_to_openai(
                 yield chunk
 
 
-# --- ollama_pack.engines.failures ---
-# Which typed error an answer or a failure of a node is. Nothing here shows a password.
-
-SAID_CHARACTERS = 300
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
-
-
-def node_name(url: str) -> str:
-    """A node's address as it may be shown: without user name, password, query and fragment."""
-    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    return NodeFaultError(node, f"answers with status {status}", status=status, said=said)
-
-
-def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened."""
-    text = answer.decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return shortened(message if isinstance(message, str) else text)
-
-
-def shortened(text: str) -> str:
-    """A message on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
-
-
 # --- ollama_pack.engines.lines ---
 # Cutting a stream of bytes into lines of bounded length.
 
@@ -5625,11 +5751,19 @@ class NodeTransport:
         response = await self._send(path, body, {**(headers or {}), **last})
         if response.status == HTTP_OK:
             return response
+        if location := response.headers.get("Location"):
+            response.close()
+            raise self._redirected(path, response.status, location)
         try:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
         raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
+        """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
+        target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
+        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
 
     async def _send(
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
@@ -8504,13 +8638,17 @@ class Attempt:
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
         )
-        async with aclosing(chunks):
-            chunk = await self._first(chunks)
-            self.heard_at = self._first_at = self._loop.time()
-            yield self._noted(chunk)
-            async for chunk in chunks:
-                self.heard_at = self._loop.time()
+        try:
+            async with aclosing(chunks):
+                chunk = await self._first(chunks)
+                self.heard_at = self._first_at = self._loop.time()
                 yield self._noted(chunk)
+                async for chunk in chunks:
+                    self.heard_at = self._loop.time()
+                    yield self._noted(chunk)
+        except NodeError as error:
+            error.said = without_quotes(error.said, self._journey.body.get("messages"))
+            raise
 
     async def _first(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
         """The first chunk, unless somebody gives it up."""
@@ -10862,6 +11000,7 @@ class Router:
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # node and model → why it failed the last request
         self._lookout = Lookout(self.nodes, session, self.settings.probe_seconds, self)
         self._key = chain_key(secret)
         self._sharing: Sharing | None = None
@@ -11010,8 +11149,7 @@ class Router:
         try:
             self.scheduler.submit(journey.request)
         except NoNodeError as error:
-            silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
-            raise NoNodeError(error.models, error.nodes, silent) from None
+            raise self.no_node(error.models) from None
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -11024,6 +11162,14 @@ class Router:
             self._decide()
             if not self._journeys:
                 self._idle.set()
+            if journey.shown is not None:  # also when its user has left: the line is kept with the chat
+                last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
+                await asyncio.shield(last)
+
+    def no_node(self, models: Sequence[str]) -> NoNodeError:
+        """The error that says why no node can have these models."""
+        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
         """Let the scheduler decide, and tell the requests that have a node now."""
@@ -11047,7 +11193,7 @@ class Router:
             place = self.scheduler.ahead(journey.request.id) or 0
             if place != told and not journey.request.background:
                 told = place
-                await journey.tell(waiting_line(place), done=False)
+                await journey.say(waiting_line(place), done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -11085,7 +11231,17 @@ class Router:
         models = journey.request.models
         if self.scheduler.can_answer(models):
             return {}
-        return {watch.row.name: watch.known.fault for watch in self.nodes.values() if watch.has_any(models)}
+        return {
+            name: watch.known.fault or self._failure(name, models)
+            for name, watch in self.nodes.items()
+            if watch.has_any(models)
+        }
+
+    def _failure(self, node: str, models: Sequence[str]) -> str:
+        """Why a node that answers probes is given no request; empty where none has failed since."""
+        names = set(map(fold_name, models))
+        found = (why for (name, model), why in self._failures.items() if name == node and model in names)
+        return next(found, "")
 
     async def _ask(self, journey: Journey, binding: Assignment) -> AsyncGenerator[dict[str, Any], None]:
         """Send the request to its node, and tell the scheduler how it goes."""
@@ -11100,10 +11256,10 @@ class Router:
             async with aclosing(attempt.chunks()) as chunks:
                 async for chunk in chunks:
                     if not journey.answering:
-                        self._has_begun(journey, attempt.elapsed)
+                        self._has_begun(journey, binding, attempt.elapsed)
                         if telling:
                             telling.cancel()
-                            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+                            await journey.say(status_line(binding, figures=journey.figures), done=True)
                     yield chunk
         finally:
             if telling:
@@ -11114,9 +11270,9 @@ class Router:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
         binding = attempt.binding
         if not binding.loads:
-            await journey.tell(status_line(binding, figures=journey.figures), done=True)
+            await journey.say(status_line(binding, figures=journey.figures), done=True)
             return None
-        await journey.tell(status_line(binding, figures=journey.figures), done=False)
+        await journey.say(status_line(binding, figures=journey.figures), done=False)
         return self._loop.create_task(_tell_load(journey, attempt), name="tell of a load")
 
     def _suspect(self, identity: str, attempt: Attempt) -> None:
@@ -11129,10 +11285,11 @@ class Router:
         else:
             attempt.hangs()
 
-    def _has_begun(self, journey: Journey, elapsed: float) -> None:
+    def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
+        self._failures.pop((binding.node, fold_name(binding.model)), None)
         if decision := self._decided.get(journey.request.id):
             decision.actual = elapsed
         self._decide()
@@ -11155,7 +11312,8 @@ class Router:
         """
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
-        journey.tried[node] = error.plain
+        journey.tried[node] = error
+        self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
@@ -11180,7 +11338,7 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
     pause = LOAD_TOLD_SECONDS
     while True:
         await asyncio.sleep(pause)
-        await journey.tell(loading_line(attempt.binding, attempt.elapsed), done=False)
+        await journey.say(loading_line(attempt.binding, attempt.elapsed), done=False)
         pause = attempt.elapsed
 
 
@@ -11300,14 +11458,12 @@ class ModelRefusedError(PackError):
     """A model that was asked through Open WebUI gave an error instead of an answer.
 
     Attributes:
-        status: of HTTP.
-        body: what the client gets.
+        refusal: what the client gets.
     """
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
 
 
 class ModelClosedError(PackError):
@@ -11360,36 +11516,131 @@ class NoRoomError(PackError):
 
 
 # --- ollama_pack.services.answers ---
-# An answer as clients of OpenAI's API take it: server-sent events, errors included.
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+
+answers_log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
+
+_CHOOSE_OTHER = "Choose another model, or ask an admin."
+_TRY_LATER = "Try again in a minute, or choose another model."
+_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
+_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
+_NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
+_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
+_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
+_FAILED = f"This model failed to answer. {_TRY_LATER}"
+_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
+_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
+_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
+
+_Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
 
 
-async def answer_events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[str, None]:
-    """Server-sent events. An error is the last of them, as the client has the status 200 already."""
+async def answer_events(
+    chunks: AsyncGenerator[dict[str, Any], None], refused: Callable[[Exception], Refusal]
+) -> AsyncGenerator[str, None]:
+    """Server-sent events. An error is the last of them.
+
+    Args:
+        chunks: the answer.
+        refused: what an error means to this client; called before the error is sent.
+    """
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
                 yield event_text(chunk)
-        except PackError as error:
-            yield event_text(failure_body(error))
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            yield event_text(refused(error).body())
     yield LAST_EVENT
 
 
-def failure_body(error: PackError) -> dict[str, Any]:
-    """An error as OpenAI has it, and under the name by which Open WebUI looks for its sentence."""
-    body = openai_error(error)
-    return {"error": {**body["error"], "detail": str(error)}}
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
+    """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
+
+    Args:
+        error: one of the pack's, or any other.
+        for_admin: the sentence says which node did what, and how to put it right.
+    """
+    if not isinstance(error, PackError):
+        answers_log.error("A chat was not answered", exc_info=error)
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
+    status, code, sentence = _meaning(error)
+    waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return Refusal(
+        status=status,
+        message=str(error) if for_admin else sentence,
+        code=code,
+        param=_param(error),
+        retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
+    )
 
 
-def failure_status(error: PackError) -> int:
-    """The HTTP status of an answer that has failed before it began."""
+def _param(error: PackError) -> str | None:
+    if isinstance(error, ChatBodyError):
+        return error.field
+    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
+    return "model" if is_model else None
+
+
+def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
     match error:
-        case ChatBodyError() | RequestFailsError():
-            return HTTPStatus.BAD_REQUEST
+        case ChatBodyError():
+            return HTTPStatus.BAD_REQUEST, None, str(error)
         case RequestRefusedError():
-            return error.status or HTTPStatus.BAD_REQUEST
-        case NoNodeError() | AliasUnavailableError() | ModelNotFoundError() | ModelClosedError():
-            return HTTPStatus.NOT_FOUND
-    return HTTPStatus.SERVICE_UNAVAILABLE
+            said = error.said.replace("`", "'")
+            reason = f": {said}" if said else ". Change it, or choose another model."
+            return _client_status(error), None, f"The model cannot answer this request{reason}"
+        case ModelClosedError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
+        case AliasUnavailableError() | ModelNotFoundError():
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+        case AnswerBrokenError() | LeaderLostError():
+            return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
+        case RequestFailsError():
+            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
+        case NoAnswerError():
+            return _meaning_of_failures(error)
+        case RoutingError():
+            return _meaning_of_waiting(error)
+    return HTTPStatus.BAD_GATEWAY, None, _FAILED
+
+
+def _meaning_of_waiting(error: RoutingError) -> _Meaning:
+    """Of what goes wrong before any node is asked."""
+    match error:
+        case NoNodeError() if error.nodes and not error.silent:
+            return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+        case QueueFullError():
+            yours = f", {error.own} of them yours" if error.own else ""
+            status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
+            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
+            return status, "queue_full", sentence
+        case WaitedTooLongError():
+            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
+    return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+
+
+def _meaning_of_failures(error: NoAnswerError) -> _Meaning:
+    """Of what went wrong at several nodes: what matters is whether waiting helps."""
+    failures = list(error.failures.values())
+    if all(isinstance(failure, ModelNotFoundError) for failure in failures):
+        return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
+    if any(isinstance(failure, NodeBusyError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", _TOO_BUSY
+    if any(isinstance(failure, NodeUnreachableError) for failure in failures):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
+    if all(isinstance(failure, NodeTimeoutError) for failure in failures):
+        return HTTPStatus.GATEWAY_TIMEOUT, "timeout", _TOO_SLOW
+    return HTTPStatus.BAD_GATEWAY, "nodes_failed", _FAILED
+
+
+def _client_status(error: RequestRefusedError) -> int:
+    """The node's own where it is one of the client's errors: 413 or 422 say more than 400."""
+    status = error.status or HTTPStatus.BAD_REQUEST
+    client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return status if status in client_errors else HTTPStatus.BAD_REQUEST
 
 
 # --- ollama_pack.services.completions ---
@@ -12075,6 +12326,13 @@ def models_for(
     return there or (facts.model,)
 
 
+def why_absent(error: AliasUnavailableError, router: Router) -> PackError:
+    """The error for an alias without a model: where some nodes do not answer, they may have it."""
+    missing = [model for model, reason in error.passed_over if reason == NOT_INSTALLED]
+    absent = router.no_node(missing)
+    return absent if missing and (absent.silent or not absent.nodes) else error
+
+
 def routed_aliases(table: AliasTable, catalogue: Catalogue) -> list[str]:
     """The aliases that can be offered as models: no wildcards, and a node has one of their models."""
     return [alias for alias in concrete_names(table) if models_behind(table, alias, catalogue.levels)]
@@ -12740,6 +12998,168 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
     return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
 
 
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+ROUTE_NAME = "ollama_pack:early errors"
+REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+_REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
+_CHAT_FORMS: dict[str, ApiForm] = {
+    "/api/chat/completions": "openai",
+    "/api/v1/chat/completions": "openai",
+    "/api/message": "anthropic",
+    "/api/v1/messages": "anthropic",
+}
+_FIRST_ERROR = 400
+
+AsgiMessage = dict[str, Any]
+
+
+def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
+    """Note why a request is not answered. Only before the first byte of its answer does this have an effect.
+
+    Titles and the like are no request of the client's, and a page gets its answer another way.
+    """
+    is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
+    if not metadata.get("task") and not is_page:
+        setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
+
+
+def refused_answer(refusal: Refusal) -> Any:
+    """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
+
+    Of an exception that a pipe raises, and of a body with an error in it, it makes 200.
+    """
+    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
+
+    async def parts() -> AsyncGenerator[str, None]:
+        raise HTTPException(refusal.status, refusal.message, refusal.headers)
+        yield ""  # makes it a generator, which Open WebUI goes through where it catches nothing
+
+    return parts()
+
+
+def show_early_errors() -> None:
+    """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
+    app = getattr(sys.modules.get("open_webui.main"), "app", None)
+    if app is not None:
+        routes = app.router.routes
+        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
+        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+
+
+def _early_errors_route(app: Any) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
+
+    class EarlyErrorsRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = ROUTE_NAME
+        path = "/api"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
+            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await route.handle(scope, receive, HeldBack(scope, send).send)
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return EarlyErrorsRoute()
+
+
+def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
+    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+
+
+class HeldBack:
+    """The way of one answer to its client, whose beginning waits until it is known to be an answer."""
+
+    def __init__(self, scope: Mapping[str, Any], send: Any) -> None:
+        self._scope = scope
+        self._send = send
+        self._held: list[AsgiMessage] = []
+        self._way: Literal["held", "open", "refused"] = "held"
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+        if self._way == "refused":
+            return
+        if self._way == "held":
+            self._held.append(message)
+            if message["type"] == "http.response.start":
+                return
+            kind = self._kind(message)
+            noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
+            if kind == "error" and noted:
+                self._way = "refused"
+                await self._refuse(Refusal(**noted))
+                return
+            if kind == "prelude" and message.get("more_body"):
+                return
+            self._way = "open"
+            for held in self._held:
+                await self._send(held)
+            self._held.clear()
+            return
+        await self._send(message)
+
+    def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
+        if self._held[0].get("status", 0) >= _FIRST_ERROR:
+            return "error"
+        return kind_of(bytes(message.get("body") or b""))
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        form = _form_of(self._scope)
+        content = orjson.dumps(refusal.body(form or "openai"))
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            **{name.lower(): value for name, value in refusal.headers.items()},
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
+        await self._send({"type": "http.response.body", "body": content})
+
+
+def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
+    """What the beginning of a body is: an error, a part of an answer, or what comes before both.
+
+    Before an answer Open WebUI sends sources and the like, and Anthropic's `message_start`.
+    """
+    events = [line.removeprefix(b"data:") for line in body.splitlines() if line.startswith(b"data:")]
+    for event in events or [body]:
+        found: Any = None
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(event)
+        if not isinstance(found, dict):
+            return "answer"
+        if found.get("error"):
+            return "error"
+        if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
+            return "answer"
+    return "prelude"
+
+
 # --- ollama_pack.webui.server ---
 # What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
 
@@ -12781,20 +13201,6 @@ def line_stream(lines: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415
 
     return StreamingResponse(lines, media_type="application/x-ndjson")
-
-
-def json_response(value: dict[str, Any], status: int) -> Any:
-    """A JSON answer with a status, in the one form that Open WebUI takes from a function as it is."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    content = orjson.dumps(value)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield content
-
-    response = StreamingResponse(parts(), status, media_type="application/json")
-    response.body = content  # where Open WebUI looks for the reason of a failure
-    return response
 
 
 # --- ollama_pack.webui.succession ---
@@ -12879,6 +13285,7 @@ class Pipe:
         self._ids = OfferedIds((), (), are_connections=False)
         self._ids_for: tuple[tuple[NodeRow, ...], tuple[ConnectionModels, ...]] | None = None
         self._look_up_at = 0.0
+        show_early_errors()
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
@@ -12889,24 +13296,29 @@ class Pipe:
         body: Body,
         __user__: dict[str, Any],
         __metadata__: dict[str, Any],
+        __request__: Any,
         __chat_id__: str | None = None,
         __task__: str | None = None,
         __event_emitter__: Emitter | None = None,
-        __request__: Any = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        if __request__ is not None:
-            take_over(__request__.app, ROUTER.rstrip("."), self)
+        take_over(__request__.app, ROUTER.rstrip("."), self)
+        chunks = self._chunks(
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+        )
+
+        def refused(error: Exception) -> Refusal:
+            refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            note_refusal(__request__, refusal, __metadata__)
+            return refusal
+
+        if body.get("stream"):
+            return event_stream(answer_events(chunks, refused))
         try:
-            chunks = await self._chunks(
-                body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
-            )
-            if body.get("stream"):
-                return event_stream(answer_events(chunks))
             async with aclosing(chunks):
                 return whole_answer([chunk async for chunk in chunks])
-        except PackError as error:
-            return failure_body(error)
+        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
+            return refused_answer(refused(error))
 
     async def _chunks(
         self,
@@ -12920,8 +13332,11 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        models = await self._models(router, body, name, user)
-        return router.answer(
+        try:
+            models = await self._models(router, body, name, user)
+        except AliasUnavailableError as error:
+            raise why_absent(error, router) from error
+        chunks = router.answer(
             _asked(body, models[0], router, metadata),
             models,
             ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"])),
@@ -12931,6 +13346,9 @@ class Pipe:
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
         )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""

@@ -40,6 +40,7 @@ from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
+from http import HTTPStatus
 from inspect import signature
 from math import isfinite
 from os import urandom
@@ -2853,11 +2854,14 @@ class NodeError(PackError):
     """
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__(f"node {node} {reason}" + (f": {said}" if said else ""))
+        super().__init__()
         self.node = node
         self.reason = reason
         self.status = status
         self.said = said
+
+    def __str__(self) -> str:
+        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
 
     @property
     def plain(self) -> str:
@@ -2890,7 +2894,6 @@ class NodeCertificateError(NodeUnreachableError):
             "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
             "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
         )
-        self.args = (f"node {node} {self.reason}: {said}",)
 
 
 class NodeTimeoutError(RetryableNodeError):
@@ -2951,7 +2954,7 @@ class ModelNotFoundError(RetryableNodeError):
     """
 
     def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"`ollama pull {model}` there"
+        remedy = remedy or f"run 'ollama pull {model}' there"
         super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
         self.model = model
 
@@ -2960,7 +2963,8 @@ class RequestRefusedError(NodeError):
     """The node will not take this request, and no other node would: the request has to change."""
 
     def __init__(self, node: str, status: int | None, said: str) -> None:
-        super().__init__(node, "refuses the request", status=status, said=said)
+        number = f" (status {status})" if status and not said else ""
+        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.body ---
@@ -3201,21 +3205,6 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
-
-
-def openai_error(error: PackError) -> dict[str, Any]:
-    """An error as the body of a refusal, or as the chunk that ends a stream."""
-    details: dict[str, Any] = {"message": str(error), "type": "server_error", "param": None, "code": None}
-    match error:
-        case ChatBodyError():
-            details |= {"type": "invalid_request_error", "param": error.field}
-        case RequestRefusedError():
-            details |= {"type": "invalid_request_error"}
-        case ModelNotFoundError():
-            details |= {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
-        case NodeBusyError():
-            details |= {"code": "server_busy"}
-    return {"error": details}
 
 
 def _text_or_none(value: object) -> str | None:
@@ -5475,6 +5464,78 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
@@ -5504,14 +5565,12 @@ class ModelRefusedError(PackError):
     """A model that was asked through Open WebUI gave an error instead of an answer.
 
     Attributes:
-        status: of HTTP.
-        body: what the client gets.
+        refusal: what the client gets.
     """
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {status}")
-        self.status = status
-        self.body = body
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        self.refusal = refusal
 
 
 class ModelClosedError(PackError):
