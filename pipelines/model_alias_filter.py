@@ -1105,7 +1105,7 @@ class InstalledModels:
 
     async def _look(self) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             answers = await asyncio.gather(*(_tags(session, url) for url in self.urls))
         found = zip(self.urls, answers, strict=True)
         self._models.update({url: tags for url, tags in found if tags is not None})
@@ -1115,10 +1115,12 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
     """Name → quantization level on one node; None when it does not answer as Ollama does."""
     try:
         async with session.get(f"{url}/api/tags", raise_for_status=True) as response:
-            listed: list[dict[str, Any]] = (await response.json())["models"]
+            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
+            named = ((entry.get("name") or entry.get("model"), entry.get("details")) for entry in listed)
             return {
-                str(model["name"]): str((model.get("details") or {}).get("quantization_level") or "")
-                for model in listed
+                str(name): str((details if isinstance(details, dict) else {}).get("quantization_level") or "")
+                for name, details in named
+                if name
             }
     except (aiohttp.ClientError, TimeoutError):
         return None

@@ -58,6 +58,12 @@ def _check_url(value: str) -> str:
     raise ValueError(f"{shown_address(value)!r} is no address: it starts with http:// or https://")
 
 
+def _check_header(value: str) -> str:
+    if value.isprintable() and '"' not in value and " #" not in value:
+        return value
+    raise ValueError("a header has a quotation mark, a # after a space or a control character: take it out")
+
+
 def _check_key(value: str) -> str:
     if re.fullmatch(r"[!-~]+", value) and not re.search(r"[#;]", value):
         return value
@@ -101,6 +107,7 @@ Audience = Annotated[
     list[Annotated[str, AfterValidator(_check_audience)]], BeforeValidator(_as_list), Field(min_length=1)
 ]
 Url = Annotated[str, AfterValidator(_check_url)]
+HeaderText = Annotated[str, AfterValidator(_check_header)]
 Language = Annotated[str, AfterValidator(_check_language)]
 
 
@@ -159,11 +166,13 @@ class Endpoint(Section):
     slots: int | None = Field(default=None, ge=1)
     agent: Url | None = None
     key: Annotated[str, AfterValidator(_check_key)] | None = None
+    headers: dict[HeaderText, HeaderText] = Field(default={}, repr=False)
 
     def text(self, number: int) -> str:
         """The endpoint as a row of the router's `nodes` valve; one without a name is called gpu0, gpu1, …."""
-        said = self.model_dump(exclude={"name", "url"}, exclude_defaults=True)
+        said = self.model_dump(exclude={"name", "url", "headers"}, exclude_defaults=True)
         settings = "".join(f" {name}={value}" for name, value in said.items())
+        settings += "".join(f' header="{name}: {value}"' for name, value in self.headers.items())
         return f"{self.name or f'gpu{number}'} {self.url}{settings}"
 
 

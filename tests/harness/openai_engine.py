@@ -9,6 +9,7 @@ With nothing enqueued it echoes: "You said: ...". It runs in a thread with a loo
 """
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class OpenAIEngine:
         asked: the paths of the other requests, in order.
         metrics: what `/metrics` answers; None: it has none.
         models: what `/v1/models` answers.
+        base: where its API begins.
         refuses: top-level fields that a chat must not have.
     """
 
@@ -86,6 +88,7 @@ class OpenAIEngine:
         self.asked: list[str] = []
         self.metrics: str | None = self._wire.metrics
         self.models: Any = self._wire.models
+        self.base = "/v1"
         self.refuses: set[str] = set()
         self._answers: list[EngineAnswer] = []
         self._port = 0
@@ -117,7 +120,7 @@ class OpenAIEngine:
     async def _listen(self) -> None:
         # handler_cancellation: a client that leaves ends its generation, as in the real ones
         application = web.Application(client_max_size=64 * 2**20)
-        application.router.add_post("/v1/chat/completions", self._chat)
+        application.router.add_post("/{base:.*}/chat/completions", self._chat)
         application.router.add_get("/{path:.*}", self._get)
         self._runner = web.AppRunner(
             application, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
@@ -130,13 +133,15 @@ class OpenAIEngine:
         self.asked.append(request.path)
         if request.path == "/metrics" and self.metrics is not None:
             return web.Response(text=self.metrics)
-        if request.path == "/v1/models":
+        if request.path == f"{self.base}/models":
             return web.json_response(self.models)
         if request.path in self._wire.pages:
             return web.json_response(self._wire.pages[request.path])
         return web.json_response(self._wire.not_found, status=404)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        if request.path != f"{self.base}/chat/completions":
+            return web.json_response(self._wire.not_found, status=404)
         body = await request.json()
         record = EngineRequest(body, dict(request.headers))
         self.requests.append(record)
@@ -150,13 +155,17 @@ class OpenAIEngine:
         if refused := sorted(self.refuses & body.keys()):
             detail = [{"loc": ["body", name], "msg": "Extra inputs are not permitted"} for name in refused]
             return web.json_response({"detail": detail}, status=422)
-        if self._wire.checks_names and body["model"] != MODEL:
+        if self._wire.checks_names and body["model"] not in {MODEL, *self._listed()}:
             return web.json_response(self._wire.no_model(body["model"]), status=404)
         answer = self._answers.pop(0) if self._answers else self._echo(body)
         if answer.refusal:
             return web.json_response(answer.refusal[1], status=answer.refusal[0])
         await asyncio.sleep(answer.delay)
         return await self._stream(request, body, answer)
+
+    def _listed(self) -> set[str]:
+        entries = self.models.get("data") if isinstance(self.models, dict) else self.models
+        return {str(entry.get("id")) for entry in entries or () if isinstance(entry, dict)}
 
     @staticmethod
     def _echo(body: JSON) -> EngineAnswer:
@@ -171,6 +180,8 @@ class OpenAIEngine:
         for number, data in enumerate(self._events(body, answer)):
             if number:
                 await asyncio.sleep(answer.pause)
+            if body["model"] in self._listed():
+                data = data.replace(f'"{MODEL}"'.encode(), json.dumps(body["model"]).encode())  # noqa: PLW2901
             await response.write(data)
         if answer.hangs_up and request.transport:
             request.transport.abort()

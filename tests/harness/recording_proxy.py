@@ -17,6 +17,7 @@ class RecordingProxy:
 
     Attributes:
         requests: `(method, path)` of what came, in order.
+        headers: `(path, headers)` of the same.
         failing_post: the number of the POST, from 1, that is answered 500 and goes no further.
         held_post: the number of the POST that is never answered, and goes no further.
         holding: set when that POST has come.
@@ -25,6 +26,7 @@ class RecordingProxy:
 
     def __init__(self, target: str) -> None:
         self.requests: list[tuple[str, str]] = []
+        self.headers: list[tuple[str, dict[str, str]]] = []
         self.failing_post = self.held_post = 0
         self.holding = threading.Event()
         self.instead: dict[str, tuple[int, Any, dict[str, str]]] = {}
@@ -67,6 +69,7 @@ class RecordingProxy:
 
     async def _pass_on(self, request: web.Request) -> web.Response:
         self.requests.append((request.method, request.path))
+        self.headers.append((request.path, dict(request.headers)))
         if request.path in self.instead:
             status, answer, headers = self.instead[request.path]
             return web.json_response(answer, status=status, headers=headers)

@@ -610,3 +610,28 @@ def test_another_model_s_answer_is_not_believed(answered: str, *, believed: bool
                 return chat
 
     assert run(scenario).said == ("hm" if believed else "")
+
+
+def test_a_place_in_the_queue_never_goes_up(nodes: list[OllamaNode]) -> None:
+    """Would catch a user who reads that one is ahead, and then that three are."""
+    for node in nodes:
+        node.enqueue(*[WORDS] * 4)
+
+    async def scenario() -> list[str]:
+        async with routing(nodes[:1], replace(QUICK, probe_seconds=0.5), "slots=1") as router:
+            chats = [asyncio.create_task(Chat(router, user="long").run())]
+            await until(lambda: router.in_flight("gpu0") == 1)
+            waiting = Chat(router, user="long")  # comes after all those who have nothing in service
+            chats.append(asyncio.create_task(waiting.run()))
+            await until(lambda: router.scheduler.waiting == 1)
+            others = [Chat(router, user=f"u{number}") for number in range(3)]
+            chats += [asyncio.create_task(chat.run()) for chat in others]
+            await asyncio.sleep(2.5)
+            for chat in chats:
+                chat.cancel()
+            await asyncio.gather(*chats, return_exceptions=True)
+            return [line for line, done in waiting.told if not done]
+
+    lines = run(scenario)
+    assert lines
+    assert all("you are next" in line for line in lines)

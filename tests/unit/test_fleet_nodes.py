@@ -1,5 +1,6 @@
 """The `nodes` valve: how it is read, and what it refuses in which words."""
 
+import base64
 from contextlib import suppress
 
 import pytest
@@ -21,7 +22,9 @@ REFUSALS = {
     "not http": ("gpu0 ftp://a", 1, "'ftp://a' is no address"),
     "no host": ("gpu0 http://", 1, "is no address"),
     "port of no kind": ("gpu0 http://a:port", 1, "is no address"),
-    "password": ("gpu0 http://me:pw@a", 1, "the address holds a password"),
+    "two ways to sign in": ("gpu0 http://me:pw@a key=k", 1, "a password in its address and a key=…"),
+    "header without a value": ("gpu0 http://a header=X-Team", 1, "header= needs a name and a value"),
+    "header with an odd name": ('gpu0 http://a header="X Team: blue"', 1, "header= needs a name and a value"),
     "query": ("gpu0 http://a?x=1", 1, "something after the path"),
     "unknown setting": ("gpu0 http://a colour=red", 1, "unknown setting 'colour': the known ones are kind,"),
     "no equals sign": ("gpu0 http://a slots", 1, "unknown setting 'slots'"),
@@ -85,6 +88,36 @@ def test_refusals_name_row_and_reason(case: str) -> None:
     assert isinstance(caught.value, PackError)
 
 
+def test_ways_in() -> None:
+    """Would catch a gateway that is asked without what it wants, or an address that shows a password."""
+    text = (
+        'a http://me:p%40ss@a/ollama header="X-Team: blue {{USER_ID}} é" header=X-Key:1=2 slots=2 '
+        "agent=http://me:pw@a/agent\nb http://b key=k\nc http://c header=Authorization:mine key=k"
+    )
+    a, b, c = parse_nodes(text)
+    assert (a.url, a.login, a.slots, a.agent) == ("http://a/ollama", "me:p@ss", 2, "http://me:pw@a/agent")
+    assert a.headers == (("X-Team", "blue {{USER_ID}} é"), ("X-Key", "1=2"))
+    basic = base64.b64encode(b"me:p@ss").decode()
+    assert a.way_in.fixed_headers == {
+        "Authorization": f"Basic {basic}",
+        "X-Team": "blue  %C3%A9",
+        "X-Key": "1=2",
+    }
+    assert b.way_in.fixed_headers == {"Authorization": "Bearer k"}
+    assert c.way_in.fixed_headers == {"Authorization": "mine"}
+    assert "p@ss" not in repr((a, b, c))
+    assert "pw" not in repr((a, b, c))
+
+
+@pytest.mark.parametrize("secret", ['header="X-Key: s3cret here"', "header=X-Key:s3cret", "key=s3cret"])
+def test_what_is_sent_is_shown_nowhere(secret: str) -> None:
+    """Would catch the value of a header in an error message or in a log."""
+    with pytest.raises(NodeTableError) as caught:
+        parse_nodes(f"gpu0 http://me:s3cret@a {secret} colour=red")
+    assert "s3cret" not in str(caught.value) + caught.value.row
+    assert "here" not in str(caught.value) + caught.value.row
+
+
 def test_keys_are_shown_nowhere() -> None:
     """Would catch a token in an error message or in a log."""
     with pytest.raises(NodeTableError) as caught:
@@ -98,9 +131,14 @@ def test_keys_are_shown_nowhere() -> None:
     [
         *("http://a key=s3cret more", "http://a key=two s3cret", "http://a key=two s3cret=more"),
         *("http://a key=s3cret key=s3cret2", "http://a slots=x key=s3cret", "http://a key=s3cret slots=x"),
-        *("http://u:s3cret@a", "http://u:two s3cret@a", "http://u:two/s3cret@a", "http://u:s3cret@a:x"),
         *(
-            "http://a agent=http://u:s3cret@b",
+            "http://u:s3cret@a colour=red",
+            "http://u:two s3cret@a",
+            "http://u:two/s3cret@a",
+            "http://u:s3cret@a:x",
+        ),
+        *(
+            "http://a agent=http://u:s3cret@b colour=red",
             "http://a?token=s3cret",
             "://s3cret@a",
             "http://a:x key=s3cret",

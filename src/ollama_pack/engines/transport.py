@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
+from multidict import CIMultiDict
 
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.errors import (
@@ -31,6 +32,8 @@ MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
 transport_log = logging.getLogger(__name__)
+
+NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
 _Piece = TypeVar("_Piece")
@@ -135,7 +138,7 @@ class NodeTransport:
                 response.close()  # after its end, this leaves the connection in the pool
 
     async def lines(
-        self, path: str, body: Mapping[str, Any], first_byte: float
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
 
@@ -145,12 +148,13 @@ class NodeTransport:
             path: such as /api/chat.
             body: what is sent.
             first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+            headers: of this request, besides those of all.
 
         Raises:
             NodeError: before the first line, or at any point afterwards.
         """
         async with aclosing(
-            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes), headers)
         ) as pieces:
             async for text in pieces:
                 line = self._line(text)
@@ -161,11 +165,7 @@ class NodeTransport:
         raise NodeFaultError(self.name, "ended its answer before the last line")
 
     async def events(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        headers: Mapping[str, str] | None = None,
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
     ) -> AsyncGenerator[ServerEvent, None]:
         """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
 
@@ -188,14 +188,15 @@ class NodeTransport:
         body: Mapping[str, Any],
         first_byte: float,
         buffer: StreamBuffer[_Piece],
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
         *,
         last_request: bool = False,
     ) -> AsyncGenerator[_Piece, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
-            response = await self._open(path, body, headers, last_request=last_request)
+            last = {"Connection": "close"} if last_request else {}
+            response = await self._open(path, body, {**headers, **last})
         silence = SilenceWatch(response.content, self.limits.next_line)
         try:
             if last_request and response.connection and response.connection.protocol is not None:
@@ -216,16 +217,10 @@ class NodeTransport:
             response.close()
 
     async def _open(
-        self,
-        path: str,
-        body: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        last_request: bool = False,
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] = NO_HEADERS
     ) -> aiohttp.ClientResponse:
         """Send a request and get an answer that is no error, its body unread."""
-        last = {"Connection": "close"} if last_request else {}
-        response = await self._send(path, body, {**(headers or {}), **last})
+        response = await self._send(path, body, headers)
         if response.status == HTTP_OK:
             return response
         if location := response.headers.get("Location"):
@@ -254,7 +249,7 @@ class NodeTransport:
                 method,
                 self._url + path,
                 data=data,
-                headers={**self._headers, **headers},
+                headers=self._merged(headers),
                 timeout=timeout,
                 allow_redirects=False,
             )
@@ -268,6 +263,12 @@ class NodeTransport:
             raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
         except (aiohttp.ClientError, OSError) as error:
             raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of all requests and of this one, whose own count more, in any spelling."""
+        merged = CIMultiDict(self._headers)
+        merged.update(headers)
+        return merged
 
     def _encoded(self, body: Mapping[str, Any]) -> bytes:
         try:

@@ -6,6 +6,7 @@ For example::
     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
     old   http://old:11434   tier=1               # only when the others are slow to answer
     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+    far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 """
 
@@ -14,9 +15,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
+from ollama_pack.engines.model_ids import usable_id
+from ollama_pack.engines.way_in import Header, WayIn, split_login
 from ollama_pack.routing.errors import NodeTableError
 
 NodeKind = Literal["ollama", "openai"]
@@ -31,7 +34,9 @@ _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
+_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
+_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Listing:
 
     def offered(self, model: str) -> str | None:
         """The name under which a model of the server is offered; None: it is not."""
-        if self.only and model not in self.only:
+        if self.only and model not in self.only and model not in map(usable_id, self.only):
             return None
         return f"{self.prefix}.{model}" if self.prefix else model
 
@@ -59,18 +64,19 @@ class NodeRow:
 
     Attributes:
         name: what status lines and logs call it.
-        url: its address, without a slash at the end.
+        url: its address, without a slash at the end and without a login.
         kind: what it speaks.
         weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
         tier: nodes of a higher tier answer when those of lower ones are slow to.
         slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
+        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
         key: sent as a bearer token; empty: none. In no message.
         placement: who chooses the engine that answers. "own": the node is a gateway in front of several
             engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
             once, up to `slots`, and a key of the conversation that helps it to choose.
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
+        login, headers, auth, cookies: as in `WayIn`. In no message.
         listings: what of its models is offered; none: all, under their own names.
     """
 
@@ -80,12 +86,26 @@ class NodeRow:
     weight: float = 1.0
     tier: int = 0
     slots: int | None = None
-    agent: str = ""
+    agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
     placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     listings: tuple[Listing, ...] = ()
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def way_in(self) -> WayIn:
+        """How it lets the router in."""
+        return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
+
+    def entered_by(self, way: WayIn) -> Self:
+        """The node with another way in."""
+        found = {name: getattr(way, name) for name in ("url", "key", "login", "headers", "auth", "cookies")}
+        return replace(self, **found)
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -107,24 +127,28 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
 
 
 def _without_secrets(written: str, fault: str) -> tuple[str, str]:
-    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
-    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
-    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
-    row = f"{address}{is_key}{' '.join(settings)}"
+    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
+    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
+    after = secret[1].split() if secret else []
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
+    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
+    name, *rest = _NODE_WORD.findall(written)
     if not rest or "://" not in rest[0]:
         raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
     if not _NODE_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
-    url, *settings = rest
-    row = NodeRow(name, _address(url), line=line, **_settings(settings))
+    address, *settings = rest
+    url, login = split_login(_address(address))
+    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
+    if row.login and row.key:
+        raise ValueError("it has a password in its address and a key=…: take one of them out")
     if row.kind != "openai" and (row.placement == "own" or row.models):
         setting = "models=" if row.models else "placement=own"
         raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
@@ -137,10 +161,20 @@ def _settings(written: list[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or name not in _READERS:
             raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name == "header":
+            found["headers"] = (*found.get("headers", ()), _header(value))
+            continue
         if name in found:
             raise ValueError(f"{name}= is set twice")
         found[name] = _READERS[name](value)
     return found
+
+
+def _header(value: str) -> Header:
+    found = _NODE_HEADER.fullmatch(value.strip('"'))
+    if found is None or not found[2].isprintable():
+        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+    return found[1], found[2]
 
 
 def _address(value: str) -> str:
@@ -151,8 +185,6 @@ def _address(value: str) -> str:
         usable = False
     if not usable or not value.isprintable():
         raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
@@ -211,12 +243,13 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "header": _header,
     "placement": _placement,
     "models": _models,
 }
 
 
-_SHOWN_SETTINGS = _READERS.keys() - {"key"}
+_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:

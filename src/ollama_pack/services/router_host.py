@@ -48,7 +48,9 @@ class RouterHost:
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self.retire()
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
+            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+            session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
                 rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
             )

@@ -19,7 +19,7 @@ from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
-from ollama_pack.engines.transport import NodeLimits, NodeTransport
+from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
 
 
 class NodeClient(Protocol):
@@ -44,7 +44,7 @@ class NodeClient(Protocol):
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -52,6 +52,7 @@ class NodeClient(Protocol):
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
@@ -135,7 +136,9 @@ class OllamaClient:
         """
         return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
-    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+    def chat(
+        self, request: Mapping[str, Any], *, first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
 
         Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
@@ -144,15 +147,16 @@ class OllamaClient:
         Args:
             request: as `request_to_ollama` gives it.
             first_byte: seconds until the first line; with `stream` false that is the whole answer.
+            headers: of this request, besides those of all.
 
         Raises:
             ModelNotFoundError: the node does not have the model.
             RequestRefusedError: the request has to change.
             RetryableNodeError: the node failed, before or in the stream.
         """
-        return self._node.lines("/api/chat", request, first_byte)
+        return self._node.lines("/api/chat", request, first_byte, headers)
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -160,6 +164,7 @@ class OllamaClient:
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
 
@@ -169,6 +174,7 @@ class OllamaClient:
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
             names: others that the node has for this model.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
@@ -179,7 +185,9 @@ class OllamaClient:
         request = request_to_ollama(body, thinking)
         request |= {"model": self._ids.real(request["model"]), "stream": True}
         real_names = [self._ids.real(name) for name in names]
-        lines = self._of_model(self.chat(request, first_byte=first_byte), request["model"], real_names)
+        lines = self._of_model(
+            self.chat(request, first_byte=first_byte, headers=headers), request["model"], real_names
+        )
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk

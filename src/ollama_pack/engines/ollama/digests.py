@@ -19,11 +19,13 @@ class TagSite:
         url: its address.
         key: that it wants; empty: none.
         prefix: that its models' names have where they are offered; empty: none.
+        headers: that are sent, too.
     """
 
     url: str
     key: str = field(default="", repr=False)
     prefix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class ModelDigests:
 
 async def _ask_all(sites: Sequence[TagSite]) -> list[dict[str, str] | None]:
     timeout = aiohttp.ClientTimeout(total=LOOK_LIMIT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
         return list(await asyncio.gather(*(_site_digests(session, site) for site in sites)))
 
 
@@ -106,13 +108,17 @@ def _put_together(answers: Any) -> dict[str, str]:
 
 async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[str, str] | None:
     """Offered name → digest on one node; None when it does not answer as Ollama does."""
-    headers = {"Authorization": f"Bearer {site.key}"} if site.key else {}
+    headers = {**({"Authorization": f"Bearer {site.key}"} if site.key else {}), **site.headers}
     url = f"{site.url.rstrip('/')}/api/tags"
     try:
         async with session.get(url, headers=headers, raise_for_status=True) as response:
-            listed: list[dict[str, Any]] = (await response.json())["models"]
-            named = ((str(model["model"]), str(model["digest"])) for model in listed)
-            return {f"{site.prefix}.{name}" if site.prefix else name: digest for name, digest in named}
+            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
+            named = ((entry.get("model") or entry.get("name"), entry.get("digest")) for entry in listed)
+            return {
+                f"{site.prefix}.{name}" if site.prefix else str(name): str(digest)
+                for name, digest in named
+                if name and digest
+            }
     except (aiohttp.ClientError, TimeoutError):
         return None
     except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form

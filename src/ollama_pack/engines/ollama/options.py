@@ -48,6 +48,20 @@ OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
     "use_mmap": switch_in,
     "stop": _stop_in,
 }
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
 # OpenAI's names of `num_predict`; a later one counts where several are given.
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
@@ -82,7 +96,7 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
 
     Raises:
-        ChatBodyError: an option has a value of a type that Ollama would refuse.
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
     """
     settings = flat_settings(body)
     own = object_in(body.get("options"), "options")
@@ -92,4 +106,13 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
     }
     known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
     return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")

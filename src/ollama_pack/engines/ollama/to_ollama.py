@@ -1,5 +1,6 @@
 """An OpenAI chat request as Ollama's `POST /api/chat` wants it."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -7,11 +8,15 @@ from ollama_pack.engines.body import decimal_in, json_in, object_in, switch_in, 
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.messages import ollama_messages
 from ollama_pack.engines.ollama.options import flat_settings, ollama_options
+from ollama_pack.engines.ollama.schema import check_schema
 from ollama_pack.engines.tools import offered_tools
 
 # What `think` a model takes: none, true and false, or also how much.
 Thinking = Literal["never", "switch", "levels"]
 
+MAX_TOP_LOGPROBS = 20
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+_KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
 # OpenAI's efforts → Ollama's levels.
@@ -68,7 +73,9 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
     match wanted.get("type"):
         case "json_schema":
             given = object_in(wanted.get("json_schema"), "response_format.json_schema")
-            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+            schema = object_in(given.get("schema"), "response_format.json_schema.schema")
+            check_schema(schema, "response_format.json_schema.schema")
+            return schema or "json"
         case "json_object":
             return "json"
         case "text":
@@ -80,14 +87,18 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
 
 def _own_format(value: object) -> str | Mapping[str, Any] | None:
     """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
-    if not isinstance(value, str):
-        return object_in(value, "format") or None
-    if not value.strip().startswith(("{", "[")):
+    if isinstance(value, str) and value.strip().startswith(("{", "[")):
+        try:
+            value = json_in(value)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    if isinstance(value, str):
+        if value not in {"", "json"}:
+            raise ChatBodyError("format", 'must be "json" or a JSON schema')
         return value or None
-    try:
-        return object_in(json_in(value), "format")
-    except ValueError as error:
-        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = object_in(value, "format")
+    check_schema(schema, "format")
+    return schema or None
 
 
 def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
@@ -121,15 +132,24 @@ def _keep_alive(value: object) -> str | float | None:
         try:
             value = json_in(value)
         except ValueError:
-            return value if isinstance(value, str) and value.strip() else None
+            if not isinstance(value, str) or not value.strip():
+                return None
+            if not _GO_DURATION.fullmatch(value):
+                raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS) from None
+            return value
     if value is None or isinstance(value, str):
+        if value and not _GO_DURATION.fullmatch(value):
+            raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
         return value or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         decimal_in(value, "keep_alive")  # refuses what is beyond every number
         return value
-    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+    raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
 
 
 def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     given = {"logprobs": switch_in, "top_logprobs": whole_in}
-    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    found = {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    if not 0 <= found.get("top_logprobs", 0) <= MAX_TOP_LOGPROBS:
+        raise ChatBodyError("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}")
+    return found

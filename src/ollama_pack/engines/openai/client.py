@@ -35,7 +35,7 @@ from ollama_pack.engines.openai.models import (
 from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, without_usage
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
-from ollama_pack.engines.transport import Dialect, NodeLimits, NodeTransport
+from ollama_pack.engines.transport import NO_HEADERS, Dialect, NodeLimits, NodeTransport
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
 OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
@@ -170,7 +170,7 @@ class OpenAIClient:
             self._metrics_at = now + METRICS_RETRY_SECONDS
         return found
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -178,6 +178,7 @@ class OpenAIClient:
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
@@ -189,6 +190,7 @@ class OpenAIClient:
             first_byte: seconds until the first event.
             thinking: not used.
             names: others that the engine lists for this model.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body is not of its form.
@@ -207,19 +209,22 @@ class OpenAIClient:
             raise self._not_served(request["model"])
         served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
-            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._events(request, first_byte, headers)) as events,
             aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
-    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+    async def _events(
+        self, request: dict[str, Any], first_byte: float, headers: Mapping[str, str]
+    ) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            headers = _session_headers(sent)
-            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
+            async with aclosing(
+                self._node.events(path, sent, first_byte, {**_session_headers(sent), **headers})
+            ) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -228,7 +233,7 @@ class OpenAIClient:
             self._takes_usage = False
         else:
             return
-        async with aclosing(self._events(request, first_byte)) as events:
+        async with aclosing(self._events(request, first_byte, headers)) as events:
             async for event in events:
                 yield event
 

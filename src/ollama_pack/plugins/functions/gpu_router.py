@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.routing.dispatch.pending_chat import RouterSettings, Tell
+from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
@@ -40,8 +41,10 @@ from ollama_pack.webui.access import usable_models
 from ollama_pack.webui.connections import (
     ConnectionModels,
     model_lists,
+    node_headers,
     ollama_connections,
     trusted_certificates,
+    ways_in,
 )
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError
@@ -117,8 +120,9 @@ class Pipe:
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
+        headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
         )
 
         def refused(error: Exception) -> Refusal:
@@ -142,6 +146,7 @@ class Pipe:
         chat: str,
         task: str | None,
         emitter: Emitter | None,
+        headers: NodeHeaders,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -159,6 +164,7 @@ class Pipe:
             background=is_background_task(task),
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
+            headers=headers,
         )
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -237,7 +243,9 @@ class Pipe:
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
             self._lists = tuple(await model_lists())
-            self._connections = connected_nodes(await ollama_connections(), self._lists)
+            ways = await ways_in()
+            rows = connected_nodes(await ollama_connections(), self._lists)
+            self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:

@@ -406,5 +406,5 @@ def _virtual_runner(runner: RunnerView) -> VirtualRunner:
         sorted(runner.ends),
         runner.prefixes,
         runner.keeps,
-        runner.remote,
+        remote=runner.remote,
     )

@@ -21,6 +21,7 @@ from ollama_pack.engines.errors import (
 )
 from ollama_pack.engines.failures import without_quotes
 from ollama_pack.engines.ollama.to_ollama import Thinking
+from ollama_pack.engines.transport import NO_HEADERS
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch.durations import Elapsed, spent_on
 from ollama_pack.routing.dispatch.explain import reason
@@ -87,6 +88,7 @@ class Attempt:
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
+            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
         try:
             async with aclosing(chunks):

@@ -13,9 +13,10 @@ def loading_line(binding: Assignment, seconds: float) -> str:
     return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
 
 
-def waiting_line(ahead: int) -> str:
-    """What somebody reads who waits."""
-    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
 
 
 def waited_line(seconds: float) -> str:

@@ -1,14 +1,18 @@
 """One request on its way through the fleet, and what an admin may set for all of them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.way_in import WayIn
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest
+
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
 
 
 class Tell(Protocol):
@@ -75,6 +79,7 @@ class Journey:
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -88,6 +93,7 @@ class Journey:
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
+    headers: NodeHeaders | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:

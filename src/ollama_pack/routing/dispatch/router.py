@@ -45,7 +45,13 @@ from ollama_pack.routing.dispatch.explain import (
     waiting_line,
 )
 from ollama_pack.routing.dispatch.hang_delay import honest_silence
-from ollama_pack.routing.dispatch.pending_chat import Journey, RouterSettings, Tell, UnexplainedFailure
+from ollama_pack.routing.dispatch.pending_chat import (
+    Journey,
+    NodeHeaders,
+    RouterSettings,
+    Tell,
+    UnexplainedFailure,
+)
 from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
@@ -216,6 +222,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -231,6 +238,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            headers: for its request to a node; None: only those that every request has.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -242,9 +250,9 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(
-            Journey(request, body, head, tell, self._loop.create_future(), figures)
-        ) as journey:
+        bound = self._loop.create_future()
+        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(pending) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -304,15 +312,17 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        told = -1
+        place, told = self.settings.max_queue, ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
-            place = self.scheduler.ahead(journey.request.id) or 0
-            if place != told and not journey.request.background:
-                told = place
-                await journey.say(waiting_line(place), done=False)
+            ahead = self.scheduler.ahead(journey.request.id) or 0
+            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
+            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            if line != told and not journey.request.background:
+                told = line
+                await journey.say(line, done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -322,7 +332,12 @@ class Router:
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
-        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
+        return self._is_loading(request.models) or self.scheduler.is_held_up(request.id)
+
+    def _is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models shows that it loads one."""
+        loads = self.scheduler.loads(models)
+        return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
     async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""

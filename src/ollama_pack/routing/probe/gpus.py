@@ -136,17 +136,20 @@ def report_in(answer: Any) -> GpuReport:
     return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
 
 
-async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -> GpuReport:
+async def read_agent(
+    url: str, session: aiohttp.ClientSession, seconds: float, headers: Mapping[str, str] | None = None
+) -> GpuReport:
     """Ask the `gpu_agent` of another machine. Whatever goes wrong is the report's reason.
 
     Args:
         url: as `agent=` of the node's row has it.
         session: holds the connections. Its timeouts do not apply.
         seconds: for all of it.
+        headers: that its gateway wants.
     """
     try:
         async with asyncio.timeout(seconds):
-            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session)
+            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session, headers or {})
     except TimeoutError:
         report = GpuReport(reason=f"does not answer within {seconds:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -158,9 +161,9 @@ async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -
     return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
 
 
-async def _ask_agent(url: str, session: aiohttp.ClientSession) -> GpuReport:
+async def _ask_agent(url: str, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> GpuReport:
     whole_time = aiohttp.ClientTimeout(total=None)
-    async with session.get(url, timeout=whole_time, allow_redirects=False) as response:
+    async with session.get(url, headers=headers, timeout=whole_time, allow_redirects=False) as response:
         if response.status != _AGENT_OK:
             return GpuReport(reason=f"answers with status {response.status}")
         body = b""

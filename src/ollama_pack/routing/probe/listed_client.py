@@ -7,6 +7,7 @@ from ollama_pack.engines.ollama.client import NodeClient
 from ollama_pack.engines.ollama.to_ollama import Thinking
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
+from ollama_pack.engines.transport import NO_HEADERS
 from ollama_pack.routing.nodes import Listing
 
 
@@ -54,7 +55,7 @@ class ListedClient:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -62,12 +63,15 @@ class ListedClient:
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer of an offered model."""
         model = str(body.get("model"))
         asked = {**body, "model": self._own.get(model, model)}
         own = frozenset(self._own.get(name, name) for name in names)
-        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking, names=own)
+        return self._client.complete(
+            asked, head, first_byte=first_byte, thinking=thinking, names=own, headers=headers
+        )
 
     def _names(self, model: str) -> list[str]:
         names = (listing.offered(model) for listing in self._listings)

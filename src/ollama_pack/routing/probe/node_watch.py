@@ -24,6 +24,7 @@ from ollama_pack.routing.probe.node_probe import NodeLook, Prober
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
 METRICS_SECONDS = 2.0
+_NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
@@ -44,7 +45,7 @@ class WatchedNode:
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
-    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    headers = row.way_in.fixed_headers
     client: NodeClient
     if row.kind == "openai":
         client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
@@ -77,7 +78,7 @@ class NodeWatch:
             look = await self._prober.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
             return None
         finally:
             self.looked.set()
@@ -115,11 +116,27 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
             self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    def _fault(self, error: NodeError) -> str:
+        """What is wrong, and why it is where the connection signs in with a token that no look has."""
+        if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
+            return error.plain
+        return (
+            f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
+            "let the gateway list models without one, or use bearer)"
+        )
+
+    @property
+    def _agent_headers(self) -> dict[str, str]:
+        """The node's own, where its agent is behind the same gateway and has no login of its own."""
+        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
+        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
+        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:

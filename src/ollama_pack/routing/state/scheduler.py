@@ -11,7 +11,7 @@ the models that the nodes have.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from random import Random
 
@@ -263,15 +263,14 @@ class Scheduler(KnownNodes):
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
-    def is_loading(self, models: Iterable[str]) -> bool:
-        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+    def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
+        """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        return any(
-            runner.loading
-            for node in self.nodes.values()
-            if not names.isdisjoint(node.listed)
-            for runner in node.runners.values()
-        )
+        for name, node in self.nodes.items():
+            if not names.isdisjoint(node.listed):
+                for runner in node.runners.values():
+                    if runner.loading:
+                        yield name, runner.model, runner.since
 
     def is_held_up(self, request_id: str) -> bool:
         """Whether one that waits does so because another user's long answers hold the slots.
