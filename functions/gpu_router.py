@@ -52,12 +52,15 @@ from math import exp
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
+from string import punctuation
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -1805,6 +1808,71 @@ class Refusal:
 ROUTER = "gpu_router."  # begins their ids
 
 
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
+
+Header = tuple[str, str]
+
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
+
+    Attributes:
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
 # --- ollama_pack.routing.decide.policy ---
 # The numbers that routing goes by and that nobody has to set.
 
@@ -3111,7 +3179,7 @@ def _virtual_runner(runner: RunnerView) -> VirtualRunner:
         sorted(runner.ends),
         runner.prefixes,
         runner.keeps,
-        runner.remote,
+        remote=runner.remote,
     )
 
 
@@ -3242,6 +3310,9 @@ class Assignment:
 # --- ollama_pack.routing.dispatch.pending_chat ---
 # One request on its way through the fleet, and what an admin may set for all of them.
 
+# The headers for one user's chat at a node, besides those that every request there has.
+NodeHeaders = Callable[[WayIn], Awaitable[Mapping[str, str]]]
+
 
 class Tell(Protocol):
     """Called with status lines, and whether it is the last."""
@@ -3307,6 +3378,7 @@ class Journey:
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
+        headers: for its request to a node; None: only those that every request has.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -3320,6 +3392,7 @@ class Journey:
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
+    headers: NodeHeaders | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
@@ -3688,6 +3761,20 @@ OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
     "use_mmap": switch_in,
     "stop": _stop_in,
 }
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
 # OpenAI's names of `num_predict`; a later one counts where several are given.
 _LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
 # Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
@@ -3722,7 +3809,7 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
     What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
 
     Raises:
-        ChatBodyError: an option has a value of a type that Ollama would refuse.
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
     """
     settings = flat_settings(body)
     own = object_in(body.get("options"), "options")
@@ -3732,7 +3819,124 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
     }
     known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
     return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+
+
+# --- ollama_pack.engines.ollama.schema ---
+# What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#
+# Seen on 0.17.4: a bound of 2,000 repetitions works; one of 10,000 ends the runner, for everybody who uses it.
+# So do 200 levels. What is valid, and only unknown to some version, is left to the node.
+
+MAX_DEPTH = 64
+MAX_PARTS = 2000  # schemas and enumerated values of one schema
+MAX_REPETITIONS = 2000
+
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties", "contains", "propertyNames")
+_REPEATED = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
+
+
+def check_schema(schema: Mapping[str, Any], field: str) -> None:
+    """Refuse a schema that no Ollama can use.
+
+    Args:
+        schema: what an answer has to be.
+        field: where it stands.
+
+    Raises:
+        ChatBodyError: naming the part that is wrong.
+    """
+    waiting: list[tuple[Any, str, int]] = [(schema, field, 0)]
+    parts = 0
+    while waiting:
+        part, where, depth = waiting.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, Mapping):
+            raise ChatBodyError(where, "must be a JSON schema: an object, true or false")
+        values = part.get("enum")
+        parts += 1 + (len(values) if isinstance(values, list) else 0)
+        if depth > MAX_DEPTH or parts > MAX_PARTS:
+            limits = f"{MAX_DEPTH} levels and {MAX_PARTS} parts and values"
+            raise ChatBodyError(field, f"is too large a JSON schema: at most {limits} are possible")
+        _check_part(part, where, schema)
+        waiting += [(inner, f"{where}.{name}", depth + 1) for name, inner in _inner(part, where)]
+
+
+def _inner(part: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """The schemas within one."""
+    for key in _SCHEMAS_BY_NAME:
+        if key in part:
+            if not isinstance(part[key], Mapping):
+                raise ChatBodyError(f"{where}.{key}", "must be an object of JSON schemas")
+            yield from ((f"{key}.{name}", inner) for name, inner in part[key].items())
+    for key in _SCHEMA_LISTS:
+        if key in part:
+            if not isinstance(part[key], list) or not part[key]:
+                raise ChatBodyError(f"{where}.{key}", "must be a list of JSON schemas")
+            yield from ((f"{key}[{number}]", inner) for number, inner in enumerate(part[key]))
+    for key in _SCHEMAS:
+        if key in part:
+            several = part[key] if isinstance(part[key], list) and key == "items" else [part[key]]
+            yield from ((key, inner) for inner in several)
+
+
+def _check_part(part: Mapping[str, Any], where: str, root: Mapping[str, Any]) -> None:
+    """Refuse what is wrong with one schema itself."""
+    kinds = part.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in _TYPES:
+            raise ChatBodyError(f"{where}.type", f"must be one of {', '.join(sorted(_TYPES))}")
+    for name in _BOUNDS:
+        _check_bound(part.get(name, 0), f"{where}.{name}")
+    for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if not isinstance(part.get(name, 0), int | float):
+            raise ChatBodyError(f"{where}.{name}", "must be a number")
+    if "pattern" in part:
+        _check_pattern(part["pattern"], f"{where}.pattern")
+    if "$ref" in part and not _leads_somewhere(part["$ref"], root):
+        raise ChatBodyError(f"{where}.$ref", "must lead to a part of this schema, such as #/$defs/name")
+
+
+def _check_bound(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPETITIONS:
+        raise ChatBodyError(where, f"must be a whole number from 0 to {MAX_REPETITIONS}")
+
+
+def _check_pattern(pattern: object, where: str) -> None:
+    if not isinstance(pattern, str) or not pattern.startswith("^") or not pattern.endswith("$"):
+        raise ChatBodyError(where, "must begin with ^ and end with $: Ollama takes no other pattern")
+    counts = [int(count) for found in _REPEATED.findall(pattern) for count in found if count]
+    if max(counts, default=0) > MAX_REPETITIONS:
+        raise ChatBodyError(where, f"may repeat something {MAX_REPETITIONS} times at most")
+
+
+def _leads_somewhere(reference: object, root: Any) -> bool:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return False
+    found = root
+    for step in reference.removeprefix("#").strip("/").split("/") if reference.strip("#/") else ():
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, Mapping) and name in found:
+            found = found[name]
+        else:
+            return False
+    return isinstance(found, Mapping | bool)
 
 
 # --- ollama_pack.engines.tools ---
@@ -3852,6 +4056,9 @@ def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]
 # What `think` a model takes: none, true and false, or also how much.
 Thinking = Literal["never", "switch", "levels"]
 
+MAX_TOP_LOGPROBS = 20
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+_KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
 # OpenAI's efforts → Ollama's levels.
@@ -3908,7 +4115,9 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
     match wanted.get("type"):
         case "json_schema":
             given = object_in(wanted.get("json_schema"), "response_format.json_schema")
-            return object_in(given.get("schema"), "response_format.json_schema.schema") or "json"
+            schema = object_in(given.get("schema"), "response_format.json_schema.schema")
+            check_schema(schema, "response_format.json_schema.schema")
+            return schema or "json"
         case "json_object":
             return "json"
         case "text":
@@ -3920,14 +4129,18 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
 
 def _own_format(value: object) -> str | Mapping[str, Any] | None:
     """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
-    if not isinstance(value, str):
-        return object_in(value, "format") or None
-    if not value.strip().startswith(("{", "[")):
+    if isinstance(value, str) and value.strip().startswith(("{", "[")):
+        try:
+            value = json_in(value)
+        except ValueError as error:
+            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    if isinstance(value, str):
+        if value not in {"", "json"}:
+            raise ChatBodyError("format", 'must be "json" or a JSON schema')
         return value or None
-    try:
-        return object_in(json_in(value), "format")
-    except ValueError as error:
-        raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+    schema = object_in(value, "format")
+    check_schema(schema, "format")
+    return schema or None
 
 
 def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
@@ -3961,18 +4174,526 @@ def _keep_alive(value: object) -> str | float | None:
         try:
             value = json_in(value)
         except ValueError:
-            return value if isinstance(value, str) and value.strip() else None
+            if not isinstance(value, str) or not value.strip():
+                return None
+            if not _GO_DURATION.fullmatch(value):
+                raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS) from None
+            return value
     if value is None or isinstance(value, str):
+        if value and not _GO_DURATION.fullmatch(value):
+            raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
         return value or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         decimal_in(value, "keep_alive")  # refuses what is beyond every number
         return value
-    raise ChatBodyError("keep_alive", 'must be seconds or a duration such as "5m"')
+    raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
 
 
 def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     given = {"logprobs": switch_in, "top_logprobs": whole_in}
-    return {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    found = {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
+    if not 0 <= found.get("top_logprobs", 0) <= MAX_TOP_LOGPROBS:
+        raise ChatBodyError("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}")
+    return found
+
+
+# --- ollama_pack.engines.lines ---
+# Cutting a stream of bytes into lines of bounded length.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+# --- ollama_pack.engines.silence ---
+# A limit on the silence between two pieces of a stream, with one timer for all of them.
+
+
+class SilenceWatch:
+    """Ends a read of a stream that has waited longer than a limit.
+
+    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
+
+    Attributes:
+        is_over: it was too long; the read has ended with an error.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
+        """Watch nothing yet.
+
+        Args:
+            stream: what is read.
+            seconds: the limit.
+        """
+        self.is_over = False
+        self._stream = stream
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        """A read begins."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It has ended."""
+        self._since = None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """End the read, or come again when it will have lasted too long."""
+        self._timer = None
+        if self._since is None:  # the next read sets a new timer
+            return
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        self.is_over = True
+        self._stream.set_exception(TimeoutError("silent for too long"))
+
+
+# --- ollama_pack.engines.sse ---
+# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#
+# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
+
+# --- ollama_pack.engines.transport ---
+# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+
+HTTP_OK = 200
+REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
+MAX_NOTES = 32  # sentences about one node in the log
+END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
+
+transport_log = logging.getLogger(__name__)
+
+NO_HEADERS: Mapping[str, str] = {}
+
+_Stage = Literal["first byte", "next line", "answer"]
+_Piece = TypeVar("_Piece")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """How long and how much a node may take.
+
+    Attributes:
+        connect: seconds until there is a connection.
+        answer: seconds for a whole answer about the node and its models.
+        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
+            writes the arguments of a tool call.
+        line_bytes: the longest line.
+        answer_bytes: the longest answer about the node and its models.
+    """
+
+    connect: float = 3.0
+    answer: float = 5.0
+    next_line: float = 300.0
+    line_bytes: int = 4 * 2**20
+    answer_bytes: int = 16 * 2**20
+
+
+class StreamBuffer(Protocol[_Piece]):
+    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
+
+    def feed(self, data: bytes) -> list[_Piece]:
+        """The pieces that are complete now; LineTooLongError where one is too long."""
+
+    def end(self) -> list[_Piece]:
+        """What came last, when nothing more does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of engine is called, and what its refusals mean.
+
+    Attributes:
+        engine: what should run at the node, for messages.
+        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
+    """
+
+    engine: str
+    refusal: Callable[[str, int, bytes, str], NodeError]
+
+
+OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+
+
+class NodeTransport:
+    """The way to one node. The session is the caller's, with its pool of connections."""
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        limits: NodeLimits,
+        headers: Mapping[str, str],
+        dialect: Dialect = OLLAMA_DIALECT,
+    ) -> None:
+        """Take what is needed later; nothing is connected."""
+        self.name = node_name(url)
+        self.dialect = dialect
+        self.limits = limits
+        self._url = url.rstrip("/")
+        self._session = session
+        self._headers = {**headers, "Content-Type": "application/json"}
+        self._noted: set[str] = set()
+
+    def note(self, sentence: str) -> None:
+        """Log something odd about the node, each thing once."""
+        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
+            self._noted.add(sentence)
+            transport_log.warning("Node %s: %s", self.name, sentence)
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The answer to a GET, or to a POST of the body, as a whole.
+
+        Args:
+            path: such as /api/tags.
+            body: of a POST.
+            seconds: for all of it, instead of the limit for answers.
+
+        Raises:
+            NodeError: there is none, or not in time, or it is an error or no JSON object.
+        """
+        return self.parsed(await self.fetch(path, body, seconds))
+
+    async def fetch(
+        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> bytes:
+        """As `ask`, for an answer that need not be JSON."""
+        async with self._within("answer", self.limits.answer if seconds is None else seconds):
+            response = await self._open(path, body)
+            try:
+                return await self._read(response, self.limits.answer_bytes)
+            finally:
+                response.close()  # after its end, this leaves the connection in the pool
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
+
+        Closing the iterator closes the connection.
+
+        Args:
+            path: such as /api/chat.
+            body: what is sent.
+            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
+            headers: of this request, besides those of all.
+
+        Raises:
+            NodeError: before the first line, or at any point afterwards.
+        """
+        async with aclosing(
+            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes), headers)
+        ) as pieces:
+            async for text in pieces:
+                line = self._line(text)
+                yield line
+                if line.get("done") is True:
+                    await _read_to_end(pieces)
+                    return
+        raise NodeFaultError(self.name, "ended its answer before the last line")
+
+    async def events(
+        self, path: str, body: Mapping[str, Any], first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
+
+        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
+        and whoever sent a request there would find nobody. As for `lines` otherwise.
+        """
+        async with aclosing(
+            self._pieces(
+                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
+            )
+        ) as pieces:
+            async for event in pieces:
+                yield event
+                if event.is_last:
+                    return
+
+    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        first_byte: float,
+        buffer: StreamBuffer[_Piece],
+        headers: Mapping[str, str],
+        *,
+        last_request: bool = False,
+    ) -> AsyncGenerator[_Piece, None]:
+        """The pieces of the answer to a POST, to the end of its body."""
+        until = asyncio.get_running_loop().time() + first_byte
+        async with self._within("first byte", first_byte):
+            last = {"Connection": "close"} if last_request else {}
+            response = await self._open(path, body, {**headers, **last})
+        silence = SilenceWatch(response.content, self.limits.next_line)
+        try:
+            if last_request and response.connection and response.connection.protocol is not None:
+                response.connection.protocol.force_close()  # also where the node does not repeat `close`
+            async with self._within("first byte", first_byte, until):
+                pieces = await self._next_pieces(response, buffer)
+            while pieces:
+                for piece in pieces:
+                    yield piece
+                with silence:
+                    pieces = await self._next_pieces(response, buffer)
+        except NodeFaultError as error:
+            if silence.is_over:
+                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
+            raise
+        finally:
+            silence.close()
+            response.close()
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] = NO_HEADERS
+    ) -> aiohttp.ClientResponse:
+        """Send a request and get an answer that is no error, its body unread."""
+        response = await self._send(path, body, headers)
+        if response.status == HTTP_OK:
+            return response
+        if location := response.headers.get("Location"):
+            response.close()
+            raise self._redirected(path, response.status, location)
+        try:
+            said = await self._read(response, REFUSAL_BYTES, whole=False)
+        finally:
+            response.close()
+        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+
+    def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
+        """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
+        target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
+        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
+
+    async def _send(
+        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if not self._url.startswith(("http://", "https://")):
+            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
+        try:
+            return await self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers=self._merged(headers),
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
+        except aiohttp.ClientSSLError as error:
+            raise NodeCertificateError(self.name, shortened(str(error))) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachableError(self.name, shortened(str(error))) from error
+        except ValueError:  # aiohttp shows the address as it is, with its password
+            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
+
+    def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of all requests and of this one, whose own count more, in any spelling."""
+        merged = CIMultiDict(self._headers)
+        merged.update(headers)
+        return merged
+
+    def _encoded(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
+        """The body, or its beginning where it is not needed as a whole."""
+        body = b""
+        while len(body) <= limit and (data := await self._some(response)):
+            body += data
+        if whole and len(body) > limit:
+            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
+        return body[:limit]
+
+    async def _next_pieces(
+        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+    ) -> list[_Piece]:
+        """One piece or more; none when the answer has ended."""
+        try:
+            while data := await self._some(response):
+                if pieces := buffer.feed(data):
+                    return pieces
+        except LineTooLongError as error:
+            message = f"sends a line of more than {self.limits.line_bytes} bytes"
+            raise NodeFaultError(self.name, message) from error
+        return buffer.end()
+
+    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has come, at least a byte; empty at the end."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
+
+    def _line(self, text: bytes) -> dict[str, Any]:
+        line = self.parsed(text)
+        if "error" in line:
+            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
+        return line
+
+    def parsed(self, text: bytes) -> dict[str, Any]:
+        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
+
+        Raises:
+            NodeFaultError: it is none.
+        """
+        try:
+            value = json_in(text.decode())
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
+        raise NodeFaultError(self.name, message)
+
+    @asynccontextmanager
+    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
+        """Bound what is done inside, by the event loop's clock."""
+        end = asyncio.get_running_loop().time() + seconds if until is None else until
+        try:
+            async with asyncio.timeout_at(end):
+                yield
+        except TimeoutError as error:
+            raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
+    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
+    with suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in pieces:
+                pass
 
 
 # --- ollama_pack.routing.state.estimates ---
@@ -4270,9 +4991,10 @@ def loading_line(binding: Assignment, seconds: float) -> str:
     return f"{binding.node} · loads {binding.model} · {_seconds(seconds)}{usual}"
 
 
-def waiting_line(ahead: int) -> str:
-    """What somebody reads who waits."""
-    return f"waiting for a GPU: {ahead} ahead of you" if ahead else "waiting for a GPU: you are next"
+def waiting_line(ahead: int, *, loading: bool = False) -> str:
+    """What somebody reads who waits, while a model is loaded perhaps."""
+    place = f"{ahead} ahead of you" if ahead else "you are next"
+    return f"waiting for a GPU: {place}" + (" · a model is being loaded" if loading else "")
 
 
 def waited_line(seconds: float) -> str:
@@ -4456,13 +5178,13 @@ def _with_zone(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _texts(value: Any) -> Any:
+def _only_texts(value: Any) -> Any:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
 
 
 Bytes = Annotated[int, Field(ge=0)]
 Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -5368,505 +6090,6 @@ async def stream_to_openai(
                 yield chunk
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
-# --- ollama_pack.engines.silence ---
-# A limit on the silence between two pieces of a stream, with one timer for all of them.
-
-
-class SilenceWatch:
-    """Ends a read of a stream that has waited longer than a limit.
-
-    A timer for each read, as `asyncio.timeout` has one, costs as much as all else that is done for a token.
-
-    Attributes:
-        is_over: it was too long; the read has ended with an error.
-    """
-
-    def __init__(self, stream: aiohttp.StreamReader, seconds: float) -> None:
-        """Watch nothing yet.
-
-        Args:
-            stream: what is read.
-            seconds: the limit.
-        """
-        self.is_over = False
-        self._stream = stream
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> Self:
-        """A read begins."""
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """It has ended."""
-        self._since = None
-
-    def close(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End the read, or come again when it will have lasted too long."""
-        self._timer = None
-        if self._since is None:  # the next read sets a new timer
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-            return
-        self.is_over = True
-        self._stream.set_exception(TimeoutError("silent for too long"))
-
-
-# --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
-
-DONE = b"[DONE]"  # OpenAI's last event
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
-    """One event.
-
-    Attributes:
-        data: its lines, joined by line feeds.
-        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
-    """
-
-    data: bytes
-    is_error: bool = False
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing that matters comes after it."""
-        return self.data.strip() == DONE
-
-
-class SseBuffer:
-    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line and the longest event, in bytes."""
-        self._limit = limit
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._size = 0  # of the lines in `_data`, their ends included
-        self._is_error = False
-        self._begun = False
-        self._after_return = False  # a line feed that comes now belongs to the end of the line before
-
-    def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that are complete now. Comments, such as pings, give none.
-
-        Raises:
-            LineTooLongError: a line or an event is.
-        """
-        if self._after_return and data:
-            data = data.removeprefix(b"\n")
-            self._after_return = False
-        self._after_return = data.endswith(b"\r")
-        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = whole.split(b"\n")
-        events = [event for line in lines if (event := self._take(line))]
-        if len(self._rest) > self._limit:
-            raise LineTooLongError
-        return events
-
-    def end(self) -> list[ServerEvent]:
-        """What came after the last end of an event, as an event of its own."""
-        rest, self._rest = self._rest, b""
-        ended = [self._take(rest), self._take(b"")]
-        return [event for event in ended if event]
-
-    def _take(self, line: bytes) -> ServerEvent | None:
-        """Take in a line; an empty one ends the event."""
-        if not self._begun:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-            self._begun = True
-        if not line:
-            return self._dispatch()
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"event":
-            self._is_error = value == b"error"
-        elif field in {b"data", b"error"}:
-            self._is_error = self._is_error or field == b"error"
-            self._data.append(value)
-            self._size += len(value) + 1
-        if len(line) > self._limit or self._size > self._limit:
-            raise LineTooLongError
-        return None
-
-    def _dispatch(self) -> ServerEvent | None:
-        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
-        self._data, self._size, self._is_error = [], 0, False
-        return event
-
-
-# --- ollama_pack.engines.transport ---
-# Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-
-HTTP_OK = 200
-REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
-MAX_NOTES = 32  # sentences about one node in the log
-END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
-
-transport_log = logging.getLogger(__name__)
-
-_Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """How long and how much a node may take.
-
-    Attributes:
-        connect: seconds until there is a connection.
-        answer: seconds for a whole answer about the node and its models.
-        next_line: seconds between two lines of a stream. Long, because Ollama says nothing while a model
-            writes the arguments of a tool call.
-        line_bytes: the longest line.
-        answer_bytes: the longest answer about the node and its models.
-    """
-
-    connect: float = 3.0
-    answer: float = 5.0
-    next_line: float = 300.0
-    line_bytes: int = 4 * 2**20
-    answer_bytes: int = 16 * 2**20
-
-
-class StreamBuffer(Protocol[_Piece]):
-    """Cuts a stream of bytes into the pieces that a kind of engine sends."""
-
-    def feed(self, data: bytes) -> list[_Piece]:
-        """The pieces that are complete now; LineTooLongError where one is too long."""
-
-    def end(self) -> list[_Piece]:
-        """What came last, when nothing more does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What a kind of engine is called, and what its refusals mean.
-
-    Attributes:
-        engine: what should run at the node, for messages.
-        refusal: the error for a node's name, an HTTP status, a body and the model that was asked for.
-    """
-
-    engine: str
-    refusal: Callable[[str, int, bytes, str], NodeError]
-
-
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
-
-
-class NodeTransport:
-    """The way to one node. The session is the caller's, with its pool of connections."""
-
-    def __init__(
-        self,
-        url: str,
-        session: aiohttp.ClientSession,
-        limits: NodeLimits,
-        headers: Mapping[str, str],
-        dialect: Dialect = OLLAMA_DIALECT,
-    ) -> None:
-        """Take what is needed later; nothing is connected."""
-        self.name = node_name(url)
-        self.dialect = dialect
-        self.limits = limits
-        self._url = url.rstrip("/")
-        self._session = session
-        self._headers = {**headers, "Content-Type": "application/json"}
-        self._noted: set[str] = set()
-
-    def note(self, sentence: str) -> None:
-        """Log something odd about the node, each thing once."""
-        if sentence not in self._noted and len(self._noted) < MAX_NOTES:
-            self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
-
-    async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> dict[str, Any]:
-        """The answer to a GET, or to a POST of the body, as a whole.
-
-        Args:
-            path: such as /api/tags.
-            body: of a POST.
-            seconds: for all of it, instead of the limit for answers.
-
-        Raises:
-            NodeError: there is none, or not in time, or it is an error or no JSON object.
-        """
-        return self.parsed(await self.fetch(path, body, seconds))
-
-    async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> bytes:
-        """As `ask`, for an answer that need not be JSON."""
-        async with self._within("answer", self.limits.answer if seconds is None else seconds):
-            response = await self._open(path, body)
-            try:
-                return await self._read(response, self.limits.answer_bytes)
-            finally:
-                response.close()  # after its end, this leaves the connection in the pool
-
-    async def lines(
-        self, path: str, body: Mapping[str, Any], first_byte: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of the answer to a POST, each a JSON object, to the one that says it is the last.
-
-        Closing the iterator closes the connection.
-
-        Args:
-            path: such as /api/chat.
-            body: what is sent.
-            first_byte: seconds until the first line; Ollama sends nothing before it, not even a status.
-
-        Raises:
-            NodeError: before the first line, or at any point afterwards.
-        """
-        async with aclosing(
-            self._pieces(path, body, first_byte, LineBuffer(self.limits.line_bytes))
-        ) as pieces:
-            async for text in pieces:
-                line = self._line(text)
-                yield line
-                if line.get("done") is True:
-                    await _read_to_end(pieces)
-                    return
-        raise NodeFaultError(self.name, "ended its answer before the last line")
-
-    async def events(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncGenerator[ServerEvent, None]:
-        """The events of the answer to a POST, to the one that says it is the last, or to the end of the body.
-
-        The connection serves no other request: llama.cpp cuts it after the last event without having said so,
-        and whoever sent a request there would find nobody. As for `lines` otherwise.
-        """
-        async with aclosing(
-            self._pieces(
-                path, body, first_byte, SseBuffer(self.limits.line_bytes), headers, last_request=True
-            )
-        ) as pieces:
-            async for event in pieces:
-                yield event
-                if event.is_last:
-                    return
-
-    async def _pieces(  # noqa: PLR0913 - each is a fact of its own
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        first_byte: float,
-        buffer: StreamBuffer[_Piece],
-        headers: Mapping[str, str] | None = None,
-        *,
-        last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
-        """The pieces of the answer to a POST, to the end of its body."""
-        until = asyncio.get_running_loop().time() + first_byte
-        async with self._within("first byte", first_byte):
-            response = await self._open(path, body, headers, last_request=last_request)
-        silence = SilenceWatch(response.content, self.limits.next_line)
-        try:
-            if last_request and response.connection and response.connection.protocol is not None:
-                response.connection.protocol.force_close()  # also where the node does not repeat `close`
-            async with self._within("first byte", first_byte, until):
-                pieces = await self._next_pieces(response, buffer)
-            while pieces:
-                for piece in pieces:
-                    yield piece
-                with silence:
-                    pieces = await self._next_pieces(response, buffer)
-        except NodeFaultError as error:
-            if silence.is_over:
-                raise NodeTimeoutError(self.name, "next line", self.limits.next_line) from error
-            raise
-        finally:
-            silence.close()
-            response.close()
-
-    async def _open(
-        self,
-        path: str,
-        body: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        last_request: bool = False,
-    ) -> aiohttp.ClientResponse:
-        """Send a request and get an answer that is no error, its body unread."""
-        last = {"Connection": "close"} if last_request else {}
-        response = await self._send(path, body, {**(headers or {}), **last})
-        if response.status == HTTP_OK:
-            return response
-        if location := response.headers.get("Location"):
-            response.close()
-            raise self._redirected(path, response.status, location)
-        try:
-            said = await self._read(response, REFUSAL_BYTES, whole=False)
-        finally:
-            response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
-
-    def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
-        """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
-        target = shortened(node_name(urljoin(self._url + path, location)).removesuffix(path))
-        return NodeFaultError(self.name, f"redirects to {target} (set that address instead)", status=status)
-
-    async def _send(
-        self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        if not self._url.startswith(("http://", "https://")):
-            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
-        method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
-        try:
-            return await self._session.request(
-                method,
-                self._url + path,
-                data=data,
-                headers={**self._headers, **headers},
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        except aiohttp.ServerTimeoutError as error:
-            raise NodeTimeoutError(self.name, "connect", self.limits.connect) from error
-        except aiohttp.ClientSSLError as error:
-            raise NodeCertificateError(self.name, shortened(str(error))) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NodeUnreachableError(self.name, shortened(str(error))) from error
-        except ValueError:  # aiohttp shows the address as it is, with its password
-            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up before it answered, or spoke no HTTP") from error
-
-    def _encoded(self, body: Mapping[str, Any]) -> bytes:
-        try:
-            return json.dumps(body, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
-        """The body, or its beginning where it is not needed as a whole."""
-        body = b""
-        while len(body) <= limit and (data := await self._some(response)):
-            body += data
-        if whole and len(body) > limit:
-            raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
-        return body[:limit]
-
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
-        """One piece or more; none when the answer has ended."""
-        try:
-            while data := await self._some(response):
-                if pieces := buffer.feed(data):
-                    return pieces
-        except LineTooLongError as error:
-            message = f"sends a line of more than {self.limits.line_bytes} bytes"
-            raise NodeFaultError(self.name, message) from error
-        return buffer.end()
-
-    async def _some(self, response: aiohttp.ClientResponse) -> bytes:
-        """What has come, at least a byte; empty at the end."""
-        try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFaultError(self.name, "hung up in the middle of its answer") from error
-
-    def _line(self, text: bytes) -> dict[str, Any]:
-        line = self.parsed(text)
-        if "error" in line:
-            raise NodeFaultError(self.name, "failed while it answered", said=said_in(text))
-        return line
-
-    def parsed(self, text: bytes) -> dict[str, Any]:
-        """A JSON object. What is none is not shown: it may be a piece of somebody's conversation.
-
-        Raises:
-            NodeFaultError: it is none.
-        """
-        try:
-            value = json_in(text.decode())
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        message = f"sends {len(text)} bytes that are no JSON object: is it {self.dialect.engine}?"
-        raise NodeFaultError(self.name, message)
-
-    @asynccontextmanager
-    async def _within(self, stage: _Stage, seconds: float, until: float | None = None) -> AsyncIterator[None]:
-        """Bound what is done inside, by the event loop's clock."""
-        end = asyncio.get_running_loop().time() + seconds if until is None else until
-        try:
-            async with asyncio.timeout_at(end):
-                yield
-        except TimeoutError as error:
-            raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
-    """Skip what comes after the last piece: an error there does no harm to an answer that is complete."""
-    with suppress(NodeError, TimeoutError):
-        async with asyncio.timeout(END_SECONDS):
-            async for _ in pieces:
-                pass
-
-
 # --- ollama_pack.engines.ollama.client ---
 # What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
 
@@ -5893,7 +6116,7 @@ class NodeClient(Protocol):
     async def show(self, model: str) -> ShownModel:
         """What the node knows of a model."""
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -5901,6 +6124,7 @@ class NodeClient(Protocol):
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
@@ -5984,7 +6208,9 @@ class OllamaClient:
         """
         return ShownModel.model_validate(await self._node.ask("/api/show", {"model": self._ids.real(model)}))
 
-    def chat(self, request: Mapping[str, Any], *, first_byte: float) -> AsyncGenerator[dict[str, Any], None]:
+    def chat(
+        self, request: Mapping[str, Any], *, first_byte: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The lines of the answer to a request in Ollama's form, parsed; the last has `done` and the figures.
 
         Whoever stops before the last line closes the iterator (`contextlib.aclosing`): that closes the
@@ -5993,15 +6219,16 @@ class OllamaClient:
         Args:
             request: as `request_to_ollama` gives it.
             first_byte: seconds until the first line; with `stream` false that is the whole answer.
+            headers: of this request, besides those of all.
 
         Raises:
             ModelNotFoundError: the node does not have the model.
             RequestRefusedError: the request has to change.
             RetryableNodeError: the node failed, before or in the stream.
         """
-        return self._node.lines("/api/chat", request, first_byte)
+        return self._node.lines("/api/chat", request, first_byte, headers)
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -6009,6 +6236,7 @@ class OllamaClient:
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The node always streams, so that it can be stopped.
 
@@ -6018,6 +6246,7 @@ class OllamaClient:
             first_byte: seconds until the first line.
             thinking: what `think` the model takes, from `show`; None where it is not known.
             names: others that the node has for this model.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body cannot be put into Ollama's form.
@@ -6028,7 +6257,9 @@ class OllamaClient:
         request = request_to_ollama(body, thinking)
         request |= {"model": self._ids.real(request["model"]), "stream": True}
         real_names = [self._ids.real(name) for name in names]
-        lines = self._of_model(self.chat(request, first_byte=first_byte), request["model"], real_names)
+        lines = self._of_model(
+            self.chat(request, first_byte=first_byte, headers=headers), request["model"], real_names
+        )
         async with aclosing(stream_to_openai(lines, head, place)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -6757,7 +6988,7 @@ class OpenAIClient:
             self._metrics_at = now + METRICS_RETRY_SECONDS
         return found
 
-    async def complete(
+    async def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -6765,6 +6996,7 @@ class OpenAIClient:
         first_byte: float,
         thinking: Thinking | None = None,  # noqa: ARG002 - of `NodeClient`; engines ignore an effort they lack
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. The engine always streams: then it can be stopped.
 
@@ -6776,6 +7008,7 @@ class OpenAIClient:
             first_byte: seconds until the first event.
             thinking: not used.
             names: others that the engine lists for this model.
+            headers: of this request, besides those of all.
 
         Raises:
             ChatBodyError: the body is not of its form.
@@ -6794,19 +7027,22 @@ class OpenAIClient:
             raise self._not_served(request["model"])
         served = ServedName(request["model"], [self._ids.real(name) for name in names])
         async with (
-            aclosing(self._events(request, first_byte)) as events,
+            aclosing(self._events(request, first_byte, headers)) as events,
             aclosing(self._chunks(events, EngineReply(head, place), served)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
-    async def _events(self, request: dict[str, Any], first_byte: float) -> AsyncGenerator[ServerEvent, None]:
+    async def _events(
+        self, request: dict[str, Any], first_byte: float, headers: Mapping[str, str]
+    ) -> AsyncGenerator[ServerEvent, None]:
         """The events of an answer. One that refuses `stream_options` is asked without, now and later."""
         path, asks_usage = f"{self._bases[0]}/chat/completions", self._takes_usage
         sent = request if asks_usage else without_usage(request)
         try:
-            headers = _session_headers(sent)
-            async with aclosing(self._node.events(path, sent, first_byte, headers)) as events:
+            async with aclosing(
+                self._node.events(path, sent, first_byte, {**_session_headers(sent), **headers})
+            ) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:  # comes before the first event or never
@@ -6815,7 +7051,7 @@ class OpenAIClient:
             self._takes_usage = False
         else:
             return
-        async with aclosing(self._events(request, first_byte)) as events:
+        async with aclosing(self._events(request, first_byte, headers)) as events:
             async for event in events:
                 yield event
 
@@ -6944,6 +7180,7 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     gpu1  http://gpu1:11434  slots=4 weight=2     # OLLAMA_NUM_PARALLEL=4, and twice the work among equals
 #     old   http://old:11434   tier=1               # only when the others are slow to answer
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
+#     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
 
 NodeKind = Literal["ollama", "openai"]
@@ -6958,7 +7195,9 @@ _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
-_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, placement, models"
+_NODE_WORD = re.compile(r'header="[^"]*"|\S+')
+_NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+_NODE_SETTINGS = "kind, weight, tier, slots, agent, key, header, placement, models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -6975,7 +7214,7 @@ class Listing:
 
     def offered(self, model: str) -> str | None:
         """The name under which a model of the server is offered; None: it is not."""
-        if self.only and model not in self.only:
+        if self.only and model not in self.only and model not in map(usable_id, self.only):
             return None
         return f"{self.prefix}.{model}" if self.prefix else model
 
@@ -6986,18 +7225,19 @@ class NodeRow:
 
     Attributes:
         name: what status lines and logs call it.
-        url: its address, without a slash at the end.
+        url: its address, without a slash at the end and without a login.
         kind: what it speaks.
         weight: how much of the work it gets beside equals; 0: it finishes what it has and gets nothing new.
         tier: nodes of a higher tier answer when those of lower ones are slow to.
         slots: how many requests a model answers at once there; None: to be learned.
-        agent: address of its `gpu_agent`; empty: none.
+        agent: address of its `gpu_agent`, with its login if it has one; empty: none.
         key: sent as a bearer token; empty: none. In no message.
         placement: who chooses the engine that answers. "own": the node is a gateway in front of several
             engines (vLLM's production stack, llm-d, Ray Serve LLM, SGLang's router). It gets requests at
             once, up to `slots`, and a key of the conversation that helps it to choose.
         models: that it serves, where its `/v1/models` does not list them; empty: those that it lists.
         line: its number in the text, from 1.
+        login, headers, auth, cookies: as in `WayIn`. In no message.
         listings: what of its models is offered; none: all, under their own names.
     """
 
@@ -7007,12 +7247,26 @@ class NodeRow:
     weight: float = 1.0
     tier: int = 0
     slots: int | None = None
-    agent: str = ""
+    agent: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
     placement: PlacedBy = "pack"
     models: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
     listings: tuple[Listing, ...] = ()
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def way_in(self) -> WayIn:
+        """How it lets the router in."""
+        return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
+
+    def entered_by(self, way: WayIn) -> Self:
+        """The node with another way in."""
+        found = {name: getattr(way, name) for name in ("url", "key", "login", "headers", "auth", "cookies")}
+        return replace(self, **found)
 
 
 @lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
@@ -7034,24 +7288,28 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
 
 
 def _without_secrets(written: str, fault: str) -> tuple[str, str]:
-    """A row and what is wrong with it, without passwords, and without keys, also one with a space in it."""
-    address, is_key, after = _NODE_SECRET.sub(r"\1…", written).partition("key=")
-    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after.split()]
-    row = f"{address}{is_key}{' '.join(settings)}"
+    """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
+    address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
+    after = secret[1].split() if secret else []
+    settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
+    row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
     return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    name, *rest = written.split()
+    name, *rest = _NODE_WORD.findall(written)
     if not rest or "://" not in rest[0]:
         raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
     if not _NODE_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
-    url, *settings = rest
-    row = NodeRow(name, _address(url), line=line, **_settings(settings))
+    address, *settings = rest
+    url, login = split_login(_address(address))
+    row = NodeRow(name, url, line=line, login=login, **_settings(settings))
+    if row.login and row.key:
+        raise ValueError("it has a password in its address and a key=…: take one of them out")
     if row.kind != "openai" and (row.placement == "own" or row.models):
         setting = "models=" if row.models else "placement=own"
         raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
@@ -7064,10 +7322,20 @@ def _settings(written: list[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or name not in _READERS:
             raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+        if name == "header":
+            found["headers"] = (*found.get("headers", ()), _header(value))
+            continue
         if name in found:
             raise ValueError(f"{name}= is set twice")
         found[name] = _READERS[name](value)
     return found
+
+
+def _header(value: str) -> Header:
+    found = _NODE_HEADER.fullmatch(value.strip('"'))
+    if found is None or not found[2].isprintable():
+        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+    return found[1], found[2]
 
 
 def _address(value: str) -> str:
@@ -7078,8 +7346,6 @@ def _address(value: str) -> str:
         usable = False
     if not usable or not value.isprintable():
         raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
-    if parts.username or parts.password:
-        raise ValueError("the address holds a password, which would be shown: use key=… for a token")
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
@@ -7138,12 +7404,13 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "slots": _whole_number("slots", 1, MAX_DECLARED_SLOTS),
     "agent": _address,
     "key": _secret,
+    "header": _header,
     "placement": _placement,
     "models": _models,
 }
 
 
-_SHOWN_SETTINGS = _READERS.keys() - {"key"}
+_SHOWN_SETTINGS = _READERS.keys() - {"key", "header"}
 
 
 def _refuse_repeated(rows: list[NodeRow]) -> None:
@@ -7369,17 +7636,20 @@ def report_in(answer: Any) -> GpuReport:
     return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
 
 
-async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -> GpuReport:
+async def read_agent(
+    url: str, session: aiohttp.ClientSession, seconds: float, headers: Mapping[str, str] | None = None
+) -> GpuReport:
     """Ask the `gpu_agent` of another machine. Whatever goes wrong is the report's reason.
 
     Args:
         url: as `agent=` of the node's row has it.
         session: holds the connections. Its timeouts do not apply.
         seconds: for all of it.
+        headers: that its gateway wants.
     """
     try:
         async with asyncio.timeout(seconds):
-            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session)
+            report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session, headers or {})
     except TimeoutError:
         report = GpuReport(reason=f"does not answer within {seconds:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -7391,9 +7661,9 @@ async def read_agent(url: str, session: aiohttp.ClientSession, seconds: float) -
     return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
 
 
-async def _ask_agent(url: str, session: aiohttp.ClientSession) -> GpuReport:
+async def _ask_agent(url: str, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> GpuReport:
     whole_time = aiohttp.ClientTimeout(total=None)
-    async with session.get(url, timeout=whole_time, allow_redirects=False) as response:
+    async with session.get(url, headers=headers, timeout=whole_time, allow_redirects=False) as response:
         if response.status != _AGENT_OK:
             return GpuReport(reason=f"answers with status {response.status}")
         body = b""
@@ -7659,7 +7929,7 @@ class ListedClient:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
 
-    def complete(
+    def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
         head: ReplyHead,
@@ -7667,12 +7937,15 @@ class ListedClient:
         first_byte: float,
         thinking: Thinking | None = None,
         names: Collection[str] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer of an offered model."""
         model = str(body.get("model"))
         asked = {**body, "model": self._own.get(model, model)}
         own = frozenset(self._own.get(name, name) for name in names)
-        return self._client.complete(asked, head, first_byte=first_byte, thinking=thinking, names=own)
+        return self._client.complete(
+            asked, head, first_byte=first_byte, thinking=thinking, names=own, headers=headers
+        )
 
     def _names(self, model: str) -> list[str]:
         names = (listing.offered(model) for listing in self._listings)
@@ -8434,6 +8707,7 @@ def _can_chat(shown: ShownModel | None) -> bool:
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
 METRICS_SECONDS = 2.0
+_NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
@@ -8454,7 +8728,7 @@ class WatchedNode:
 
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
-    headers = {"Authorization": f"Bearer {row.key}"} if row.key else None
+    headers = row.way_in.fixed_headers
     client: NodeClient
     if row.kind == "openai":
         client = OpenAIClient(row.url, session, headers=headers, serves=row.models)
@@ -8487,7 +8761,7 @@ class NodeWatch:
             look = await self._prober.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = WatchedNode(self.known.models, self.known.seen_at, error.plain)
+            self.known = WatchedNode(self.known.models, self.known.seen_at, self._fault(error))
             return None
         finally:
             self.looked.set()
@@ -8525,11 +8799,27 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS)
+            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
             self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+
+    def _fault(self, error: NodeError) -> str:
+        """What is wrong, and why it is where the connection signs in with a token that no look has."""
+        if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
+            return error.plain
+        return (
+            f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
+            "let the gateway list models without one, or use bearer)"
+        )
+
+    @property
+    def _agent_headers(self) -> dict[str, str]:
+        """The node's own, where its agent is behind the same gateway and has no login of its own."""
+        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
+        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
+        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -8637,6 +8927,7 @@ class Attempt:
             first_byte=self._longest_load + self._first_token_limit + LIMITS_SECONDS,  # ours end before
             thinking=_known_thinking(watch, binding.model),
             names=watch.names_of(binding.model),
+            headers=await self._journey.headers(watch.row.way_in) if self._journey.headers else NO_HEADERS,
         )
         try:
             async with aclosing(chunks):
@@ -10464,15 +10755,14 @@ class Scheduler(KnownNodes):
         others = (node for node in self.view().nodes if node.name not in passed_over and node.weight > 0)
         return any(model in node.models for node in others)
 
-    def is_loading(self, models: Iterable[str]) -> bool:
-        """Whether a node that has one of these models loads one now: then waiting is no fault."""
+    def loads(self, models: Iterable[str]) -> Iterator[tuple[str, str, float]]:
+        """What nodes that have one of these models load now, as is believed: node, model, since when."""
         names = set(map(fold_name, models))
-        return any(
-            runner.loading
-            for node in self.nodes.values()
-            if not names.isdisjoint(node.listed)
-            for runner in node.runners.values()
-        )
+        for name, node in self.nodes.items():
+            if not names.isdisjoint(node.listed):
+                for runner in node.runners.values():
+                    if runner.loading:
+                        yield name, runner.model, runner.since
 
     def is_held_up(self, request_id: str) -> bool:
         """Whether one that waits does so because another user's long answers hold the slots.
@@ -11097,6 +11387,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        headers: NodeHeaders | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body. Closing the iterator ends the generation.
 
@@ -11112,6 +11403,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            headers: for its request to a node; None: only those that every request has.
 
         Raises:
             ChatBodyError: something in the body cannot be put into Ollama's form.
@@ -11123,9 +11415,9 @@ class Router:
         request = fleet_request(
             body, models, request_id=identity, user=user, chat=chat, background=background, key=self._key
         )
-        async with self._taken_in(
-            Journey(request, body, head, tell, self._loop.create_future(), figures)
-        ) as journey:
+        bound = self._loop.create_future()
+        pending = Journey(request, body, head, tell, bound, figures, headers=headers)
+        async with self._taken_in(pending) as journey:
             while True:
                 binding = await self._wait_for_node(journey)
                 if not await self._may_send(journey, binding):
@@ -11185,15 +11477,17 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        told = -1
+        place, told = self.settings.max_queue, ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
-            place = self.scheduler.ahead(journey.request.id) or 0
-            if place != told and not journey.request.background:
-                told = place
-                await journey.say(waiting_line(place), done=False)
+            ahead = self.scheduler.ahead(journey.request.id) or 0
+            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
+            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            if line != told and not journey.request.background:
+                told = line
+                await journey.say(line, done=False)
             await asyncio.wait([journey.bound], timeout=PLACE_SECONDS)
             await self.ready()  # somebody waits: nodes are looked at
             if self._may_wait_longer(journey.request):
@@ -11203,7 +11497,12 @@ class Router:
 
     def _may_wait_longer(self, request: FleetRequest) -> bool:
         """Whether the limit does not count: a model is being loaded, or one user's answers hold the slots."""
-        return self.scheduler.is_loading(request.models) or self.scheduler.is_held_up(request.id)
+        return self._is_loading(request.models) or self.scheduler.is_held_up(request.id)
+
+    def _is_loading(self, models: Iterable[str]) -> bool:
+        """Whether a node that has one of these models shows that it loads one."""
+        loads = self.scheduler.loads(models)
+        return any(self.nodes[node].is_loading(model, since) for node, model, since in loads)
 
     async def _may_send(self, journey: Journey, binding: Assignment) -> bool:
         """Whether no other worker was faster. If one was, the request waits on, as before."""
@@ -12125,6 +12424,7 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
+_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
 OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
 OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
 
@@ -12164,11 +12464,96 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
+    return [(url, key) for url, key, *_ in await prefixed_connections()]
 
 
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
+    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
+    return [
+        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
+        for url, prefix, way in (
+            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
+        )
+    ]
+
+
+async def ways_in() -> dict[str, WayIn]:
+    """How each connection that is switched on is entered, by its address without a slash at the end."""
+    return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
+
+
+def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
+    try:
+        address, login = split_login(url.rstrip("/"))
+    except ValueError:  # it is none, which the router says when it asks there
+        address, login = url, ""
+    given = own.get("headers")
+    headers = given.items() if isinstance(given, Mapping) else ()
+    return WayIn(
+        address,
+        str(own.get("key") or ""),
+        login,
+        tuple((str(name), str(value)) for name, value in headers),
+        str(own.get("auth_type") or "") if _knows_auth() else "",
+        bool(own.get("forward_cookies")),
+    )
+
+
+def _knows_auth() -> bool:
+    """Whether connections to Ollama have a kind of authentication, as since Open WebUI 0.12."""
+    from open_webui.utils import headers  # noqa: PLC0415 - see the top of this module
+
+    return hasattr(headers, "get_headers_and_cookies")
+
+
+async def node_headers(
+    way: WayIn, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
+
+    Args:
+        way: how the node lets the router in.
+        request: the browser's; None: there is none, as in the background.
+        user: as a function gets it.
+        metadata: of the chat.
+    """
+    asker = SimpleNamespace(**user) if user.get("id") else None
+    if not _knows_auth():
+        return await _older_headers(way, request, asker, metadata)
+    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
+
+    key, auth = way.key, way.auth
+    if auth in _ENTRA:  # theirs would hold up the event loop
+        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
+    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
+        auth = "none"
+    config = {"auth_type": auth or None, "headers": dict(way.headers), "forward_cookies": way.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, way.url, key, config, metadata, user=asker)
+    sent = {name: str(value) for name, value in made.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return sent
+
+
+async def _older_headers(
+    way: WayIn, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """As Open WebUI 0.11 makes them for a connection to Ollama."""
+    from open_webui import env  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
+
+    sent = {"Authorization": f"Bearer {way.key}"} if way.key else {}
+    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
+        sent = include_user_info_headers(sent, asker)
+        if chat := metadata.get("chat_id"):
+            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
+    if way.headers:
+        sent |= await get_custom_headers(dict(way.headers), asker, metadata, request=request)
+    return sent
+
+
+async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
+    """Address and settings of each Ollama connection that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -12179,7 +12564,7 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+            connections.append((str(url), own))
     return connections
 
 
@@ -12383,7 +12768,9 @@ class RouterHost:
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
             self.retire()
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()))
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
+            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+            session = aiohttp.ClientSession(connector=connector, trust_env=True)
             self.current = Router(
                 rows, session, settings, connect=self._connect(shared_over), secret=self._secret()
             )
@@ -13303,8 +13690,9 @@ class Pipe:
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
         take_over(__request__.app, ROUTER.rstrip("."), self)
+        headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         chunks = self._chunks(
-            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__
+            body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
         )
 
         def refused(error: Exception) -> Refusal:
@@ -13328,6 +13716,7 @@ class Pipe:
         chat: str,
         task: str | None,
         emitter: Emitter | None,
+        headers: NodeHeaders,
     ) -> AsyncGenerator[Body, None]:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
@@ -13345,6 +13734,7 @@ class Pipe:
             background=is_background_task(task),
             figures=user.get("role") == "admin",
             tell=_teller(emitter if self.valves.show_status and task is None else None),
+            headers=headers,
         )
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -13423,7 +13813,9 @@ class Pipe:
         if now >= self._look_up_at:
             self._look_up_at = now + CONNECTION_SECONDS
             self._lists = tuple(await model_lists())
-            self._connections = connected_nodes(await ollama_connections(), self._lists)
+            ways = await ways_in()
+            rows = connected_nodes(await ollama_connections(), self._lists)
+            self._connections = tuple(row.entered_by(ways.get(row.url, row.way_in)) for row in rows)
 
 
 def _asked(body: Body, model: str, router: Router, metadata: dict[str, Any]) -> Body:

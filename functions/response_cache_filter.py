@@ -47,6 +47,7 @@ from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
+from string import punctuation
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
@@ -1294,11 +1295,13 @@ class TagSite:
         url: its address.
         key: that it wants; empty: none.
         prefix: that its models' names have where they are offered; empty: none.
+        headers: that are sent, too.
     """
 
     url: str
     key: str = field(default="", repr=False)
     prefix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1366,7 +1369,7 @@ class ModelDigests:
 
 async def _ask_all(sites: Sequence[TagSite]) -> list[dict[str, str] | None]:
     timeout = aiohttp.ClientTimeout(total=LOOK_LIMIT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
         return list(await asyncio.gather(*(_site_digests(session, site) for site in sites)))
 
 
@@ -1381,13 +1384,17 @@ def _put_together(answers: Any) -> dict[str, str]:
 
 async def _site_digests(session: aiohttp.ClientSession, site: TagSite) -> dict[str, str] | None:
     """Offered name → digest on one node; None when it does not answer as Ollama does."""
-    headers = {"Authorization": f"Bearer {site.key}"} if site.key else {}
+    headers = {**({"Authorization": f"Bearer {site.key}"} if site.key else {}), **site.headers}
     url = f"{site.url.rstrip('/')}/api/tags"
     try:
         async with session.get(url, headers=headers, raise_for_status=True) as response:
-            listed: list[dict[str, Any]] = (await response.json())["models"]
-            named = ((str(model["model"]), str(model["digest"])) for model in listed)
-            return {f"{site.prefix}.{name}" if site.prefix else name: digest for name, digest in named}
+            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
+            named = ((entry.get("model") or entry.get("name"), entry.get("digest")) for entry in listed)
+            return {
+                f"{site.prefix}.{name}" if site.prefix else str(name): str(digest)
+                for name, digest in named
+                if name and digest
+            }
     except (aiohttp.ClientError, TimeoutError):
         return None
     except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
@@ -4771,6 +4778,7 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._closed = False
         self._number = 0  # of the file
         self._inode = 0
         self._times = times or StoreTimes()
@@ -4835,6 +4843,7 @@ class SqliteStore:
         return await self._do(SqliteCache.counts)
 
     async def close(self) -> None:
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
@@ -4845,6 +4854,8 @@ class SqliteStore:
         any limit that could be set here. The caller has one.
         """
         while True:
+            if self._closed:  # while a request was on its way here
+                raise StoreDownError("this cache is closed, as its valves or its code have changed")
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:
@@ -5198,9 +5209,75 @@ async def rated_down(feedback_id: str) -> str | None:
     return message if isinstance(message, str) else None
 
 
+# --- ollama_pack.engines.way_in ---
+# What a node is asked with besides the request: its login, its key, its headers.
+
+Header = tuple[str, str]
+
+_TEMPLATE = re.compile(r"\{\{[A-Z_]+\}\}")  # Open WebUI's, such as {{USER_ID}}
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How a node lets the router in. Only the address may be shown.
+
+    Attributes:
+        url: the node's address, without a login.
+        key: sent as a bearer token; empty: none.
+        login: `user:password` for basic authentication; empty: none.
+        headers: name and value of what is sent with every request; values may have templates.
+        auth: how Open WebUI signs in there, of one of its connections; empty: with the key, if there is one.
+        cookies: the browser's cookies are sent along with its chats, as such a connection may ask for.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    auth: str = ""
+    cookies: bool = False
+
+    @property
+    def needs_user(self) -> bool:
+        """Whether it signs in with a token of the user who asks, so that nobody else can look at the node."""
+        return self.auth not in {"", "bearer", "none"}
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers, with nothing for templates, and values as Open WebUI sends them: ASCII alone."""
+        safe = f"{punctuation} \t"
+        return {name: quote(_TEMPLATE.sub("", value), safe=safe) for name, value in self.headers}
+
+    @property
+    def fixed_headers(self) -> dict[str, str]:
+        """What is sent with a request that no user asks for, as a look at the node is."""
+        own = self.own_headers
+        if any(name.lower() == "authorization" for name in own):
+            return own
+        if self.key and self.auth in {"", "bearer"}:
+            return {"Authorization": f"Bearer {self.key}", **own}
+        if self.login:
+            return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}", **own}
+        return own
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """An address without its login, and the login as `user:password`, empty where there is none.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url, ""
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
+_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
 OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
 OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
 
@@ -5240,11 +5317,96 @@ def trusted_certificates() -> SSLContext | bool:
 
 async def ollama_connections() -> list[tuple[str, str]]:
     """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, _ in await prefixed_connections()]
+    return [(url, key) for url, key, *_ in await prefixed_connections()]
 
 
-async def prefixed_connections() -> list[tuple[str, str, str]]:
-    """Address, key and the prefix of its models' names (empty: none) of each that is switched on."""
+async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
+    """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
+    return [
+        (url, "" if way.auth == "none" or way.needs_user else way.key, prefix, way.own_headers)
+        for url, prefix, way in (
+            (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
+        )
+    ]
+
+
+async def ways_in() -> dict[str, WayIn]:
+    """How each connection that is switched on is entered, by its address without a slash at the end."""
+    return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
+
+
+def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
+    try:
+        address, login = split_login(url.rstrip("/"))
+    except ValueError:  # it is none, which the router says when it asks there
+        address, login = url, ""
+    given = own.get("headers")
+    headers = given.items() if isinstance(given, Mapping) else ()
+    return WayIn(
+        address,
+        str(own.get("key") or ""),
+        login,
+        tuple((str(name), str(value)) for name, value in headers),
+        str(own.get("auth_type") or "") if _knows_auth() else "",
+        bool(own.get("forward_cookies")),
+    )
+
+
+def _knows_auth() -> bool:
+    """Whether connections to Ollama have a kind of authentication, as since Open WebUI 0.12."""
+    from open_webui.utils import headers  # noqa: PLC0415 - see the top of this module
+
+    return hasattr(headers, "get_headers_and_cookies")
+
+
+async def node_headers(
+    way: WayIn, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
+
+    Args:
+        way: how the node lets the router in.
+        request: the browser's; None: there is none, as in the background.
+        user: as a function gets it.
+        metadata: of the chat.
+    """
+    asker = SimpleNamespace(**user) if user.get("id") else None
+    if not _knows_auth():
+        return await _older_headers(way, request, asker, metadata)
+    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
+
+    key, auth = way.key, way.auth
+    if auth in _ENTRA:  # theirs would hold up the event loop
+        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
+    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
+        auth = "none"
+    config = {"auth_type": auth or None, "headers": dict(way.headers), "forward_cookies": way.cookies}
+    made, cookies = await theirs.get_headers_and_cookies(request, way.url, key, config, metadata, user=asker)
+    sent = {name: str(value) for name, value in made.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    return sent
+
+
+async def _older_headers(
+    way: WayIn, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
+) -> Mapping[str, str]:
+    """As Open WebUI 0.11 makes them for a connection to Ollama."""
+    from open_webui import env  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
+
+    sent = {"Authorization": f"Bearer {way.key}"} if way.key else {}
+    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
+        sent = include_user_info_headers(sent, asker)
+        if chat := metadata.get("chat_id"):
+            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
+    if way.headers:
+        sent |= await get_custom_headers(dict(way.headers), asker, metadata, request=request)
+    return sent
+
+
+async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
+    """Address and settings of each Ollama connection that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
 
     found = await Config.get_many("ollama.enable", "ollama.base_urls", "ollama.api_configs")
@@ -5255,7 +5417,7 @@ async def prefixed_connections() -> list[tuple[str, str, str]]:
     for number, url in enumerate(found.get("ollama.base_urls") or []):
         own = settings.get(str(number)) or settings.get(url) or {}  # by address in older Open WebUIs
         if url and own.get("enable", True):
-            connections.append((str(url), str(own.get("key") or ""), str(own.get("prefix_id") or "")))
+            connections.append((str(url), own))
     return connections
 
 
