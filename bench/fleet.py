@@ -1,6 +1,7 @@
 """Routing in virtual time: the same chats over four simulated Ollamas, for each policy.
 
     .venv/bin/python bench/fleet.py [--quick]      writes bench/results/fleet.json unless it is quick
+    .venv/bin/python bench/fleet.py --decisions    how long decisions take, up to 1,024 nodes
 
 Ours is the scheduler that the router runs, told of events as a router would tell it, with nothing known of
 the nodes beforehand but what their rows say. The peers: random (Open WebUI's own), round robin, least busy,
@@ -43,7 +44,9 @@ OURS = "late binding"
 POLICIES = ("random", "round robin", "least busy", "sticky", OURS)
 SHARED = ("0.35 chats/s", "0.35, one model", "0.35, four prefixes kept")  # played by several workers, too
 SAME_DECISIONS = 5
-MANY = range(80, 131)  # waiting requests: about 100
+MANY = 10  # waiting requests, from where on a decision counts
+SMALL = 16  # nodes, up to which the same decisions are made several times
+FLEETS = ((16, 200, 3, 60.0), (64, 800, 8, 40.0), (256, 3200, 12, 20.0), (1024, 3200, 12, 10.0))
 
 
 @dataclass(frozen=True)
@@ -190,42 +193,49 @@ def route_workers(setting: Setting, name: str, count: int, seed: int) -> Run:
     return Run(driver.measured, sum(node.loads for node in nodes), None)
 
 
-def decisions() -> dict[str, float]:
-    """How long a decision takes: 16 nodes, 200 chats, about 100 waiting requests. Of this thread, in ms.
+def decisions(nodes: int = 16, chats: int = 200, models: int = 3, until: float = 100.0) -> dict[str, float]:
+    """How long a decision takes while requests wait. Of this thread, in ms.
 
     The same decisions are made several times, and of each the median counts: what else the machine does
     meanwhile slows some of them, but each time others.
     """
     dice = Random(5)
-    setting = Setting("decisions", 1.0, nodes=16, until=100.0)
-    chats = [
+    shares = tuple(1 / (number + 1) for number in range(models))
+    setting = Setting("decisions", 1.0, shares, nodes=nodes, until=until)
+    played = [
         Chat(
             number,
             dice.uniform(0, 5),
-            f"m{dice.choices(range(3), setting.shares)[0]}",
+            f"m{dice.choices(range(models), shares)[0]}",
             tuple(Turn(10, 60, dice.expovariate(1 / 5)) for _ in range(60)),
             f"u{number % 40}",
         )
-        for number in range(200)
+        for number in range(chats)
     ]
     gc.disable()
-    runs = [decided_in(route(setting, OURS, 1, chats)) for _ in range(SAME_DECISIONS)]
+    runs = [
+        decided_in(route(setting, OURS, 1, played)) for _ in range(SAME_DECISIONS if nodes <= SMALL else 1)
+    ]
     gc.enable()
     taken = [
         statistics.median(times) for times in zip(*([time for time, _ in run] for run in runs), strict=True)
     ]
     return {
+        "nodes": nodes,
+        "chats": chats,
+        "models": models,
         "decisions": len(taken),
         "waiting_mean": round(statistics.mean(waiting for _, waiting in runs[0]), 1),
         "p50_ms": round(percentile(taken, 0.5) / 1e6, 3),
         "p99_ms": round(percentile(taken, 0.99) / 1e6, 3),
+        "worst_ms": round(max(taken) / 1e6, 3),
     }
 
 
 def decided_in(run: Run) -> list[tuple[int, int]]:
     """The nanoseconds of each decision among many, and how many waited."""
     assert run.ours  # noqa: S101 - for mypy: ours was asked for
-    return [(taken, waiting) for taken, waiting in run.ours.times if waiting in MANY]
+    return [(taken, waiting) for taken, waiting in run.ours.times if waiting >= MANY]
 
 
 def fairness() -> dict[str, float]:
@@ -315,7 +325,13 @@ def ratios(routing: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="one seed, and a tenth of the requests")
-    quick = parser.parse_args().quick
+    parser.add_argument("--decisions", action="store_true", help="only how long decisions take")
+    asked = parser.parse_args()
+    if asked.decisions:
+        for fleet in FLEETS:
+            print(decisions(*fleet), flush=True)
+        return
+    quick = asked.quick
     seeds = SEEDS[:1] if quick else SEEDS
     routing = compare(seeds)
     result = {
@@ -324,7 +340,7 @@ def main() -> None:
         "routing": routing,
         "ratios": ratios(routing),
         "workers": workers(seeds),
-        "decisions": decisions(),
+        "decisions": [decisions(*fleet) for fleet in FLEETS],
         "fairness": fairness(),
         "memory": memory(10_000 if quick else 100_000),
     }

@@ -164,20 +164,56 @@ def test_a_node_that_has_become_faster_is_believed() -> None:
     assert pair.rates(PRIORS, 1, 1).prompt > 300
 
 
-def test_slots_are_learned_from_waits() -> None:
-    """Would catch a node with two slots of which one stays empty, or one that is sent more than it takes."""
+def test_slots_of_an_engine_that_batches_are_found_within_a_few_first_tokens() -> None:
+    """Would catch a vLLM that serves 128 at once and is given one more after each answer."""
     slots = SlotLearner(None, 64)
-    assert slots.offered == 2
-    slots.observe(1, 0.01)
-    assert slots.slots == 2
-    slots.observe(2, 1.5)
-    assert (slots.slots, slots.offered) == (2, 2)
-    for _ in range(64):
-        slots.observe(1, 0.01)
-    assert slots.offered == 3
-    for _ in range(5):
-        slots.observe(1, 2.0)
+    rounds = 0
+    while slots.offered < 64:
+        for beside in range(slots.offered):
+            slots.began(beside, 0.08, 100)
+        rounds += 1
+    assert rounds <= 6
+
+
+def test_an_engine_with_one_slot_is_not_flooded() -> None:
+    """Would catch an Ollama with one slot in whose queue requests pile up, or that is tried too often."""
+    slots = SlotLearner(None, 64)
+    waited = 0
+    for _ in range(300):
+        offered = slots.offered
+        slots.began(0, 0.2, 100)
+        for beside in range(1, offered):
+            waited += 1
+            slots.began(beside, 0.2 + 3.0 * beside, 100)
+            slots.observe(beside, 3.0 * beside)
+        slots.observe(0, 0.01)
+        assert slots.offered <= 2
+    assert waited <= 8
     assert slots.slots == 1
+
+
+def test_an_engine_that_holds_requests_back_gets_fewer() -> None:
+    """Would catch an engine that was started again with fewer slots, and is believed to have as many."""
+    slots = SlotLearner(None, 64)
+    for beside in range(4):
+        slots.began(beside, 0.2, 100)
+        slots.observe(beside, 0.0)
+    assert slots.slots >= 4
+    for _ in range(5):
+        slots.observe(2, 2.0)
+    assert slots.slots == 2
+
+
+def test_an_engine_s_own_figures_come_first() -> None:
+    """Would catch slots that grow though the engine reports a queue, or that do not while it reports none."""
+    slots = SlotLearner(None, 64)
+    slots.counted(8, 0)
+    assert slots.slots == 16
+    for _ in range(2):
+        slots.counted(6, 3)
+    assert slots.slots == 6
+    slots.began(5, 0.1, 100)
+    assert slots.slots == 6
 
 
 def test_declared_slots_are_not_doubted() -> None:

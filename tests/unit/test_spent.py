@@ -60,6 +60,24 @@ def test_an_older_llamacpp() -> None:
 
 
 @pytest.mark.parametrize(
+    ("details", "hit"), [({"prompt_tokens_details": {"cached_tokens": 300}}, 300), ({}, None)]
+)
+def test_timings_of_an_ollama_behind_openai_s_protocol(details: dict[str, Any], hit: int | None) -> None:
+    """Would catch a prompt rate that is 31 times too high: there `prompt_n` counts cached tokens, too."""
+    timings = {"prompt_n": 360, "prompt_ms": 100.0, "predicted_n": 50, "predicted_ms": 1000.0}
+    spent = spent_on({**COUNTS, "prompt_tokens": 360, **details}, timings, MEASURED)
+    assert (spent.prompt_count, spent.hit) == (360, hit)
+
+
+def test_a_newer_ollama_reports_what_it_had() -> None:
+    """Would catch a hit that is guessed from the duration though it is reported."""
+    usage = {"total_duration": 2_000_000_000, "prompt_eval_count": 360, "prompt_eval_cached_count": 300}
+    assert spent_on(usage, None, MEASURED).hit == 300
+    assert spent_on({**usage, "prompt_eval_cached_count": 0}, None, MEASURED).hit == 0
+    assert spent_on({"total_duration": 1, "prompt_eval_count": 360}, None, MEASURED).hit is None
+
+
+@pytest.mark.parametrize(
     ("details", "hit"),
     [(None, None), ({}, None), ({"cached_tokens": None}, None), ({"cached_tokens": 320}, 320)],
 )

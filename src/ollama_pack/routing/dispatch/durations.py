@@ -43,7 +43,7 @@ def spent_on(
 
 
 def _by_ollama(usage: Mapping[str, Any]) -> Durations:
-    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
+    """Ollama reports everything. Before 0.33.3 only the duration shows how much of the prompt it had."""
     return Durations(
         total=_told(usage, "total_duration") * NANO,
         load=_told(usage, "load_duration") * NANO,
@@ -51,6 +51,7 @@ def _by_ollama(usage: Mapping[str, Any]) -> Durations:
         prompt_count=int(_told(usage, "prompt_eval_count")),
         decode=_told(usage, "eval_duration") * NANO,
         decode_count=int(_told(usage, "eval_count")),
+        hit=_count_or_none(usage, "prompt_eval_cached_count"),
     )
 
 
@@ -62,10 +63,13 @@ def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: 
     """
     prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
     began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
-    evaluated = int(_told(timings, "prompt_n"))
+    evaluated, count = int(_told(timings, "prompt_n")), int(_told(usage, "prompt_tokens"))
     hit = _count_or_none(timings, "cache_n")
-    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
+    if hit is None and count > evaluated:
         hit = count - evaluated  # an older one, which tells only what it evaluated
+    elif hit is None:  # an older one that had nothing, or an Ollama, whose `prompt_n` counts what it had
+        hit = _cached(usage)
+        evaluated -= min(evaluated, hit or 0)
     return Durations(
         total=max(0.0, began - prompt) + prompt + decode,
         prompt=prompt,

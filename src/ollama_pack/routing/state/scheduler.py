@@ -184,8 +184,12 @@ class Scheduler(KnownNodes):
         running.node.changed()
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
-        rates = running.node.known(running.runner.blob)
-        request = running.assignment.request
+        request, blob = running.assignment.request, running.runner.blob
+        if not running.assignment.loads:
+            new = max(0, request.tokens - running.assignment.hit)
+            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.learned(blob)
+        rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
         running.runner.ends[request_id] = now + output * rates.token
         self.listener(BegunEvent(request_id, output * rates.token))
