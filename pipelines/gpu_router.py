@@ -648,6 +648,7 @@ NANOSECONDS = 1_000_000_000
 _FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
 _DURATIONS = ("total_duration", "load_duration")
 _FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
+_OPTIONAL_FIGURES = ("prompt_eval_cached_count",)  # since Ollama 0.33.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -753,6 +754,7 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
         "response_token/s": _rate(answer, _figure(line, "eval_duration")),
         "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
         **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
+        **{name: _figure(line, name) for name in _OPTIONAL_FIGURES if name in line},
         "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
         "completion_tokens_details": dict.fromkeys(
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
@@ -3704,9 +3706,10 @@ SMOOTHING = 0.2  # the weight of a new sample; the first few weigh more
 MIN_PROMPT = 32  # tokens; shorter ones measure the overhead
 MOST_HIT = 0.4  # of a prompt: where more is believed to be held, being wrong would matter too much
 HIT_FACTOR = 2.5  # a prompt that goes so many times faster than usual was held in part
-MAX_SLOTS = 64
 MAX_COUNTED = 1024  # slots of an engine that tells how many requests it answers
 WAIT_NOISE = 0.15  # seconds of reported wait that mean nothing
+GOOD_FACTOR = 2.0  # a first token that takes so many times as long as one alone has not waited
+COUNTS_TO_SHRINK = 2  # reports in a row that the engine holds requests back
 
 
 @dataclass(frozen=True, slots=True)
@@ -3824,10 +3827,11 @@ class PairLearner:
 
 
 class SlotLearner:
-    """How many requests a runner answers at once: what its row says, else learned, from one upwards.
+    """How many requests a runner answers at once: what its row says, else measured, from one upwards.
 
-    While requests wait, one more than is known to work is tried now and then. If it is answered without
-    waiting in the engine's queue the runner has that slot; if not, the next try is twice as far away.
+    While answers begin as soon as they do alone, twice as many are offered: an engine that batches has all of
+    its slots within a few first tokens. When requests wait inside the engine, what was good before is gone
+    back to, and one more is tried after ever more requests: an engine with one slot is hardly ever flooded.
     """
 
     def __init__(self, declared: int | None, probe_requests: int) -> None:
@@ -3835,34 +3839,81 @@ class SlotLearner:
         self._declared = declared is not None
         self._every = probe_requests
         self._until_try = 0
-        self._waited = 0
+        self._proved = 1  # so many were answered at once without waiting
+        self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
         self._held_back = 0
+        self._waited = 0
+        self._slow = 0
+        self._alone = Average()  # seconds to the first token of requests that had the runner to themselves
+        self._pace = Average()  # the same for each token of a long prompt
 
     @property
     def offered(self) -> int:
         """The slots to count on now, the one that is tried included."""
-        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_SLOTS
+        tries = not self._declared and self._until_try <= 0 and self.slots < MAX_COUNTED
         return self.slots + tries
 
     def counted(self, running: int, waiting: int) -> None:
-        """Learn from an engine that tells how many requests it answers at once, and how many wait."""
+        """Learn from an engine that reports how many requests it answers at once, and how many wait."""
         if self._declared:
             return
         self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
-        if running > self.slots or self._held_back >= SAMPLES_TO_TRUST:
+        if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
             self.slots, self._held_back = min(running, MAX_COUNTED), 0
+        if waiting:
+            self._limited = True
+        elif running >= self.slots:
+            self.slots, self._limited = min(2 * running, MAX_COUNTED), False
+
+    def began(self, beside: int, seconds: float, tokens: int) -> None:
+        """Learn from a first token.
+
+        Args:
+            beside: requests that ran there when this one was sent.
+            seconds: that it took.
+            tokens: of its prompt that were not held.
+        """
+        if self._declared:
+            return
+        if beside == 0:
+            self._alone.add(seconds)
+            self._pace.add(seconds / max(1, tokens))
+        expected = max(self._alone.value, self._pace.value * tokens)
+        there = beside + 1
+        if not self._alone.count or seconds <= GOOD_FACTOR * expected + WAIT_NOISE:
+            self._slow = 0
+            if not self._limited and 2 * there > self.slots:
+                self.slots = min(2 * there, MAX_COUNTED)
+        elif there <= self.slots:
+            self._slow += 1
+            if self._slow >= SAMPLES_TO_TRUST:
+                self._slow, self._limited = 0, True
+                self.slots = max(1, min(self.slots, there) * 3 // 4)
+                self._until_try = self._every
 
     def observe(self, beside: int, wait: float) -> None:
         """Learn from a request that was sent while `beside` others ran, and waited so long in the engine."""
         self._until_try -= 1
         if self._declared:
             return
-        self._waited = self._waited + 1 if 0 < beside < self.slots and wait >= WAIT_NOISE else 0
-        if self._waited >= SAMPLES_TO_TRUST:  # it has fewer than it had
-            self.slots, self._waited = beside, 0
-        elif beside >= self.slots and wait < WAIT_NOISE:
-            self.slots = min(MAX_SLOTS, beside + 1)
-        elif beside >= self.slots and self._until_try <= 0:
+        if wait < WAIT_NOISE:
+            self._waited = 0
+            self._proved = max(self._proved, beside + 1)
+            if beside >= self.slots:
+                self.slots = min(MAX_COUNTED, beside + 1)
+            return
+        self._limited = True
+        if beside >= self.slots:
+            self._try_later()
+        elif beside > 0:
+            self._waited += 1
+            if beside >= self._proved or self._waited >= SAMPLES_TO_TRUST:  # it has fewer than was believed
+                self.slots = self._proved = beside
+                self._waited = 0
+                self._try_later()
+
+    def _try_later(self) -> None:
+        if self._until_try <= 0:
             self._until_try = self._every
             self._every = min(2 * self._every, 4096)
 
@@ -3906,7 +3957,7 @@ def spent_on(
 
 
 def _by_ollama(usage: Mapping[str, Any]) -> Durations:
-    """Ollama reports everything but how much of the prompt it had, which its duration shows."""
+    """Ollama reports everything. Before 0.33.3 only the duration shows how much of the prompt it had."""
     return Durations(
         total=_told(usage, "total_duration") * NANO,
         load=_told(usage, "load_duration") * NANO,
@@ -3914,6 +3965,7 @@ def _by_ollama(usage: Mapping[str, Any]) -> Durations:
         prompt_count=int(_told(usage, "prompt_eval_count")),
         decode=_told(usage, "eval_duration") * NANO,
         decode_count=int(_told(usage, "eval_count")),
+        hit=_count_or_none(usage, "prompt_eval_cached_count"),
     )
 
 
@@ -3925,10 +3977,13 @@ def _by_llamacpp(usage: Mapping[str, Any], timings: Mapping[str, Any], elapsed: 
     """
     prompt, decode = _told(timings, "prompt_ms") * MILLI, _told(timings, "predicted_ms") * MILLI
     began = min(elapsed.first_token, elapsed.total - decode)  # a reader of whole answers sees no first token
-    evaluated = int(_told(timings, "prompt_n"))
+    evaluated, count = int(_told(timings, "prompt_n")), int(_told(usage, "prompt_tokens"))
     hit = _count_or_none(timings, "cache_n")
-    if hit is None and (count := int(_told(usage, "prompt_tokens"))) >= evaluated:
+    if hit is None and count > evaluated:
         hit = count - evaluated  # an older one, which tells only what it evaluated
+    elif hit is None:  # an older one that had nothing, or an Ollama, whose `prompt_n` counts what it had
+        hit = _cached(usage)
+        evaluated -= min(evaluated, hit or 0)
     return Durations(
         total=max(0.0, began - prompt) + prompt + decode,
         prompt=prompt,
@@ -9842,8 +9897,12 @@ class Scheduler(KnownNodes):
         running.node.changed()
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
-        rates = running.node.known(running.runner.blob)
-        request = running.assignment.request
+        request, blob = running.assignment.request, running.runner.blob
+        if not running.assignment.loads:
+            new = max(0, request.tokens - running.assignment.hit)
+            running.node.pair(blob).slots.began(running.beside, now - running.since, new)
+            running.node.learned(blob)
+        rates = running.node.known(blob)
         output = predict_output(rates, background=request.background, limit=request.max_output)
         running.runner.ends[request_id] = now + output * rates.token
         self.listener(BegunEvent(request_id, output * rates.token))

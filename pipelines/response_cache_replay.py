@@ -2340,6 +2340,7 @@ NANOSECONDS = 1_000_000_000
 _FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
 _DURATIONS = ("total_duration", "load_duration")
 _FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
+_OPTIONAL_FIGURES = ("prompt_eval_cached_count",)  # since Ollama 0.33.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -2445,6 +2446,7 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
         "response_token/s": _rate(answer, _figure(line, "eval_duration")),
         "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
         **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
+        **{name: _figure(line, name) for name in _OPTIONAL_FIGURES if name in line},
         "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
         "completion_tokens_details": dict.fromkeys(
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
