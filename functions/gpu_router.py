@@ -12826,7 +12826,7 @@ class RouterHost:
         """
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
-            self._retire()
+            self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
@@ -12840,11 +12840,11 @@ class RouterHost:
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
-        self._retire()
+        self.retire()
         await asyncio.gather(*self._closing)
 
-    def _retire(self) -> None:
-        """Let the router finish what it has begun."""
+    def retire(self) -> None:
+        """Let the router finish what it has begun, and give its connections back."""
         if self.current is not None:
             task = asyncio.get_running_loop().create_task(self.current.close())
             self._closing.add(task)
@@ -13649,6 +13649,37 @@ def line_stream(lines: AsyncIterator[str]) -> Any:
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
+# --- ollama_pack.webui.succession ---
+# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+
+RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
+
+
+class Retiring(Protocol):
+    """A function that holds connections, threads or files."""
+
+    def retire(self) -> None:
+        """Give them back, once what is under way has ended."""
+
+
+def take_over(app: Any, function_id: str, instance: Retiring) -> None:
+    """Be the one that runs in this process, and have the one before give back what it holds.
+
+    Args:
+        app: Open WebUI's.
+        function_id: the function's id, as the admin saved it.
+        instance: is asked to retire in its turn.
+    """
+    if not hasattr(app.state, RUNNING):
+        setattr(app.state, RUNNING, {})
+    running: dict[str, Any] = getattr(app.state, RUNNING)
+    before = running.get(function_id)
+    if before is not instance:
+        running[function_id] = instance
+        if before is not None:
+            before.retire()
+
+
 # --- ollama_pack.plugins.functions.gpu_router ---
 
 log = logging.getLogger(__name__)
@@ -13717,6 +13748,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         chunks = self._chunks(
             body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
@@ -13766,6 +13798,10 @@ class Pipe:
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    def retire(self) -> None:
+        """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
+        self._host.retire()
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

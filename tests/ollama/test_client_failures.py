@@ -292,6 +292,34 @@ def test_garbage_is_a_fault(parts: list[bytes]) -> None:
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("head", "body", "shown"),
+    [
+        (
+            "502 Bad Gateway",
+            b"<html><h1>502 Bad Gateway</h1></html>",
+            "answers with status 502 and a web page",
+        ),
+        ("503 Busy", b"\n<!DOCTYPE html><p>back soon</p>", "is busy (status 503)"),
+        ("413 Too Large", b"<html>nginx</html>", "refuses the request (status 413)"),
+        (
+            "301 Moved\r\nLocation: https://u:pw@gpu.example/api/chat?k=v",
+            b"",
+            "redirects to https://gpu.example (",
+        ),
+        ("302 Found\r\nLocation: /login?next=/api/chat", b"", "/login (set that address instead)"),
+    ],
+    ids=["page", "busy page", "refusing page", "redirect", "login page"],
+)
+def test_what_stands_before_a_node_is_named(head: str, body: bytes, shown: str) -> None:
+    """Would catch a proxy's page as the reason, a redirect to nowhere, or a password in it."""
+    start = f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with pytest.raises(NodeError) as caught:
+        chat_with(start, body)
+    assert shown in str(caught.value)
+    assert not [part for part in ("<", "pw", "k=v") if part in str(caught.value)]
+
+
 def test_garbage_is_not_shown() -> None:
     """Would catch a piece of somebody's conversation in a log."""
     with pytest.raises(NodeFaultError) as caught:

@@ -21,6 +21,7 @@ from ollama_pack.routing.errors import (
     NodesDownError,
     NoNodeError,
     RequestFailsError,
+    RoutingError,
     WaitedTooLongError,
 )
 from ollama_pack.routing.peers.share import FleetShare
@@ -289,6 +290,26 @@ def test_all_nodes_are_down(nodes: list[OllamaNode], monkeypatch: pytest.MonkeyP
     said = run(scenario)
     assert "no node that has 'llama3:8b' answers at the moment: gpu0 (cannot be reached" in said
     assert "127.0.0.1" not in said
+
+
+def test_the_reason_is_there_for_whoever_comes_later(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch an error without a cause, because the node answers probes and is given no request."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.3)
+
+    async def scenario() -> list[str]:
+        said = []
+        async with routing(nodes[:1]) as router:
+            for _ in range(3):
+                nodes[0].enqueue(Answer(refusal=(500, "out of memory")))
+                with pytest.raises(RoutingError) as error:
+                    await Chat(router).run()
+                said.append(str(error.value))
+        return said
+
+    for sentence in run(scenario):
+        assert "out of memory" in sentence
 
 
 def test_a_node_that_comes_back_is_used_again(nodes: list[OllamaNode]) -> None:

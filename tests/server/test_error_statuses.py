@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import count
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from local.webui import Account, RunningWebUI, connections, open_webui
 Json = dict[str, Any]
 Api = Literal["openai", "openai v1", "anthropic"]
 
+OLDEST = "0.11.2"
 DIRECT = "qwen2.5:32b"  # on Open WebUI's own connection
 ROUTED = "llama3:8b"  # on the router's nodes
 PLUGINS = {
@@ -208,6 +210,8 @@ def test_a_failure_is_the_sdk_s_own_exception(
     error = failure(failing, api, stream=stream)
     is_routed = "router" in plugins
     expected = routed if is_routed else direct
+    if not is_routed and "cache" not in plugins and version("open-webui") == OLDEST:
+        expected = 400  # its own way, in which the pack has no part
     assert (type(error).__name__, error.status_code) == (NAMES[expected], expected)
     assert ("retry-after" in error.response.headers) == (is_routed and expected == 503)
     assert message_of(error)
