@@ -155,7 +155,7 @@ class Soak:
         except aiohttp.ClientError as error:
             return type(error).__name__
         if '"error"' in text or answer.status != 200:  # noqa: PLR2004 - HTTP's OK
-            return f"refused: {text[:90]}"
+            return f"refused: {text[max(0, text.find('error')) :][:160]}"
         return "from the cache" if '"cache"' in text else "answered"
 
     def _change(self, number: int) -> None:

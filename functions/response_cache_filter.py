@@ -4780,6 +4780,7 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._closed = False
         self._number = 0  # of the file
         self._inode = 0
         self._times = times or StoreTimes()
@@ -4844,6 +4845,7 @@ class SqliteStore:
         return await self._do(SqliteCache.counts)
 
     async def close(self) -> None:
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
@@ -4854,6 +4856,8 @@ class SqliteStore:
         any limit that could be set here. The caller has one.
         """
         while True:
+            if self._closed:  # while a request was on its way here
+                raise StoreDownError("this cache is closed, as its valves or its code have changed")
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:
@@ -6493,6 +6497,37 @@ def data_folder() -> Path:
     return Path(DATA_DIR)
 
 
+# --- ollama_pack.webui.succession ---
+# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+
+RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
+
+
+class Retiring(Protocol):
+    """A function that holds connections, threads or files."""
+
+    def retire(self) -> None:
+        """Give them back, once what is under way has ended."""
+
+
+def take_over(app: Any, function_id: str, instance: Retiring) -> None:
+    """Be the one that runs in this process, and have the one before give back what it holds.
+
+    Args:
+        app: Open WebUI's.
+        function_id: the function's id, as the admin saved it.
+        instance: is asked to retire in its turn.
+    """
+    if not hasattr(app.state, RUNNING):
+        setattr(app.state, RUNNING, {})
+    running: dict[str, Any] = getattr(app.state, RUNNING)
+    before = running.get(function_id)
+    if before is not instance:
+        running[function_id] = instance
+        if before is not None:
+            before.retire()
+
+
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 log = logging.getLogger(__name__)
@@ -6536,6 +6571,7 @@ class Filter:
         __event_emitter__: Emitter | None = None,
     ) -> Body:
         """Look the request up. Anything unexpected is logged, and the chat goes to its model."""
+        take_over(__request__.app, __id__, self)
         state = __metadata__.setdefault(STATE, {"rounds": 0})
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
@@ -6561,6 +6597,10 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    def retire(self) -> None:
+        """Other code takes over: give the cache back once its answers have ended."""
+        self._keeper.retire()
 
     def claim(self, ticket: str) -> PendingAnswer | None:
         """The answer that a ticket stands for, once: for the replay function."""

@@ -961,7 +961,7 @@ class RoutingPolicy:
         window: waiting requests of each kind that are all looked at; of those behind, one in
         crowd: stands for all, and so many in
         samples: at most, unless a slot is free.
-        most_looks: at waiting requests in one decision.
+        most_costs: of a node for a request that are computed in one decision.
         candidates: nodes that are asked for one request at most, besides those that hold its prefix.
         probe_requests: requests between two tries whether a runner has one more slot.
         unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
@@ -983,9 +983,9 @@ class RoutingPolicy:
     overdue_share: float = 0.25
     window: int = 4
     crowd: int = 16
-    samples: int = 8
-    most_looks: int = 64
-    candidates: int = 24
+    samples: int = 4
+    most_costs: int = 96
+    candidates: int = 16
     probe_requests: int = 64
     unsynced_peers: bool = False
     busy_percent: float = 50.0
@@ -8841,6 +8841,13 @@ class Candidates:
     def __bool__(self) -> bool:
         return bool(self.warm or self.cold)
 
+    def move(self, node: VirtualNode, *, warm: bool) -> None:
+        """A node has loaded the model, or has unloaded it."""
+        old, new = (self.cold, self.warm) if warm else (self.warm, self.cold)
+        if node in old:
+            old.remove(node)
+            new.append(node)
+
     def without(self, names: Collection[str]) -> Self:
         """All except the nodes of these names."""
         warm = [node for node in self.warm if node.view.name not in names]
@@ -8967,6 +8974,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        exhausted: the last decision has reached its bound before it had seen all: decide again soon.
     """
 
     policy: RoutingPolicy
@@ -8978,6 +8986,8 @@ class Planner:
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
     _changes: int = field(init=False, default=0)
+    _asked: int = field(init=False, default=0)
+    exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._timelines = Timelines(self.policy)
@@ -9007,6 +9017,7 @@ class Planner:
         self._view = view
         self._timelines.follow(view)
         self._kinds, self._touched, self._held = {}, {}, None
+        self._asked, self.exhausted = 0, False
 
     def _end(self) -> None:
         if self._touched:
@@ -9031,7 +9042,10 @@ class Planner:
             if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
                 looks += 1
                 found.append(assignment)
-            if not self._timelines.open or looks >= self.policy.most_looks:
+            if not self._timelines.open:
+                break
+            if self._asked >= self.policy.most_costs and looks >= self.policy.window:
+                self.exhausted = True
                 break
         return found
 
@@ -9172,6 +9186,7 @@ class Planner:
     ) -> list[NodeCost]:
         """What each of some nodes would cost a request. Most of a decision's time is spent here."""
         costs: list[NodeCost] = []
+        self._asked += len(nodes)
         blocks, tokens, background = request.blocks, request.tokens, request.background
         now = self._view.now
         for node in nodes:
@@ -9291,10 +9306,15 @@ class Planner:
         held.update([quote.blob])
         held.subtract(quote.victims)
         for kind in self._kinds.values():
-            kind.candidates = self._nodes_with(kind.model)
-        for node in self._timelines.nodes.values():
-            if not node.runners.keys().isdisjoint(quote.victims):
-                node.forget_quotes()
+            model = chosen.node.view.models.get(kind.model)
+            if model is not None and model.blob == quote.blob:
+                kind.candidates.move(chosen.node, warm=True)
+            elif model is not None and model.blob in quote.victims:
+                kind.candidates.move(chosen.node, warm=False)
+        if quote.victims:
+            for node in self._timelines.nodes.values():
+                if not node.runners.keys().isdisjoint(quote.victims):
+                    node.forget_quotes()
 
 
 def _total(cost: NodeCost) -> float:
@@ -9755,6 +9775,7 @@ class RunningRequest:
 # the models that the nodes have.
 
 MAX_FAILOVERS = 2
+SOON = 0.002  # seconds
 MOST_WALKS = 4  # through the queue, in one decision
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
@@ -10026,9 +10047,11 @@ class Scheduler(KnownNodes):
                 break
             started = self._walk_through()
             assignments += started
-            if len(started) < self.policy.window:
+            if len(started) < self.policy.window or self._planner.exhausted:
                 break  # else those who were behind it, and seen in samples only, may begin as well
         self.wake_at = self._next_wake(self._clock())
+        if assignments and self._planner.exhausted and len(self._queue):
+            self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
         return assignments
 
     def _walk_through(self) -> list[Assignment]:
@@ -12204,7 +12227,7 @@ class RouterHost:
         """
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
-            self._retire()
+            self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
@@ -12218,11 +12241,11 @@ class RouterHost:
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
-        self._retire()
+        self.retire()
         await asyncio.gather(*self._closing)
 
-    def _retire(self) -> None:
-        """Let the router finish what it has begun."""
+    def retire(self) -> None:
+        """Let the router finish what it has begun, and give its connections back."""
         if self.current is not None:
             task = asyncio.get_running_loop().create_task(self.current.close())
             self._closing.add(task)

@@ -4456,6 +4456,7 @@ class SqliteStore:
             clock_name: which run of the clock this is.
         """
         self._path = path
+        self._closed = False
         self._number = 0  # of the file
         self._inode = 0
         self._times = times or StoreTimes()
@@ -4520,6 +4521,7 @@ class SqliteStore:
         return await self._do(SqliteCache.counts)
 
     async def close(self) -> None:
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
@@ -4530,6 +4532,8 @@ class SqliteStore:
         any limit that could be set here. The caller has one.
         """
         while True:
+            if self._closed:  # while a request was on its way here
+                raise StoreDownError("this cache is closed, as its valves or its code have changed")
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 REPLAY = "response_cache_replay"  # its row is the events function's, which gives it no mark
 REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
 # What a pipeline of the pack leaves in the folder of its name.
-LEFT_IN_FOLDER = ("valves.json", "secret", "ollama_pack_cache.sqlite3*", "__pycache__/*", "__pycache__")
+LEFT_IN_FOLDER = ("valves.json", "secret", "ollama_pack_cache.*", "__pycache__/*", "__pycache__")
 
 
 def plan_removal(plan: Plan, server: OpenWebUI, known: dict[str, set[str]]) -> None:

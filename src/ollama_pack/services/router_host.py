@@ -47,7 +47,7 @@ class RouterHost:
         """
         wanted = rows, settings, shared_over
         if self.current is None or self._made_of != wanted:
-            self._retire()
+            self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
             # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
             session = aiohttp.ClientSession(connector=connector, trust_env=True)
@@ -61,11 +61,11 @@ class RouterHost:
 
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
-        self._retire()
+        self.retire()
         await asyncio.gather(*self._closing)
 
-    def _retire(self) -> None:
-        """Let the router finish what it has begun."""
+    def retire(self) -> None:
+        """Let the router finish what it has begun, and give its connections back."""
         if self.current is not None:
             task = asyncio.get_running_loop().create_task(self.current.close())
             self._closing.add(task)

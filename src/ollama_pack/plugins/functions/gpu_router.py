@@ -51,6 +51,7 @@ from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.server import server_secret
 from ollama_pack.webui.streams import event_stream
+from ollama_pack.webui.succession import take_over
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
+        take_over(__request__.app, ROUTER.rstrip("."), self)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         chunks = self._chunks(
             body, __user__, __metadata__, str(__chat_id__ or ""), __task__, __event_emitter__, headers
@@ -167,6 +169,10 @@ class Pipe:
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    def retire(self) -> None:
+        """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
+        self._host.retire()
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

@@ -32,6 +32,7 @@ from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret
+from ollama_pack.webui.succession import take_over
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Filter:
         __event_emitter__: Emitter | None = None,
     ) -> Body:
         """Look the request up. Anything unexpected is logged, and the chat goes to its model."""
+        take_over(__request__.app, __id__, self)
         state = __metadata__.setdefault(STATE, {"rounds": 0})
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
@@ -99,6 +101,10 @@ class Filter:
             body["metadata"][STATE] = state  # a copy of it, where the Pipelines server has seen the request
         body["model"] = REPLAY
         return body
+
+    def retire(self) -> None:
+        """Other code takes over: give the cache back once its answers have ended."""
+        self._keeper.retire()
 
     def claim(self, ticket: str) -> PendingAnswer | None:
         """The answer that a ticket stands for, once: for the replay function."""

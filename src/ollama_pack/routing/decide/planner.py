@@ -39,6 +39,13 @@ class Candidates:
     def __bool__(self) -> bool:
         return bool(self.warm or self.cold)
 
+    def move(self, node: VirtualNode, *, warm: bool) -> None:
+        """A node has loaded the model, or has unloaded it."""
+        old, new = (self.cold, self.warm) if warm else (self.warm, self.cold)
+        if node in old:
+            old.remove(node)
+            new.append(node)
+
     def without(self, names: Collection[str]) -> Self:
         """All except the nodes of these names."""
         warm = [node for node in self.warm if node.view.name not in names]
@@ -165,6 +172,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        exhausted: the last decision has reached its bound before it had seen all: decide again soon.
     """
 
     policy: RoutingPolicy
@@ -176,6 +184,8 @@ class Planner:
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
     _changes: int = field(init=False, default=0)
+    _asked: int = field(init=False, default=0)
+    exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._timelines = Timelines(self.policy)
@@ -205,6 +215,7 @@ class Planner:
         self._view = view
         self._timelines.follow(view)
         self._kinds, self._touched, self._held = {}, {}, None
+        self._asked, self.exhausted = 0, False
 
     def _end(self) -> None:
         if self._touched:
@@ -229,7 +240,10 @@ class Planner:
             if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
                 looks += 1
                 found.append(assignment)
-            if not self._timelines.open or looks >= self.policy.most_looks:
+            if not self._timelines.open:
+                break
+            if self._asked >= self.policy.most_costs and looks >= self.policy.window:
+                self.exhausted = True
                 break
         return found
 
@@ -370,6 +384,7 @@ class Planner:
     ) -> list[NodeCost]:
         """What each of some nodes would cost a request. Most of a decision's time is spent here."""
         costs: list[NodeCost] = []
+        self._asked += len(nodes)
         blocks, tokens, background = request.blocks, request.tokens, request.background
         now = self._view.now
         for node in nodes:
@@ -489,10 +504,15 @@ class Planner:
         held.update([quote.blob])
         held.subtract(quote.victims)
         for kind in self._kinds.values():
-            kind.candidates = self._nodes_with(kind.model)
-        for node in self._timelines.nodes.values():
-            if not node.runners.keys().isdisjoint(quote.victims):
-                node.forget_quotes()
+            model = chosen.node.view.models.get(kind.model)
+            if model is not None and model.blob == quote.blob:
+                kind.candidates.move(chosen.node, warm=True)
+            elif model is not None and model.blob in quote.victims:
+                kind.candidates.move(chosen.node, warm=False)
+        if quote.victims:
+            for node in self._timelines.nodes.values():
+                if not node.runners.keys().isdisjoint(quote.victims):
+                    node.forget_quotes()
 
 
 def _total(cost: NodeCost) -> float:

@@ -23,7 +23,7 @@ class RoutingPolicy:
         window: waiting requests of each kind that are all looked at; of those behind, one in
         crowd: stands for all, and so many in
         samples: at most, unless a slot is free.
-        most_looks: at waiting requests in one decision.
+        most_costs: of a node for a request that are computed in one decision.
         candidates: nodes that are asked for one request at most, besides those that hold its prefix.
         probe_requests: requests between two tries whether a runner has one more slot.
         unsynced_peers: other workers use the same nodes and are not heard of: they agree by hashing on where
@@ -45,9 +45,9 @@ class RoutingPolicy:
     overdue_share: float = 0.25
     window: int = 4
     crowd: int = 16
-    samples: int = 8
-    most_looks: int = 64
-    candidates: int = 24
+    samples: int = 4
+    most_costs: int = 96
+    candidates: int = 16
     probe_requests: int = 64
     unsynced_peers: bool = False
     busy_percent: float = 50.0

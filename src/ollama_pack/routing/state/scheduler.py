@@ -42,6 +42,7 @@ from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.running import RunningRequest, Undo
 
 MAX_FAILOVERS = 2
+SOON = 0.002  # seconds
 MOST_WALKS = 4  # through the queue, in one decision
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
@@ -313,9 +314,11 @@ class Scheduler(KnownNodes):
                 break
             started = self._walk_through()
             assignments += started
-            if len(started) < self.policy.window:
+            if len(started) < self.policy.window or self._planner.exhausted:
                 break  # else those who were behind it, and seen in samples only, may begin as well
         self.wake_at = self._next_wake(self._clock())
+        if assignments and self._planner.exhausted and len(self._queue):
+            self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
         return assignments
 
     def _walk_through(self) -> list[Assignment]:
