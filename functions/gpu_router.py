@@ -13488,6 +13488,8 @@ _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/v1/messages": "anthropic",
 }
 _FIRST_ERROR = 400
+# What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
+_EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 AsgiMessage = dict[str, Any]
 
@@ -13623,6 +13625,8 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
         if not isinstance(found, dict):
             return "answer"
         if found.get("error"):
+            return "error"
+        if found.get("type") in _EMPTY_ENDS:
             return "error"
         if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
             return "answer"
