@@ -47,6 +47,11 @@ TESTED_VERSIONS = ("0.11.2", "0.12.4")
 CLOCK_SECONDS = 30.0
 TIMEOUT_SECONDS = 5.0
 REDIS_SECONDS = 3.0
+# redis-py's errors of a Cluster are no `RedisError`.
+REDIS_FAULTS = (
+    *(redis.RedisError, redis.exceptions.RedisClusterException),
+    *(CacheConfigError, OSError, ValueError, RecursionError),
+)
 
 State = Literal["ok", "look", "wrong"]
 _MARKS: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "look": ("!", "yellow"), "wrong": ("✗", "red")}
@@ -351,7 +356,7 @@ def redis_finding(
         asyncio.run(_ping(url))
     except TimeoutError:
         return Finding(subject, "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
-    except (redis.RedisError, CacheConfigError, OSError, ValueError, RecursionError) as error:
+    except REDIS_FAULTS as error:
         reason = str(error) if isinstance(error, CacheConfigError) else redis_fault(error)
         return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(reason))})", remedy)
     return Finding(subject, "ok", "answers")

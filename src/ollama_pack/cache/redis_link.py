@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
 from redis.utils import HIREDIS_AVAILABLE
 
 from ollama_pack.cache.errors import StoreDownError, StoreError, StoreFullError
@@ -19,7 +19,7 @@ from ollama_pack.cache.redis_url import RedisClient, connection_pool_of, redis_f
 if HIREDIS_AVAILABLE:
     import hiredis
 
-REDIS_FAULTS = (RedisError, OSError, EOFError)
+REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
 
 
 class RedisLink:
