@@ -13351,9 +13351,9 @@ class RedisShare:
 
 def _redis_faults() -> tuple[type[Exception], ...]:
     """What comes of a Redis that does not answer, or not as it should."""
-    from redis.exceptions import RedisError  # noqa: PLC0415 - see the top
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see the top
 
-    return RedisError, OSError, TimeoutError
+    return RedisError, RedisClusterException, OSError, TimeoutError
 
 
 def _unknown_script() -> type[Exception]:

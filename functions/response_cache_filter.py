@@ -62,7 +62,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
 from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
@@ -3779,7 +3779,7 @@ class _NothingShownError(Exception):
 if HIREDIS_AVAILABLE:
     import hiredis
 
-REDIS_FAULTS = (RedisError, OSError, EOFError)
+REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
 
 
 class RedisLink:
