@@ -5447,8 +5447,8 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address of a "
-                "server, such as http://speaches:8000/v1"
+                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
+                "of a server, such as http://speaches:8000/v1"
             )
         if self.engine == RECOGNIZER:
             try:
