@@ -2578,6 +2578,24 @@ async def usable_models(
     return frozenset(model.name for model in models if is_usable(model))
 
 
+async def readable_names(names: Iterable[str], user: Mapping[str, Any]) -> frozenset[str]:
+    """Of the names that nodes give their models, those of models that a user may use.
+
+    Args:
+        names: of models.
+        user: who asks: `id` and `role` are enough.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    reader = await _reader(user)
+    if reader.is_admin:
+        return frozenset(names)
+    ids = {model_id: name for name in names for model_id in (name, f"{ROUTER}{name}")}
+    stored = await Models.get_models_by_ids(sorted(ids)) if ids else []
+    rows = (existing_row(row.model_dump()) for row in stored)
+    return frozenset(ids[row.id] for row in rows if row.active and reader.may_read(row))
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """A user, as grants know them.
@@ -8626,12 +8644,28 @@ NODE_KEYS: Mapping[str, Checked] = {
 ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text, "breakers": _states}
 
 
+def models_in(load: Mapping[str, Any]) -> frozenset[str]:
+    """The names of all models in an answer of `system_load`."""
+    return frozenset(name for node in load["nodes"] for name in node.get("models", ()))
+
+
+def without_models(load: Mapping[str, Any], readable: frozenset[str]) -> dict[str, Any]:
+    """An answer that names only these models."""
+    nodes = [
+        {**node, "models": [name for name in node["models"] if name in readable]}
+        if "models" in node
+        else node
+        for node in load["nodes"]
+    ]
+    return {**load, "nodes": nodes}
+
+
 def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
-    """The answer for one who asks.
+    """The answer for one who asks. A plain user's goes through `without_models`, too.
 
     Args:
-        told: what the router tells, addresses of nodes included.
-        for_admin: give the addresses too, and the last routed requests where the router tells them.
+        told: what the router reports, addresses of nodes included.
+        for_admin: give the addresses too, and the last routed requests where the router reports them.
     """
     usage = {key: _number(value) for key, value in told.items() if _USAGE.fullmatch(str(key))}
     keys = {**NODE_KEYS, **(ADMIN_NODE_KEYS if for_admin else {})}
@@ -8993,7 +9027,11 @@ class Event:
         await self._publisher.reconcile(self.valves.audience, state.owner, publish=publish)
 
     async def _system_load(self, _request: Any, user: Any) -> dict[str, Any]:
-        return system_load(await self._load.get(), for_admin=user.role == "admin")
+        load = system_load(await self._load.get(), for_admin=user.role == "admin")
+        if user.role == "admin":
+            return load
+        readable = await readable_names(models_in(load), {"id": user.id, "role": user.role})
+        return without_models(load, readable)
 
     async def _page(self, _request: Any, _user: Any) -> Any:
         nonce = token_urlsafe(16)

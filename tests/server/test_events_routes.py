@@ -64,15 +64,26 @@ def test_load_for_an_admin(events: EventsTarget) -> None:
 
 
 def test_load_for_a_plain_user_has_no_more_than_it_should(events: EventsTarget, pupil: Account) -> None:
-    """Would catch an address or anything new of the router's answer shown to plain users."""
-    node: dict[str, Any] = {**LOAD["nodes"][0], "key": "secret", "models": ["llama3:8b", {"url": "secret"}]}
+    """Would catch an address, a model that is not theirs, or anything new shown to plain users."""
+    node: dict[str, Any] = {
+        **LOAD["nodes"][0],
+        "key": "secret",
+        "models": ["llama3:8b", "mine", {"url": "secret"}],
+    }
     node["gpus"] = [{**node["gpus"][0], "agent": "http://secret:9400"}]
     events.install_router(load={**LOAD, "nodes": [node], "decisions": ["secret"], "recent": ["secret"]})
     events.install()
-    told = events.get(LOAD_PATH, pupil)
+    grant = {"principal_type": "user", "principal_id": "*", "permission": "read"}
+    row: dict[str, Any] = {"id": "mine", "base_model_id": None, "name": "mine", "meta": {}, "params": {}}
+    events.target.api.post("/api/v1/models/create", row | {"access_grants": [grant]})
+    try:
+        told = events.get(LOAD_PATH, pupil)
+    finally:
+        events.target.api.post("/api/v1/models/model/delete", {"id": "mine"})
     assert told.status_code == 200
     assert "secret" not in told.text
-    expected = {key: value for key, value in LOAD["nodes"][0].items() if key != "url"}
+    expected = {**LOAD["nodes"][0], "models": ["mine"]}
+    del expected["url"]
     assert told.json() == {"gpu0_usage": 37.0, "nodes": [expected]}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
 from ollama_pack.webui.models import group_ids_of
@@ -149,6 +150,24 @@ async def usable_models(
         return reader.is_admin or is_opened
 
     return frozenset(model.name for model in models if is_usable(model))
+
+
+async def readable_names(names: Iterable[str], user: Mapping[str, Any]) -> frozenset[str]:
+    """Of the names that nodes give their models, those of models that a user may use.
+
+    Args:
+        names: of models.
+        user: who asks: `id` and `role` are enough.
+    """
+    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
+
+    reader = await _reader(user)
+    if reader.is_admin:
+        return frozenset(names)
+    ids = {model_id: name for name in names for model_id in (name, f"{ROUTER}{name}")}
+    stored = await Models.get_models_by_ids(sorted(ids)) if ids else []
+    rows = (existing_row(row.model_dump()) for row in stored)
+    return frozenset(ids[row.id] for row in rows if row.active and reader.may_read(row))
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,28 @@ NODE_KEYS: Mapping[str, Checked] = {
 ADMIN_NODE_KEYS: Mapping[str, Checked] = {"url": _text, "breakers": _states}
 
 
+def models_in(load: Mapping[str, Any]) -> frozenset[str]:
+    """The names of all models in an answer of `system_load`."""
+    return frozenset(name for node in load["nodes"] for name in node.get("models", ()))
+
+
+def without_models(load: Mapping[str, Any], readable: frozenset[str]) -> dict[str, Any]:
+    """An answer that names only these models."""
+    nodes = [
+        {**node, "models": [name for name in node["models"] if name in readable]}
+        if "models" in node
+        else node
+        for node in load["nodes"]
+    ]
+    return {**load, "nodes": nodes}
+
+
 def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
-    """The answer for one who asks.
+    """The answer for one who asks. A plain user's goes through `without_models`, too.
 
     Args:
-        told: what the router tells, addresses of nodes included.
-        for_admin: give the addresses too, and the last routed requests where the router tells them.
+        told: what the router reports, addresses of nodes included.
+        for_admin: give the addresses too, and the last routed requests where the router reports them.
     """
     usage = {key: _number(value) for key, value in told.items() if _USAGE.fullmatch(str(key))}
     keys = {**NODE_KEYS, **(ADMIN_NODE_KEYS if for_admin else {})}

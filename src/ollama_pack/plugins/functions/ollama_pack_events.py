@@ -19,13 +19,14 @@ from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.publishing import Publisher
 from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
+from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import dashboard_html
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState
-from ollama_pack.webui.load import EMPTY_LOAD, system_load
+from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
 from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, html_page
 from ollama_pack.webui.service import EventService
@@ -146,7 +147,11 @@ class Event:
         await self._publisher.reconcile(self.valves.audience, state.owner, publish=publish)
 
     async def _system_load(self, _request: Any, user: Any) -> dict[str, Any]:
-        return system_load(await self._load.get(), for_admin=user.role == "admin")
+        load = system_load(await self._load.get(), for_admin=user.role == "admin")
+        if user.role == "admin":
+            return load
+        readable = await readable_names(models_in(load), {"id": user.id, "role": user.role})
+        return without_models(load, readable)
 
     async def _page(self, _request: Any, _user: Any) -> Any:
         nonce = token_urlsafe(16)
