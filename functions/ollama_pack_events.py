@@ -8652,9 +8652,7 @@ def models_in(load: Mapping[str, Any]) -> frozenset[str]:
 def without_models(load: Mapping[str, Any], readable: frozenset[str]) -> dict[str, Any]:
     """An answer that names only these models."""
     nodes = [
-        {**node, "models": [name for name in node["models"] if name in readable]}
-        if "models" in node
-        else node
+        node | {"models": [name for name in node.get("models", ()) if name in readable]}
         for node in load["nodes"]
     ]
     return {**load, "nodes": nodes}

@@ -63,7 +63,6 @@ from uuid import uuid4
 
 import aiohttp
 import orjson
-from multidict import CIMultiDict
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -3619,9 +3618,8 @@ class NodeTransport:
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
-        merged = CIMultiDict(self._headers)
-        merged.update(headers)
-        return merged
+        own = {name.lower() for name in headers}
+        return {name: value for name, value in self._headers.items() if name.lower() not in own} | {**headers}
 
     def _encoded(self, body: Mapping[str, Any]) -> bytes:
         try:

@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
-from multidict import CIMultiDict
 
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.errors import (
@@ -266,9 +265,8 @@ class NodeTransport:
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
-        merged = CIMultiDict(self._headers)
-        merged.update(headers)
-        return merged
+        own = {name.lower() for name in headers}
+        return {name: value for name, value in self._headers.items() if name.lower() not in own} | {**headers}
 
     def _encoded(self, body: Mapping[str, Any]) -> bytes:
         try:
