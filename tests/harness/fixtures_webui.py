@@ -35,6 +35,7 @@ models:
   - {name: gpt-4-admin, local_name: "private:1b", audience: admin}
   - {name: "private:*", local_name: ["private:1b", "llama3:8b"]}
   - {name: "locked*", local_name: ["mixtral:8x7b", "private:1b"]}
+  - {name: "not-here*", local_name: "mixtral:8x7b"}
 """
 
 

@@ -139,14 +139,20 @@ def test_model_without_permission_is_passed_over(
 
 
 def test_alias_that_nothing_can_answer_says_why(admin: OpenWebUI, student: OpenWebUI) -> None:
-    """Would catch another model answering unasked, or an error that names neither models nor reasons."""
+    """Would catch another model answering unasked, and models named to users who may not use them."""
     with published(admin, "locked-away"), pytest.raises(ServerError) as refused:
         ask(student, "locked-away")
-    assert refused.value.status == 400
-    assert refused.value.detail.startswith(
-        "No model behind the alias 'locked-away' can answer: mixtral:8x7b is not installed, "
-        "private:1b is not granted to this user."
-    )
+    assert refused.value.status == 404
+    assert "No model behind this name can be used." in refused.value.detail
+    assert "private:1b" not in str(refused.value)
+
+
+def test_alias_without_an_installed_model_tells_admins_why(admin: OpenWebUI) -> None:
+    """Would catch an error that names neither models nor reasons to those who can act on it."""
+    with published(admin, "not-here"), pytest.raises(ServerError) as refused:
+        ask(admin, "not-here")
+    assert refused.value.status == 404
+    assert "can answer: mixtral:8x7b is not installed." in refused.value.detail
 
 
 def test_settings_of_the_alias_row_hold_for_every_candidate(admin: OpenWebUI, node: OllamaNode) -> None:
