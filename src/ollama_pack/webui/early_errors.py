@@ -9,6 +9,7 @@ for the engine's status before it sends one.
 Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 """
 
+import re
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
@@ -31,11 +32,13 @@ _FIRST_ERROR = 400
 # What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
+_WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
+
 AsgiMessage = dict[str, Any]
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
-    """Note why a request is not answered. Only before the first byte of its answer does this have an effect.
+    """Note why a request is not answered, or no further.
 
     Titles and the like are no request of the client's, and a page gets its answer another way.
     """
@@ -120,10 +123,9 @@ class HeldBack:
             if message["type"] == "http.response.start":
                 return
             kind = self._kind(message)
-            noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
-            if kind == "error" and noted:
+            if kind == "error" and self._noted:
                 self._way = "refused"
-                await self._refuse(Refusal(**noted))
+                await self._refuse(self._noted)
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
@@ -132,7 +134,23 @@ class HeldBack:
                 await self._send(held)
             self._held.clear()
             return
-        await self._send(message)
+        await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    @property
+    def _noted(self) -> Refusal | None:
+        noted = (self._scope.get("state") or {}).get(REFUSAL_NOTE)
+        return Refusal(**noted) if noted else None
+
+    def _with_error(self, message: AsgiMessage, refusal: Refusal) -> AsgiMessage:
+        """The end of an answer that broke off, with its error.
+
+        In Anthropic's form Open WebUI 0.11.2 drops the error, and ends the answer as if it was whole.
+        """
+        body = bytes(message.get("body") or b"")
+        if _form_of(self._scope) != "anthropic" or not _WHOLE_END.search(body):
+            return message
+        event = b"event: error\ndata: " + orjson.dumps(refusal.body("anthropic")) + b"\n\n"
+        return {**message, "body": event}
 
     def _kind(self, message: AsgiMessage) -> Literal["prelude", "answer", "error"]:
         if self._held[0].get("status", 0) >= _FIRST_ERROR:
