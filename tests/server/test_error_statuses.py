@@ -10,6 +10,7 @@ from typing import Any, Literal
 import anthropic
 import openai
 import pytest
+import requests
 
 from deploy.client import OpenWebUI
 from harness.fixtures_cache import share
@@ -33,8 +34,8 @@ PACK = """\
 plugins: [model_alias_filter, response_cache_filter, response_cache_replay, gpu_router]
 model_provider:
   endpoints:
-    - {{name: gpu0, url: "{gpu0}"}}
-    - {{name: gpu1, url: "{gpu1}"}}
+    - {{name: gpu0, url: "{gpu0}", slots: 1}}
+    - {{name: gpu1, url: "{gpu1}", slots: 1}}
   models:
     - {{name: gpt-4, local_name: "llama3:8b"}}
 router: {{probe_seconds: 0.5, first_token_timeout: 20}}
@@ -286,7 +287,9 @@ class TestRouted:
     def test_a_node_that_says_nothing(self, failing: Failing, api: Api, *, stream: bool) -> None:
         """Would catch a node's silence that is taken for the client's fault."""
         failing.set_router(first_token_timeout_seconds=1)
-        for node in failing.nodes:
+        for node in failing.nodes:  # with the model in memory: a load would be waited for
+            loaded = requests.post(f"{node.url}/api/chat", json={"model": ROUTED}, timeout=30)
+            assert loaded.ok
             node.command(Fault("hang", path="/api/chat"))
         error = failure(failing, api, stream=stream, model="gpt-4")
         assert error.status_code == 504
