@@ -82,7 +82,6 @@ def test_node_that_goes_down_keeps_its_models() -> None:
         (200, b"[]"),
         (200, b'{"models": null}'),
         (200, b'{"models": [1]}'),
-        (200, b'{"models": [{"name": "llama3:8b", "details": ["Q4_1"]}]}'),
         (500, json.dumps({"models": []}).encode()),
     ],
     ids=lambda answer: answer[1].decode(errors="replace"),
@@ -96,4 +95,15 @@ def test_answer_that_is_not_ollamas_counts_as_none(answer: tuple[int, bytes]) ->
             assert await InstalledModels([url, node.url]).get() == FULL_NAMES
 
     with answering(*answer) as url:
+        asyncio.run(run(url))
+
+
+def test_one_odd_entry_hides_no_model() -> None:
+    """Would catch a node whose models vanish because a gateway lists one of them in its own way."""
+    models = [1, {"details": {}}, {"name": "llama3:8b", "details": ["Q4_1"]}]
+
+    async def run(url: str) -> None:
+        assert await InstalledModels([url]).get() == {"llama3:8b": ""}
+
+    with answering(200, json.dumps({"models": models}).encode()) as url:
         asyncio.run(run(url))

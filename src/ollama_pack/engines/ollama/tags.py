@@ -48,13 +48,15 @@ async def _tags(session: aiohttp.ClientSession, url: str) -> dict[str, str] | No
     """Name → quantization level on one node; None when it does not answer as Ollama does."""
     try:
         async with session.get(f"{url}/api/tags", raise_for_status=True) as response:
-            listed = [entry for entry in (await response.json())["models"] if isinstance(entry, dict)]
+            models = (await response.json())["models"]
+            listed = [entry for entry in models if isinstance(entry, dict)]
             named = ((entry.get("name") or entry.get("model"), entry.get("details")) for entry in listed)
-            return {
+            found = {
                 str(name): str((details if isinstance(details, dict) else {}).get("quantization_level") or "")
                 for name, details in named
                 if name
             }
+            return found if found or not models else None  # a list without one model is not Ollama's
     except (aiohttp.ClientError, TimeoutError):
         return None
     except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but not of Ollama's form
