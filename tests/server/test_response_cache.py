@@ -226,18 +226,16 @@ def test_tool_calls_are_not_kept_and_the_answer_after_them_is(cached: CachedWebU
 
 def test_errors_are_passed_on_and_not_kept(cached: CachedWebUI, user: OpenWebUI) -> None:
     """Would catch an error that is kept, or one that loses its reason on the way through the cache."""
-    cached.node.enqueue(Answer(refusal=(400, "the prompt is too long")))
-    answer = requests.post(
-        f"{cached.webui.url}/api/chat/completions",
-        json=chat("too much", DIRECT),
-        headers={"Authorization": f"Bearer {user.key}"},
-        timeout=30,
-    )
-    assert answer.status_code == 400
-    assert "the prompt is too long" in answer.text
-    cached.node.enqueue(Answer(refusal=(400, "the prompt is too long")))
-    (chunk,) = cached.stream(user, chat("too much", DIRECT))
-    assert "the prompt is too long" in str(chunk["error"])
+    for stream in (False, True):
+        cached.node.enqueue(Answer(refusal=(400, "the prompt is too long")))
+        answer = requests.post(
+            f"{cached.webui.url}/api/chat/completions",
+            json=chat("too much", DIRECT) | {"stream": stream},
+            headers={"Authorization": f"Bearer {user.key}"},
+            timeout=30,
+        )
+        assert answer.status_code == 400
+        assert "the prompt is too long" in answer.text
     assert ask(user, chat("too much", DIRECT))["choices"][0]["message"]["content"] == "You said: too much"
 
 
