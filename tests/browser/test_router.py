@@ -25,7 +25,7 @@ def ask(page: Page, text: str) -> None:
 
 
 def test_the_answer_and_who_gave_it(page: Page) -> None:
-    """Would catch an answer without the line that names the node and why, or one with figures about others."""
+    """Would catch an answer without the line that names the node and why, or with figures about others."""
     ask(page, "hello from a browser")
     expect(page.get_by_text("You said: hello from a browser")).to_be_visible(timeout=SLOW)
     expect(page.get_by_text(re.compile(r"^gpu[01] · (resident|loads llama3:8b)$"))).to_be_visible()
