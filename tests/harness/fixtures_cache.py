@@ -101,7 +101,7 @@ def cached_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CachedWeb
         account = webui.add_user("student", "student-password")
         other = webui.add_user("other", "other-password")
         admin = webui.as_admin()
-        for model in (DIRECT, "private:1b"):
+        for model in (DIRECT, "private:1b", "llama3:8b"):  # without a row a model is for admins
             share(admin, model)
         users = [OpenWebUI(webui.url, each.token) for each in (account, other)]
         yield CachedWebUI(webui, node, admin, users[0], account, users[1], valkey)
