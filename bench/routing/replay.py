@@ -24,8 +24,8 @@ from local.gateways import Gateway, gateway
 MODEL = "m0"
 DECODE_RATE = 40.0
 LEAST_BUSY = "least busy"
-REPLAYED = ("round robin", LEAST_BUSY, *get_args(Gateway), OURS, f"{OURS}, slots not declared")
 UNDECLARED = f"{OURS}, slots not declared"
+REPLAYED = ("round robin", LEAST_BUSY, *get_args(Gateway), OURS, UNDECLARED)
 
 
 def replay(  # noqa: PLR0913 - each is a fact of its own
