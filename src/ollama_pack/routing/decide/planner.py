@@ -13,44 +13,51 @@ nodes a sample is asked. Timelines are kept from one decision to the next until 
 """
 
 import math
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush, heapreplace
 from random import Random
-from typing import Self
 
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
-from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import QuoteKey, TimelineContext, VirtualNode
+from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
+from ollama_pack.routing.decide.node_timeline import Quote, QuoteKey, TimelineContext, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView, PairRates
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView, PairRates
 
 
 @dataclass(slots=True)
-class Candidates:
-    """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
+class WarmNodes:
+    """The nodes that have some weights in memory.
 
-    warm: list[VirtualNode]
-    cold: list[VirtualNode]
-    shortest_load: float = math.inf
+    Attributes:
+        ready: those with a slot free now, by name.
+        busy: when each of the others is free, and its name; sorted.
+        slots: of all of them.
+    """
 
-    def __bool__(self) -> bool:
-        return bool(self.warm or self.cold)
+    ready: dict[str, VirtualNode] = field(default_factory=dict)
+    busy: list[tuple[float, str]] = field(default_factory=list)
+    slots: int = 0
 
-    def move(self, node: VirtualNode, *, warm: bool) -> None:
-        """A node has loaded the model, or has unloaded it."""
-        old, new = (self.cold, self.warm) if warm else (self.warm, self.cold)
-        if node in old:
-            old.remove(node)
-            new.append(node)
 
-    def without(self, names: Collection[str]) -> Self:
-        """All except the nodes of these names."""
-        warm = [node for node in self.warm if node.view.name not in names]
-        cold = [node for node in self.cold if node.view.name not in names]
-        return replace(self, warm=warm, cold=cold)
+@dataclass(slots=True)
+class Listed:
+    """Where a node is found in the indexes: of each runner its weights, when it is free, its slots."""
+
+    load_at: tuple[bool, float, str]
+    runners: list[tuple[str, float | None, int]]
+
+
+@dataclass(slots=True)
+class Having:
+    """The nodes that have a model, by name, and the weights that they call by that name."""
+
+    nodes: list[str]
+    blobs: list[str]
 
 
 @dataclass(slots=True)
@@ -58,111 +65,142 @@ class Kind:
     """The waiting requests of one kind, in one decision.
 
     Attributes:
-        model: which of their models answers.
-        candidates: the nodes.
-        waiting: how many there are, and
+        waiting: all of them, in fair order.
+        tried: nodes that have failed them.
+        model: which of their models answers, and
+        having: the nodes that have it.
         stride: one in so many is looked at, of those behind the first few.
         seen: how many of them the walk has passed.
-        next_look: which of them is looked at next.
-        known_at: the count of changes for which these hold:
-        able: some open node has the model, and
-        free: one has it in memory, and a slot free.
+        crowd: how many of them the one that is looked at stands for.
+        delay: seconds later that busy slots are free, since others of this kind will use them.
+        cold: nodes that could load the model; None: not looked for yet.
     """
 
+    waiting: Sequence[WaitingRequest]
+    tried: Collection[str]
     model: str
-    candidates: Candidates
-    waiting: int = 0
-    stride: int = 1
+    having: Having
+    stride: int
     seen: int = 0
-    next_look: int = 1
-    known_at: int = -1
-    able: bool = False
-    free: bool = False
+    crowd: int = 1
+    delay: float = 0.0
+    cold: list[VirtualNode] | None = None
+
+    def cold_ones(self) -> list[VirtualNode]:
+        """Those that could load the model and have not done so meanwhile."""
+        return [node for node in self.cold or () if not node.has(self.model)]
 
 
 class Timelines:
-    """The nodes' futures, kept from one decision to the next until their nodes change."""
+    """The nodes' futures, kept from one decision to the next until their nodes change, and found by model."""
 
     def __init__(self, policy: RoutingPolicy) -> None:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
-        self._having: dict[str, list[str]] = {}
-        self._opening: dict[str, float] = {}
+        self.warm: dict[str, WarmNodes] = {}
+        self._loading: list[tuple[bool, float, str]] = []  # sorted: who can load first
+        self._listed: dict[str, Listed] = {}
+        self._having: dict[str, Having] = {}
 
     def follow(self, view: FleetView) -> None:
         """Take in how the fleet looks now."""
         moment = self.moment
         moment.now, moment.demand, moment.returns = view.now, view.demand, view.returns
-        names = {node.name for node in view.nodes} if view.changed is None else view.changed
+        names = view.by_name.keys() if view.changed is None else view.changed
         if view.changed is None:
             for name in [name for name in self.nodes if name not in names]:
                 self._drop(name)
-        for node in view.nodes if view.changed is None else [view.by_name[name] for name in names]:
-            known = self.nodes.get(node.name)
-            if known is None or known.view is not node or known.changed:
-                self._renew(node.name, view)
-        for name in [name for name, known in self._opening.items() if known <= view.now]:
-            self._look(name)
+        for name in names:
+            known = self.nodes.get(name)
+            if known is None or known.view is not view.by_name[name] or known.changed:
+                self.renew(view.by_name[name])
 
-    def _renew(self, name: str, view: FleetView) -> None:
-        before, node = self.nodes.get(name), view.by_name[name]
+    def renew(self, view: NodeView) -> None:
+        """Begin a node's future again, from how it looks now."""
+        before = self.nodes.get(view.name)
         if before is not None:
             self.moment.held.subtract([runner.blob for runner in before.view.runners])
-        if node.weight <= 0:
-            self.nodes.pop(name, None)
+        if before is None or before.view.models is not view.models:
             self._having.clear()
-            self.open.discard(name)
-            self._opening.pop(name, None)
+        if view.weight <= 0:
+            if before is not None:
+                self._forget(view.name)
             return
-        if before is None or before.view.models is not node.models:
-            self._having.clear()
-        self.moment.held.update([runner.blob for runner in node.runners])
-        self.nodes[name] = VirtualNode(node, self.moment)
-        self._look(name)
+        self.moment.held.update([runner.blob for runner in view.runners])
+        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        self.list_again(node)
 
     def _drop(self, name: str) -> None:
-        gone = self.nodes.pop(name)
-        self.moment.held.subtract([runner.blob for runner in gone.view.runners])
+        self.moment.held.subtract([runner.blob for runner in self.nodes[name].view.runners])
         self._having.clear()
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        del self.nodes[name]
+        self._unlist(name)
         self.open.discard(name)
-        self._opening.pop(name, None)
 
-    def _look(self, name: str) -> None:
-        """See whether a node can begin anything, and when it may look otherwise."""
-        node = self.nodes[name]
-        self.note_open(node)
-        opens_at = node.opens_at()
-        if opens_at < math.inf:
-            self._opening[name] = opens_at
-        else:
-            self._opening.pop(name, None)
-
-    def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything."""
+    def list_again(self, node: VirtualNode) -> None:
+        """Note what a node can begin, and when."""
+        name = node.view.name
+        self._unlist(name)
+        loads_now, loads_at = node.can_load()
+        listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
+        insort(self._loading, listed.load_at)
+        for blob, runner in node.runners.items():
+            warm = self.warm.get(blob)
+            if warm is None:
+                warm = self.warm[blob] = WarmNodes()
+            free_at = None if node.serves_now(blob) else node.free_at(runner)
+            if free_at is None:
+                warm.ready[name] = node
+            else:
+                insort(warm.busy, (free_at, name))
+            warm.slots += runner.slots
+            listed.runners.append((blob, free_at, runner.slots))
         if node.is_open():
-            self.open.add(node.view.name)
+            self.open.add(name)
         else:
-            self.open.discard(node.view.name)
+            self.open.discard(name)
 
-    def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
-        """What was placed on the timelines was a thought: forget it."""
-        self.moment.held = held
-        for node in touched:
-            self._renew(node.view.name, view)
+    def _unlist(self, name: str) -> None:
+        listed = self._listed.pop(name, None)
+        if listed is None:
+            return
+        del self._loading[bisect_left(self._loading, listed.load_at)]
+        for blob, free_at, slots in listed.runners:
+            warm = self.warm[blob]
+            warm.slots -= slots
+            if free_at is None:
+                del warm.ready[name]
+            else:
+                del warm.busy[bisect_left(warm.busy, (free_at, name))]
+            if not warm.ready and not warm.busy:
+                del self.warm[blob]
 
-    def having(self, model: str) -> list[str]:
-        """The names of the nodes that have a model."""
+    def having(self, model: str) -> Having:
+        """The nodes that have a model."""
         found = self._having.get(model)
         if found is None:
             if len(self._having) > MAX_MODELS:
                 self._having.clear()
-            found = [name for name, node in self.nodes.items() if model in node.view.models]
-            self._having[model] = found
+            nodes = [name for name, node in self.nodes.items() if model in node.view.models]
+            blobs = {self.nodes[name].view.models[model].blob: None for name in nodes}
+            found = self._having[model] = Having(nodes, list(blobs))
         return found
+
+    def can_load(self) -> bool:
+        """Whether any node can load something now."""
+        return bool(self._loading) and not self._loading[0][0] and self._loading[0][1] <= self.moment.now
+
+    def loading_first(self) -> Iterator[str]:
+        """The nodes' names, those first that can load something first."""
+        return (name for _, _, name in self._loading)
 
 
 MAX_MODELS = 256  # whose nodes are remembered
+FEW_BUSY = 2  # nodes that are thought of beside ones with a free slot: those that have one next
 
 
 @dataclass(slots=True)
@@ -180,198 +218,171 @@ class Planner:
     holds_back = True
     _timelines: Timelines = field(init=False)
     _view: FleetView = field(init=False)
-    _kinds: dict[str, Kind] = field(init=False, default_factory=dict)
+    _kinds: list[Kind] = field(init=False, default_factory=list)
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
-    _changes: int = field(init=False, default=0)
     _asked: int = field(init=False, default=0)
     exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._timelines = Timelines(self.policy)
 
-    def plan(
-        self,
-        view: FleetView,
-        waiting: Sequence[WaitingRequest],
-        may_start: Callable[[WaitingRequest], bool] = lambda _: True,
-    ) -> list[Assignment]:
+    def plan(self, view: FleetView, waiting: Mapping[str, Sequence[WaitingRequest]]) -> list[Assignment]:
         """Assign nodes to requests until nothing more can begin now.
 
         Args:
             view: the fleet at this moment.
-            waiting: the requests in fair order.
-            may_start: whether a request need not wait behind people (any more).
+            waiting: the requests by kind, each in fair order.
 
         Returns:
             The assignments of those that were looked at; those that `starts` begin now.
         """
         self._begin(view)
-        found = self._walk(waiting, may_start)
+        found = self._walk(waiting)
         self._end()
         return found
 
     def _begin(self, view: FleetView) -> None:
         self._view = view
         self._timelines.follow(view)
-        self._kinds, self._touched, self._held = {}, {}, None
+        self._kinds, self._touched, self._held = [], {}, None
         self._asked, self.exhausted = 0, False
 
     def _end(self) -> None:
-        if self._touched:
-            held = self._timelines.moment.held if self._held is None else self._held
-            self._timelines.restore(self._view, self._touched.values(), held)
+        """What was placed on the timelines was a thought: forget it."""
+        if self._held is not None:
+            self._timelines.moment.held = self._held
+        for name in self._touched:
+            self._timelines.renew(self._view.by_name[name])
 
-    def _walk(
-        self, waiting: Sequence[WaitingRequest], may_start: Callable[[WaitingRequest], bool]
-    ) -> list[Assignment]:
+    def _walk(self, waiting: Mapping[str, Sequence[WaitingRequest]]) -> list[Assignment]:
+        """Go through the requests in fair order, and pass over those that have nothing to begin."""
         if not self._timelines.open:
             return []
         found: list[Assignment] = []
-        counts, kinds, looks = Counter([entry.kind for entry in waiting]), self._kinds, 0
-        for entry in waiting:
-            kind = kinds.get(entry.kind) or self._kind_of(entry, counts[entry.kind])
-            kind.seen += 1
-            if kind.known_at != self._changes:
-                self._see_what_is_open(kind, entry)
-            if not kind.able or (kind.seen < kind.next_look and not kind.free):
+        ahead: list[tuple[Place, Kind]] = []
+        for entries in waiting.values():
+            if kind := self._kind_of(entries):
+                self._kinds.append(kind)
+                heappush(ahead, (entries[0].place, kind))
+        while ahead and self._timelines.open:
+            _, kind = ahead[0]
+            entry, free = kind.waiting[kind.seen], self._has_ready(kind)
+            if not free and (self.exhausted or (kind.seen and not self._timelines.can_load())):
+                heappop(ahead)
                 continue
-            crowd = self._crowd(kind)
-            if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
-                looks += 1
+            kind.crowd = 1 if free or kind.seen < self.policy.window else kind.stride
+            kind.crowd = min(kind.crowd, len(kind.waiting) - kind.seen)
+            kind.seen += kind.crowd
+            if assignment := self.assign(entry, kind):
                 found.append(assignment)
-            if not self._timelines.open:
-                break
-            if self._asked >= self.policy.most_costs and looks >= self.policy.window:
-                self.exhausted = True
+            if kind.seen < len(kind.waiting):
+                heapreplace(ahead, (kind.waiting[kind.seen].place, kind))
+            else:
+                heappop(ahead)
+            self.exhausted = self._asked >= self.policy.most_costs and len(found) >= self.policy.window
+            if self._asked >= 2 * self.policy.most_costs:
                 break
         return found
 
-    def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
-        behind = max(0, waiting - self.policy.window)
-        stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
-        kind = self._kinds[entry.kind] = Kind(*self._able(entry), waiting, stride)
-        return kind
+    def _kind_of(self, entries: Sequence[WaitingRequest]) -> Kind | None:
+        """The requests of a kind, with the first of their models that any node has; None: no node has any."""
+        first = entries[0]
+        for model in first.models:
+            having = self._timelines.having(model)
+            if any(name not in first.tried for name in having.nodes):
+                behind = max(0, len(entries) - self.policy.window)
+                stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
+                return Kind(entries, first.tried, model, having, stride)
+        return None
 
-    def _see_what_is_open(self, kind: Kind, entry: WaitingRequest) -> None:
-        """Whether any open node has the model, and whether one has it in memory and a slot free."""
-        kind.known_at, kind.able, kind.free = self._changes, False, False
-        nodes = self._timelines.nodes
-        for name in self._timelines.open:
-            node = nodes[name]
-            model = node.view.models.get(kind.model)
-            if model is not None and name not in entry.tried:
-                kind.able = True
-                if node.serves_now(model.blob):
-                    kind.free = True
-                    return
+    def _has_ready(self, kind: Kind) -> bool:
+        """Whether a node has the model in memory, and a slot free."""
+        warm = [self._timelines.warm.get(blob) for blob in kind.having.blobs]
+        return any(one.ready.keys() - kind.tried if kind.tried else one.ready for one in warm if one)
 
-    def _crowd(self, kind: Kind) -> int:
-        """How many a request stands for, so that a long queue takes no longer.
-
-        The first few of a kind stand for themselves; of those behind, one in a number of them stands for all.
-        One that is looked at only because a slot is free stands for itself.
-        """
-        if kind.seen < kind.next_look or kind.seen <= self.policy.window:
-            kind.next_look = max(kind.next_look, kind.seen + 1)
-            return 1
-        kind.next_look = kind.seen + kind.stride
-        return min(kind.stride, kind.waiting - kind.seen + 1)
-
-    def assign(self, entry: WaitingRequest, kind: Kind, *, ripe: bool, crowd: int = 1) -> Assignment | None:
-        """Place one request on the timelines, for `crowd` of its kind; None when no node may answer it."""
+    def assign(self, entry: WaitingRequest, kind: Kind) -> Assignment | None:
+        """Place one request on the timelines; None when no node may answer it."""
         request, policy, now = entry.request, self.policy, self._view.now
-        model, candidates = kind.model, kind.candidates
-        if entry.tried:
-            candidates = candidates.without(entry.tried)
-        if not candidates:
+        pressing, ripe = entry.overtaken >= policy.overtake_limit, not entry.behind
+        costs = self._costs(entry, kind, pressing=pressing)
+        if not costs:
             return None
-        key = (model, entry.kind, request.max_output)
-        pressing = entry.overtaken >= policy.overtake_limit
-        price = self._price(kind)
-        costs = self._costs(candidates, key, request, price, pressing=pressing)
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
         if ripe or starts:
             self._take(chosen, request)
-            if not starts and crowd > 1:
-                self._delay(kind, (crowd - 1) * self._seconds(chosen, request))
+            if not starts and kind.crowd > 1:
+                kind.delay += (kind.crowd - 1) * self._seconds(chosen, request) / max(1, self._slots(kind))
         if pressing and not starts:
             chosen.node.reserve()
             self._touch(chosen.node)
-            self._timelines.open.discard(chosen.name)
         asked = {cost.name for cost in costs}
-        unasked = [node for node in candidates.cold if node.view.name not in asked]
-        return Assignment(entry, model, chosen, costs, unasked, starts, policy, now - entry.came)
+        unasked = [node for node in kind.cold_ones() if node.view.name not in asked]
+        return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)
 
     def _price(self, kind: Kind) -> float:
         """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
-        behind = kind.waiting - kind.seen
-        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm]) if behind else 0
+        behind = len(kind.waiting) - kind.seen
+        slots = self._slots(kind) if behind else 0
         return behind / slots if slots else 0.0
 
-    @staticmethod
-    def _slots_of(node: VirtualNode, model: str) -> int:
-        runner = node.runners.get(node.view.models[model].blob)
-        return runner.slots if runner else 0
+    def _slots(self, kind: Kind) -> int:
+        """The slots of all nodes that have the model in memory."""
+        warm = self._timelines.warm
+        return sum([warm[blob].slots for blob in kind.having.blobs if blob in warm])
 
-    def _able(self, entry: WaitingRequest) -> tuple[str, Candidates]:
-        """The first model that any node has, and the nodes."""
-        for model in entry.models:
-            found = self._nodes_with(model)
-            if found and (not entry.tried or found.without(entry.tried)):
-                return model, found
-        return "", Candidates([], [])
-
-    def _nodes_with(self, model: str) -> Candidates:
-        found = Candidates([], [])
-        nodes = self._timelines.nodes
-        for name in self._timelines.having(model):
-            node = nodes[name]
-            blob = node.view.models[model].blob
-            if blob in node.runners:
-                found.warm.append(node)
-            else:
-                found.cold.append(node)
-                found.shortest_load = min(found.shortest_load, node.view.rates[blob].load)
-        return found
-
-    def _costs(
-        self, candidates: Candidates, key: QuoteKey, request: FleetRequest, price: float, *, pressing: bool
-    ) -> list[NodeCost]:
+    def _costs(self, entry: WaitingRequest, kind: Kind, *, pressing: bool) -> list[NodeCost]:
         """The costs that may be the least: nodes that load are asked when waiting takes as long."""
-        warm = self._some(candidates.warm, request)
-        costs = self._ask(warm, key, request, price, pressing=pressing)
+        key, price = (kind.model, entry.kind, entry.request.max_output), self._price(kind)
+        warm = self._warm(kind, entry.request)
+        costs = self._ask(warm, key, entry.request, price, pressing=pressing, delay=kind.delay)
+        if kind.cold is None:
+            kind.cold = self._cold(kind)
+        cold = kind.cold_ones()
+        if not cold:
+            return costs
         best = min([cost.total for cost in costs], default=math.inf)
-        enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough or self._may_prewarm(candidates, key[0]):
-            cold = self._some(candidates.cold, request)
-            costs += self._ask(cold, key, request, price, pressing=pressing)
+        loads = [node.view.rates[node.view.models[kind.model].blob].load for node in cold]
+        enough = best * (1 + self.policy.tie_share) < min(loads)
+        if entry.request.background or not enough or self._may_prewarm(kind.model, warm):
+            costs += self._ask(cold, key, entry.request, price, pressing=pressing)
         return costs
 
-    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
+    def _may_prewarm(self, model: str, warm: Sequence[VirtualNode]) -> bool:
         """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
-        if not candidates.cold or not candidates.warm:
+        if not warm:
             return False
-        node = candidates.warm[0]
+        node = warm[0]
         blob = node.view.models[model].blob
         return self._is_short_of(blob, node.view.rates[blob], background=False)
 
-    def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
-        """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
-        most = self.policy.candidates
-        if len(nodes) <= most:
-            return nodes
-        is_open = self._timelines.open
-        holders = self._view.holders_of(request.blocks)
-        chosen = [node for node in nodes if node.view.name in holders] if holders else []
-        free = [node for node in nodes if node.view.name in is_open]
-        if len(free) > most:
-            free = self.dice.sample(free, most)
-        rest = most - len(free)
-        others = self.dice.sample(nodes, rest) if rest > 0 else []
-        return list({node.view.name: node for node in (*chosen, *free, *others)}.values())
+    def _warm(self, kind: Kind, request: FleetRequest) -> list[VirtualNode]:
+        """Of the nodes that have the model in memory those that hold the prompt, and those free first."""
+        most, nodes = self.policy.candidates, self._timelines.nodes
+        found: dict[str, VirtualNode] = {}
+        for name in self._view.holders_of(request.blocks):
+            if name in nodes and nodes[name].has(kind.model):
+                found[name] = nodes[name]
+        for blob in kind.having.blobs:
+            if warm := self._timelines.warm.get(blob):
+                ready = warm.ready
+                found |= ready if len(ready) <= most else dict(self.dice.sample(list(ready.items()), most))
+                for _, name in warm.busy[: max(FEW_BUSY, most - len(ready))]:
+                    found[name] = nodes[name]
+        return [node for name, node in found.items() if name not in kind.tried and node.has(kind.model)]
+
+    def _cold(self, kind: Kind) -> list[VirtualNode]:
+        """Some nodes that could load the model, those first that can do so first."""
+        most, found = self.policy.candidates, []
+        for name in self._timelines.loading_first():
+            node = self._timelines.nodes[name]
+            if kind.model in node.view.models and name not in kind.tried and not node.has(kind.model):
+                found.append(node)
+                if len(found) == most:
+                    break
+        return found
 
     def _ask(
         self,
@@ -381,6 +392,7 @@ class Planner:
         price: float,
         *,
         pressing: bool,
+        delay: float = 0.0,
     ) -> list[NodeCost]:
         """What each of some nodes would cost a request. Most of a decision's time is spent here."""
         costs: list[NodeCost] = []
@@ -395,7 +407,7 @@ class Planner:
                 newest = runner.keeps - runner.placed if runner.placed else None
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
-            wait = max(0.0, quote.starts_at - now)
+            wait = quote.starts_at - now + delay if quote.starts_at > now else 0.0
             certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
             if (
                 quote.load
@@ -476,43 +488,30 @@ class Planner:
         output = predict_output(rates, background=request.background, limit=request.max_output)
         return chosen.prompt(request.tokens) + output * rates.token
 
-    def _delay(self, kind: Kind, seconds: float) -> None:
-        """Those that a request stands for are spread over all nodes that have the model in memory."""
-        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm])
-        for node in kind.candidates.warm:
-            self._touch(node)
-            node.delay(node.view.models[kind.model].blob, seconds / slots)
-
     def _take(self, chosen: NodeCost, request: FleetRequest) -> None:
         quote, node = chosen.quote, chosen.node
-        self._touch(node)
         node.place(quote, request, self._seconds(chosen, request))
+        self._touch(node)
         if quote.reused is None:
-            self._loaded(chosen)
-        self._timelines.note_open(node)
+            self._loaded(quote)
 
     def _touch(self, node: VirtualNode) -> None:
         self._touched[node.view.name] = node
-        self._changes += 1
+        self._timelines.list_again(node)
 
-    def _loaded(self, chosen: NodeCost) -> None:
+    def _loaded(self, quote: Quote) -> None:
         """A model was loaded on a timeline: what evicting it elsewhere costs has changed."""
         held = self._timelines.moment.held
         if self._held is None:
             self._held = held.copy()
-        quote = chosen.quote
         held.update([quote.blob])
         held.subtract(quote.victims)
-        for kind in self._kinds.values():
-            model = chosen.node.view.models.get(kind.model)
-            if model is not None and model.blob == quote.blob:
-                kind.candidates.move(chosen.node, warm=True)
-            elif model is not None and model.blob in quote.victims:
-                kind.candidates.move(chosen.node, warm=False)
-        if quote.victims:
-            for node in self._timelines.nodes.values():
-                if not node.runners.keys().isdisjoint(quote.victims):
-                    node.forget_quotes()
+        for blob in quote.victims:
+            warm = self._timelines.warm.get(blob)
+            names = [*warm.ready, *[name for _, name in warm.busy]] if warm else []
+            if len(names) <= self.policy.candidates:  # of more than that, one less changes little
+                for name in names:
+                    self._timelines.nodes[name].forget_quotes()
 
 
 def _total(cost: NodeCost) -> float:

@@ -47,7 +47,7 @@ class RoutingPolicy:
     crowd: int = 16
     samples: int = 4
     most_costs: int = 96
-    candidates: int = 16
+    candidates: int = 8
     probe_requests: int = 64
     unsynced_peers: bool = False
     busy_percent: float = 50.0

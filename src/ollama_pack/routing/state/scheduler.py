@@ -10,9 +10,9 @@ Call `decide` after every event, and at `wake_at`. All is bounded: by the queue'
 the models that the nodes have.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from random import Random
 
 from ollama_pack.routing.decide.assignment import Assignment
@@ -324,8 +324,7 @@ class Scheduler(KnownNodes):
     def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
         now = self._clock()
-        may_start = partial(self._queue.is_ripe, now=now)
-        planned = self._planner.plan(self._view(now), self._queue.order(now), may_start)
+        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
         self._changed.clear()
         return [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
 
@@ -369,11 +368,10 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
         if not len(self._queue):
             return None
-        due: list[float] = []
-        for node in self.nodes.values():
-            due.append(node.loading_until)
-            due.extend(node.changes_at())
+        self._refresh(now)
+        due = [self._stale_at]
         if (until := self.remote.expires_at()) is not None:
             due.append(until)
-        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
-        return min((when for when in due if when > now), default=None)
+        if (until := self._queue.ripens_at()) is not None:
+            due.append(min(until, now + BACKGROUND_LOOK))
+        return min([when for when in due if now < when < math.inf], default=None)
