@@ -69,10 +69,9 @@ class Kind:
         tried: nodes that have failed them.
         model: which of their models answers, and
         having: the nodes that have it.
-        stride: one in so many is looked at, of those behind the first few.
         seen: how many of them the walk has passed.
-        crowd: how many of them the one that is looked at stands for.
-        delay: seconds later that busy slots are free, since others of this kind will use them.
+        misses: how many of those that were looked at in a row cannot begin now.
+        delay: seconds later that busy slots are free, since some that were passed over will use them.
         cold: nodes that could load the model; None: not looked for yet.
     """
 
@@ -80,9 +79,8 @@ class Kind:
     tried: Collection[str]
     model: str
     having: Having
-    stride: int
     seen: int = 0
-    crowd: int = 1
+    misses: int = 0
     delay: float = 0.0
     cold: list[VirtualNode] | None = None
 
@@ -194,13 +192,14 @@ class Timelines:
         """Whether any node can load something now."""
         return bool(self._loading) and not self._loading[0][0] and self._loading[0][1] <= self.moment.now
 
-    def loading_first(self) -> Iterator[str]:
-        """The nodes' names, those first that can load something first."""
-        return (name for _, _, name in self._loading)
+    def loading_first(self) -> Iterator[tuple[bool, str]]:
+        """The nodes' names, those first that can load something first, and whether they can do so now."""
+        now = self.moment.now
+        return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
 MAX_MODELS = 256  # whose nodes are remembered
-FEW_BUSY = 2  # nodes that are thought of beside ones with a free slot: those that have one next
+FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
 @dataclass(slots=True)
@@ -271,16 +270,17 @@ class Planner:
             if not free and (self.exhausted or (kind.seen and not self._timelines.can_load())):
                 heappop(ahead)
                 continue
-            kind.crowd = 1 if free or kind.seen < self.policy.window else kind.stride
-            kind.crowd = min(kind.crowd, len(kind.waiting) - kind.seen)
-            kind.seen += kind.crowd
+            kind.seen += 1
             if assignment := self.assign(entry, kind):
                 found.append(assignment)
+                kind.misses = 0 if free or assignment.starts else kind.misses + 1
+                if kind.misses:
+                    self._pass_over(kind, assignment)
             if kind.seen < len(kind.waiting):
                 heapreplace(ahead, (kind.waiting[kind.seen].place, kind))
             else:
                 heappop(ahead)
-            self.exhausted = self._asked >= self.policy.most_costs and len(found) >= self.policy.window
+            self.exhausted = self._asked >= self.policy.most_costs
             if self._asked >= 2 * self.policy.most_costs:
                 break
         return found
@@ -291,9 +291,7 @@ class Planner:
         for model in first.models:
             having = self._timelines.having(model)
             if any(name not in first.tried for name in having.nodes):
-                behind = max(0, len(entries) - self.policy.window)
-                stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
-                return Kind(entries, first.tried, model, having, stride)
+                return Kind(entries, first.tried, model, having)
         return None
 
     def _has_ready(self, kind: Kind) -> bool:
@@ -313,14 +311,32 @@ class Planner:
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
         if ripe or starts:
             self._take(chosen, request)
-            if not starts and kind.crowd > 1:
-                kind.delay += (kind.crowd - 1) * self._seconds(chosen, request) / max(1, self._slots(kind))
         if pressing and not starts:
             chosen.node.reserve()
             self._touch(chosen.node)
         asked = {cost.name for cost in costs}
         unasked = [node for node in kind.cold_ones() if node.view.name not in asked]
         return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)
+
+    def _pass_over(self, kind: Kind, missed: Assignment) -> None:
+        """Go on with the first one behind that may begin now though this one cannot.
+
+        Each that is passed over will use the slots that are free next, so those behind wait longer, until
+        something that can begin now, such as a load, costs less. The more were looked at to no purpose, the
+        more are passed over, so a long queue takes no longer.
+        """
+        chosen = missed.chosen
+        saves = [
+            min(cost.total - chosen.total, cost.certain - chosen.certain)
+            for cost in missed.costs
+            if cost.quote.now_open
+        ]
+        saves += [node.view.rates[node.view.models[kind.model].blob].load - chosen.total for node in missed.unasked]
+        each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
+        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        passed = int(min(enough, len(kind.waiting) - kind.seen))
+        kind.seen += passed
+        kind.delay += passed * each
 
     def _price(self, kind: Kind) -> float:
         """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
@@ -369,19 +385,21 @@ class Planner:
             if warm := self._timelines.warm.get(blob):
                 ready = warm.ready
                 found |= ready if len(ready) <= most else dict(self.dice.sample(list(ready.items()), most))
-                for _, name in warm.busy[: max(FEW_BUSY, most - len(ready))]:
+                for _, name in warm.busy[: FEW_BUSY]:
                     found[name] = nodes[name]
         return [node for name, node in found.items() if name not in kind.tried and node.has(kind.model)]
 
     def _cold(self, kind: Kind) -> list[VirtualNode]:
-        """Some nodes that could load the model, those first that can do so first."""
-        most, found = self.policy.candidates, []
-        for name in self._timelines.loading_first():
+        """Some nodes that could load the model now, and those that can do so next."""
+        found: list[VirtualNode] = []
+        next_ones = FEW_BUSY
+        for loads_now, name in self._timelines.loading_first():
             node = self._timelines.nodes[name]
             if kind.model in node.view.models and name not in kind.tried and not node.has(kind.model):
-                found.append(node)
-                if len(found) == most:
+                next_ones -= not loads_now
+                if next_ones < 0 or len(found) == self.policy.candidates:
                     break
+                found.append(node)
         return found
 
     def _ask(

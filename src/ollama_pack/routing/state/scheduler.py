@@ -42,8 +42,7 @@ from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.running import RunningRequest, Undo
 
 MAX_FAILOVERS = 2
-SOON = 0.002  # seconds
-MOST_WALKS = 4  # through the queue, in one decision
+SOON = 0.002  # seconds; meanwhile others have the event loop
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
@@ -307,26 +306,17 @@ class Scheduler(KnownNodes):
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
-        self.remote.expire(self._clock())
-        assignments: list[Assignment] = []
-        for _ in range(MOST_WALKS):
-            if not len(self._queue):
-                break
-            started = self._walk_through()
-            assignments += started
-            if len(started) < self.policy.window or self._planner.exhausted:
-                break  # else those who were behind it, and seen in samples only, may begin as well
-        self.wake_at = self._next_wake(self._clock())
-        if assignments and self._planner.exhausted and len(self._queue):
-            self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
-        return assignments
-
-    def _walk_through(self) -> list[Assignment]:
-        """Go through the waiting requests once."""
         now = self._clock()
+        self.remote.expire(now)
+        if not len(self._queue):
+            self.wake_at = None
+            return []
         planned = self._planner.plan(self._view(now), self._queue.kinds(now))
         self._changed.clear()
-        return [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
+        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
+        more = bool(started) and self._planner.exhausted and len(self._queue)
+        self.wake_at = now + SOON if more else self._next_wake(now)
+        return started
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
