@@ -71,7 +71,6 @@ class Kind:
         having: the nodes that have it.
         seen: how many of them the walk has passed.
         misses: how many of those that were looked at in a row cannot begin now.
-        delay: seconds later that busy slots are free, since some that were passed over will use them.
         cold: nodes that could load the model; None: not looked for yet.
     """
 
@@ -81,7 +80,6 @@ class Kind:
     having: Having
     seen: int = 0
     misses: int = 0
-    delay: float = 0.0
     cold: list[VirtualNode] | None = None
 
     def cold_ones(self) -> list[VirtualNode]:
@@ -220,6 +218,7 @@ class Planner:
     _kinds: list[Kind] = field(init=False, default_factory=list)
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
+    _delays: Counter[str] = field(init=False, default_factory=Counter)
     _asked: int = field(init=False, default=0)
     exhausted: bool = field(init=False, default=False)
 
@@ -244,7 +243,7 @@ class Planner:
     def _begin(self, view: FleetView) -> None:
         self._view = view
         self._timelines.follow(view)
-        self._kinds, self._touched, self._held = [], {}, None
+        self._kinds, self._touched, self._held, self._delays = [], {}, None, Counter()
         self._asked, self.exhausted = 0, False
 
     def _end(self) -> None:
@@ -309,7 +308,7 @@ class Planner:
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
-        if ripe or starts:
+        if starts or (ripe and chosen.quote.reused is None):
             self._take(chosen, request)
         if pressing and not starts:
             chosen.node.reserve()
@@ -336,7 +335,7 @@ class Planner:
         enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
-        kind.delay += passed * each
+        self._delays[kind.model] += (1 + passed) * each
 
     def _price(self, kind: Kind) -> float:
         """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
@@ -353,7 +352,7 @@ class Planner:
         """The costs that may be the least: nodes that load are asked when waiting takes as long."""
         key, price = (kind.model, entry.kind, entry.request.max_output), self._price(kind)
         warm = self._warm(kind, entry.request)
-        costs = self._ask(warm, key, entry.request, price, pressing=pressing, delay=kind.delay)
+        costs = self._ask(warm, key, entry.request, price, pressing=pressing, delay=self._delays[kind.model])
         if kind.cold is None:
             kind.cold = self._cold(kind)
         cold = kind.cold_ones()
