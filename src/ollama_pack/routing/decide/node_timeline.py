@@ -235,6 +235,10 @@ class VirtualNode:
         installed = self.view.models.get(model)
         return installed is not None and installed.blob in self.runners
 
+    def load_seconds(self, model: str) -> float:
+        """How long loading a model that it has takes."""
+        return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
     def free_at(self, runner: VirtualRunner) -> float:
         """About when a runner has a slot free; in the past: any moment."""
         if runner.has_slot:

@@ -19,11 +19,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from random import Random
+from typing import Self
 
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
-from ollama_pack.routing.decide.node_timeline import Quote, QuoteKey, TimelineContext, VirtualNode
+from ollama_pack.routing.decide.node_timeline import FRESH_SECONDS, Quote, QuoteKey, TimelineContext, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
 from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView, PairRates
@@ -46,10 +47,23 @@ class WarmNodes:
 
 @dataclass(slots=True)
 class Listed:
-    """Where a node is found in the indexes: of each runner its weights, when it is free, its slots."""
+    """Where a node is found in the indexes.
+
+    Attributes:
+        load_at: whether it has to wait before it can load, until when, and its name.
+        runners: of each the weights, when it has a slot free (None: now), and its slots.
+    """
 
     load_at: tuple[bool, float, str]
     runners: list[tuple[str, float | None, int]]
+
+    def offers_more(self, before: Self | None, now: float) -> bool:
+        """Whether a request that could not begin may look otherwise now, apart from free slots."""
+        later, at, _ = self.load_at
+        blobs = {blob for blob, _, _ in self.runners}
+        return (
+            before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+        )
 
 
 @dataclass(slots=True)
@@ -71,24 +85,31 @@ class Kind:
         having: the nodes that have it.
         seen: how many of them the walk has passed.
         misses: how many of those that were looked at in a row cannot begin now.
-        cold: nodes that could load the model; None: not looked for yet.
+        cold: nodes that could load the model, the cheapest of those that were asked.
+        hopeless: none has begun, and nobody needs to look again until something changes.
     """
 
+    name: str
     waiting: Sequence[WaitingRequest]
     tried: Collection[str]
     model: str
     having: Having
     seen: int = 0
     misses: int = 0
-    cold: list[VirtualNode] | None = None
-
-    def cold_ones(self) -> list[VirtualNode]:
-        """Those that could load the model and have not done so meanwhile."""
-        return [node for node in self.cold or () if not node.has(self.model)]
+    cold: list[VirtualNode] = field(default_factory=list)
+    hopeless: bool = True
 
 
 class Timelines:
-    """The nodes' futures, kept from one decision to the next until their nodes change, and found by model."""
+    """The nodes' futures, kept from one decision to the next until their nodes change, and found by model.
+
+    Attributes:
+        moment: what all of them go by.
+        nodes: by name.
+        open: the names of those that can begin something now.
+        warm: the nodes that have some weights in memory, by these.
+        gains: counts the changes after which a request may begin that could not before.
+    """
 
     def __init__(self, policy: RoutingPolicy) -> None:
         self.moment = TimelineContext(policy)
@@ -98,6 +119,7 @@ class Timelines:
         self._loading: list[tuple[bool, float, str]] = []  # sorted: who can load first
         self._listed: dict[str, Listed] = {}
         self._having: dict[str, Having] = {}
+        self.gains = 0
 
     def follow(self, view: FleetView) -> None:
         """Take in how the fleet looks now."""
@@ -110,7 +132,10 @@ class Timelines:
         for name in names:
             known = self.nodes.get(name)
             if known is None or known.view is not view.by_name[name] or known.changed:
+                before = self._listed.get(name)
                 self.renew(view.by_name[name])
+                after = self._listed.get(name)
+                self.gains += after is None or after.offers_more(before, view.now)
 
     def renew(self, view: NodeView) -> None:
         """Begin a node's future again, from how it looks now."""
@@ -119,6 +144,7 @@ class Timelines:
             self.moment.held.subtract([runner.blob for runner in before.view.runners])
         if before is None or before.view.models is not view.models:
             self._having.clear()
+            self.gains += 1
         if view.weight <= 0:
             if before is not None:
                 self._forget(view.name)
@@ -130,6 +156,7 @@ class Timelines:
     def _drop(self, name: str) -> None:
         self.moment.held.subtract([runner.blob for runner in self.nodes[name].view.runners])
         self._having.clear()
+        self.gains += 1
         self._forget(name)
 
     def _forget(self, name: str) -> None:
@@ -197,6 +224,7 @@ class Timelines:
 
 
 MAX_MODELS = 256  # whose nodes are remembered
+MAX_HOPELESS = 256  # kinds that are remembered
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -207,7 +235,8 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
-        exhausted: the last decision has reached its bound before it had seen all: decide again soon.
+        exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
+        look_again: when requests that were passed over may look otherwise though nothing has happened.
     """
 
     policy: RoutingPolicy
@@ -221,6 +250,8 @@ class Planner:
     _delays: Counter[str] = field(init=False, default_factory=Counter)
     _asked: int = field(init=False, default=0)
     exhausted: bool = field(init=False, default=False)
+    look_again: float = field(init=False, default=math.inf)
+    _hopeless: dict[str, tuple[int, int, float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._timelines = Timelines(self.policy)
@@ -244,7 +275,7 @@ class Planner:
         self._view = view
         self._timelines.follow(view)
         self._kinds, self._touched, self._held, self._delays = [], {}, None, Counter()
-        self._asked, self.exhausted = 0, False
+        self._asked, self.exhausted, self.look_again = 0, False, math.inf
 
     def _end(self) -> None:
         """What was placed on the timelines was a thought: forget it."""
@@ -259,38 +290,60 @@ class Planner:
             return []
         found: list[Assignment] = []
         ahead: list[tuple[Place, Kind]] = []
-        for entries in waiting.values():
-            if kind := self._kind_of(entries):
+        for name, entries in waiting.items():
+            kind = self._kind_of(name, entries)
+            if kind and not self._is_hopeless(kind):
                 self._kinds.append(kind)
                 heappush(ahead, (entries[0].place, kind))
-        while ahead and self._timelines.open:
-            _, kind = ahead[0]
+        while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
+            _, kind = heappop(ahead)
             entry, free = kind.waiting[kind.seen], self._has_ready(kind)
-            if not free and (self.exhausted or (kind.seen and not self._timelines.can_load())):
-                heappop(ahead)
+            if not free and self._asked >= self.policy.most_costs:
+                self.exhausted = True
+                if kind.hopeless and kind.misses:
+                    self._give_up(kind)  # the next decision looks at others
                 continue
             kind.seen += 1
             if assignment := self.assign(entry, kind):
                 found.append(assignment)
+                kind.hopeless = kind.hopeless and not assignment.starts
                 kind.misses = 0 if free or assignment.starts else kind.misses + 1
                 if kind.misses:
                     self._pass_over(kind, assignment)
-            if kind.seen < len(kind.waiting):
-                heapreplace(ahead, (kind.waiting[kind.seen].place, kind))
-            else:
-                heappop(ahead)
-            self.exhausted = self._asked >= self.policy.most_costs
-            if self._asked >= 2 * self.policy.most_costs:
-                break
+            if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
+                heappush(ahead, (kind.waiting[kind.seen].place, kind))
+            elif kind.hopeless:
+                self._give_up(kind)
         return found
 
-    def _kind_of(self, entries: Sequence[WaitingRequest]) -> Kind | None:
+    def _give_up(self, kind: Kind) -> None:
+        """Pass over a kind of requests until something changes."""
+        if len(self._hopeless) >= MAX_HOPELESS:
+            self._hopeless.clear()
+        until = self._view.now + FRESH_SECONDS
+        self._hopeless[kind.name] = self._timelines.gains, len(kind.waiting), until
+        self.look_again = min(self.look_again, until)
+
+    def _is_hopeless(self, kind: Kind) -> bool:
+        """Whether none could begin a moment ago, and nothing has changed that matters to them."""
+        gains, waiting, until = self._hopeless.get(kind.name, (-1, 0, 0.0))
+        if (
+            gains == self._timelines.gains
+            and len(kind.waiting) <= waiting
+            and until > self._view.now
+            and not self._has_ready(kind)
+        ):
+            self.look_again = min(self.look_again, until)
+            return True
+        return False
+
+    def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
         first = entries[0]
         for model in first.models:
             having = self._timelines.having(model)
             if any(name not in first.tried for name in having.nodes):
-                return Kind(entries, first.tried, model, having)
+                return Kind(name, entries, first.tried, model, having)
         return None
 
     def _has_ready(self, kind: Kind) -> bool:
@@ -310,11 +363,12 @@ class Planner:
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
         if starts or (ripe and chosen.quote.reused is None):
             self._take(chosen, request)
-        if pressing and not starts:
+        if pressing and not starts and chosen.name in self._timelines.open:
             chosen.node.reserve()
             self._touch(chosen.node)
+            kind.hopeless = False  # it has to be kept free in the next decision as well
         asked = {cost.name for cost in costs}
-        unasked = [node for node in kind.cold_ones() if node.view.name not in asked]
+        unasked = [node for node in kind.cold if node.view.name not in asked]
         return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)
 
     def _pass_over(self, kind: Kind, missed: Assignment) -> None:
@@ -330,12 +384,12 @@ class Planner:
             for cost in missed.costs
             if cost.quote.now_open
         ]
-        saves += [node.view.rates[node.view.models[kind.model].blob].load - chosen.total for node in missed.unasked]
+        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
         enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
-        self._delays[kind.model] += (1 + passed) * each
+        self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
 
     def _price(self, kind: Kind) -> float:
         """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
@@ -353,16 +407,15 @@ class Planner:
         key, price = (kind.model, entry.kind, entry.request.max_output), self._price(kind)
         warm = self._warm(kind, entry.request)
         costs = self._ask(warm, key, entry.request, price, pressing=pressing, delay=self._delays[kind.model])
-        if kind.cold is None:
-            kind.cold = self._cold(kind)
-        cold = kind.cold_ones()
-        if not cold:
+        kind.cold = [node for node in kind.cold if not node.changed] or self._cold(kind)
+        if not kind.cold:
             return costs
         best = min([cost.total for cost in costs], default=math.inf)
-        loads = [node.view.rates[node.view.models[kind.model].blob].load for node in cold]
-        enough = best * (1 + self.policy.tie_share) < min(loads)
+        enough = best * (1 + self.policy.tie_share) < min([node.load_seconds(kind.model) for node in kind.cold])
         if entry.request.background or not enough or self._may_prewarm(kind.model, warm):
-            costs += self._ask(cold, key, entry.request, price, pressing=pressing)
+            cold = self._ask(kind.cold, key, entry.request, price, pressing=pressing)
+            costs += cold
+            kind.cold = [cost.node for cost in sorted(cold, key=_total)[:FEW_BUSY]]
         return costs
 
     def _may_prewarm(self, model: str, warm: Sequence[VirtualNode]) -> bool:

@@ -27,7 +27,7 @@ class PlainPlanner(Planner):
         """Assign what can begin now, in fair order; the rest waits."""
         self._begin(view)
         found: list[Assignment] = []
-        kinds = {name: kind for name, entries in waiting.items() if (kind := self._kind_of(entries))}
+        kinds = {name: kind for name, entries in waiting.items() if (kind := self._kind_of(name, entries))}
         for entry in merge(*waiting.values(), key=attrgetter("place")):
             kind = kinds.get(entry.kind)
             if kind is None:

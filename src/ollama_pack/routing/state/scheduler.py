@@ -314,8 +314,7 @@ class Scheduler(KnownNodes):
         planned = self._planner.plan(self._view(now), self._queue.kinds(now))
         self._changed.clear()
         started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
-        more = bool(started) and self._planner.exhausted and len(self._queue)
-        self.wake_at = now + SOON if more else self._next_wake(now)
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
         return started
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
@@ -359,7 +358,7 @@ class Scheduler(KnownNodes):
         if not len(self._queue):
             return None
         self._refresh(now)
-        due = [self._stale_at]
+        due = [self._stale_at, self._planner.look_again]
         if (until := self.remote.expires_at()) is not None:
             due.append(until)
         if (until := self._queue.ripens_at()) is not None:
