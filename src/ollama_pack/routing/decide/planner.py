@@ -38,11 +38,13 @@ class WarmNodes:
         ready: those with a slot free now, by name.
         busy: when each of the others is free, and its name; sorted.
         slots: of all of them.
+        gains: counts how often a slot became free.
     """
 
     ready: dict[str, VirtualNode] = field(default_factory=dict)
     busy: list[tuple[float, str]] = field(default_factory=list)
     slots: int = 0
+    gains: int = 0
 
 
 @dataclass(slots=True)
@@ -136,6 +138,8 @@ class Timelines:
                 self.renew(view.by_name[name])
                 after = self._listed.get(name)
                 self.gains += after is None or after.offers_more(before, view.now)
+                for blob, free_at, _ in after.runners if after else ():
+                    self.warm[blob].gains += free_at is None
 
     def renew(self, view: NodeView) -> None:
         """Begin a node's future again, from how it looks now."""
@@ -199,8 +203,9 @@ class Timelines:
                 del warm.ready[name]
             else:
                 del warm.busy[bisect_left(warm.busy, (free_at, name))]
-            if not warm.ready and not warm.busy:
+            if len(self.warm) > MAX_MODELS and not warm.ready and not warm.busy:
                 del self.warm[blob]
+                self.gains += 1
 
     def having(self, model: str) -> Having:
         """The nodes that have a model."""
@@ -224,6 +229,7 @@ class Timelines:
 
 
 MAX_MODELS = 256  # whose nodes are remembered
+PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
@@ -307,7 +313,7 @@ class Planner:
             if assignment := self.assign(entry, kind):
                 found.append(assignment)
                 kind.hopeless = kind.hopeless and not assignment.starts
-                kind.misses = 0 if free or assignment.starts else kind.misses + 1
+                kind.misses = 0 if assignment.starts else kind.misses + 1
                 if kind.misses:
                     self._pass_over(kind, assignment)
             if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
@@ -320,22 +326,22 @@ class Planner:
         """Pass over a kind of requests until something changes."""
         if len(self._hopeless) >= MAX_HOPELESS:
             self._hopeless.clear()
-        until = self._view.now + FRESH_SECONDS
-        self._hopeless[kind.name] = self._timelines.gains, len(kind.waiting), until
+        until = self._view.now + (PATIENT_SECONDS if self._has_ready(kind) else FRESH_SECONDS)
+        self._hopeless[kind.name] = self._gains(kind), len(kind.waiting), until
         self.look_again = min(self.look_again, until)
+
+    def _gains(self, kind: Kind) -> int:
+        """Counts the changes after which a request of this kind may begin that could not before."""
+        warm = self._timelines.warm
+        return self._timelines.gains + sum([warm[blob].gains for blob in kind.having.blobs if blob in warm])
 
     def _is_hopeless(self, kind: Kind) -> bool:
         """Whether none could begin a moment ago, and nothing has changed that matters to them."""
         gains, waiting, until = self._hopeless.get(kind.name, (-1, 0, 0.0))
-        if (
-            gains == self._timelines.gains
-            and len(kind.waiting) <= waiting
-            and until > self._view.now
-            and not self._has_ready(kind)
-        ):
-            self.look_again = min(self.look_again, until)
-            return True
-        return False
+        if gains != self._gains(kind) or len(kind.waiting) > waiting or until <= self._view.now:
+            return False
+        self.look_again = min(self.look_again, until)
+        return True
 
     def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
