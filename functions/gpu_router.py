@@ -2578,6 +2578,8 @@ def fold_name(name: str) -> str:
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
+#
+# In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
@@ -2605,6 +2607,7 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
             decisions count them, and a string computes its hash once.
+        displaced: the request that lost its place to this one; None: there was room.
     """
 
     request: FleetRequest
@@ -2617,6 +2620,7 @@ class WaitingRequest:
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
+    displaced: FleetRequest | None = None
 
     @property
     def place(self) -> tuple[int, float, int]:
@@ -2658,15 +2662,19 @@ class FairQueue:
         return self._by_id.get(request_id)
 
     def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
-        """Take a request in.
+        """Take a request in, if need be in the place of another: see `displaced` of what is returned.
 
         Raises:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
-        own = self._waiting_of.get(request.user, 0)
+        own = self.places_of(request.user)
         reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        displaced = None
         if len(self) >= self.limit - reserved:
-            raise QueueFullError(self.limit, len(self), own)
+            displaced = self._one_to_displace(request, own)
+            if displaced is None:
+                raise QueueFullError(self.limit, len(self), own)
+            self.cancel(displaced.id)
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -2674,9 +2682,35 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
+        entry = WaitingRequest(
+            request, models, start, cost, self._count, now, kind=kind, displaced=displaced
+        )
         self._insert(entry)
         return entry
+
+    def places_of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return self._waiting_of.get(user, 0)
+
+    def _one_to_displace(self, request: FleetRequest, own: int) -> FleetRequest | None:
+        """The request that makes room for another one, whose user has `own` places; None: there is none.
+
+        It is the last one of the user with the most places, if that user still has as many as the newcomer
+        then. Where nobody has that many, a background call makes room for a person who has no place yet.
+        A background call displaces no person.
+        """
+        places = self._waiting_of
+        if request.background:
+            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            own = places.get(request.user, 0)
+        user = max(places, key=places.__getitem__, default="")
+        if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
+            found = self._own.get((user, True)) or self._own[user, False]
+        elif self._background and not own and not request.background:
+            found = self._background
+        else:
+            return None
+        return found[-1].request
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -10672,8 +10706,11 @@ class Scheduler(KnownNodes):
 
     # --- requests ---
 
-    def submit(self, request: FleetRequest) -> None:
+    def submit(self, request: FleetRequest) -> FleetRequest | None:
         """Take a request in.
+
+        Returns:
+            A request that lost its place to this one, and no longer waits; None: there was room.
 
         Raises:
             NoNodeError: no node has any of its models.
@@ -10684,9 +10721,14 @@ class Scheduler(KnownNodes):
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
         blobs, cost = self._expect(request)
-        self._queue.push(request, now, cost)
+        displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
             self._demand.add(blob, now, share)
+        return displaced
+
+    def places_of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return self._queue.places_of(user)
 
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
@@ -11519,9 +11561,11 @@ class Router:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
         identity = journey.request.id
         try:
-            self.scheduler.submit(journey.request)
+            displaced = self.scheduler.submit(journey.request)
         except NoNodeError as error:
             raise self.no_node(error.models) from None
+        if displaced:
+            self._displace(displaced)
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -11537,6 +11581,13 @@ class Router:
             if journey.shown is not None:  # also when its user has left: the line is kept with the chat
                 last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
                 await asyncio.shield(last)
+
+    def _displace(self, request: FleetRequest) -> None:
+        """Refuse a request that has waited: its user has the most places, and somebody else needs this one."""
+        own = self.scheduler.places_of(request.user) + 1
+        bound = self._journeys[request.id].bound
+        bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
+        bound.exception()  # has been seen, should its client leave at this moment
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""
