@@ -6,7 +6,8 @@ go on, so that those behind see the true queue. A request that does not start ma
 time.
 
 Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
-sooner elsewhere, or if starting would take more from others than was observed that waiting costs.
+sooner elsewhere. The prefix that it overwrites there is spared by background calls, and among equal nodes:
+holding people back for it has cost more than it saved on every trace.
 
 Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
 nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
@@ -396,18 +397,16 @@ class Planner:
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
-            certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
+            total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
             if (
                 quote.load
                 and not quote.victims
                 and self._is_short_of(quote.blob, quote.rates, background=background)
             ):
-                certain -= quote.load  # it costs nobody anything, and the next ones find one more node ready
-            total = certain
-            if not own and not pressing:
+                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
+            if not own and not pressing and (background or runner is None):
                 total += quote.evict
-                certain += quote.evict_seen
-            costs.append(NodeCost(total, certain, wait, hit, own, node, quote))
+            costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
 
     def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
@@ -421,27 +420,24 @@ class Planner:
         return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
-        """The cheapest, but a chat stays at home unless leaving saves enough; equals by chance."""
+        """The cheapest, but a chat stays at home unless leaving saves enough.
+
+        Of equals that which takes least from others, then by chance.
+        """
         best = min(costs, key=_total)
         home = max((cost for cost in costs if cost.own), key=_hit, default=None)
         if home is not None:
-            if home.total - best.total <= self._slack(home.total):
+            keeps = home.quote.now_open or not best.quote.now_open  # no free slot stays empty for a habit
+            if keeps and home.total - best.total <= self._slack(home.total):
                 best = home
         elif self.policy.unsynced_peers and (agreed := self._agreed(costs, best.total, request)):
             return agreed
-        if not best.quote.now_open:
-            return self._unless_free(best, costs)
-        if best is home:
-            return home
+        if best is home or not best.quote.now_open:
+            return best
         limit = best.total * (1 + self.policy.tie_share)
-        return self._among([cost for cost in costs if cost.total <= limit and cost.quote.now_open])
-
-    @staticmethod
-    def _unless_free(best: NodeCost, costs: Sequence[NodeCost]) -> NodeCost:
-        """A node that has to be waited for, unless one that can begin now costs less for sure."""
-        free = [cost for cost in costs if cost.quote.now_open]
-        first = min(free, key=_certain, default=best)
-        return first if first.certain < best.certain else best
+        equal = [cost for cost in costs if cost.total <= limit and cost.quote.now_open]
+        least = min([cost.harm for cost in equal])
+        return self._among([cost for cost in equal if cost.harm <= least])
 
     def _slack(self, cost: float) -> float:
         """What leaving a place of this cost has to save."""
@@ -517,10 +513,6 @@ class Planner:
 
 def _total(cost: NodeCost) -> float:
     return cost.total
-
-
-def _certain(cost: NodeCost) -> float:
-    return cost.certain
 
 
 def _hit(cost: NodeCost) -> int:
