@@ -1976,25 +1976,6 @@ def _returning(shares: Sequence[float]) -> tuple[float, ...]:
     return tuple(reversed(found))
 
 
-NEVER = ReturnCurve()
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnCurves:
-    """The curves of one set of weights.
-
-    Attributes:
-        seen: of prompts by how many turns they went on with; as observed alone.
-        believed: the same, with what is usual where little was observed yet.
-    """
-
-    seen: tuple[ReturnCurve, ...] = ()
-    believed: tuple[ReturnCurve, ...] = ()
-
-
-NOTHING_SEEN = ReturnCurves()
-
-
 # --- ollama_pack.routing.decide.view ---
 # What a routing decision looks at: plain values, made once and never changed.
 #
@@ -2278,7 +2259,7 @@ class FleetView:
         now: the moment.
         nodes: the nodes that may be given work.
         demand: blob → requests a second that ask for it.
-        returns: blob → how likely its prompts are gone on with.
+        returns: blob → how likely its prompts are gone on with, by their kind.
         changed: names of the nodes that look otherwise than in the view before; None: any may.
         by_name: the nodes by their names; made of `nodes` where it is missing.
         holders: chain of a prompt's block → the nodes that such a prompt went to lately.
@@ -2287,7 +2268,7 @@ class FleetView:
     now: float
     nodes: tuple[NodeView, ...]
     demand: Mapping[str, float] = field(default_factory=dict)
-    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    returns: Mapping[str, Sequence[ReturnCurve]] = field(default_factory=dict)
     changed: Collection[str] | None = None
     by_name: Mapping[str, NodeView] = field(default_factory=dict)
     holders: Mapping[int, Collection[str]] = field(default_factory=dict)
@@ -2310,7 +2291,8 @@ class FleetView:
 #     C = wait + load + (P - hit) / pp * (1 + price) + crowd * (b + 1) / slots + evict
 #
 # The first three terms are the predicted time to first token, which the user sees; the others are what the
-# choice costs later, and costs others. Every term is in seconds and never negative.
+# choice costs later, and costs others. What overwriting a prefix costs others counts for background calls, and
+# among equals. Every term is in seconds and never negative.
 
 
 @dataclass(frozen=True, slots=True)
@@ -2578,6 +2560,8 @@ def fold_name(name: str) -> str:
 # tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
+#
+# In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
@@ -2605,6 +2589,7 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
             decisions count them, and a string computes its hash once.
+        displaced: the request that lost its place to this one; None: there was room.
     """
 
     request: FleetRequest
@@ -2617,6 +2602,7 @@ class WaitingRequest:
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
+    displaced: FleetRequest | None = None
 
     @property
     def place(self) -> tuple[int, float, int]:
@@ -2658,15 +2644,19 @@ class FairQueue:
         return self._by_id.get(request_id)
 
     def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
-        """Take a request in.
+        """Take a request in, if need be in the place of another: see `displaced` of what is returned.
 
         Raises:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
-        own = self._waiting_of.get(request.user, 0)
+        own = self.places_of(request.user)
         reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        displaced = None
         if len(self) >= self.limit - reserved:
-            raise QueueFullError(self.limit, len(self), own)
+            displaced = self._one_to_displace(request, own)
+            if displaced is None:
+                raise QueueFullError(self.limit, len(self), own)
+            self.cancel(displaced.id)
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -2674,9 +2664,33 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
         self._insert(entry)
         return entry
+
+    def places_of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return self._waiting_of.get(user, 0)
+
+    def _one_to_displace(self, request: FleetRequest, own: int) -> FleetRequest | None:
+        """The request that makes room for another one, whose user has `own` places; None: there is none.
+
+        It is the last one of the user with the most places, if that user still has as many as the newcomer
+        then. Where nobody has that many, a background call makes room for a person who has no place yet.
+        A background call displaces no person.
+        """
+        places = self._waiting_of
+        if request.background:
+            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            own = places.get(request.user, 0)
+        user = max(places, key=places.__getitem__, default="")
+        if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
+            found = self._own.get((user, True)) or self._own[user, False]
+        elif self._background and not own and not request.background:
+            found = self._background
+        else:
+            return None
+        return found[-1].request
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""
@@ -2820,14 +2834,14 @@ class TimelineContext:
         policy: weights and bounds.
         now: the moment of the decision.
         demand: blob → requests a second that ask for it.
-        returns: blob → how likely its prompts are gone on with.
+        returns: blob → how likely its prompts are gone on with, by their kind.
         held: blob → how many nodes have it in memory.
     """
 
     policy: RoutingPolicy
     now: float = 0.0
     demand: Mapping[str, float] = field(default_factory=dict)
-    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    returns: Mapping[str, Sequence[ReturnCurve]] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
 
 
@@ -2888,8 +2902,7 @@ class Quote:
         now_open: whether the node can begin, with a load or with the prompt, at this very moment.
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
-        evict: what others lose, as far as can be guessed, and
-        evict_seen: as far as it was observed.
+        evict: what others lose.
         pace: seconds for each token of the prompt that is not held, and
         head: before the first of them: `predict_prompt` in its two parts.
         model: the name by which the node knows the model.
@@ -2906,7 +2919,6 @@ class Quote:
     load: float
     decode: float
     evict: float
-    evict_seen: float
     pace: float
     head: float
     model: str
@@ -3039,12 +3051,10 @@ class VirtualNode:
         starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
         busy = len(runner.ends)
         beside = min(busy, runner.slots - 1)
-        evict = evict_seen = 0.0
+        evict = 0.0
         oldest = runner.prefixes.oldest()
         if oldest is not None and runner.placed < runner.keeps:
-            returns = self._moment.returns.get(runner.blob, NOTHING_SEEN)
-            evict = overwrite_prefix(oldest, now, rates, returns.believed)
-            evict_seen = overwrite_prefix(oldest, now, rates, returns.seen)
+            evict = overwrite_prefix(oldest, now, rates, self._moment.returns.get(runner.blob, ()))
         decode = decode_share(output, beside, runner.slots, rates, policy)
         good_until = now + FRESH_SECONDS
         if starts > now:
@@ -3056,7 +3066,6 @@ class VirtualNode:
             0.0,
             decode,
             evict,
-            evict_seen,
             prompt_pace(beside, rates),
             prompt_head(beside, rates),
             model.name,
@@ -3081,7 +3090,6 @@ class VirtualNode:
             rates.load + decode + self._tier,
             rates.load,
             decode,
-            found.evict,
             found.evict,
             prompt_pace(0, rates),
             prompt_head(0, rates),
@@ -3193,8 +3201,7 @@ class NodeCost:
     """What one node would cost one request.
 
     Attributes:
-        total: C, which the choice goes by, and
-        certain: the same with only what was observed of what it takes from others.
+        total: what the choice goes by.
         wait: seconds until it can begin.
         hit: tokens of the prompt that need no evaluation.
         own: they are this chat's own, not only a system prompt that chats share.
@@ -3203,7 +3210,6 @@ class NodeCost:
     """
 
     total: float
-    certain: float
     wait: float
     hit: int
     own: bool
@@ -9656,7 +9662,8 @@ def may_take(load: int, total: int, share: float) -> bool:
 # time.
 #
 # Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
-# sooner elsewhere, or if starting would take more from others than was observed that waiting costs.
+# sooner elsewhere. The prefix that it overwrites there is spared by background calls, and among equal nodes:
+# holding people back for it has cost more than it saved on every trace.
 #
 # Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
 # nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
@@ -10030,18 +10037,16 @@ class Planner:
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
-            certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
+            total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
             if (
                 quote.load
                 and not quote.victims
                 and self._is_short_of(quote.blob, quote.rates, background=background)
             ):
-                certain -= quote.load  # it costs nobody anything, and the next ones find one more node ready
-            total = certain
-            if not own and not pressing:
+                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
+            if not own and not pressing and (background or runner is None):
                 total += quote.evict
-                certain += quote.evict_seen
-            costs.append(NodeCost(total, certain, wait, hit, own, node, quote))
+            costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
 
     def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
@@ -10055,27 +10060,24 @@ class Planner:
         return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
-        """The cheapest, but a chat stays at home unless leaving saves enough; equals by chance."""
+        """The cheapest, but a chat stays at home unless leaving saves enough.
+
+        Of equals that which takes least from others, then by chance.
+        """
         best = min(costs, key=_total)
         home = max((cost for cost in costs if cost.own), key=_hit, default=None)
         if home is not None:
-            if home.total - best.total <= self._slack(home.total):
+            keeps = home.quote.now_open or not best.quote.now_open  # no free slot stays empty for a habit
+            if keeps and home.total - best.total <= self._slack(home.total):
                 best = home
         elif self.policy.unsynced_peers and (agreed := self._agreed(costs, best.total, request)):
             return agreed
-        if not best.quote.now_open:
-            return self._unless_free(best, costs)
-        if best is home:
-            return home
+        if best is home or not best.quote.now_open:
+            return best
         limit = best.total * (1 + self.policy.tie_share)
-        return self._among([cost for cost in costs if cost.total <= limit and cost.quote.now_open])
-
-    @staticmethod
-    def _unless_free(best: NodeCost, costs: Sequence[NodeCost]) -> NodeCost:
-        """A node that has to be waited for, unless one that can begin now costs less for sure."""
-        free = [cost for cost in costs if cost.quote.now_open]
-        first = min(free, key=_certain, default=best)
-        return first if first.certain < best.certain else best
+        equal = [cost for cost in costs if cost.total <= limit and cost.quote.now_open]
+        least = min([cost.harm for cost in equal])
+        return self._among([cost for cost in equal if cost.harm <= least])
 
     def _slack(self, cost: float) -> float:
         """What leaving a place of this cost has to save."""
@@ -10151,10 +10153,6 @@ class Planner:
 
 def _total(cost: NodeCost) -> float:
     return cost.total
-
-
-def _certain(cost: NodeCost) -> float:
-    return cost.certain
 
 
 def _hit(cost: NodeCost) -> int:
@@ -10306,16 +10304,7 @@ class LifeTable:
         """A share of a prompt of this age came again."""
         self._returned[span] += share
 
-    def seen(self) -> ReturnCurve:
-        """What was observed, and nothing else."""
-        return ReturnCurve(
-            tuple(
-                min(1.0, returned / (reached + DOUBT))
-                for returned, reached in zip(self._returned, self._reached, strict=True)
-            )
-        )
-
-    def believed(self) -> ReturnCurve:
+    def curve(self) -> ReturnCurve:
         """What was observed, and what is usual as far as that has proved true."""
         expected = sum(usual * reached for usual, reached in zip(_USUAL, self._reached, strict=True))
         proved = (sum(self._returned) + DOUBT / 2) / (expected + DOUBT / 2)
@@ -10336,7 +10325,7 @@ class ReturnLearner:
         self._followed: OrderedDict[int, FollowedPrompt] = OrderedDict()
         self._ages: list[deque[FollowedPrompt]] = [deque() for _ in range(SPANS)]
         self._count = 0
-        self._curves: ReturnCurves | None = None
+        self._curves: tuple[ReturnCurve, ...] | None = None
         self._curves_at = 0.0
 
     def asked(self, blocks: Sequence[PromptBlock], now: float, *, background: bool) -> FollowedPrompt | None:
@@ -10376,15 +10365,12 @@ class ReturnLearner:
                 if self._by_chain.get(chain) is oldest:
                     del self._by_chain[chain]
 
-    def curves(self, now: float) -> ReturnCurves:
-        """What is known now; looked at again each second."""
+    def curves(self, now: float) -> tuple[ReturnCurve, ...]:
+        """What is known now of each kind; looked at again each second."""
         if self._curves is None or now >= self._curves_at + 1.0:
             self._grow_old(now)
             self._curves_at = now
-            self._curves = ReturnCurves(
-                tuple(table.seen() for table in self._tables),
-                tuple(table.believed() for table in self._tables),
-            )
+            self._curves = tuple(table.curve() for table in self._tables)
         return self._curves
 
     def _grow_old(self, now: float) -> None:
@@ -10672,8 +10658,11 @@ class Scheduler(KnownNodes):
 
     # --- requests ---
 
-    def submit(self, request: FleetRequest) -> None:
+    def submit(self, request: FleetRequest) -> FleetRequest | None:
         """Take a request in.
+
+        Returns:
+            A request that lost its place to this one, and no longer waits; None: there was room.
 
         Raises:
             NoNodeError: no node has any of its models.
@@ -10684,9 +10673,14 @@ class Scheduler(KnownNodes):
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
         blobs, cost = self._expect(request)
-        self._queue.push(request, now, cost)
+        displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
             self._demand.add(blob, now, share)
+        return displaced
+
+    def places_of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return self._queue.places_of(user)
 
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
@@ -11519,9 +11513,11 @@ class Router:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
         identity = journey.request.id
         try:
-            self.scheduler.submit(journey.request)
+            displaced = self.scheduler.submit(journey.request)
         except NoNodeError as error:
             raise self.no_node(error.models) from None
+        if displaced:
+            self._displace(displaced)
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -11537,6 +11533,13 @@ class Router:
             if journey.shown is not None:  # also when its user has left: the line is kept with the chat
                 last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
                 await asyncio.shield(last)
+
+    def _displace(self, request: FleetRequest) -> None:
+        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        own = self.scheduler.places_of(request.user) + 1
+        bound = self._journeys[request.id].bound
+        bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
+        bound.exception()  # has been seen, should its client leave at this moment
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""

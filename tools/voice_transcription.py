@@ -27,7 +27,7 @@ import time
 import unicodedata
 import warnings
 import wave
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -36,7 +36,7 @@ from functools import cache, partial, reduce
 from hashlib import sha256
 from http import HTTPStatus
 from importlib.util import find_spec
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -2463,9 +2463,8 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
-_MAX_BOXES = (
-    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
-)
+_MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
+_LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -2527,26 +2526,43 @@ def _asf_end(file: BinaryIO) -> int:
     return int.from_bytes(head[found + 40 : found + 48], "little") if found >= 0 else 0
 
 
+def has_empty_boxes(file: BinaryIO, size: int) -> bool:
+    """Whether it is an MP4 of mostly empty boxes: each takes many times its bytes of the decoder's memory.
+
+    Args:
+        file: at any position; it is moved to its beginning.
+        size: of the file in bytes.
+    """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))  # any other file has a few at most
+    file.seek(0)
+    return len(ends) == _MAX_BOXES and ends[-1] < _LEAST_BOX * _MAX_BOXES
+
+
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray.
+    """Where the boxes of an MP4 end; -1 when they go astray.
 
     Where there are too many to look at, the end is taken for right.
     """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))
+    return size if len(ends) == _MAX_BOXES else ends[-1] if ends else 0
+
+
+def _box_ends(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where each box of an MP4 ends (ISO 14496-12, 4.2); at last -1 when they go astray."""
     place = 0
-    for _ in range(_MAX_BOXES):
-        if place >= size:
-            return place
+    while place < size:
         file.seek(place)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 0:  # to the end of the file
-            return size
-        if length == 1:
+            length = size - place
+        elif length == 1:
             length = int.from_bytes(head[8:16], "big")
         if length < _BOX_HEADER or not kind.isascii():
-            return -1
+            yield -1
+            return
         place += length
-    return size
+        yield place
 
 
 def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:
@@ -3034,19 +3050,32 @@ def _mono_pieces(frame: Any) -> Iterator[Samples]:
             piece = nan_to_num(piece, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
         mixed = piece.mean(axis=0)
         if len(piece) > 1:
-            energies = piece.var(axis=1)
-            if mixed.var() < _CANCELLED * energies.max():
+            energies = _energies(piece)
+            if _energies(mixed[None])[0] < _CANCELLED * energies.max():
                 mixed = piece[energies.argmax()]
         yield mixed.astype("float32").copy()
 
 
 def _as_float(data: Samples) -> Samples:
     """Integers of any width as float32 within ±1."""
-    if data.dtype.kind == "f":
-        return data.astype("float32")
-    bits = 8 * data.dtype.itemsize - 1
-    middle = 2.0**bits if data.dtype.kind == "u" else 0.0
-    return (data.astype("float32") - middle) / 2.0**bits
+    floats: Samples = data.astype(
+        "float32", order="C"
+    )  # a channel's samples beside each other, which is twice as fast
+    if data.dtype.kind != "f":
+        bits = 8 * data.dtype.itemsize - 1
+        floats -= 2.0**bits if data.dtype.kind == "u" else 0.0
+        floats /= 2.0**bits
+    return floats
+
+
+def _energies(channels: Samples) -> Samples:
+    """The variance of each channel: `numpy.var` in one pass, for hours of eight channels."""
+    from numpy import einsum  # noqa: PLC0415 - see `Samples`
+
+    energies: Samples = (
+        einsum("ij,ij->i", channels, channels) / channels.shape[1] - channels.mean(axis=1) ** 2
+    )
+    return energies
 
 
 def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples]:
@@ -3090,6 +3119,8 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     """
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
+        if has_empty_boxes(file, size):
+            raise NotAudioError("an MP4 of empty boxes")
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -3400,7 +3431,8 @@ def _converted_words(words: tuple[SpokenWord, ...], convert: TextConverter) -> t
 # A recording works until it is done, or until it is another user's turn: then it gives way after the piece that
 # it is at, so that a word into the microphone does not wait for somebody's four hours. The next is the one with
 # the fewest of the same user's before it; among those, the one whose user has worked the least (start-time fair
-# queueing, as the router's queue has it).
+# queueing, as the router's queue has it). In a full line the last recording of the user who has the most makes
+# room for a user who has fewer.
 
 MAX_WAITING = 16
 RESERVED_SHARE = 0.25  # of the places, for users who have none
@@ -3408,8 +3440,10 @@ OWN_SHARE = 0.5  # of the places, that one user may have
 MAX_AWAY = 48  # recordings whose pieces a server is listening to
 SLICE_SECONDS = 1.0  # that a recording works at least, once it is its turn
 
-_Tell = Callable[[int], None]  # gets how many are before it
-# A recording in the line: user, tell, number, state, since. A dictionary, for it outlives a plugin's update.
+# Gets how many are before it; or, when it has lost its place, minus the number of its user's recordings.
+_Tell = Callable[[int], None]
+# A recording in the line: user, tell, number, state, since, place, and whether it may lose its place while it
+# waits. A dictionary, for it outlives a plugin's update.
 _Entry = dict[str, Any]
 _WAITS, _WORKS, _AWAY = "waits", "works", "away"
 
@@ -3426,12 +3460,18 @@ class Turn:
         self._on_wait = on_wait
 
     async def reached(self, place: int) -> None:
-        """Wait from a place on, until it is the first."""
+        """Wait from a place on, until it is the first.
+
+        Raises:
+            SpeechShareFullError: somebody who has fewer recordings here needs the place.
+        """
         while place:
             await self._on_wait(place)
             place = await self._places.get()
             while not self._places.empty():
                 place = self._places.get_nowait()
+            if place < 0:
+                raise SpeechShareFullError(self._line.own_limit, -place)
 
     async def give_way(self) -> None:
         """Let others work, if it is their turn; come back when it is this one's again."""
@@ -3474,6 +3514,11 @@ class TurnLine:
         self._worked = {} if worked is None else worked
         self._clock = clock
 
+    @property
+    def own_limit(self) -> int:
+        """How many recordings of one user may wait."""
+        return int(self._limit * OWN_SHARE)
+
     @asynccontextmanager
     async def turn(
         self, on_wait: WaitCallback, user: str = "", *, is_shared: bool = False
@@ -3486,7 +3531,7 @@ class TurnLine:
             is_shared: whether many people stand behind this user.
 
         Raises:
-            SpeechShareFullError: too many of this user's wait.
+            SpeechShareFullError: too many of this user's wait, at once or when others come.
             SpeechQueueFullError: too many wait.
         """
         loop = asyncio.get_running_loop()
@@ -3532,10 +3577,13 @@ class TurnLine:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
             reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            displaced = None
             if self._line and len(waiting) >= self._limit - reserved:
-                raise SpeechQueueFullError(self._limit, len(waiting))
+                displaced = self._one_to_displace(0 if is_shared else own)
+                if displaced is None:
+                    raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
-                raise SpeechShareFullError(int(self._limit * OWN_SHARE), own - 1)
+                raise SpeechShareFullError(self.own_limit, own - 1)
             if len(self._line) - len(waiting) >= MAX_AWAY:
                 raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
             if not own:
@@ -3543,13 +3591,37 @@ class TurnLine:
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
             number = max((entry["number"] for entry in self._line), default=0) + 1
             entry = {"user": user, "tell": tell, "number": number, "state": _WAITS, "since": 0.0, "place": 0}
+            entry["may_lose_place"] = not is_shared  # many people stand behind a shared one
             self._line.append(entry)
+            if displaced:
+                self._displace(displaced)
             self._move_up(besides=entry)
             return self._place(entry)
 
+    def _one_to_displace(self, own: int) -> _Entry | None:
+        """The last recording of the user who has the most, if that is more than a newcomer has then."""
+        counts = Counter(entry["user"] for entry in self._line)
+        having = [
+            entry
+            for entry in self._line
+            if entry["state"] == _WAITS
+            and not entry["since"]
+            and entry.get("may_lose_place")
+            and counts[entry["user"]] > own + 1
+        ]
+        return max(having, key=lambda entry: (counts[entry["user"]], entry["number"]), default=None)
+
+    def _displace(self, entry: _Entry) -> None:
+        own = sum(other["user"] == entry["user"] for other in self._line)
+        self._line.remove(entry)
+        with suppress(RuntimeError):  # its event loop has ended
+            entry["tell"](-own)
+
     def _leave(self, tell: _Tell) -> None:
         with self._lock:
-            entry = self._entry(tell)
+            entry = next((entry for entry in self._line if entry["tell"] is tell), None)
+            if entry is None:
+                return  # it has lost its place
             self._rest(entry, _AWAY)
             self._line.remove(entry)
             users = {other["user"] for other in self._line}

@@ -21,7 +21,7 @@ from harness.sim_faults import Fault
 from harness.sim_shape import NodeShape
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
-from ollama_pack.routing.errors import NoAnswerError
+from ollama_pack.routing.errors import NoAnswerError, QueueFullError
 from ollama_pack.routing.nodes import NodeRow
 
 SPEED = 10.0
@@ -266,5 +266,30 @@ def test_one_user_s_long_answers_refuse_nobody(slots: int, count: int) -> None:
             assert [len(chat.said.split()) for chat in others] == [5, 5]
             flood.cancel()
             await asyncio.gather(flood, return_exceptions=True)
+
+    play(scenario)
+
+
+def test_one_user_s_flood_refuses_nobody() -> None:
+    """Would catch others who are refused because one user's requests fill the queue."""
+
+    async def scenario() -> None:
+        node = NodeServer([MODEL], shape=SHAPE)
+        async with fleet(node, settings=replace(SETTINGS, max_queue=8)) as router:
+            flood = [Chat(router, f"Write 500 words about {number}", user="flood") for number in range(12)]
+            running = [asyncio.create_task(chat.run()) for chat in flood]
+            await asyncio.sleep(3)  # one is answered, and as many wait as may
+            others = [Chat(router, "Write 5 words", user=user) for user in ("ann", "ann", "bob", "bob")]
+            await asyncio.gather(*(chat.run() for chat in others))
+            assert [len(chat.said.split()) for chat in others] == [5] * 4
+            ended = [task.exception() for task in running if task.done()]
+            refused = [error for error in ended if isinstance(error, QueueFullError)]
+            assert len(refused) == 12 - 1 - 6 + 2  # 6 may wait, and two of these made room
+            assert {error.own for error in refused} == {6, 5}
+            waited = [chat for chat in flood if ("waited" in chat.told[-1][0] if chat.told else False)]
+            assert len(waited) == 2  # their status lines have ended
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     play(scenario)

@@ -12,7 +12,7 @@ from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest, by_
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import PrefixMirror
-from ollama_pack.routing.decide.returns import SPANS, ReturnCurve, ReturnCurves
+from ollama_pack.routing.decide.returns import SPANS, ReturnCurve
 from ollama_pack.routing.decide.view import (
     FleetRequest,
     FleetView,
@@ -59,7 +59,7 @@ def in_use() -> PrefixMirror:
 
 
 HALF_RETURN = (ReturnCurve((0.1,) * SPANS),)
-RETURNS = {"blob-a": ReturnCurves(seen=HALF_RETURN, believed=HALF_RETURN)}
+RETURNS = {"blob-a": HALF_RETURN}
 
 
 def ask(model: str = "a", prompt: tuple[PromptBlock, ...] = blocks(1), **fields: Any) -> FleetRequest:
@@ -303,3 +303,26 @@ def test_nodes_that_would_load_are_not_asked_where_one_answers_sooner() -> None:
     (placed,) = plan([node("x", runner()), node("y"), node("z", runner("blob-b"))], ask(), b=1.0)
     assert [cost.name for cost in placed.costs] == ["x"]
     assert [virtual.view.name for virtual in placed.unasked] == ["y", "z"]
+
+
+def test_a_free_slot_of_a_large_fleet_is_found_behind_a_long_queue() -> None:
+    """Would catch slots that stay empty, since the look at the queue ends before those who could use them."""
+    busy = [node(f"x{n}", runner(ends=(100.5 + n,))) for n in range(60)]
+    idle = node("y", runner("blob-b"), models={"b": B})
+    requests = [ask(id=f"a{number}") for number in range(300)] + [ask("b", id="last")]
+    assert ("last", "y", True) in told(plan([*busy, idle], *requests, a=9.0, b=9.0))
+
+
+def test_what_cannot_begin_is_not_looked_at_again_until_something_changes() -> None:
+    """Would catch decisions that go through the whole queue after every event."""
+    nodes = [node(f"x{n}", runner(ends=(101.0,))) for n in range(40)] + [node("y", runner("blob-b"))]
+    waiting = by_kind(queue(*[ask(id=f"a{number}") for number in range(100)]))
+    planner, demand = Planner(POLICY, dice()), {"blob-a": 9.0, "blob-b": 90.0}
+    assert planner.plan(FleetView(100.0, tuple(nodes), demand), waiting)
+    assert planner.plan(FleetView(100.1, tuple(nodes), demand), waiting) == []
+    assert planner.look_again > 100.1
+    nodes[3] = node("x3", runner())
+    assert told(planner.plan(FleetView(100.2, tuple(nodes), demand), waiting))[0] == ("a0", "x3", True)
+    nodes[3] = node("x3", runner(ends=(110.0,)))
+    planner.plan(FleetView(100.3, tuple(nodes), demand), waiting)
+    assert planner.plan(FleetView(planner.look_again, tuple(nodes), demand), waiting)

@@ -74,11 +74,46 @@ def test_the_last_places_are_kept_for_users_who_have_none() -> None:
         queue.push(ask(number, "flood"), 0.0, 1.0)
     with pytest.raises(QueueFullError, match=r"6 requests wait, 6 of them yours \(the limit is 8\)"):
         queue.push(ask(6, "flood"), 0.0, 1.0)
-    queue.push(ask(7, "ann"), 0.0, 1.0)
-    queue.push(ask(8, "bob"), 0.0, 1.0)
+    for number, user in enumerate(("ann", "bob"), 7):
+        assert queue.push(ask(number, user), 0.0, 1.0).displaced is None
+    for number in range(9, 14):
+        queue.push(ask(number, f"user {number}"), 0.0, 1.0)
     with pytest.raises(QueueFullError) as caught:
-        queue.push(ask(9, "eve"), 0.0, 1.0)
+        queue.push(ask(14, "eve"), 0.0, 1.0)
     assert (caught.value.limit, caught.value.waiting, caught.value.own) == (8, 8, 0)
+
+
+def test_a_flood_makes_room_from_its_end() -> None:
+    """Would catch users who are refused since others fill the queue, and floods that take turns."""
+    queue = FairQueue(8, PATIENCE)
+    for number in range(6):
+        queue.push(ask(number, "flood"), 0.0, 1.0)
+    pushed = [(user, 10 + number) for number, user in enumerate(("ann", "ann", "bob", "bob", "eve"))]
+    displaced = [queue.push(ask(number, user), 0.0, 1.0).displaced for user, number in pushed]
+    assert [request and request.id for request in displaced] == [None, "r5", None, "r4", "r3"]
+    for user in ("ann", "flood"):  # the two would only change places
+        with pytest.raises(QueueFullError):
+            queue.push(ask(99, user), 0.0, 1.0)
+    assert sorted(ids(queue)) == ["r0", "r1", "r10", "r11", "r12", "r13", "r14", "r2"]
+
+
+def test_background_makes_room_for_people_and_not_the_other_way() -> None:
+    """Would catch a person who is refused while titles wait, or who loses the place to one."""
+    queue = FairQueue(4, PATIENCE)
+    for number in range(3):
+        queue.push(ask(number, f"u{number}", background=number > 0), 0.0, 1.0)
+    with pytest.raises(QueueFullError):
+        queue.push(ask(3, "ann", background=True), 0.0, 1.0)
+    displaced = [queue.push(ask(number, f"u{number}"), 0.0, 1.0).displaced for number in (4, 5, 6)]
+    assert [request and request.id for request in displaced] == [None, "r2", "r1"]
+    with pytest.raises(QueueFullError):
+        queue.push(ask(7, "eve"), 0.0, 1.0)
+    floods = FairQueue(4, PATIENCE)
+    for number in range(3):
+        floods.push(ask(number, "flood", background=number > 0), 0.0, 1.0)
+    pushed = floods.push(ask(3, "ann", background=True), 0.0, 1.0)
+    assert pushed.displaced is not None
+    assert pushed.displaced.id == "r2"
 
 
 def test_only_those_before_it_are_overtaken() -> None:

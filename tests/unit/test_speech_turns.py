@@ -226,6 +226,24 @@ def test_one_user_does_not_fill_the_line() -> None:
     asyncio.run(run())
 
 
+def test_who_has_the_most_makes_room_for_who_has_fewer() -> None:
+    """Would catch people who are refused because a few users' uploads fill the line."""
+
+    async def run() -> None:
+        line = a_line(limit=8)
+        floods = [Visitor(line, user) for user in ("one", "one", "one", "one", "two", "two", "two")]
+        shared = Visitor(line, "", is_shared=True)
+        people = [Visitor(line, user) for user in ("ann", "bob", "ann")]
+        await shared.changed.wait()
+        displaced = [floods[3], floods[6]]
+        for visitor in displaced:
+            with pytest.raises(SpeechShareFullError, match="of your recordings"):
+                await visitor.task
+        await ended(*(visitor for visitor in floods if visitor not in displaced), shared, *people)
+
+    asyncio.run(run())
+
+
 def test_the_last_places_are_for_those_who_have_none() -> None:
     """Would catch several floods together, or a microphone for all, that lock everybody else out."""
 

@@ -3,14 +3,16 @@
 A recording works until it is done, or until it is another user's turn: then it gives way after the piece that
 it is at, so that a word into the microphone does not wait for somebody's four hours. The next is the one with
 the fewest of the same user's before it; among those, the one whose user has worked the least (start-time fair
-queueing, as the router's queue has it).
+queueing, as the router's queue has it). In a full line the last recording of the user who has the most makes
+room for a user who has fewer.
 """
 
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ollama_pack.speech.errors import SpeechQueueFullError, SpeechShareFullError
@@ -23,8 +25,10 @@ OWN_SHARE = 0.5  # of the places, that one user may have
 MAX_AWAY = 48  # recordings whose pieces a server is listening to
 SLICE_SECONDS = 1.0  # that a recording works at least, once it is its turn
 
-_Tell = Callable[[int], None]  # gets how many are before it
-# A recording in the line: user, tell, number, state, since. A dictionary, for it outlives a plugin's update.
+# Gets how many are before it; or, when it has lost its place, minus the number of its user's recordings.
+_Tell = Callable[[int], None]
+# A recording in the line: user, tell, number, state, since, place, and whether it may lose its place while it
+# waits. A dictionary, for it outlives a plugin's update.
 _Entry = dict[str, Any]
 _WAITS, _WORKS, _AWAY = "waits", "works", "away"
 
@@ -41,12 +45,18 @@ class Turn:
         self._on_wait = on_wait
 
     async def reached(self, place: int) -> None:
-        """Wait from a place on, until it is the first."""
+        """Wait from a place on, until it is the first.
+
+        Raises:
+            SpeechShareFullError: somebody who has fewer recordings here needs the place.
+        """
         while place:
             await self._on_wait(place)
             place = await self._places.get()
             while not self._places.empty():
                 place = self._places.get_nowait()
+            if place < 0:
+                raise SpeechShareFullError(self._line.own_limit, -place)
 
     async def give_way(self) -> None:
         """Let others work, if it is their turn; come back when it is this one's again."""
@@ -89,6 +99,11 @@ class TurnLine:
         self._worked = {} if worked is None else worked
         self._clock = clock
 
+    @property
+    def own_limit(self) -> int:
+        """How many recordings of one user may wait."""
+        return int(self._limit * OWN_SHARE)
+
     @asynccontextmanager
     async def turn(
         self, on_wait: WaitCallback, user: str = "", *, is_shared: bool = False
@@ -101,7 +116,7 @@ class TurnLine:
             is_shared: whether many people stand behind this user.
 
         Raises:
-            SpeechShareFullError: too many of this user's wait.
+            SpeechShareFullError: too many of this user's wait, at once or when others come.
             SpeechQueueFullError: too many wait.
         """
         loop = asyncio.get_running_loop()
@@ -147,10 +162,13 @@ class TurnLine:
             waiting = [entry for entry in self._line if entry["state"] == _WAITS]
             own = sum(entry["user"] == user for entry in self._line)
             reserved = int(self._limit * RESERVED_SHARE) if own else 0
+            displaced = None
             if self._line and len(waiting) >= self._limit - reserved:
-                raise SpeechQueueFullError(self._limit, len(waiting))
+                displaced = self._one_to_displace(0 if is_shared else own)
+                if displaced is None:
+                    raise SpeechQueueFullError(self._limit, len(waiting))
             if not is_shared and own > max(1, self._limit * OWN_SHARE):
-                raise SpeechShareFullError(int(self._limit * OWN_SHARE), own - 1)
+                raise SpeechShareFullError(self.own_limit, own - 1)
             if len(self._line) - len(waiting) >= MAX_AWAY:
                 raise SpeechQueueFullError(MAX_AWAY, len(self._line) - len(waiting))
             if not own:
@@ -158,13 +176,37 @@ class TurnLine:
                 self._worked[user] = max(self._worked.get(user, 0.0), least)
             number = max((entry["number"] for entry in self._line), default=0) + 1
             entry = {"user": user, "tell": tell, "number": number, "state": _WAITS, "since": 0.0, "place": 0}
+            entry["may_lose_place"] = not is_shared  # many people stand behind a shared one
             self._line.append(entry)
+            if displaced:
+                self._displace(displaced)
             self._move_up(besides=entry)
             return self._place(entry)
 
+    def _one_to_displace(self, own: int) -> _Entry | None:
+        """The last recording of the user who has the most, if that is more than a newcomer has then."""
+        counts = Counter(entry["user"] for entry in self._line)
+        having = [
+            entry
+            for entry in self._line
+            if entry["state"] == _WAITS
+            and not entry["since"]
+            and entry.get("may_lose_place")
+            and counts[entry["user"]] > own + 1
+        ]
+        return max(having, key=lambda entry: (counts[entry["user"]], entry["number"]), default=None)
+
+    def _displace(self, entry: _Entry) -> None:
+        own = sum(other["user"] == entry["user"] for other in self._line)
+        self._line.remove(entry)
+        with suppress(RuntimeError):  # its event loop has ended
+            entry["tell"](-own)
+
     def _leave(self, tell: _Tell) -> None:
         with self._lock:
-            entry = self._entry(tell)
+            entry = next((entry for entry in self._line if entry["tell"] is tell), None)
+            if entry is None:
+                return  # it has lost its place
             self._rest(entry, _AWAY)
             self._line.remove(entry)
             users = {other["user"] for other in self._line}

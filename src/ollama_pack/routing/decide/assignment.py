@@ -9,14 +9,15 @@ from ollama_pack.routing.decide.node_timeline import Quote, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.view import FleetRequest
 
+ConsideredNode = tuple[str, str, CostTerms]  # the node, the model's name there, its cost
+
 
 @dataclass(slots=True)
 class NodeCost:
     """What one node would cost one request.
 
     Attributes:
-        total: C, which the choice goes by, and
-        certain: the same with only what was observed of what it takes from others.
+        total: what the choice goes by.
         wait: seconds until it can begin.
         hit: tokens of the prompt that need no evaluation.
         own: they are this chat's own, not only a system prompt that chats share.
@@ -25,7 +26,6 @@ class NodeCost:
     """
 
     total: float
-    certain: float
     wait: float
     hit: int
     own: bool
@@ -116,7 +116,7 @@ class Assignment:
         """What the choice cost."""
         return self.chosen.terms(self.request.tokens, self.policy)
 
-    def considered(self) -> list[tuple[str, str, CostTerms]]:
+    def considered(self) -> list[ConsideredNode]:
         """The nodes that were thought of, each with the model's name there and its terms.
 
         Of a node that was not asked the load is the only term.

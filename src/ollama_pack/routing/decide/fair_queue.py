@@ -5,6 +5,8 @@ slots gets no further one while somebody waits who holds fewer. Among equal turn
 tags, in seconds of service: the later of the queue's virtual time and the end of the user's request before
 (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 of the expected ones. What a user has had lately fades as time passes while nobody waits.
+
+In a full queue the last request of the user with the most places makes room for a user who has fewer.
 """
 
 from bisect import bisect_left, insort
@@ -43,6 +45,7 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, except for their prompts.
         behind: a background call that has not waited behind people for long enough.
+        displaced: the request that lost its place to this one; None: there was room.
     """
 
     request: FleetRequest
@@ -56,6 +59,7 @@ class WaitingRequest:
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
     behind: bool = False
+    displaced: FleetRequest | None = None
 
     @property
     def place(self) -> Place:
@@ -99,15 +103,19 @@ class FairQueue:
         return self._by_id.get(request_id)
 
     def push(self, request: FleetRequest, now: float, cost: float) -> WaitingRequest:
-        """Take a request in.
+        """Take a request in, if need be in the place of another: see `displaced` of what is returned.
 
         Raises:
             QueueFullError: there is no place, or none for this user or for a background call.
         """
-        own = self._waiting_of.get(request.user, 0)
+        own = self.places_of(request.user)
         reserved = int(self.limit * RESERVED_SHARE) if own or request.background else 0
+        displaced = None
         if len(self) >= self.limit - reserved:
-            raise QueueFullError(self.limit, len(self), own)
+            displaced = self._one_to_displace(request, own)
+            if displaced is None:
+                raise QueueFullError(self.limit, len(self), own)
+            self.cancel(displaced.id)
         if not self._by_id:  # meanwhile everybody could have had what they wanted
             self._virtual += max(0.0, now - self._empty_since)
         self._count += 1
@@ -115,9 +123,34 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind)
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
         self._insert(entry)
         return entry
+
+    def places_of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return self._waiting_of.get(user, 0)
+
+    def _one_to_displace(self, request: FleetRequest, own: int) -> FleetRequest | None:
+        """The request that makes room for another one, whose user has `own` places; None: there is none.
+
+        It is the last one of the user with the most places, if that user still has as many as the newcomer
+        then. Where nobody has that many, a background call makes room for a person who has no place yet.
+        A background call displaces no person.
+        """
+        places = self._waiting_of
+        if request.background:
+            places = {user: len(held) for (user, background), held in self._own.items() if background}
+            own = places.get(request.user, 0)
+        user = max(places, key=places.__getitem__, default="")
+        if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
+            found = self._own.get((user, True)) or self._own[user, False]
+        else:
+            held = () if own or request.background else self._order
+            found = [entry for entry in held if entry.request.background]
+            if not found:
+                return None
+        return found[-1].request
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
         """Take a request in again, at the place that it had: a node has failed it, or it was never sent."""

@@ -1,30 +1,39 @@
 """Late binding on a virtual timeline: which of the waiting requests begin now, and where.
 
 Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
-already placed. If the best node can begin now, it goes there; if not, place the request there virtually and
-go on, so that those behind see the true queue. A request that does not start may choose otherwise the next
+already placed. If the best node can begin now, it goes there; if not, those behind wait as much longer as it
+will hold a slot, so that they see the true queue. A request that does not start may choose otherwise the next
 time.
 
 Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
-sooner elsewhere, or if starting would take more from others than was observed that waiting costs.
+sooner elsewhere. The prefix that it overwrites there is spared by background calls, and among equal nodes:
+holding people back for it has cost more than it saved on every trace.
 
-Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
-nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
+A decision costs what the event before it touched, not what the fleet and the queue hold. Nodes are found by
+model: those with a free slot, those that have one next, those that hold the prompt, those that can load.
+Requests are found by kind: of a kind that cannot begin, as many are passed over as would not change that, and
+the whole kind until something changes for it. What is left has a bound: then the next decision goes on.
 """
 
 import math
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush, heapreplace
+from heapq import heappop, heappush
 from random import Random
 from typing import Self
 
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
-from ollama_pack.routing.decide.node_timeline import FRESH_SECONDS, Quote, QuoteKey, TimelineContext, VirtualNode
+from ollama_pack.routing.decide.node_timeline import (
+    FRESH_SECONDS,
+    Quote,
+    QuoteKey,
+    TimelineContext,
+    VirtualNode,
+)
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
 from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView, PairRates
@@ -63,9 +72,7 @@ class Listed:
         """Whether a request that could not begin may look otherwise now, apart from free slots."""
         later, at, _ = self.load_at
         blobs = {blob for blob, _, _ in self.runners}
-        return (
-            before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
-        )
+        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
 
 
 @dataclass(slots=True)
@@ -253,7 +260,7 @@ class Planner:
     _kinds: list[Kind] = field(init=False, default_factory=list)
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
-    _delays: Counter[str] = field(init=False, default_factory=Counter)
+    _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
     exhausted: bool = field(init=False, default=False)
     look_again: float = field(init=False, default=math.inf)
@@ -280,7 +287,8 @@ class Planner:
     def _begin(self, view: FleetView) -> None:
         self._view = view
         self._timelines.follow(view)
-        self._kinds, self._touched, self._held, self._delays = [], {}, None, Counter()
+        self._kinds, self._touched, self._held = [], {}, None
+        self._delays.clear()
         self._asked, self.exhausted, self.look_again = 0, False, math.inf
 
     def _end(self) -> None:
@@ -303,27 +311,37 @@ class Planner:
                 heappush(ahead, (entries[0].place, kind))
         while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
             _, kind = heappop(ahead)
-            entry, free = kind.waiting[kind.seen], self._has_ready(kind)
-            if not free and self._asked >= self.policy.most_costs:
+            if self._asked >= self.policy.most_costs and not self._has_ready(kind):
                 self.exhausted = True
-                if kind.hopeless and kind.misses:
+                if kind.misses:
                     self._give_up(kind)  # the next decision looks at others
                 continue
-            kind.seen += 1
-            if assignment := self.assign(entry, kind):
+            if assignment := self._look(kind):
                 found.append(assignment)
-                kind.hopeless = kind.hopeless and not assignment.starts
-                kind.misses = 0 if assignment.starts else kind.misses + 1
-                if kind.misses:
-                    self._pass_over(kind, assignment)
             if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
                 heappush(ahead, (kind.waiting[kind.seen].place, kind))
-            elif kind.hopeless:
+            else:
                 self._give_up(kind)
         return found
 
+    def _look(self, kind: Kind) -> Assignment | None:
+        """Place the next request of a kind; None when no node may answer it."""
+        entry = kind.waiting[kind.seen]
+        kind.seen += 1
+        assignment = self.assign(entry, kind)
+        if assignment is None:
+            return None
+        if assignment.starts:
+            kind.misses, kind.hopeless = 0, False
+        else:
+            kind.misses += 1
+            self._pass_over(kind, assignment)
+        return assignment
+
     def _give_up(self, kind: Kind) -> None:
-        """Pass over a kind of requests until something changes."""
+        """Pass over a kind of which none could begin, until something changes."""
+        if not kind.hopeless:
+            return
         if len(self._hopeless) >= MAX_HOPELESS:
             self._hopeless.clear()
         until = self._view.now + (PATIENT_SECONDS if self._has_ready(kind) else FRESH_SECONDS)
@@ -385,11 +403,7 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [
-            min(cost.total - chosen.total, cost.certain - chosen.certain)
-            for cost in missed.costs
-            if cost.quote.now_open
-        ]
+        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
         saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
         enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
@@ -412,12 +426,13 @@ class Planner:
         """The costs that may be the least: nodes that load are asked when waiting takes as long."""
         key, price = (kind.model, entry.kind, entry.request.max_output), self._price(kind)
         warm = self._warm(kind, entry.request)
-        costs = self._ask(warm, key, entry.request, price, pressing=pressing, delay=self._delays[kind.model])
+        costs = self._ask(warm, key, entry.request, price, pressing=pressing)
         kind.cold = [node for node in kind.cold if not node.changed] or self._cold(kind)
         if not kind.cold:
             return costs
         best = min([cost.total for cost in costs], default=math.inf)
-        enough = best * (1 + self.policy.tie_share) < min([node.load_seconds(kind.model) for node in kind.cold])
+        shortest_load = min([node.load_seconds(kind.model) for node in kind.cold])
+        enough = best * (1 + self.policy.tie_share) < shortest_load
         if entry.request.background or not enough or self._may_prewarm(kind.model, warm):
             cold = self._ask(kind.cold, key, entry.request, price, pressing=pressing)
             costs += cold
@@ -443,7 +458,7 @@ class Planner:
             if warm := self._timelines.warm.get(blob):
                 ready = warm.ready
                 found |= ready if len(ready) <= most else dict(self.dice.sample(list(ready.items()), most))
-                for _, name in warm.busy[: FEW_BUSY]:
+                for _, name in warm.busy[:FEW_BUSY]:
                     found[name] = nodes[name]
         return [node for name, node in found.items() if name not in kind.tried and node.has(kind.model)]
 
@@ -468,13 +483,12 @@ class Planner:
         price: float,
         *,
         pressing: bool,
-        delay: float = 0.0,
     ) -> list[NodeCost]:
         """What each of some nodes would cost a request. Most of a decision's time is spent here."""
         costs: list[NodeCost] = []
         self._asked += len(nodes)
         blocks, tokens, background = request.blocks, request.tokens, request.background
-        now = self._view.now
+        now, delay = self._view.now, self._delays[key[0]]
         for node in nodes:
             quote = node.quote(key, request)
             hit, own, hoped = 0, False, 0
@@ -483,19 +497,19 @@ class Planner:
                 newest = runner.keeps - runner.placed if runner.placed else None
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
-            wait = quote.starts_at - now + delay if quote.starts_at > now else 0.0
-            certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
+            wait = max(0.0, quote.starts_at - now)
+            if wait and runner is not None:
+                wait += delay
+            total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
             if (
                 quote.load
                 and not quote.victims
                 and self._is_short_of(quote.blob, quote.rates, background=background)
             ):
-                certain -= quote.load  # it costs nobody anything, and the next ones find one more node ready
-            total = certain
-            if not own and not pressing:
+                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
+            if not own and not pressing and (background or runner is None):
                 total += quote.evict
-                certain += quote.evict_seen
-            costs.append(NodeCost(total, certain, wait, hit, own, node, quote))
+            costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
 
     def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
@@ -509,27 +523,24 @@ class Planner:
         return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
-        """The cheapest, but a chat stays at home unless leaving saves enough; equals by chance."""
+        """The cheapest, but a chat stays at home unless leaving saves enough.
+
+        Of equals that which takes least from others, then by chance.
+        """
         best = min(costs, key=_total)
         home = max((cost for cost in costs if cost.own), key=_hit, default=None)
         if home is not None:
-            if home.total - best.total <= self._slack(home.total):
+            keeps = home.quote.now_open or not best.quote.now_open  # no free slot stays empty for a habit
+            if keeps and home.total - best.total <= self._slack(home.total):
                 best = home
         elif self.policy.unsynced_peers and (agreed := self._agreed(costs, best.total, request)):
             return agreed
-        if not best.quote.now_open:
-            return self._unless_free(best, costs)
-        if best is home:
-            return home
+        if best is home or not best.quote.now_open:
+            return best
         limit = best.total * (1 + self.policy.tie_share)
-        return self._among([cost for cost in costs if cost.total <= limit and cost.quote.now_open])
-
-    @staticmethod
-    def _unless_free(best: NodeCost, costs: Sequence[NodeCost]) -> NodeCost:
-        """A node that has to be waited for, unless one that can begin now costs less for sure."""
-        free = [cost for cost in costs if cost.quote.now_open]
-        first = min(free, key=_certain, default=best)
-        return first if first.certain < best.certain else best
+        equal = [cost for cost in costs if cost.total <= limit and cost.quote.now_open]
+        least = min([cost.harm for cost in equal])
+        return self._among([cost for cost in equal if cost.harm <= least])
 
     def _slack(self, cost: float) -> float:
         """What leaving a place of this cost has to save."""
@@ -592,10 +603,6 @@ class Planner:
 
 def _total(cost: NodeCost) -> float:
     return cost.total
-
-
-def _certain(cost: NodeCost) -> float:
-    return cost.certain
 
 
 def _hit(cost: NodeCost) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ollama_pack.routing.decide.returns import ReturnCurves
+from ollama_pack.routing.decide.returns import ReturnCurve
 
 RunnerOptions = tuple[tuple[str, Any], ...]
 
@@ -287,7 +287,7 @@ class FleetView:
         now: the moment.
         nodes: the nodes that may be given work.
         demand: blob → requests a second that ask for it.
-        returns: blob → how likely its prompts are gone on with.
+        returns: blob → how likely its prompts are gone on with, by their kind.
         changed: names of the nodes that look otherwise than in the view before; None: any may.
         by_name: the nodes by their names; made of `nodes` where it is missing.
         holders: chain of a prompt's block → the nodes that such a prompt went to lately.
@@ -296,7 +296,7 @@ class FleetView:
     now: float
     nodes: tuple[NodeView, ...]
     demand: Mapping[str, float] = field(default_factory=dict)
-    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    returns: Mapping[str, Sequence[ReturnCurve]] = field(default_factory=dict)
     changed: Collection[str] | None = None
     by_name: Mapping[str, NodeView] = field(default_factory=dict)
     holders: Mapping[int, Collection[str]] = field(default_factory=dict)

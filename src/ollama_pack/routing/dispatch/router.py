@@ -58,6 +58,7 @@ from ollama_pack.routing.errors import (
     NoAnswerError,
     NodesDownError,
     NoNodeError,
+    QueueFullError,
     RequestFailsError,
     WaitedTooLongError,
 )
@@ -274,9 +275,11 @@ class Router:
         """A request that the scheduler knows of, for as long as anybody wants its answer."""
         identity = journey.request.id
         try:
-            self.scheduler.submit(journey.request)
+            displaced = self.scheduler.submit(journey.request)
         except NoNodeError as error:
             raise self.no_node(error.models) from None
+        if displaced:
+            self._displace(displaced)
         self._journeys[identity] = journey
         self._idle.clear()
         try:
@@ -292,6 +295,13 @@ class Router:
             if journey.shown is not None:  # also when its user has left: the line is kept with the chat
                 last = self._loop.create_task(journey.say(waited_line(journey.shown_for()), done=True))
                 await asyncio.shield(last)
+
+    def _displace(self, request: FleetRequest) -> None:
+        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        own = self.scheduler.places_of(request.user) + 1
+        bound = self._journeys[request.id].bound
+        bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
+        bound.exception()  # has been seen, should its client leave at this moment
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""

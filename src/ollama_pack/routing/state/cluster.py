@@ -136,8 +136,7 @@ class KnownNodes:
         followed = learner.asked(request.blocks, now, background=request.background)
         if followed is None:
             return 0, 0
-        if len(self.nodes) > self.policy.candidates:
-            self._remember_holder(node, request.blocks)
+        self._remember_holder(node, request.blocks)
         return followed.shared, followed.kind
 
     def _prompt_sent_elsewhere(

@@ -106,8 +106,11 @@ class Scheduler(KnownNodes):
 
     # --- requests ---
 
-    def submit(self, request: FleetRequest) -> None:
+    def submit(self, request: FleetRequest) -> FleetRequest | None:
         """Take a request in.
+
+        Returns:
+            A request that lost its place to this one, and no longer waits; None: there was room.
 
         Raises:
             NoNodeError: no node has any of its models.
@@ -118,9 +121,14 @@ class Scheduler(KnownNodes):
             raise ValueError(f"request {request.id!r} is already here")
         now = self._clock()
         blobs, cost = self._expect(request)
-        self._queue.push(request, now, cost)
+        displaced = self._queue.push(request, now, cost).displaced
         for blob, share in blobs.items():
             self._demand.add(blob, now, share)
+        return displaced
+
+    def places_of(self, user: str) -> int:
+        """How many requests of a user wait."""
+        return self._queue.places_of(user)
 
     def _expect(self, request: FleetRequest) -> tuple[Mapping[str, float], float]:
         """The weights that it asks for, by their share, and the seconds of service that it may take."""
