@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import socket
 import ssl
@@ -47,7 +48,7 @@ from heapq import nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
-from itertools import chain
+from itertools import accumulate, chain
 from math import exp
 from pathlib import Path
 from random import Random
@@ -147,6 +148,12 @@ from pydantic import (
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.aliases.errors ---
@@ -9148,6 +9155,109 @@ def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
     return next((model.thinking for model in watch.known.models if model.name == name), None)
 
 
+# --- ollama_pack.routing.dispatch.counts ---
+# What a router has done since it was made, by node and model: for Prometheus.
+
+SECONDS_BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
+MAX_PAIRS = 2048  # of a node and a model; more are counted as OTHER models
+OTHER = "other"
+
+
+@dataclass(slots=True)
+class SecondsHistogram:
+    """Times in classes.
+
+    Attributes:
+        counts: how many there were up to each of `SECONDS_BOUNDS`, and above the last.
+        total: the sum, in seconds.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS_BOUNDS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(slots=True)
+class ModelCounts:
+    """What one model did at one node.
+
+    Attributes:
+        sent: requests sent there.
+        loads: those for which the model had to be loaded.
+        failures: those that failed there.
+        failovers: failures after which another node was asked for.
+        prompt_tokens: of finished answers.
+        reused_tokens: of these, what the node held: as the engine reports it, else as it was expected.
+        waited: in the queue, of the requests sent.
+        predicted: to the first token, of the answers that began.
+        actual: the same as measured.
+    """
+
+    sent: int = 0
+    loads: int = 0
+    failures: int = 0
+    failovers: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    waited: SecondsHistogram = field(default_factory=SecondsHistogram)
+    predicted: SecondsHistogram = field(default_factory=SecondsHistogram)
+    actual: SecondsHistogram = field(default_factory=SecondsHistogram)
+
+
+class RouterCounts:
+    """Counts what happens to requests.
+
+    Attributes:
+        models: node and model → its counts.
+        refused: kind of error → chats that ended with it.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[tuple[str, str], ModelCounts] = {}
+        self.refused: dict[str, int] = {}
+
+    def sent(self, assignment: Assignment) -> None:
+        """A request goes to its node."""
+        counts = self._of(assignment)
+        counts.sent += 1
+        counts.loads += assignment.loads
+        counts.waited.add(assignment.waited)
+
+    def began(self, assignment: Assignment, elapsed: float) -> None:
+        """Its answer begins, so many seconds after it was sent."""
+        counts = self._of(assignment)
+        counts.predicted.add(assignment.terms.predict_ttft)
+        counts.actual.add(elapsed)
+
+    def finished(self, assignment: Assignment, spent: Durations) -> None:
+        """It is answered."""
+        counts = self._of(assignment)
+        prompt = spent.prompt_count or assignment.request.tokens
+        counts.prompt_tokens += prompt
+        counts.reused_tokens += min(prompt, assignment.hit if spent.hit is None else spent.hit)
+
+    def failed(self, assignment: Assignment) -> None:
+        """It failed at its node."""
+        self._of(assignment).failures += 1
+
+    def failed_over(self, assignment: Assignment) -> None:
+        """After that another node is asked for."""
+        self._of(assignment).failovers += 1
+
+    def refuse(self, reason: str) -> None:
+        """A chat ended with an error."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _of(self, assignment: Assignment) -> ModelCounts:
+        pair = assignment.node, assignment.model
+        if pair not in self.models and len(self.models) >= MAX_PAIRS:
+            pair = assignment.node, OTHER
+        return self.models.setdefault(pair, ModelCounts())
+
+
 # --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
@@ -11361,6 +11471,7 @@ class Router:
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self.counts = RouterCounts()
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
@@ -11629,6 +11740,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
         journey.waits_since = None
+        self.counts.sent(binding)
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         telling = None if journey.request.background else await self._tell_node(journey, attempt)
@@ -11646,7 +11758,9 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        self.scheduler.finished(identity, attempt.spent())
+        spent = attempt.spent()
+        self.counts.finished(binding, spent)
+        self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -11669,6 +11783,7 @@ class Router:
 
     def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
+        self.counts.began(binding, elapsed)
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         self._failures.pop((binding.node, fold_name(binding.model)), None)
@@ -11695,6 +11810,7 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error
+        self.counts.failed(binding)
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
@@ -11712,6 +11828,7 @@ class Router:
             raise NoAnswerError(journey.tried) from error
         if unexplained:
             journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
+        self.counts.failed_over(binding)
         journey.bound = self._loop.create_future()
 
 
@@ -12894,6 +13011,279 @@ class RouterHost:
             self.current = None
 
 
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
+
+
+class CacheCounters:
+    """Figures by name.
+
+    | name | what |
+    |---|---|
+    | `hits`, `follows` | answers that nobody had to generate again |
+    | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
+    | `stored`, `not_stored/<reason>` | what became of generations |
+    | `unreadable` | entries and streams that had been changed |
+    | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
+    | `seconds_saved`, `tokens_saved` | of generation |
+    | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
+    """
+
+    def __init__(self) -> None:
+        self._all: defaultdict[str, float] = defaultdict(int)
+        self._taken: dict[str, float] = {}
+
+    def add(self, name: str, value: float = 1) -> None:
+        self._all[name] += value
+
+    def looked_up(self, seconds: float) -> None:
+        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
+
+    def snapshot(self) -> dict[str, float]:
+        """The figures of this process since it began."""
+        return dict(self._all)
+
+    def take_new(self) -> dict[str, float]:
+        """What was added since the last time."""
+        now, before = dict(self._all), self._taken
+        self._taken = now
+        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
+
+    def give_back(self, new: dict[str, float]) -> None:
+        """What was taken and could not be brought to the others."""
+        for name, value in new.items():
+            self._taken[name] -= value
+
+
+# --- ollama_pack.services.metrics_text ---
+# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#
+# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metric(NamedTuple):
+    """One family of series.
+
+    Attributes:
+        name: without the beginning that all have, `ollama_pack_`.
+        kind: as Prometheus calls it.
+        labels: their names.
+        text: what it is.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+class Buckets(NamedTuple):
+    """What a histogram shows.
+
+    Attributes:
+        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
+        counts: how many there were in each class.
+        total: the sum of all.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
+
+NODE, MODEL = ("node",), ("node", "model")
+PLUGIN_UP = Metric(
+    "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
+)
+
+NODE_UP = Metric("node_up", "gauge", NODE, "Whether the router gives requests to the node (1).")
+IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
+NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
+RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")
+GPU_USE = Metric("node_gpu_utilization_ratio", "gauge", ("node", "gpu"), "How busy the GPU is, 0 to 1.")
+GPU_USED = Metric("node_gpu_memory_used_bytes", "gauge", ("node", "gpu"), "GPU memory in use.")
+GPU_TOTAL = Metric("node_gpu_memory_total_bytes", "gauge", ("node", "gpu"), "GPU memory.")
+QUEUE = Metric("queue_length", "gauge", (), "Requests that wait for a node.")
+FIRST_TOKEN = Metric(
+    "time_to_first_token_seconds",
+    "histogram",
+    MODEL,
+    "From sending a request to its node to the first token.",
+)
+PREDICTED = Metric(
+    "predicted_time_to_first_token_seconds", "histogram", MODEL, "What was predicted for the same requests."
+)
+QUEUE_WAIT = Metric(
+    "queue_wait_seconds", "histogram", MODEL, "How long requests waited before they went to the node."
+)
+SENT = Metric(
+    "requests_total", "counter", MODEL, "Requests sent to the node, those that failed there included."
+)
+LOADS = Metric("loads_total", "counter", MODEL, "Requests for which the node had to load the model.")
+FAILURES = Metric("node_failures_total", "counter", MODEL, "Requests that failed at the node.")
+FAILOVERS = Metric("failovers_total", "counter", MODEL, "Of these, requests that another node was asked for.")
+PROMPT_TOKENS = Metric("prompt_tokens_total", "counter", MODEL, "Tokens of the prompts of finished answers.")
+REUSED_TOKENS = Metric(
+    "reused_prompt_tokens_total", "counter", MODEL, "Of these, tokens that the node held already (prefix)."
+)
+REFUSED = Metric("chat_errors_total", "counter", ("reason",), "Chats that ended with an error, by its kind.")
+
+CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
+CACHE_REQUESTS = Metric(
+    "cache_requests_total",
+    "counter",
+    ("outcome", "reason"),
+    "Chats by what the cache did: hit, follow (shares a generation), miss, bypass (not looked up).",
+)
+CACHE_LOOKUP = Metric("cache_lookup_seconds", "histogram", (), "How long lookups took.")
+CACHE_STORED = Metric("cache_stored_total", "counter", (), "Answers that were stored.")
+CACHE_NOT_STORED = Metric("cache_not_stored_total", "counter", ("reason",), "Answers that were not stored.")
+CACHE_SECONDS = Metric("cache_saved_seconds_total", "counter", (), "Seconds of generation saved.")
+CACHE_TOKENS = Metric("cache_saved_tokens_total", "counter", (), "Generated tokens saved.")
+
+VOICE = Metric(
+    "voice_transcriptions_total", "counter", ("outcome",), "Recordings: ok, kept, or the error's code."
+)
+VOICE_AUDIO = Metric("voice_audio_seconds_total", "counter", (), "Length of the recordings transcribed.")
+VOICE_WORK = Metric("voice_work_seconds_total", "counter", (), "Time that these took, waiting included.")
+
+
+def family(metric: Metric, samples: MetricSamples) -> str:
+    """A family in the text format; empty where it has no samples."""
+    full = f"ollama_pack_{metric.name}"
+    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
+    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
+    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
+    if not isinstance(value, Buckets):
+        yield f"{full}{_labels(labels)} {value}"
+        return
+    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
+        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
+    yield f"{full}_sum{_labels(labels)} {value.total}"
+    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
+
+
+def _worker() -> dict[str, str]:
+    """A label where several processes answer at one address: each counts for itself."""
+    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def cache_metrics(report: Mapping[str, Any]) -> str:
+    """What the response cache of this process did.
+
+    Args:
+        report: as its `cache_report` gives it, of any version; only `fault`, where it cannot be asked.
+    """
+    counts = report.get("worker")
+    if not isinstance(counts, Mapping):
+        return ""
+    number = {str(name): float(value) for name, value in counts.items() if isinstance(value, int | float)}
+    outcomes = [(("hit", ""), number.get("hits", 0.0)), (("follow", ""), number.get("follows", 0.0))]
+    outcomes += [(("miss", reason), value) for reason, value in _by_reason(number, "misses/")]
+    outcomes += [(("bypass", reason), value) for reason, value in _by_reason(number, "bypasses/")]
+    classes = [number.get(f"lookups_ms/{bound:g}", 0.0) for bound in LOOKUP_BOUNDS]
+    lookups = Buckets(
+        tuple(bound / 1000 for bound in LOOKUP_BOUNDS),
+        (*classes, number.get("lookups_ms/more", 0.0)),
+        number.get("lookup_seconds", 0.0),
+    )
+    families = (
+        family(CACHE_UP, [((), float(not report.get("fault")))]),
+        family(CACHE_REQUESTS, outcomes),
+        family(CACHE_LOOKUP, [((), lookups)]),
+        family(CACHE_STORED, [((), number.get("stored", 0.0))]),
+        family(CACHE_NOT_STORED, [((reason,), value) for reason, value in _by_reason(number, "not_stored/")]),
+        family(CACHE_SECONDS, [((), number.get("seconds_saved", 0.0))]),
+        family(CACHE_TOKENS, [((), number.get("tokens_saved", 0.0))]),
+    )
+    return "".join(families)
+
+
+def _by_reason(counts: Mapping[str, float], begin: str) -> Iterator[tuple[str, float]]:
+    return ((name.removeprefix(begin), value) for name, value in counts.items() if name.startswith(begin))
+
+
+def voice_metrics(counts: Mapping[str, float]) -> str:
+    """What `transcribing.voice_counts` has counted."""
+    outcomes = [((name,), value) for name, value in _by_reason(counts, "outcome/")]
+    families = (
+        family(VOICE, outcomes),
+        family(VOICE_AUDIO, [((), counts.get("audio_seconds", 0.0))]),
+        family(VOICE_WORK, [((), counts.get("work_seconds", 0.0))]),
+    )
+    return "".join(families)
+
+
+# --- ollama_pack.services.router_metrics ---
+# What a router and its nodes did, as Prometheus reads it.
+
+_COUNTED: tuple[tuple[Metric, Callable[[ModelCounts], float | Buckets]], ...] = (
+    (FIRST_TOKEN, lambda counts: _buckets(counts.actual)),
+    (PREDICTED, lambda counts: _buckets(counts.predicted)),
+    (QUEUE_WAIT, lambda counts: _buckets(counts.waited)),
+    (SENT, lambda counts: counts.sent),
+    (LOADS, lambda counts: counts.loads),
+    (FAILURES, lambda counts: counts.failures),
+    (FAILOVERS, lambda counts: counts.failovers),
+    (PROMPT_TOKENS, lambda counts: counts.prompt_tokens),
+    (REUSED_TOKENS, lambda counts: counts.reused_tokens),
+)
+
+
+def router_metrics(router: Router) -> str:
+    """The text format, addresses of nodes left out."""
+    nodes = load_report(router)["nodes"]
+    by_node = [
+        family(NODE_UP, [((node["name"],), int(node["healthy"])) for node in nodes]),
+        family(IN_FLIGHT, [((node["name"],), node["in_flight"]) for node in nodes]),
+        family(NODE_QUEUE, [((node["name"],), node["queued"]) for node in nodes]),
+        family(RESIDENT, [((node["name"], model), 1) for node in nodes for model in set(node["models"])]),
+    ]
+    gpus = [((node["name"], str(gpu["index"])), gpu) for node in nodes for gpu in node["gpus"]]
+    by_gpu = [
+        family(metric, [(gpu, values[key] / unit) for gpu, values in gpus if values[key] is not None])
+        for metric, key, unit in (
+            (GPU_USE, "utilization", 100),
+            (GPU_USED, "memory_used", 1),
+            (GPU_TOTAL, "memory_total", 1),
+        )
+    ]
+    counted = [
+        family(metric, [(pair, value(counts)) for pair, counts in router.counts.models.items()])
+        for metric, value in _COUNTED
+    ]
+    refused = [((reason,), count) for reason, count in router.counts.refused.items()]
+    waiting = family(QUEUE, [((), router.scheduler.waiting)])
+    return "".join((*by_node, *by_gpu, waiting, *counted, family(REFUSED, refused)))
+
+
+def _buckets(times: SecondsHistogram) -> Buckets:
+    return Buckets(SECONDS_BOUNDS, tuple(times.counts), times.total)
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
@@ -13820,6 +14210,8 @@ class Pipe:
         def refused(error: Exception) -> Refusal:
             refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
+            if self._host.current is not None:
+                self._host.current.counts.refuse(error_code(error))
             return refusal
 
         if body.get("stream"):
@@ -13873,6 +14265,10 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def metrics(self) -> str:
+        """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
+        return router_metrics(await self._ready())
 
     async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""

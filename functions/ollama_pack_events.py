@@ -27,6 +27,7 @@ import time
 import unicodedata
 import warnings
 import wave
+from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
@@ -59,7 +60,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import aiohttp
 import orjson
@@ -128,6 +129,232 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
     if subject and event_name in _RATINGS and (message := await rated_down(subject)):
         return f"message:{message}"
     return None
+
+
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
+
+
+class CacheCounters:
+    """Figures by name.
+
+    | name | what |
+    |---|---|
+    | `hits`, `follows` | answers that nobody had to generate again |
+    | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
+    | `stored`, `not_stored/<reason>` | what became of generations |
+    | `unreadable` | entries and streams that had been changed |
+    | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
+    | `seconds_saved`, `tokens_saved` | of generation |
+    | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
+    """
+
+    def __init__(self) -> None:
+        self._all: defaultdict[str, float] = defaultdict(int)
+        self._taken: dict[str, float] = {}
+
+    def add(self, name: str, value: float = 1) -> None:
+        self._all[name] += value
+
+    def looked_up(self, seconds: float) -> None:
+        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
+
+    def snapshot(self) -> dict[str, float]:
+        """The figures of this process since it began."""
+        return dict(self._all)
+
+    def take_new(self) -> dict[str, float]:
+        """What was added since the last time."""
+        now, before = dict(self._all), self._taken
+        self._taken = now
+        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
+
+    def give_back(self, new: dict[str, float]) -> None:
+        """What was taken and could not be brought to the others."""
+        for name, value in new.items():
+            self._taken[name] -= value
+
+
+# --- ollama_pack.services.metrics_text ---
+# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#
+# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metric(NamedTuple):
+    """One family of series.
+
+    Attributes:
+        name: without the beginning that all have, `ollama_pack_`.
+        kind: as Prometheus calls it.
+        labels: their names.
+        text: what it is.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+class Buckets(NamedTuple):
+    """What a histogram shows.
+
+    Attributes:
+        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
+        counts: how many there were in each class.
+        total: the sum of all.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
+
+NODE, MODEL = ("node",), ("node", "model")
+PLUGIN_UP = Metric(
+    "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
+)
+
+NODE_UP = Metric("node_up", "gauge", NODE, "Whether the router gives requests to the node (1).")
+IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
+NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
+RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")
+GPU_USE = Metric("node_gpu_utilization_ratio", "gauge", ("node", "gpu"), "How busy the GPU is, 0 to 1.")
+GPU_USED = Metric("node_gpu_memory_used_bytes", "gauge", ("node", "gpu"), "GPU memory in use.")
+GPU_TOTAL = Metric("node_gpu_memory_total_bytes", "gauge", ("node", "gpu"), "GPU memory.")
+QUEUE = Metric("queue_length", "gauge", (), "Requests that wait for a node.")
+FIRST_TOKEN = Metric(
+    "time_to_first_token_seconds",
+    "histogram",
+    MODEL,
+    "From sending a request to its node to the first token.",
+)
+PREDICTED = Metric(
+    "predicted_time_to_first_token_seconds", "histogram", MODEL, "What was predicted for the same requests."
+)
+QUEUE_WAIT = Metric(
+    "queue_wait_seconds", "histogram", MODEL, "How long requests waited before they went to the node."
+)
+SENT = Metric(
+    "requests_total", "counter", MODEL, "Requests sent to the node, those that failed there included."
+)
+LOADS = Metric("loads_total", "counter", MODEL, "Requests for which the node had to load the model.")
+FAILURES = Metric("node_failures_total", "counter", MODEL, "Requests that failed at the node.")
+FAILOVERS = Metric("failovers_total", "counter", MODEL, "Of these, requests that another node was asked for.")
+PROMPT_TOKENS = Metric("prompt_tokens_total", "counter", MODEL, "Tokens of the prompts of finished answers.")
+REUSED_TOKENS = Metric(
+    "reused_prompt_tokens_total", "counter", MODEL, "Of these, tokens that the node held already (prefix)."
+)
+REFUSED = Metric("chat_errors_total", "counter", ("reason",), "Chats that ended with an error, by its kind.")
+
+CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
+CACHE_REQUESTS = Metric(
+    "cache_requests_total",
+    "counter",
+    ("outcome", "reason"),
+    "Chats by what the cache did: hit, follow (shares a generation), miss, bypass (not looked up).",
+)
+CACHE_LOOKUP = Metric("cache_lookup_seconds", "histogram", (), "How long lookups took.")
+CACHE_STORED = Metric("cache_stored_total", "counter", (), "Answers that were stored.")
+CACHE_NOT_STORED = Metric("cache_not_stored_total", "counter", ("reason",), "Answers that were not stored.")
+CACHE_SECONDS = Metric("cache_saved_seconds_total", "counter", (), "Seconds of generation saved.")
+CACHE_TOKENS = Metric("cache_saved_tokens_total", "counter", (), "Generated tokens saved.")
+
+VOICE = Metric(
+    "voice_transcriptions_total", "counter", ("outcome",), "Recordings: ok, kept, or the error's code."
+)
+VOICE_AUDIO = Metric("voice_audio_seconds_total", "counter", (), "Length of the recordings transcribed.")
+VOICE_WORK = Metric("voice_work_seconds_total", "counter", (), "Time that these took, waiting included.")
+
+
+def family(metric: Metric, samples: MetricSamples) -> str:
+    """A family in the text format; empty where it has no samples."""
+    full = f"ollama_pack_{metric.name}"
+    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
+    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
+    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
+    if not isinstance(value, Buckets):
+        yield f"{full}{_labels(labels)} {value}"
+        return
+    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
+        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
+    yield f"{full}_sum{_labels(labels)} {value.total}"
+    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
+
+
+def _worker() -> dict[str, str]:
+    """A label where several processes answer at one address: each counts for itself."""
+    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def cache_metrics(report: Mapping[str, Any]) -> str:
+    """What the response cache of this process did.
+
+    Args:
+        report: as its `cache_report` gives it, of any version; only `fault`, where it cannot be asked.
+    """
+    counts = report.get("worker")
+    if not isinstance(counts, Mapping):
+        return ""
+    number = {str(name): float(value) for name, value in counts.items() if isinstance(value, int | float)}
+    outcomes = [(("hit", ""), number.get("hits", 0.0)), (("follow", ""), number.get("follows", 0.0))]
+    outcomes += [(("miss", reason), value) for reason, value in _by_reason(number, "misses/")]
+    outcomes += [(("bypass", reason), value) for reason, value in _by_reason(number, "bypasses/")]
+    classes = [number.get(f"lookups_ms/{bound:g}", 0.0) for bound in LOOKUP_BOUNDS]
+    lookups = Buckets(
+        tuple(bound / 1000 for bound in LOOKUP_BOUNDS),
+        (*classes, number.get("lookups_ms/more", 0.0)),
+        number.get("lookup_seconds", 0.0),
+    )
+    families = (
+        family(CACHE_UP, [((), float(not report.get("fault")))]),
+        family(CACHE_REQUESTS, outcomes),
+        family(CACHE_LOOKUP, [((), lookups)]),
+        family(CACHE_STORED, [((), number.get("stored", 0.0))]),
+        family(CACHE_NOT_STORED, [((reason,), value) for reason, value in _by_reason(number, "not_stored/")]),
+        family(CACHE_SECONDS, [((), number.get("seconds_saved", 0.0))]),
+        family(CACHE_TOKENS, [((), number.get("tokens_saved", 0.0))]),
+    )
+    return "".join(families)
+
+
+def _by_reason(counts: Mapping[str, float], begin: str) -> Iterator[tuple[str, float]]:
+    return ((name.removeprefix(begin), value) for name, value in counts.items() if name.startswith(begin))
+
+
+def voice_metrics(counts: Mapping[str, float]) -> str:
+    """What `transcribing.voice_counts` has counted."""
+    outcomes = [((name,), value) for name, value in _by_reason(counts, "outcome/")]
+    families = (
+        family(VOICE, outcomes),
+        family(VOICE_AUDIO, [((), counts.get("audio_seconds", 0.0))]),
+        family(VOICE_WORK, [((), counts.get("work_seconds", 0.0))]),
+    )
+    return "".join(families)
 
 
 # --- ollama_pack.engines.event_text ---
@@ -523,6 +750,12 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
@@ -839,6 +1072,9 @@ async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any]
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
@@ -923,6 +1159,25 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
         response_model=None,
         include_in_schema=False,
     )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
 
 
 def not_found() -> Any:
@@ -2702,7 +2957,7 @@ class RouterContact:
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def load(self) -> Mapping[str, Any]:
         """The load of all nodes.
@@ -2720,6 +2975,15 @@ class RouterContact:
         """
         return _as_mapping(await self._ask("dashboard"))
 
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
     async def models(self) -> list[dict[str, Any]]:
         """The models and aliases that it offers now.
 
@@ -2733,9 +2997,9 @@ class RouterContact:
         try:
             answer = await self._ask_once(method)
         except RouterUnavailableError as error:
-            self._tell(str(error))
+            self._tell(method, str(error))
             raise
-        self._said = ""
+        self._said.pop(method, None)
         return answer
 
     async def _ask_once(self, method: str) -> Any:
@@ -2757,11 +3021,11 @@ class RouterContact:
                 f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
             ) from error
 
-    def _tell(self, fault: str) -> None:
+    def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
-        if fault != self._said and fault not in {ABSENT, SWITCHED_OFF}:
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
             log_contact.warning("%s", fault)
-        self._said = fault
+        self._said[method] = fault
 
 
 def _method(router: Any, name: str) -> Any:
@@ -7484,6 +7748,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -7499,13 +7800,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -7518,12 +7819,6 @@ def told_to(error: PackError, *, is_admin: bool) -> str:
 def is_engine_fault(error: PackError) -> bool:
     """Whether an admin can help, not the user: the reason belongs into the log."""
     return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-
-
-def error_code(error: PackError) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.speech.subtitles ---
@@ -8011,22 +8306,9 @@ LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still ther
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
-MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
 MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
-_BEARER = "bearer "
-
-
-def check_microphone_key(text: str) -> str:
-    """The key as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
 
 
 class VoiceRoutes:
@@ -8051,10 +8333,7 @@ class VoiceRoutes:
 
     def _is_microphone(self, request: Any) -> bool:
         """Whether a request shows the microphone's key, which opens this one route and nothing else."""
-        shown, key = str(request.headers.get("authorization", "")), self._key()
-        if not key or not shown.lower().startswith(_BEARER):
-            return False
-        return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+        return shows_key(request, self._key())
 
     async def _transcribe(self, request: Any, user: Any) -> Any:
         try:
@@ -9014,7 +9293,7 @@ class Event:
             default=True,
             description=(
                 "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
-                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
+                "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
         microphone_key: str = Field(
@@ -9035,16 +9314,25 @@ class Event:
             json_schema_extra={"input": {"type": "password"}},
         )
 
+        metrics_token: str = Field(
+            default="",
+            description=(
+                "The bearer token with which Prometheus reads GET /ollama-pack/metrics, and nothing else. "
+                "16 characters or more. Empty: only admins read it."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key")
+        @field_validator("microphone_key", "metrics_token")
         @classmethod
         def _long_key(cls, text: str) -> str:
-            return check_microphone_key(text)
+            return check_route_key(text)
 
     def __init__(self) -> None:
         self.valves = self.Valves()
@@ -9074,11 +9362,13 @@ class Event:
         self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
         self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
+            RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
@@ -9117,6 +9407,15 @@ class Event:
         publishing = self._publisher.last.as_dict() | valves
         return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
 
+    def _is_prometheus(self, request: Any) -> bool:
+        return shows_key(request, self.valves.metrics_token)
+
+    async def _metrics(self, _request: Any, _user: Any) -> Any:
+        router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
+        answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
+        text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
+        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}
 
@@ -9130,6 +9429,12 @@ class Event:
             return await self._router.load()
         except RouterUnavailableError:
             return EMPTY_LOAD
+
+    async def _ask_metrics(self) -> str:
+        try:
+            return await self._router.metrics()
+        except RouterUnavailableError:
+            return ""
 
     async def _ask_details(self) -> Mapping[str, Any]:
         """What the dashboard shows of the router; of an older one, its load."""

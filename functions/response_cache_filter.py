@@ -141,6 +141,12 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 # --- ollama_pack.cache.errors ---
 # What goes wrong with the cache: see the tree in `ollama_pack.errors`.
 #
@@ -2213,6 +2219,7 @@ class CacheCounters:
     | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
     | `seconds_saved`, `tokens_saved` | of generation |
     | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
     """
 
     def __init__(self) -> None:
@@ -2224,6 +2231,7 @@ class CacheCounters:
 
     def looked_up(self, seconds: float) -> None:
         self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""

@@ -123,6 +123,12 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
@@ -4233,6 +4239,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -4248,13 +4291,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -4267,12 +4310,6 @@ def told_to(error: PackError, *, is_admin: bool) -> str:
 def is_engine_fault(error: PackError) -> bool:
     """Whether an admin can help, not the user: the reason belongs into the log."""
     return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-
-
-def error_code(error: PackError) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.speech.subtitles ---
