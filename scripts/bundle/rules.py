@@ -1,6 +1,7 @@
 """What the packager refuses, each with a sentence that says what to do instead.
 
-Two reasons for a rule: text that is put end to end must mean the same afterwards, and Open WebUI's and the Pipelines server's loaders read a file in ways of their own.
+Two reasons for a rule: text that is put end to end must mean the same afterwards,
+and Open WebUI's and the Pipelines server's loaders read a file in ways of their own.
 """
 
 import ast
