@@ -8,6 +8,81 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Event`, line 8411, which the server calls.
+# The modules that it uses come first:
+#    143  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    158  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    176  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    183  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    326  engines.event_text          A server-sent event as text.
+#    344  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    450  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    522  engines.lines               Cutting a stream of bytes into lines of bounded length.
+#    530  engines.sse                 Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    618  errors                      Every error that the pack raises on purpose, and the base of them all.
+#    700  webui.errors                What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#    762  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    899  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    905  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    989  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1128  webui.streams               Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#   1149  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1273  services.pack_valves        What all valves of the pack have in common.
+#   1287  aliases.errors              What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#   1309  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1332  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1630  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1748  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1791  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1851  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1904  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2018  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2071  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2240  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2291  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2393  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2617  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2878  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3006  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3148  speech.errors               What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+#   3510  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3587  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3679  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3715  speech.values               What recordings turn into, and what an engine is.
+#   3972  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4122  speech.wav                  Windows as other programs take them: 16-bit samples, and WAV files of them.
+#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4483  speech.sentences            Segments of about a sentence, made from words with times.
+#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5402  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
+#   5467  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6057  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6145  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6219  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6487  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6537  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6679  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6945  webui.voice_store           Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+#   6975  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7088  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7226  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7380  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7560  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7786  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7830  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7891  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8208  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8294  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8328  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8384  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -27,7 +102,6 @@ import time
 import unicodedata
 import warnings
 import wave
-from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
@@ -69,38 +143,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 # --- ollama_pack.webui.chats ---
 # Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 
-_UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
-
-
-async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
-    """Whether the question has another answer of this model, so that a user wants to see different ones.
-
-    So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message; and
-    when somebody has the same model twice, side by side.
-
-    Args:
-        metadata: of the request.
-        model: that was asked for, where the message that waits for the answer does not tell.
-    """
-    if metadata.get("regeneration_message_id"):
-        return True
-    chat, parent = str(metadata.get("chat_id") or ""), metadata.get("user_message_id")
-    children = (metadata.get("user_message") or {}).get("childrenIds")
-    is_first = isinstance(children, list) and set(children) <= {metadata.get("message_id")}
-    if not chat or chat.startswith(_UNSAVED) or not parent or is_first:
-        return False
-
-    from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
-
-    messages = await Chats.get_messages_map_by_chat_id(chat) or {}
-    asked = (messages.get(str(metadata.get("message_id"))) or {}).get("model") or model
-    siblings = (
-        message
-        for name, message in messages.items()
-        if name != metadata.get("message_id") and message.get("parentId") == parent
-    )
-    return any(message.get("role") == "assistant" and message.get("model") == asked for message in siblings)
-
 
 async def rated_down(feedback_id: str) -> str | None:
     """The message that a feedback is about, if its thumb points down."""
@@ -136,49 +178,6 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
 
 # Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
 LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
-
-
-class CacheCounters:
-    """Figures by name.
-
-    | name | what |
-    |---|---|
-    | `hits`, `follows` | answers that nobody had to generate again |
-    | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
-    | `stored`, `not_stored/<reason>` | what became of generations |
-    | `unreadable` | entries and streams that had been changed |
-    | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
-    | `seconds_saved`, `tokens_saved` | of generation |
-    | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
-    | `lookup_seconds` | the sum of these times |
-    """
-
-    def __init__(self) -> None:
-        self._all: defaultdict[str, float] = defaultdict(int)
-        self._taken: dict[str, float] = {}
-
-    def add(self, name: str, value: float = 1) -> None:
-        self._all[name] += value
-
-    def looked_up(self, seconds: float) -> None:
-        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
-        self.add("lookup_seconds", seconds)
-
-    def snapshot(self) -> dict[str, float]:
-        """The figures of this process since it began."""
-        return dict(self._all)
-
-    def take_new(self) -> dict[str, float]:
-        """What was added since the last time."""
-        now, before = dict(self._all), self._taken
-        self._taken = now
-        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
-
-    def give_back(self, new: dict[str, float]) -> None:
-        """What was taken and could not be brought to the others."""
-        for name, value in new.items():
-            self._taken[name] -= value
 
 
 # --- ollama_pack.services.metrics_text ---
@@ -221,42 +220,9 @@ class Buckets(NamedTuple):
 
 MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
 
-NODE, MODEL = ("node",), ("node", "model")
 PLUGIN_UP = Metric(
     "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
 )
-
-NODE_UP = Metric("node_up", "gauge", NODE, "Whether the router gives requests to the node (1).")
-IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
-NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
-RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")
-GPU_USE = Metric("node_gpu_utilization_ratio", "gauge", ("node", "gpu"), "How busy the GPU is, 0 to 1.")
-GPU_USED = Metric("node_gpu_memory_used_bytes", "gauge", ("node", "gpu"), "GPU memory in use.")
-GPU_TOTAL = Metric("node_gpu_memory_total_bytes", "gauge", ("node", "gpu"), "GPU memory.")
-QUEUE = Metric("queue_length", "gauge", (), "Requests that wait for a node.")
-FIRST_TOKEN = Metric(
-    "time_to_first_token_seconds",
-    "histogram",
-    MODEL,
-    "From sending a request to its node to the first token.",
-)
-PREDICTED = Metric(
-    "predicted_time_to_first_token_seconds", "histogram", MODEL, "What was predicted for the same requests."
-)
-QUEUE_WAIT = Metric(
-    "queue_wait_seconds", "histogram", MODEL, "How long requests waited before they went to the node."
-)
-SENT = Metric(
-    "requests_total", "counter", MODEL, "Requests sent to the node, those that failed there included."
-)
-LOADS = Metric("loads_total", "counter", MODEL, "Requests for which the node had to load the model.")
-FAILURES = Metric("node_failures_total", "counter", MODEL, "Requests that failed at the node.")
-FAILOVERS = Metric("failovers_total", "counter", MODEL, "Of these, requests that another node was asked for.")
-PROMPT_TOKENS = Metric("prompt_tokens_total", "counter", MODEL, "Tokens of the prompts of finished answers.")
-REUSED_TOKENS = Metric(
-    "reused_prompt_tokens_total", "counter", MODEL, "Of these, tokens that the node held already (prefix)."
-)
-REFUSED = Metric("chat_errors_total", "counter", ("reason",), "Chats that ended with an error, by its kind.")
 
 CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
 CACHE_REQUESTS = Metric(
@@ -561,31 +527,6 @@ class LineTooLongError(Exception):
     """A line is longer than it may be. Never leaves `engines/`."""
 
 
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.sse ---
 # Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
 #
@@ -791,30 +732,6 @@ class ModelRefusedError(PackError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
         self.refusal = refusal
-
-
-class ModelClosedError(PackError):
-    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
-
-    Attributes:
-        model: its id.
-    """
-
-    def __init__(self, model: str) -> None:
-        super().__init__("Model not found")
-        self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
 
 
 class UploadError(PackError):
@@ -1389,368 +1306,8 @@ class AliasTableError(PackError, ValueError):
         self.reason = reason
 
 
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
-
-
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
-# --- ollama_pack.engines.content ---
-# The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#
-# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
-# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
-
-# Type of a part → the field with its text.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
-_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
-_MARKS = frozenset(
-    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
-)
-# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
-_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
-
-
-def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each part of a message's content that is meant for a model, with its place for error messages.
-
-    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
-    Other types are passed on as they are.
-
-    Args:
-        message: of an OpenAI chat body.
-        field: where it stands, such as `messages[2]`.
-
-    Raises:
-        ChatBodyError: the content is not of its form.
-    """
-    content, field = message.get("content"), f"{field}.content"
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield field, {"type": "text", "text": content}
-        return
-    for number, given in enumerate(list_in(content, field)):
-        place = f"{field}[{number}]"
-        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
-        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
-        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
-            yield place, _plain_part(part, kind, place)
-
-
-def _is_for_no_model(kind: str) -> bool:
-    lowered = kind.lower()
-    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
-
-
-def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
-    if kind in _TEXT_PARTS:
-        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
-        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
-    if kind not in IMAGE_PARTS:
-        return part
-    given = part.get("image_url")
-    if isinstance(given, Mapping):
-        text_in(given.get("url"), f"{field}.image_url")
-        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
-    address = _image_address(part) if kind == "image" and given is None else given
-    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
-
-
-def _image_address(part: Mapping[str, Any]) -> object:
-    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
-    source = part.get("source")
-    source = source if isinstance(source, Mapping) else part
-    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
-    if data is None:
-        return source.get("url", part.get("image"))
-    kind = source.get("media_type") or source.get("mime_type") or "image/png"
-    return f"data:{kind};base64,{data}"
-
-
 # --- ollama_pack.aliases.facts ---
 # What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
 
 
 @dataclass(frozen=True, slots=True)
@@ -1770,39 +1327,6 @@ class RequestFacts:
     tools: bool = False
     tokens: int = 0
     groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
 
 
 # --- ollama_pack.aliases.table ---
@@ -2107,7 +1631,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -2171,15 +1694,6 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
 
 
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
-
-
 def _whole(name: str) -> str:
     return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
 
@@ -2233,65 +1747,6 @@ def _level(written: str) -> str:
 
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
-
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """The model that answers, and why it does.
-
-    Attributes:
-        alias: the name that was asked for.
-        model: id of the model that answers.
-        row: the row that named it.
-        passed_over: models that the table prefers, each with the reason against it.
-    """
-
-    alias: str
-    model: str
-    row: AliasRow
-    passed_over: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
-
-
-def resolve(
-    table: AliasTable,
-    facts: RequestFacts,
-    models: Mapping[str, str] | None,
-    denied: AbstractSet[str] = frozenset(),
-) -> Resolution | None:
-    """Resolve the name that was asked for.
-
-    Args:
-        table: the aliases.
-        facts: what is known of the request.
-        models: id → quantization level (empty where unknown) of every model that is there;
-            None when that is not known: then the first candidate is taken at its word.
-        denied: ids in `models` that this user may not use.
-
-    Returns:
-        None when no row of the table is about this request: the name then stands for itself.
-
-    Raises:
-        AliasUnavailableError: rows apply, but none of their models is there and permitted.
-    """
-    passed_over: list[tuple[str, str]] = []
-    families = Families(models or ())
-    for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied, families)
-        if model is not None and model not in denied:
-            return Resolution(facts.model, model, row, tuple(passed_over))
-        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
-    if passed_over:
-        raise AliasUnavailableError(facts.model, tuple(passed_over))
-    return None
 
 
 def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
@@ -2391,13 +1846,6 @@ def groups_behind(
         else frozenset(group for group, found in by_group.items() if model in found)
         for model in models_behind(table, name, models)
     }
-
-
-def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
-    """Every model that the table names for an alias, whether it is there or not."""
-    groups = frozenset(group for row in table.rows for group in row.groups)
-    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    return tuple(model for model, _ in candidates(table, everything))
 
 
 # --- ollama_pack.webui.audience ---
@@ -2607,56 +2055,6 @@ class ModelCatalogue(Mapping[str, str]):
         return [found for found in (ROUTER + model, model) if found in self._models]
 
 
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
 async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids of the same groups."""
     return tuple(str(group.id) for group in await _groups_of(user))
@@ -2668,24 +2066,6 @@ async def _groups_of(user: Mapping[str, Any]) -> Any:
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
 # --- ollama_pack.webui.access ---
@@ -2802,35 +2182,6 @@ def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str
 
 def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
     return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
-
-
-async def usable_models(
-    routed_id: str, models: Sequence[CheckedModel], user: Mapping[str, Any]
-) -> frozenset[str]:
-    """The names of those models that a user may use through one of the router's ids.
-
-    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
-
-    Args:
-        routed_id: what was asked for, such as `gpu_router.gpt-4`.
-        models: what may answer.
-        user: who asks, as a pipe gets it.
-    """
-    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
-
-    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
-    stored = await Models.get_models_by_ids(sorted(wanted))
-    rows = {row.id: existing_row(row.model_dump()) for row in stored}
-    reader = await _reader(user)
-    gate = rows.get(routed_id)
-    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
-
-    def is_usable(model: CheckedModel) -> bool:
-        if own := own_rows(model, rows):
-            return any(row.active and reader.may_read(row) for row in own)
-        return reader.is_admin or is_opened
-
-    return frozenset(model.name for model in models if is_usable(model))
 
 
 async def readable_names(names: Iterable[str], user: Mapping[str, Any]) -> frozenset[str]:
@@ -4130,19 +3481,6 @@ class SpeechServerFaultError(SpeechServerError):
     """The server failed, hung up, or answers what is no transcription."""
 
 
-class NoAttachmentError(SpeechError):
-    """There is nothing to transcribe: no recording is attached.
-
-    Attributes:
-        attached: names of what is attached instead.
-    """
-
-    def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
-        self.attached = tuple(attached)
-        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
-        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
-
-
 class UnknownSpeechModelError(SpeechError):
     """A client asks for a model that is not listed.
 
@@ -4342,41 +3680,13 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
-QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
-SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
 
 
 def node_name(url: str) -> str:
     """A node's address as it may be shown: without user name, password, query and fragment."""
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
-    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
@@ -4394,40 +3704,6 @@ def said_in(answer: bytes) -> str:
 
 def _is_page(answer: bytes) -> bool:
     return answer.lstrip()[:1] == b"<"
-
-
-def without_quotes(said: str, messages: object) -> str:
-    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
-
-    Args:
-        said: the message, as `shortened` gives it.
-        messages: of the request.
-    """
-    if not said:
-        return said
-    texts = [" ".join(text.split()) for text in _texts_in(messages)]
-    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
-    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
-    for start in range(0, len(said), step):
-        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
-        part = said[start : start + size]
-        if len(part) == size and part in spoken:
-            return f"{said[: max(0, start - step + 1)].rstrip()}…"
-    return said
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """Each text in a conversation, without pictures and sound."""
-    if isinstance(value, str):
-        if not value.startswith("data:"):
-            yield value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            if name not in {"role", "type"}:
-                yield from _texts_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts_in(part)
 
 
 def shortened(text: str) -> str:
@@ -7369,18 +6645,6 @@ class SpanCutter:
         self._runs.clear()
         self._quiet = {frame: heard for frame, heard in self._quiet.items() if frame >= self._cut}
         return FrameSpan(start, self._cut)
-
-
-def cut_windows(
-    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
-) -> Iterator[SpeechWindow]:
-    """The windows of a recording, in order; none where nobody speaks.
-
-    Args:
-        heard: blocks of samples, each with the probabilities of speech of its frames.
-        limit_seconds: the longest window.
-    """
-    return (found for found in windows_and_pauses(heard, limit_seconds) if found)
 
 
 def windows_and_pauses(
