@@ -87,16 +87,18 @@ FAULTS = {
 def test_a_failing_node_costs_no_request(nodes: list[OllamaNode], fault: Answer) -> None:
     """Would catch a user who sees an error though another node could answer."""
 
-    async def scenario() -> tuple[Chat, int]:
+    async def scenario() -> tuple[Chat, int, int]:
         async with routing(nodes, replace(QUICK, first_token_seconds=0.5)) as router:
             first, second = await home(router, nodes)
             first.enqueue(fault)
             second.enqueue(Answer(["good"]))
             before = chats(first)
-            return await Chat(router).run(), chats(first) - before
+            chat = await Chat(router).run()
+            return chat, chats(first) - before, sum(one.failovers for one in router.counts.models.values())
 
-    chat, asked = run(scenario)
+    chat, asked, failovers = run(scenario)
     assert asked == 1
+    assert failovers == 1
     assert chat.answer == "good"
 
 
