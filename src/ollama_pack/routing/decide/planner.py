@@ -36,7 +36,7 @@ from ollama_pack.routing.decide.node_timeline import (
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView, PairRates
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView
 
 
 @dataclass(slots=True)
@@ -116,6 +116,7 @@ class Timelines:
         moment: what all of them go by.
         nodes: by name.
         open: the names of those that can begin something now.
+        roomy: the names of those that can load a small model now and unload nothing for it.
         warm: the nodes that have some weights in memory, by these.
         gains: counts the changes after which a request may begin that could not before.
     """
@@ -124,6 +125,7 @@ class Timelines:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
+        self.roomy: set[str] = set()
         self.warm: dict[str, WarmNodes] = {}
         self._loading: list[tuple[bool, float, str]] = []  # sorted: who can load first
         self._listed: dict[str, Listed] = {}
@@ -174,6 +176,7 @@ class Timelines:
         del self.nodes[name]
         self._unlist(name)
         self.open.discard(name)
+        self.roomy.discard(name)
 
     def list_again(self, node: VirtualNode) -> None:
         """Note what a node can begin, and when."""
@@ -197,6 +200,10 @@ class Timelines:
             self.open.add(name)
         else:
             self.open.discard(name)
+        if node.has_room():
+            self.roomy.add(name)
+        else:
+            self.roomy.discard(name)
 
     def _unlist(self, name: str) -> None:
         listed = self._listed.pop(name, None)
@@ -248,6 +255,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
         look_again: when requests that were passed over may look otherwise though nothing has happened.
     """
@@ -257,11 +265,12 @@ class Planner:
     holds_back = True
     _timelines: Timelines = field(init=False)
     _view: FleetView = field(init=False)
-    _kinds: list[Kind] = field(init=False, default_factory=list)
+    _kinds: dict[str, Kind] = field(init=False, default_factory=dict)
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
     _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
+    ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
     look_again: float = field(init=False, default=math.inf)
     _hopeless: dict[str, tuple[int, int, float]] = field(init=False, default_factory=dict)
@@ -281,13 +290,14 @@ class Planner:
         """
         self._begin(view)
         found = self._walk(waiting)
+        self.ahead = self._loads_ahead(found)
         self._end()
         return found
 
     def _begin(self, view: FleetView) -> None:
         self._view = view
         self._timelines.follow(view)
-        self._kinds, self._touched, self._held = [], {}, None
+        self._kinds, self._touched, self._held = {}, {}, None
         self._delays.clear()
         self._asked, self.exhausted, self.look_again = 0, False, math.inf
 
@@ -307,7 +317,7 @@ class Planner:
         for name, entries in waiting.items():
             kind = self._kind_of(name, entries)
             if kind and not self._is_hopeless(kind):
-                self._kinds.append(kind)
+                self._kinds[name] = kind
                 heappush(ahead, (entries[0].place, kind))
         while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
             _, kind = heappop(ahead)
@@ -360,6 +370,61 @@ class Planner:
             return False
         self.look_again = min(self.look_again, until)
         return True
+
+    def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+
+        They take nothing from anybody, except that the last node with room is left to models that no node has
+        in memory.
+        """
+        if not self._timelines.roomy:
+            return []
+        asked = {one.entry.kind: one for one in found if not one.request.background}
+        return [load for one in asked.values() for load in self._loads_for(one)]
+
+    def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
+        """The loads of one model, given the choice for a request that asks for it."""
+        kind, request = self._kinds[assignment.entry.kind], assignment.request
+        nodes, roomy = self._timelines.nodes, self._timelines.roomy
+        warm = [node for name in kind.having.nodes if (node := nodes[name]).has(kind.model)]
+        slots = self._slots(kind)
+        busy = len(kind.waiting) + sum([node.answers(kind.model) for node in warm])
+        nearest = min([node.view.tier for node in warm], default=-1)
+        left = len(roomy)
+        for name in kind.having.nodes:
+            node = nodes[name]
+            if busy <= max(1.0, self.policy.prewarm_share * slots):
+                return
+            if name not in roomy or node.view.tier > nearest or node.has(kind.model):
+                continue
+            if left == 1 and self._leaves_models_out(node, kind.model):
+                return
+            quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
+            if quote.now_open and quote.load and not quote.victims:
+                slots += quote.rates.slots
+                left -= 1
+                yield self._load(node, quote, assignment)
+
+    def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
+        """Whether a node has other models that no node has in memory."""
+        held, own = self._timelines.moment.held, node.view.models[model].blob
+        return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
+        """A load for those who will ask for the same as a request."""
+        request, models = assignment.request, (assignment.asked_for,)
+        load = FleetRequest(
+            f"{request.id} {node.view.name}",
+            "",
+            models,
+            context=request.context,
+            options=request.options,
+            background=True,
+            load_only=True,
+        )
+        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
+        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
     def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
         """The requests of a kind, with the first of their models that any node has; None: no node has any."""
@@ -433,19 +498,11 @@ class Planner:
         best = min([cost.total for cost in costs], default=math.inf)
         shortest_load = min([node.load_seconds(kind.model) for node in kind.cold])
         enough = best * (1 + self.policy.tie_share) < shortest_load
-        if entry.request.background or not enough or self._may_prewarm(kind.model, warm):
+        if entry.request.background or not enough:
             cold = self._ask(kind.cold, key, entry.request, price, pressing=pressing)
             costs += cold
             kind.cold = [cost.node for cost in sorted(cold, key=_total)[:FEW_BUSY]]
         return costs
-
-    def _may_prewarm(self, model: str, warm: Sequence[VirtualNode]) -> bool:
-        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
-        if not warm:
-            return False
-        node = warm[0]
-        blob = node.view.models[model].blob
-        return self._is_short_of(blob, node.view.rates[blob], background=False)
 
     def _warm(self, kind: Kind, request: FleetRequest) -> list[VirtualNode]:
         """Of the nodes that have the model in memory those that hold the prompt, and those free first."""
@@ -501,26 +558,10 @@ class Planner:
             if wait and runner is not None:
                 wait += delay
             total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
-            if (
-                quote.load
-                and not quote.victims
-                and self._is_short_of(quote.blob, quote.rates, background=background)
-            ):
-                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
             if not own and not pressing and (background or runner is None):
                 total += quote.evict
             costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
-
-    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
-        """Whether the nodes that have these weights in memory are too few for what is asked of them.
-
-        For people, as many slots are needed as are busy on average, and the square root of that on top. A
-        background call loads a model on an empty node earlier, as nobody waits for it.
-        """
-        slots = rates.slots * self._timelines.moment.held[blob]
-        busy = self._view.demand.get(blob, 0.0) * rates.service
-        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
         """The cheapest, but a chat stays at home unless leaving saves enough.
