@@ -9,110 +9,110 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13355, which the server calls.
+# Begin here: `class Pipe`, line 13343, which the server calls.
 # The modules that it uses come first:
 #    180  errors                         Every error that the pack raises on purpose, and the base of them all.
 #    256  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
 #    297  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
 #    439  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    558  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    633  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    694  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    992  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1120  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1166  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1200  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#   1232  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1591  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1716  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1788  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1794  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1859  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1913  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1961  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2270  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2362  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   2507  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2780  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3159  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3281  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3382  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3471  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3569  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3690  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3805  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3913  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4024  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4171  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4204  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4260  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4348  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4669  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4889  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5006  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5113  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5162  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5364  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5539  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5889  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5959  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6002  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6107  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6330  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6388  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6486  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6694  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6869  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7188  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7441  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7526  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7696  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7890  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7961  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8041  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8107  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8156  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8573  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8710  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8876  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9098  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9192  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9353  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9386  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9568  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9603  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10109  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10188  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10334  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10472  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10530  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10888  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11155  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11254  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11674  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  11743  engines.event_text             A server-sent event as text.
-#  11761  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  11777  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11905  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11916  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  11922  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12036  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12071  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12165  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12337  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12473  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12537  services.pack_valves           What all valves of the pack have in common.
-#  12551  services.router_valves         The valves of the router, wherever it runs.
-#  12644  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  12758  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13051  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13085  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13102  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13285  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13300  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13314  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    565  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    640  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    701  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    999  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1127  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1173  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1207  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#   1239  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1598  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1722  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1794  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1800  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1865  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1919  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1967  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2276  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2368  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#   2513  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2525  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2786  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3165  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3287  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3388  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3477  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3575  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3696  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3811  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3919  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4030  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4177  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4210  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4266  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4354  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4673  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4893  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5010  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5117  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5166  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5368  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5543  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5893  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5963  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6006  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6111  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6334  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6392  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6489  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6692  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6863  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7182  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7435  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7520  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7690  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7884  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7955  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8035  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8101  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8150  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8567  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8704  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8870  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9092  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9186  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9347  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9380  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9562  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9597  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10103  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10182  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10328  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10466  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10524  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10882  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11149  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11248  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11668  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  11737  engines.event_text             A server-sent event as text.
+#  11755  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#  11771  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11897  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11908  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  11914  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12028  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12063  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12157  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12329  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12419  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12465  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12529  services.pack_valves           What all valves of the pack have in common.
+#  12543  services.router_valves         The valves of the router, wherever it runs.
+#  12636  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  12750  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13043  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13075  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13092  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13275  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13290  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13304  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -453,6 +453,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -1649,8 +1656,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (
@@ -4353,12 +4359,12 @@ REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is
 MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
-transport_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -4381,13 +4387,13 @@ class NodeLimits:
     answer_bytes: int = 16 * 2**20
 
 
-class StreamBuffer(Protocol[_Piece]):
+class StreamBuffer(Protocol[T]):
     """Cuts a stream of bytes into the pieces that a kind of engine sends."""
 
-    def feed(self, data: bytes) -> list[_Piece]:
+    def feed(self, data: bytes) -> list[T]:
         """The pieces that are complete now; LineTooLongError where one is too long."""
 
-    def end(self) -> list[_Piece]:
+    def end(self) -> list[T]:
         """What came last, when nothing more does."""
 
 
@@ -4431,7 +4437,7 @@ class NodeTransport:
         """Log something odd about the node, each thing once."""
         if sentence not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
+            log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -4509,11 +4515,11 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: StreamBuffer[T],
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
+    ) -> AsyncGenerator[T, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
@@ -4606,9 +4612,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -6476,8 +6480,7 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    architecture = entry.get("architecture")
-    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    places = (object_at(entry, "architecture"), entry)
     found = (place.get("output_modalities") for place in places)
     given = next((outputs for outputs in found if isinstance(outputs, list)), [])
     return [output.lower() for output in given if isinstance(output, str)]
@@ -6561,9 +6564,9 @@ class EngineModel:
             return (NO_CHAT,)
         if not self.capabilities:
             return ()
-        modalities = _part(props, "modalities")
+        modalities = object_at(props, "modalities")
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        tools = ["tools"] if object_at(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
@@ -6626,7 +6629,7 @@ def nameless_models(answer: Mapping[str, Any]) -> int:
 
 def served_context(props: Mapping[str, Any]) -> int:
     """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+    return _whole_or_zero(object_at(props, "default_generation_settings").get("n_ctx"))
 
 
 def _name_in(entry: object) -> str:
@@ -6636,12 +6639,12 @@ def _name_in(entry: object) -> str:
 
 
 def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    meta, aliases, engine = object_at(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
         others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
         engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        loaded=object_at(entry, "status").get("value", "loaded") == "loaded",
         context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
         longest=_whole_or_zero(meta.get("n_ctx_train")),
         size=_whole_or_zero(meta.get("size")),
@@ -6663,7 +6666,7 @@ def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
 
 
 def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
+    inputs = object_at(entry, "architecture").get("input_modalities")
     told = inputs if isinstance(inputs, list) else []
     seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
     base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
@@ -6680,11 +6683,6 @@ def _parameter_size(count: int) -> str:
     if count >= _BILLION:
         return f"{count / _BILLION:.1f}B"
     return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _whole_or_zero(value: object) -> int:
@@ -6715,7 +6713,7 @@ class PendingCall:
 
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
+        function = object_at(fragment, "function")
         self.id = self.id or _string_or_empty(fragment.get("id"))
         self.name = self.name or _string_or_empty(function.get("name"))
         self.arguments += _string_or_empty(function.get("arguments"))
@@ -6764,10 +6762,10 @@ class EngineReply:
         choice = _first_choice(chunk)
         reason = choice.get("finish_reason")
         self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
+        given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
+            self._take_call(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
         if not delta and not logprobs and (self._started or not self._calls):
             return []
@@ -6793,7 +6791,7 @@ class EngineReply:
         """
         index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
         if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self._calls else self._calls[-1]
         else:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -6850,16 +6848,12 @@ def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, An
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     """The choice numbered 0, or without a number; empty where there is none."""
     choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    given = [object_at(choice) for choice in choices] if isinstance(choices, list) else []
     return next((choice for choice in given if not choice.get("index")), {})
 
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _string_or_empty(value: object) -> str:
@@ -11777,8 +11771,6 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
@@ -11822,7 +11814,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -13051,8 +13043,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
-sharing_log = logging.getLogger(__name__)
-
 
 def redis_sharing(url: str) -> Connect | None:
     """What connects a router with the others. Nothing is connected yet.
@@ -13066,7 +13056,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )
@@ -13343,8 +13333,6 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
-
-log = logging.getLogger(__name__)
 
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 

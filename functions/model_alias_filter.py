@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1508, which the server calls.
+# Begin here: `class Filter`, line 1506, which the server calls.
 # The modules that it uses come first:
 #     50  errors                Every error that the pack raises on purpose, and the base of them all.
 #    126  aliases.errors        What goes wrong with aliases: see the tree in `ollama_pack.errors`.
@@ -1089,7 +1089,7 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
@@ -1116,7 +1116,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -1496,8 +1496,6 @@ async def add_system_prompt(
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---
-
-log = logging.getLogger(__name__)
 
 STATE = "ollama_pack_alias"  # our key in `__metadata__`, which lives as long as the request
 

@@ -9,26 +9,26 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1167, which the server calls.
+# Begin here: `class Pipe`, line 1174, which the server calls.
 # The modules that it uses come first:
 #     46  errors                    Every error that the pack raises on purpose, and the base of them all.
 #    122  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
 #    142  engines.errors            What goes wrong with a node: see the tree in `ollama_pack.errors`.
 #    250  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    293  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    318  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    335  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    407  aliases.errors            What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    430  engines.event_text        A server-sent event as text.
-#    448  routing.errors            What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#    560  webui.errors              What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#    588  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    716  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    725  engines.lines             Cutting a stream of bytes into lines of bounded length.
-#    733  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    821  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    958  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1141  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#    300  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    325  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    342  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    414  aliases.errors            What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    437  engines.event_text        A server-sent event as text.
+#    455  routing.errors            What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#    567  webui.errors              What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#    595  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    723  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    732  engines.lines             Cutting a stream of bytes into lines of bounded length.
+#    740  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    828  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    965  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1148  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
 
 import logging
 import re
@@ -264,6 +264,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def switch_in(value: object, field: str) -> bool:
@@ -588,7 +595,7 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
@@ -633,7 +640,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -936,9 +943,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
         status: of HTTP, unless the error tells its own.
         headers: of the answer.
     """
-    found = body if isinstance(body, Mapping) else {}
+    found = object_at(body)
     error = found.get("error") or found.get("detail") or body
-    fields = error if isinstance(error, Mapping) else {}
+    fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))

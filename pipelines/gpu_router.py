@@ -8,103 +8,103 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11527, which the server calls.
+# Begin here: `class Pipeline`, line 11511, which the server calls.
 # The modules that it uses come first:
 #    176  errors                         Every error that the pack raises on purpose, and the base of them all.
 #    252  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
 #    293  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
 #    435  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    554  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    629  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    690  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    722  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    847  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    919  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1008  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1062  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1110  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1419  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1511  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   1656  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1784  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1796  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2057  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2436  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2558  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2656  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2777  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2892  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3000  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3111  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3258  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3291  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3347  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3435  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3756  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3976  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4093  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4200  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4249  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4314  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4415  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4617  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4792  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5142  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5212  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5255  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5360  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5583  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5641  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5739  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5947  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6122  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6441  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6694  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6779  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6926  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7120  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7191  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7271  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7337  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7386  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7803  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7940  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8106  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8328  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8422  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8583  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8616  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8798  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8833  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9339  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9418  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9564  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9702  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9760  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10118  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10385  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10484  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  10904  engines.event_text             A server-sent event as text.
-#  10922  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  10938  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11066  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11197  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11370  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11381  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11416  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11483  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11495  services.pack_valves           What all valves of the pack have in common.
-#  11509  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  11583  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  11881  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  11927  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  11961  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12007  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12071  services.router_valves         The valves of the router, wherever it runs.
-#  12164  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12523  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  12637  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  12930  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    561  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    636  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    697  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    729  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    853  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    925  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1014  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1068  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1116  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1425  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1517  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#   1662  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1790  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1802  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2063  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2442  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2564  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2662  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2783  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2898  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3006  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3117  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3264  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3297  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3353  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3441  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3760  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3980  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4097  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4204  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4253  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4318  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4419  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4621  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4796  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5146  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5216  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5259  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5364  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5587  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5645  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5742  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5945  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6116  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6435  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6688  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6773  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6920  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7114  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7185  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7265  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7331  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7380  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7797  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7934  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8100  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8322  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8416  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8577  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8610  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9333  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9412  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9558  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9696  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#   9754  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10112  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10379  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10478  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  10898  engines.event_text             A server-sent event as text.
+#  10916  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#  10932  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11058  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11187  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11356  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11367  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11402  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  11469  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11481  services.pack_valves           What all valves of the pack have in common.
+#  11495  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  11567  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  11865  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  11911  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  11945  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  11991  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12055  services.router_valves         The valves of the router, wherever it runs.
+#  12148  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  12507  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  12621  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  12914  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -451,6 +451,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     raise _unfit(value, field, "an object")
 
 
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
     """The value as a list of objects; absent counts as empty.
 
@@ -780,8 +787,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (
@@ -3440,12 +3446,12 @@ REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is
 MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
-transport_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -3468,13 +3474,13 @@ class NodeLimits:
     answer_bytes: int = 16 * 2**20
 
 
-class StreamBuffer(Protocol[_Piece]):
+class StreamBuffer(Protocol[T]):
     """Cuts a stream of bytes into the pieces that a kind of engine sends."""
 
-    def feed(self, data: bytes) -> list[_Piece]:
+    def feed(self, data: bytes) -> list[T]:
         """The pieces that are complete now; LineTooLongError where one is too long."""
 
-    def end(self) -> list[_Piece]:
+    def end(self) -> list[T]:
         """What came last, when nothing more does."""
 
 
@@ -3518,7 +3524,7 @@ class NodeTransport:
         """Log something odd about the node, each thing once."""
         if sentence not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
+            log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -3596,11 +3602,11 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: StreamBuffer[T],
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
+    ) -> AsyncGenerator[T, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
@@ -3693,9 +3699,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -5729,8 +5733,7 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    architecture = entry.get("architecture")
-    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    places = (object_at(entry, "architecture"), entry)
     found = (place.get("output_modalities") for place in places)
     given = next((outputs for outputs in found if isinstance(outputs, list)), [])
     return [output.lower() for output in given if isinstance(output, str)]
@@ -5814,9 +5817,9 @@ class EngineModel:
             return (NO_CHAT,)
         if not self.capabilities:
             return ()
-        modalities = _part(props, "modalities")
+        modalities = object_at(props, "modalities")
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        tools = ["tools"] if object_at(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
@@ -5879,7 +5882,7 @@ def nameless_models(answer: Mapping[str, Any]) -> int:
 
 def served_context(props: Mapping[str, Any]) -> int:
     """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+    return _whole_or_zero(object_at(props, "default_generation_settings").get("n_ctx"))
 
 
 def _name_in(entry: object) -> str:
@@ -5889,12 +5892,12 @@ def _name_in(entry: object) -> str:
 
 
 def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    meta, aliases, engine = object_at(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
         others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
         engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        loaded=object_at(entry, "status").get("value", "loaded") == "loaded",
         context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
         longest=_whole_or_zero(meta.get("n_ctx_train")),
         size=_whole_or_zero(meta.get("size")),
@@ -5916,7 +5919,7 @@ def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
 
 
 def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
+    inputs = object_at(entry, "architecture").get("input_modalities")
     told = inputs if isinstance(inputs, list) else []
     seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
     base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
@@ -5933,11 +5936,6 @@ def _parameter_size(count: int) -> str:
     if count >= _BILLION:
         return f"{count / _BILLION:.1f}B"
     return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _whole_or_zero(value: object) -> int:
@@ -5968,7 +5966,7 @@ class PendingCall:
 
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
+        function = object_at(fragment, "function")
         self.id = self.id or _string_or_empty(fragment.get("id"))
         self.name = self.name or _string_or_empty(function.get("name"))
         self.arguments += _string_or_empty(function.get("arguments"))
@@ -6017,10 +6015,10 @@ class EngineReply:
         choice = _first_choice(chunk)
         reason = choice.get("finish_reason")
         self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
+        given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
+            self._take_call(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
         if not delta and not logprobs and (self._started or not self._calls):
             return []
@@ -6046,7 +6044,7 @@ class EngineReply:
         """
         index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
         if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self._calls else self._calls[-1]
         else:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -6103,16 +6101,12 @@ def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, An
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     """The choice numbered 0, or without a number; empty where there is none."""
     choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    given = [object_at(choice) for choice in choices] if isinstance(choices, list) else []
     return next((choice for choice in given if not choice.get("index")), {})
 
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _string_or_empty(value: object) -> str:
@@ -10938,8 +10932,6 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
@@ -10983,7 +10975,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -11073,8 +11065,6 @@ LINES_AHEAD = 512  # that are kept for a client who is slow to take them
 SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
 FORGOTTEN_SECONDS = 2.0  # that lines lie there before somebody looks whether their stream is rubbish
 
-stream_log = logging.getLogger(__name__)
-
 Lines = Callable[[], AsyncGenerator[str, None]]
 
 
@@ -11152,8 +11142,8 @@ async def pump_lines(lines: Lines, kept: SimpleQueue[str | None]) -> None:
                 while kept.qsize() > LINES_AHEAD:
                     await asyncio.sleep(SLOW_CLIENT_SECONDS)
                     await reader.look()
-    except Exception:  # noqa: BLE001 - nobody else would hear of it
-        stream_log.exception("A stream broke off")
+    except Exception:
+        log.exception("A stream broke off")
     finally:
         kept.put(None)
 
@@ -11205,10 +11195,6 @@ def _client_has_left() -> bool:
 
 FAREWELL_SECONDS = 1.0  # that a server's end waits for ours
 
-bridge_log = logging.getLogger(__name__)
-
-_R = TypeVar("_R")
-
 
 class Portal(Protocol):
     """anyio's `BlockingPortal`: the way to an event loop for other threads."""
@@ -11238,7 +11224,7 @@ class ThreadPool:
         try:
             self._loop.call_soon_threadsafe(self._add, threads)
         except RuntimeError:  # the server's loop is closed, and its pool with it
-            bridge_log.debug("The server has ended before a stream")
+            log.debug("The server has ended before a stream")
 
     def _add(self, threads: int) -> None:
         self._limiter.total_tokens += threads
@@ -11263,7 +11249,7 @@ class Bridge:
         """Say whose threads will wait."""
         self._pool = pool
 
-    def call(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it, in a thread that has no loop of its own."""
         home = self._begin()
         try:
@@ -11282,7 +11268,7 @@ class Bridge:
             self._leave()
             raise
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it on another one."""
         home = self._begin()
         try:
@@ -11358,9 +11344,9 @@ class _LoopThread:
                 started.set_result(portal)
                 self.over.wait()
                 portal.call(closing)
-        except Exception as error:  # noqa: BLE001 - whoever started it gets it
+        except Exception as error:
             if started.done():
-                bridge_log.exception("An event loop did not end well")
+                log.exception("An event loop did not end well")
             else:
                 started.set_exception(error)
         finally:
@@ -11512,8 +11498,6 @@ class PackValves(BaseModel):
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
 
-valves_log = logging.getLogger(__name__)
-
 
 def _own_digest() -> str:
     """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
@@ -11575,9 +11559,9 @@ def starting_valves(
         return kind(**values)
     except ValidationError as error:
         refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-        for valve, reason in refused.items():
-            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
-        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    for valve, reason in refused.items():
+        log.error("%s is left out: %s", variables.get(valve, valve), reason)
+    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.aliases.table ---
@@ -12930,8 +12914,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
-sharing_log = logging.getLogger(__name__)
-
 
 def usable_redis_url(url: str) -> str:
     """The URL, which is none or can be used; unchecked where redis-py is missing.
@@ -12954,7 +12936,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )
@@ -12971,8 +12953,6 @@ def _has_redis_py() -> bool:
 
 
 # --- ollama_pack.plugins.pipelines.gpu_router ---
-
-log = logging.getLogger(__name__)
 
 CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from

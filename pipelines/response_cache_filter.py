@@ -9,19 +9,20 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 716, which the server calls.
+# Begin here: `class Pipeline`, line 722, which the server calls.
 # The modules that it uses come first:
-#     42  errors                      Every error that the pack raises on purpose, and the base of them all.
-#    118  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    136  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    161  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#    520  services.pack_valves        What all valves of the pack have in common.
-#    534  services.cache_valves       The valves of the response cache, wherever it runs.
-#    595  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    618  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    624  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    641  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#    698  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     43  errors                      Every error that the pack raises on purpose, and the base of them all.
+#    119  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    137  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    162  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#    521  services.pack_valves        What all valves of the pack have in common.
+#    535  services.cache_valves       The valves of the response cache, wherever it runs.
+#    596  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    607  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    630  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    636  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    653  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
+#    704  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -592,6 +593,17 @@ class CacheValves(PackValves):
         return check_secret(secret)
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -673,26 +685,20 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
 def goes_to_router(body: Mapping[str, Any]) -> bool:
     """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
     model = str(body.get("model") or "")
-    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    row = object_at(body, "metadata", "model", "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
     return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:
     """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
-    metadata = body.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
+    metadata = object_at(body, "metadata")
     note = {name: value for name in _NOTED if (value := metadata.get(name))}
     note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
-    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    about = object_at(metadata, "model", "info", "meta")
     if about.get("knowledge"):
         note["model"] = {"info": {"meta": {"knowledge": True}}}
     return {**with_hints(body), NOTE_FIELD: note}
-
-
-def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -701,7 +707,7 @@ def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
 
-valves_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def _own_digest() -> str:
@@ -756,14 +762,12 @@ def starting_valves(
         return kind(**values)
     except ValidationError as error:
         refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-        for valve, reason in refused.items():
-            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
-        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    for valve, reason in refused.items():
+        log.error("%s is left out: %s", variables.get(valve, valve), reason)
+    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_filter ---
-
-log = logging.getLogger(__name__)
 
 VARIABLE = "RESPONSE_CACHE_"  # begins the names of the variables that the valves start from
 SECRET_VALVES = ("redis_url", "secret")  # valves are shown to whoever asks: from a variable, they become none

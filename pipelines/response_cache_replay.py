@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4462, which the server calls.
+# Begin here: `class Pipeline`, line 4458, which the server calls.
 # The modules that it uses come first:
 #     97  errors                      Every error that the pack raises on purpose, and the base of them all.
 #    173  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
@@ -22,30 +22,30 @@ version: 0.1.0
 #   1003  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
 #   1076  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #   1269  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1424  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1528  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1609  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1932  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2030  cache.joining               Many who ask the same at the same time ask once.
-#   2096  engines.errors              What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#   2114  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2157  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2182  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2199  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2279  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2565  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2641  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2748  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   3099  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3194  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3540  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3735  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4062  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4267  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4390  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#   4420  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
-#   4432  services.pack_valves        What all valves of the pack have in common.
-#   4446  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1422  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1526  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1607  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1928  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2026  cache.joining               Many who ask the same at the same time ask once.
+#   2092  engines.errors              What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#   2110  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2160  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2185  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2202  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2282  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2568  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2643  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2746  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   3097  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3192  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3538  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3733  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4060  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4263  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4386  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
+#   4416  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
+#   4428  services.pack_valves        What all valves of the pack have in common.
+#   4442  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1006,7 +1006,7 @@ class CacheCounters:
 # `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
 # cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
 
-_Given = TypeVar("_Given")
+T = TypeVar("T")
 
 
 class _Wait:
@@ -1027,7 +1027,7 @@ class TimeLimits:
         self._waits: set[_Wait] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def within(self, seconds: float, step: Awaitable[_Given]) -> _Given:
+    async def within(self, seconds: float, step: Awaitable[T]) -> T:
         """What a step gives, if it does so in time; otherwise the step is cancelled.
 
         Raises:
@@ -1269,9 +1269,7 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
-guard_log = logging.getLogger(__name__)
-
-_Answer = TypeVar("_Answer")
+log = logging.getLogger(__name__)
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
@@ -1343,8 +1341,8 @@ class StoreGuard:
         return self._rule.probe_limit
 
     async def ask(
-        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> _Answer | StoreTrouble:
+        self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
+    ) -> T | StoreTrouble:
         """Ask the store one thing.
 
         Args:
@@ -1388,12 +1386,12 @@ class StoreGuard:
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
             self._full = True
-            guard_log.warning("The response cache keeps no new answers: %s", fault)
+            log.warning("The response cache keeps no new answers: %s", fault)
 
     def _log_trouble(self, fault: str) -> None:
         if not self._logged:
             self._logged = True
-            guard_log.warning(
+            log.warning(
                 "The response cache cannot use its store: %s. Chats go to their models until it can", fault
             )
 
@@ -1401,7 +1399,7 @@ class StoreGuard:
         self.fault = ""
         if self._logged:
             self._logged = False
-            guard_log.warning("The response cache can use its store again")
+            log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1615,8 +1613,6 @@ END_RECORD, LOST_RECORD = b"null", b"false"
 
 _RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
 _SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
-
-_Told = TypeVar("_Told")
 
 Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
 
@@ -1909,7 +1905,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> _Told | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -2128,6 +2124,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def switch_in(value: object, field: str) -> bool:
@@ -2625,8 +2628,7 @@ def is_deterministic(body: Mapping[str, Any]) -> bool:
 
     Open WebUI puts the parameters of an Ollama model under `options`, and of others at the top.
     """
-    options = body.get("options")
-    places = (body, options if isinstance(options, Mapping) else {})
+    places = (body, object_at(body, "options"))
     return any(_is_number(place.get("seed")) or _is_zero(place.get("temperature")) for place in places)
 
 
@@ -2706,8 +2708,8 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
     """What a request draws on that others may not see."""
     metadata, body = asked.metadata, asked.body
-    features = _mapping(metadata.get("features"))
-    about = _mapping(_mapping(_mapping(metadata.get("model")).get("info")).get("meta"))
+    features = object_at(metadata, "features")
+    about = object_at(metadata, "model", "info", "meta")
     looked_up = ("sources", "folder_knowledge", "folder_id")
     return ScopeFacts(
         user_id=asked.user_id,
@@ -2739,10 +2741,6 @@ def _text_sizes(messages: object) -> Iterator[int]:
     elif isinstance(messages, list):
         for value in messages:
             yield from _text_sizes(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.redis_url ---
@@ -4066,8 +4064,6 @@ _POLL_SECONDS = 0.01  # between two looks for records of another process
 _BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_Result = TypeVar("_Result")
-
 
 def host_milliseconds() -> int:
     """Time that all processes of this host share, that nobody sets, and that goes on while it sleeps."""
@@ -4176,7 +4172,7 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    async def _do(self, step: Callable[[SqliteCache], T]) -> T:
         """One step in the thread; as often as another process has the file's lock, until it has been free.
 
         A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
@@ -4190,7 +4186,7 @@ class SqliteStore:
             except _LockedError:
                 await asyncio.sleep(_BUSY_SECONDS)
 
-    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    def _step(self, step: Callable[[SqliteCache], T]) -> T:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
             return step(self._current())
@@ -4479,8 +4475,6 @@ class PipelineValves(PackValves):
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---
-
-log = logging.getLogger(__name__)
 
 FILTER = "response_cache_filter"
 # Begins the names of users whom a client names itself, so that they are none of Open WebUI's.

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4627, which the server calls.
+# Begin here: `class Tools`, line 4625, which the server calls.
 # The modules that it uses come first:
 #     86  errors                   Every error that the pack raises on purpose, and the base of them all.
 #    162  services.pack_valves     What all valves of the pack have in common.
@@ -1359,12 +1359,12 @@ def _retry_seconds(header: str) -> float:
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
 
-ProcessShared = TypeVar("ProcessShared")
+T = TypeVar("T")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
+def process_wide(name: str, make: Callable[[], T]) -> T:
     """The one object of that name in this process, made at the first call.
 
     Args:
@@ -1372,7 +1372,7 @@ def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: ProcessShared = vars(state).setdefault(name, make())
+    kept: T = vars(state).setdefault(name, make())
     return kept
 
 
@@ -4445,7 +4445,7 @@ async def store_text(request: Any, user_id: str, name: str, text: str, media_typ
 # --- ollama_pack.services.voice_job ---
 # One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
-log_job = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
@@ -4523,7 +4523,7 @@ class VoiceJob:
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
-            log_job.error("a recording was not transcribed: %s", error)
+            log.error("a recording was not transcribed: %s", error)
         return told_to(error, is_admin=self._is_admin)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
@@ -4620,8 +4620,6 @@ def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, b
 
 
 # --- ollama_pack.plugins.tools.voice_transcription ---
-
-log = logging.getLogger(__name__)
 
 
 class Tools:

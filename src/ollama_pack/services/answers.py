@@ -30,7 +30,7 @@ from ollama_pack.routing.errors import (
 )
 from ollama_pack.webui.errors import ModelClosedError
 
-answers_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
@@ -75,7 +75,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
