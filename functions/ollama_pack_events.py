@@ -9,79 +9,81 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8201, which the server calls.
+# Begin here: `class Event`, line 8337, which the server calls.
 # The modules that it uses come first:
-#    142  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    157  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    175  engines.event_text          A server-sent event as text.
-#    193  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    299  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    371  errors                      Every error that the pack raises on purpose, and the base of them all.
-#    447  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    458  engines.lines               Cutting a stream of bytes into lines of bounded length.
-#    466  engines.sse                 Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    554  webui.errors                What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#    616  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    753  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    759  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    843  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#    960  webui.streams               Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#    981  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1105  services.pack_valves        What all valves of the pack have in common.
-#   1119  aliases.errors              What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#   1141  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1164  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1462  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1580  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1623  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1683  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1736  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   1850  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1903  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2072  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2123  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2212  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2436  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2697  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2823  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   2963  speech.errors               What goes wrong with transcription: see the tree in `ollama_pack.errors`.
-#   3325  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3402  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3494  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3530  speech.values               What recordings turn into, and what an engine is.
-#   3787  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   3937  speech.wav                  Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   3958  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4142  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4165  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4298  speech.sentences            Segments of about a sentence, made from words with times.
-#   4352  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4530  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4758  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   4880  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   4964  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5053  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5217  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   5282  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5872  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   5960  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6034  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6302  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6352  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6494  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6760  webui.voice_store           Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   6790  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   6872  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7010  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7164  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7342  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7582  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7624  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7685  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8002  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8088  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8122  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8176  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    144  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    159  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    177  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    184  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    327  engines.event_text          A server-sent event as text.
+#    345  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    451  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    523  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    537  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    548  engines.lines               Cutting a stream of bytes into lines of bounded length.
+#    556  engines.sse                 Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    644  webui.errors                What goes wrong between the pack and Open WebUI.
+#    706  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    843  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    849  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    933  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1072  webui.streams               Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#   1093  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1217  services.pack_valves        What all valves of the pack have in common.
+#   1231  aliases.errors              What goes wrong with aliases.
+#   1253  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1276  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1574  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1692  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1735  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1795  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1848  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   1962  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2015  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2184  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2235  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2333  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2557  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2818  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   2944  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3084  speech.errors               What goes wrong with transcription.
+#   3446  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3523  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3615  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3651  speech.values               What recordings turn into, and what an engine is.
+#   3908  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4058  speech.wav                  Windows as other programs take them: 16-bit samples, and WAV files of them.
+#   4079  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4263  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4286  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4419  speech.sentences            Segments of about a sentence, made from words with times.
+#   4473  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4651  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4879  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5001  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5085  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5174  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5338  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
+#   5403  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   5993  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6081  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6155  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6423  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6473  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6615  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6881  webui.voice_store           Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+#   6911  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7024  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7162  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7316  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7494  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7718  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7760  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7821  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8138  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8224  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8258  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8312  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -133,7 +135,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import aiohttp
 import orjson
@@ -170,6 +172,156 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
     if subject and event_name in _RATINGS and (message := await rated_down(subject)):
         return f"message:{message}"
     return None
+
+
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+# --- ollama_pack.services.metrics_text ---
+# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#
+# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metric(NamedTuple):
+    """One family of series.
+
+    Attributes:
+        name: without the beginning that all have, `ollama_pack_`.
+        kind: as Prometheus calls it.
+        labels: their names.
+        text: what it is.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+class Buckets(NamedTuple):
+    """What a histogram shows.
+
+    Attributes:
+        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
+        counts: how many there were in each class.
+        total: the sum of all.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
+
+PLUGIN_UP = Metric(
+    "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
+)
+
+CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
+CACHE_REQUESTS = Metric(
+    "cache_requests_total",
+    "counter",
+    ("outcome", "reason"),
+    "Chats by what the cache did: hit, follow (shares a generation), miss, bypass (not looked up).",
+)
+CACHE_LOOKUP = Metric("cache_lookup_seconds", "histogram", (), "How long lookups took.")
+CACHE_STORED = Metric("cache_stored_total", "counter", (), "Answers that were stored.")
+CACHE_NOT_STORED = Metric("cache_not_stored_total", "counter", ("reason",), "Answers that were not stored.")
+CACHE_SECONDS = Metric("cache_saved_seconds_total", "counter", (), "Seconds of generation saved.")
+CACHE_TOKENS = Metric("cache_saved_tokens_total", "counter", (), "Generated tokens saved.")
+
+VOICE = Metric(
+    "voice_transcriptions_total", "counter", ("outcome",), "Recordings: ok, kept, or the error's code."
+)
+VOICE_AUDIO = Metric("voice_audio_seconds_total", "counter", (), "Length of the recordings transcribed.")
+VOICE_WORK = Metric("voice_work_seconds_total", "counter", (), "Time that these took, waiting included.")
+
+
+def family(metric: Metric, samples: MetricSamples) -> str:
+    """A family in the text format; empty where it has no samples."""
+    full = f"ollama_pack_{metric.name}"
+    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
+    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
+    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
+    if not isinstance(value, Buckets):
+        yield f"{full}{_labels(labels)} {value}"
+        return
+    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
+        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
+    yield f"{full}_sum{_labels(labels)} {value.total}"
+    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
+
+
+def _worker() -> dict[str, str]:
+    """A label where several processes answer at one address: each counts for itself."""
+    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def cache_metrics(report: Mapping[str, Any]) -> str:
+    """What the response cache of this process did.
+
+    Args:
+        report: as its `cache_report` gives it, of any version; only `fault`, where it cannot be asked.
+    """
+    counts = report.get("worker")
+    if not isinstance(counts, Mapping):
+        return ""
+    number = {str(name): float(value) for name, value in counts.items() if isinstance(value, int | float)}
+    outcomes = [(("hit", ""), number.get("hits", 0.0)), (("follow", ""), number.get("follows", 0.0))]
+    outcomes += [(("miss", reason), value) for reason, value in _by_reason(number, "misses/")]
+    outcomes += [(("bypass", reason), value) for reason, value in _by_reason(number, "bypasses/")]
+    classes = [number.get(f"lookups_ms/{bound:g}", 0.0) for bound in LOOKUP_BOUNDS]
+    lookups = Buckets(
+        tuple(bound / 1000 for bound in LOOKUP_BOUNDS),
+        (*classes, number.get("lookups_ms/more", 0.0)),
+        number.get("lookup_seconds", 0.0),
+    )
+    families = (
+        family(CACHE_UP, [((), float(not report.get("fault")))]),
+        family(CACHE_REQUESTS, outcomes),
+        family(CACHE_LOOKUP, [((), lookups)]),
+        family(CACHE_STORED, [((), number.get("stored", 0.0))]),
+        family(CACHE_NOT_STORED, [((reason,), value) for reason, value in _by_reason(number, "not_stored/")]),
+        family(CACHE_SECONDS, [((), number.get("seconds_saved", 0.0))]),
+        family(CACHE_TOKENS, [((), number.get("tokens_saved", 0.0))]),
+    )
+    return "".join(families)
+
+
+def _by_reason(counts: Mapping[str, float], begin: str) -> Iterator[tuple[str, float]]:
+    return ((name.removeprefix(begin), value) for name, value in counts.items() if name.startswith(begin))
+
+
+def voice_metrics(counts: Mapping[str, float]) -> str:
+    """What `transcribing.voice_counts` has counted."""
+    outcomes = [((name,), value) for name, value in _by_reason(counts, "outcome/")]
+    families = (
+        family(VOICE, outcomes),
+        family(VOICE_AUDIO, [((), counts.get("audio_seconds", 0.0))]),
+        family(VOICE_WORK, [((), counts.get("work_seconds", 0.0))]),
+    )
+    return "".join(families)
 
 
 # --- ollama_pack.engines.event_text ---
@@ -369,79 +521,17 @@ class Refusal:
 
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.engines.body ---
@@ -552,7 +642,7 @@ class SseBuffer:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class AudienceError(PackError, ValueError):
@@ -843,6 +933,9 @@ async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any]
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
@@ -927,6 +1020,25 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
         response_model=None,
         include_in_schema=False,
     )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
 
 
 def not_found() -> Any:
@@ -1117,7 +1229,7 @@ class PackValves(BaseModel):
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -2140,7 +2252,7 @@ class RouterContact:
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def load(self) -> Mapping[str, Any]:
         """The load of all nodes.
@@ -2158,6 +2270,15 @@ class RouterContact:
         """
         return object_at(await self._ask("dashboard"))
 
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
     async def models(self) -> list[dict[str, Any]]:
         """The models and aliases that it offers now.
 
@@ -2171,9 +2292,9 @@ class RouterContact:
         try:
             answer = await self._ask_once(method)
         except RouterUnavailableError as error:
-            self._tell(str(error))
+            self._tell(method, str(error))
             raise
-        self._said = ""
+        self._said.pop(method, None)
         return answer
 
     async def _ask_once(self, method: str) -> Any:
@@ -2195,11 +2316,11 @@ class RouterContact:
                 f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
             ) from error
 
-    def _tell(self, fault: str) -> None:
+    def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
-        if fault != self._said and fault not in {ABSENT, SWITCHED_OFF}:
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
             log.warning("%s", fault)
-        self._said = fault
+        self._said[method] = fault
 
 
 def _method(router: Any, name: str) -> Any:
@@ -2961,7 +3082,7 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
 
 
 # --- ollama_pack.speech.errors ---
-# What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+# What goes wrong with transcription.
 
 _MEBIBYTE = 2**20
 
@@ -6827,6 +6948,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -6842,13 +7000,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -6861,12 +7019,6 @@ def told_to(error: PackError, *, is_admin: bool) -> str:
 def is_engine_fault(error: PackError) -> bool:
     """Whether an admin can help, not the user: the reason belongs into the log."""
     return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-
-
-def error_code(error: PackError) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.speech.subtitles ---
@@ -7350,22 +7502,9 @@ LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still ther
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
-MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
 MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
-_BEARER = "bearer "
-
-
-def check_microphone_key(text: str) -> str:
-    """The key as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
 
 
 class VoiceRoutes:
@@ -7390,10 +7529,7 @@ class VoiceRoutes:
 
     def _is_microphone(self, request: Any) -> bool:
         """Whether a request shows the microphone's key, which opens this one route and nothing else."""
-        shown, key = str(request.headers.get("authorization", "")), self._key()
-        if not key or not shown.lower().startswith(_BEARER):
-            return False
-        return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+        return shows_key(request, self._key())
 
     async def _transcribe(self, request: Any, user: Any) -> Any:
         try:
@@ -8343,7 +8479,7 @@ class Event:
             default=True,
             description=(
                 "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
-                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
+                "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
         microphone_key: str = Field(
@@ -8364,16 +8500,25 @@ class Event:
             json_schema_extra={"input": {"type": "password"}},
         )
 
+        metrics_token: str = Field(
+            default="",
+            description=(
+                "The bearer token with which Prometheus reads GET /ollama-pack/metrics, and nothing else. "
+                "16 characters or more. Empty: only admins read it."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key")
+        @field_validator("microphone_key", "metrics_token")
         @classmethod
         def _long_key(cls, text: str) -> str:
-            return check_microphone_key(text)
+            return check_route_key(text)
 
     def __init__(self) -> None:
         self.valves = self.Valves()
@@ -8403,11 +8548,13 @@ class Event:
         self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
         self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
+            RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
@@ -8446,6 +8593,15 @@ class Event:
         publishing = self._publisher.last.as_dict() | valves
         return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
 
+    def _is_prometheus(self, request: Any) -> bool:
+        return shows_key(request, self.valves.metrics_token)
+
+    async def _metrics(self, _request: Any, _user: Any) -> Any:
+        router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
+        answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
+        text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
+        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}
 
@@ -8459,6 +8615,12 @@ class Event:
             return await self._router.load()
         except RouterUnavailableError:
             return EMPTY_LOAD
+
+    async def _ask_metrics(self) -> str:
+        try:
+            return await self._router.metrics()
+        except RouterUnavailableError:
+            return ""
 
     async def _ask_details(self) -> Mapping[str, Any]:
         """What the dashboard shows of the router; of an older one, its load."""

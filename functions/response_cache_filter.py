@@ -9,57 +9,57 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5289, which the server calls.
+# Begin here: `class Filter`, line 5223, which the server calls.
 # The modules that it uses come first:
-#    115  errors                    Every error that the pack raises on purpose, and the base of them all.
-#    191  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    239  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#    312  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    428  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    597  cache.key                 What makes two requests the same: the key of a cached answer.
-#    833  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1026  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1179  cache.entry               An answer as it is kept.
-#   1248  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1329  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1449  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1455  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1464  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1828  services.pack_valves      What all valves of the pack have in common.
-#   1842  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1903  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1914  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1989  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2092  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2247  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2295  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2399  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2720  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2818  cache.joining             Many who ask the same at the same time ask once.
-#   2884  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2909  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2942  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3083  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3369  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3464  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3810  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4005  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4332  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4535  services.completions      What `gpu_router` gives a client that wants no stream.
-#   4546  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4762  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4798  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4863  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4917  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4964  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5023  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5037  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5088  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5122  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5146  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5199  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5227  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#   5249  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    115  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    123  cache.errors              What goes wrong with the cache.
+#    171  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#    244  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    360  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    529  cache.key                 What makes two requests the same: the key of a cached answer.
+#    765  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    958  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1111  cache.entry               An answer as it is kept.
+#   1180  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1261  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1381  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1387  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1396  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1760  services.pack_valves      What all valves of the pack have in common.
+#   1774  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1835  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1846  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1921  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2024  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2179  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2229  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2333  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2654  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2752  cache.joining             Many who ask the same at the same time ask once.
+#   2818  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2843  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2876  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3017  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3303  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3398  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3744  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3939  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4266  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4469  services.completions      What `gpu_router` gives a client that wants no stream.
+#   4480  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4696  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4732  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4797  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4851  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4898  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4957  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4971  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5022  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5056  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5080  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5133  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5161  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#   5183  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -113,75 +113,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -189,7 +121,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -2264,6 +2196,7 @@ class CacheCounters:
     | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
     | `seconds_saved`, `tokens_saved` | of generation |
     | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
     """
 
     def __init__(self) -> None:
@@ -2275,6 +2208,7 @@ class CacheCounters:
 
     def looked_up(self, seconds: float) -> None:
         self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""

@@ -9,26 +9,26 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1174, which the server calls.
+# Begin here: `class Pipe`, line 1107, which the server calls.
 # The modules that it uses come first:
-#     46  errors                    Every error that the pack raises on purpose, and the base of them all.
-#    122  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    142  engines.errors            What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    250  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    300  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    325  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    342  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    414  aliases.errors            What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    437  engines.event_text        A server-sent event as text.
-#    455  routing.errors            What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#    567  webui.errors              What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#    595  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    723  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    732  engines.lines             Cutting a stream of bytes into lines of bounded length.
-#    740  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    828  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    965  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1148  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     54  cache.errors              What goes wrong with the cache.
+#     74  engines.errors            What goes wrong with a node.
+#    182  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    232  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    257  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    274  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    346  aliases.errors            What goes wrong with aliases.
+#    369  engines.event_text        A server-sent event as text.
+#    387  routing.errors            What goes wrong with routing.
+#    499  webui.errors              What goes wrong between the pack and Open WebUI.
+#    527  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    656  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    665  engines.lines             Cutting a stream of bytes into lines of bounded length.
+#    673  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    761  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    898  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1081  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
 
 import logging
 import re
@@ -44,75 +44,7 @@ from uuid import uuid4
 import orjson
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -120,7 +52,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -140,7 +72,7 @@ class LeaderLostError(PackError):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -412,7 +344,7 @@ class Refusal:
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasUnavailableError(PackError):
@@ -453,7 +385,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+# What goes wrong with routing.
 
 
 class RoutingError(PackError):
@@ -565,7 +497,7 @@ def _either(models: tuple[str, ...]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class ModelRefusedError(PackError):
@@ -612,6 +544,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -671,7 +604,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():

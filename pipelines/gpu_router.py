@@ -8,103 +8,104 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11511, which the server calls.
+# Begin here: `class Pipeline`, line 11713, which the server calls.
 # The modules that it uses come first:
-#    176  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    252  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    293  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    435  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    561  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    636  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    697  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    729  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    853  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    925  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1014  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1068  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1116  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1425  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1517  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   1662  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1790  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1802  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2063  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2442  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2564  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2662  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2783  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2898  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3006  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3117  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3264  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3297  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3353  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3441  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3760  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3980  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4097  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4204  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4253  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4318  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4419  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4621  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4796  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5146  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5216  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5259  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5364  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5587  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5645  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5742  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5945  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6116  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6435  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6688  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6773  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6920  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7114  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7185  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7265  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7331  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7380  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7797  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7934  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8100  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8322  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8416  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8577  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8610  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8792  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8827  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9333  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9412  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9558  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9696  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9754  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10112  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10379  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10478  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  10898  engines.event_text             A server-sent event as text.
-#  10916  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  10932  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11058  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11187  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11356  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11367  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11402  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11469  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11481  services.pack_valves           What all valves of the pack have in common.
-#  11495  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  11567  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  11865  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  11911  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  11945  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  11991  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12055  services.router_valves         The valves of the router, wherever it runs.
-#  12148  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12507  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  12621  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  12914  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    177  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    185  aliases.errors                 What goes wrong with aliases.
+#    226  engines.errors                 What goes wrong with a node.
+#    368  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    494  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    569  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    630  cache.errors                   What goes wrong with the cache.
+#    662  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    786  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    858  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    947  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1001  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1049  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1362  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1454  routing.errors                 What goes wrong with routing.
+#   1599  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1727  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1739  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2000  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2390  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2512  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2610  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2731  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2846  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   2954  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3065  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3212  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3245  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3301  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3389  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3708  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3928  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4045  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4152  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4201  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4266  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4367  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4569  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4744  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5094  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5170  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5213  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5318  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5551  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5609  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5706  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5909  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6080  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6409  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6662  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6747  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6894  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7088  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7171  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7251  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7317  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7366  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7794  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7931  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8097  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8319  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8422  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8516  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8677  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8710  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8892  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8927  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9473  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9552  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9698  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9836  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#   9894  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10276  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10543  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10642  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11099  engines.event_text             A server-sent event as text.
+#  11117  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11133  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11260  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11389  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11558  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11569  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11604  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  11671  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11683  services.pack_valves           What all valves of the pack have in common.
+#  11697  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  11769  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12067  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12113  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12147  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12193  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12257  services.router_valves         The valves of the router, wherever it runs.
+#  12350  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  12709  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  12823  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13116  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -174,75 +175,7 @@ from pydantic import (
 )
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -250,7 +183,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -291,7 +224,7 @@ class AliasUnavailableError(PackError):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -695,7 +628,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -1029,7 +962,7 @@ class RoutingPolicy:
         tier_seconds: what a tier further away counts.
         background_patience: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: how busy a model's runners are before a background call loads it on an empty node.
+        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         window: waiting requests of each kind that are all looked at; of those behind, one in
@@ -1151,6 +1084,7 @@ class FleetRequest:
         context: the context that the client asked for, in tokens; 0: whatever the runner has.
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
+        load_only: nobody waits: the model is loaded for those who will come.
     """
 
     id: str
@@ -1162,6 +1096,7 @@ class FleetRequest:
     context: int = 0
     options: RunnerOptions = ()
     background: bool = False
+    load_only: bool = False
 
     @property
     def tokens(self) -> int:
@@ -1367,6 +1302,7 @@ class NodeView:
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.
         rates: by blob.
+        loads_ahead: it can be asked to load a model without a chat.
     """
 
     name: str
@@ -1377,6 +1313,7 @@ class NodeView:
     loading_until: float = 0.0
     room: int = 0
     rates: Mapping[str, PairRates] = field(default_factory=dict)
+    loads_ahead: bool = False
 
     def can_begin(self, now: float) -> bool:
         """Whether a slot is free, or a model could be loaded beside those in memory."""
@@ -1515,7 +1452,7 @@ def overwrite_prefix(
 
 
 # --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+# What goes wrong with routing.
 
 
 class NodeTableError(PackError, ValueError):
@@ -2231,6 +2168,11 @@ class VirtualNode:
         """Requests that it answers, those that were placed here included."""
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
+    def answers(self, model: str) -> int:
+        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        blob, now = self.view.models[model].blob, self._moment.now
+        return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
+
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
         self._quotes.clear()
@@ -2251,6 +2193,12 @@ class VirtualNode:
                 return True
             used += runner.size
         return self._loading_until <= now and (not used or used < self.view.room)
+
+    def has_room(self) -> bool:
+        """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
+        if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
+            return False
+        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -5187,6 +5135,12 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
+def load_options(request: FleetRequest) -> dict[str, Any]:
+    """The options of a load for requests like this one, so that none of them makes the node load again."""
+    context = {"num_ctx": request.context} if request.context else {}
+    return {**dict(request.options), **context}
+
+
 def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
     """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
 
@@ -5398,6 +5352,16 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there; nothing, where all are there."""
 
 
 class OllamaClient:
@@ -6214,6 +6178,16 @@ class OpenAIClient:
                 for model in models
             )
         return tuple(self._offered(model.resident()) for model in models)
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing: the engine has its models in memory, or loads them itself."""
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -7159,6 +7133,18 @@ class ListedClient:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load an offered model into memory."""
+        own = self._own.get(model, model)
+        await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -7386,6 +7372,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
+LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -7473,6 +7460,8 @@ class NodeState:
         self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
+        self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
+        self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
         self._pairs: dict[str, PairState] = {}
@@ -7704,6 +7693,13 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
+    def did_not_load(self, runner: RunnerState, now: float) -> None:
+        """A load that nobody waited for has failed: the next one is tried later."""
+        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+        if self.runners.get(runner.blob) is runner and not runner.ends:
+            del self.runners[runner.blob]
+        self.changed()
+
     def pause(self, until: float) -> None:
         """Give it nothing new for a moment: somebody else was faster."""
         self.paused_until = until
@@ -7752,6 +7748,7 @@ class NodeState:
             loading_until=self.loading_until,
             room=self.room,
             rates=rates,
+            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
         )
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
@@ -8317,6 +8314,109 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
     return next((model.thinking for model in watch.known.models if model.name == name), None)
+
+
+# --- ollama_pack.routing.dispatch.counts ---
+# What a router has done since it was made, by node and model: for Prometheus.
+
+SECONDS_BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
+MAX_PAIRS = 2048  # of a node and a model; more are counted as OTHER models
+OTHER = "other"
+
+
+@dataclass(slots=True)
+class SecondsHistogram:
+    """Times in classes.
+
+    Attributes:
+        counts: how many there were up to each of `SECONDS_BOUNDS`, and above the last.
+        total: the sum, in seconds.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS_BOUNDS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(slots=True)
+class ModelCounts:
+    """What one model did at one node.
+
+    Attributes:
+        sent: requests sent there.
+        loads: those for which the model had to be loaded.
+        failures: those that failed there.
+        failovers: failures after which another node was asked for.
+        prompt_tokens: of finished answers.
+        reused_tokens: of these, what the node held: as the engine reports it, else as it was expected.
+        waited: in the queue, of the requests sent.
+        predicted: to the first token, of the answers that began.
+        actual: the same as measured.
+    """
+
+    sent: int = 0
+    loads: int = 0
+    failures: int = 0
+    failovers: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    waited: SecondsHistogram = field(default_factory=SecondsHistogram)
+    predicted: SecondsHistogram = field(default_factory=SecondsHistogram)
+    actual: SecondsHistogram = field(default_factory=SecondsHistogram)
+
+
+class RouterCounts:
+    """Counts what happens to requests.
+
+    Attributes:
+        models: node and model → its counts.
+        refused: kind of error → chats that ended with it.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[tuple[str, str], ModelCounts] = {}
+        self.refused: dict[str, int] = {}
+
+    def sent(self, assignment: Assignment) -> None:
+        """A request goes to its node."""
+        counts = self._of(assignment)
+        counts.sent += 1
+        counts.loads += assignment.loads
+        counts.waited.add(assignment.waited)
+
+    def began(self, assignment: Assignment, elapsed: float) -> None:
+        """Its answer begins, so many seconds after it was sent."""
+        counts = self._of(assignment)
+        counts.predicted.add(assignment.terms.predict_ttft)
+        counts.actual.add(elapsed)
+
+    def finished(self, assignment: Assignment, spent: Durations) -> None:
+        """It is answered."""
+        counts = self._of(assignment)
+        prompt = spent.prompt_count or assignment.request.tokens
+        counts.prompt_tokens += prompt
+        counts.reused_tokens += min(prompt, assignment.hit if spent.hit is None else spent.hit)
+
+    def failed(self, assignment: Assignment) -> None:
+        """It failed at its node."""
+        self._of(assignment).failures += 1
+
+    def failed_over(self, assignment: Assignment) -> None:
+        """After that another node is asked for."""
+        self._of(assignment).failovers += 1
+
+    def refuse(self, reason: str) -> None:
+        """A chat ended with an error."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _of(self, assignment: Assignment) -> ModelCounts:
+        pair = assignment.node, assignment.model
+        if pair not in self.models and len(self.models) >= MAX_PAIRS:
+            pair = assignment.node, OTHER
+        return self.models.setdefault(pair, ModelCounts())
 
 
 # --- ollama_pack.routing.state.events ---
@@ -8899,6 +8999,7 @@ class Timelines:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
+        self.roomy: set[str] = set()
         self._having: dict[str, list[str]] = {}
         self._opening: dict[str, float] = {}
 
@@ -8925,6 +9026,7 @@ class Timelines:
             self.nodes.pop(name, None)
             self._having.clear()
             self.open.discard(name)
+            self.roomy.discard(name)
             self._opening.pop(name, None)
             return
         if before is None or before.view.models is not node.models:
@@ -8938,6 +9040,7 @@ class Timelines:
         self.moment.held.subtract([runner.blob for runner in gone.view.runners])
         self._having.clear()
         self.open.discard(name)
+        self.roomy.discard(name)
         self._opening.pop(name, None)
 
     def _look(self, name: str) -> None:
@@ -8951,11 +9054,16 @@ class Timelines:
             self._opening.pop(name, None)
 
     def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything."""
+        """See whether a node can begin anything, and whether it has room for a model more."""
+        name = node.view.name
         if node.is_open():
-            self.open.add(node.view.name)
+            self.open.add(name)
         else:
-            self.open.discard(node.view.name)
+            self.open.discard(name)
+        if node.has_room():
+            self.roomy.add(name)
+        else:
+            self.roomy.discard(name)
 
     def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
         """What was placed on the timelines was a thought: forget it."""
@@ -8984,6 +9092,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all: decide again soon.
     """
 
@@ -8997,6 +9106,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _changes: int = field(init=False, default=0)
     _asked: int = field(init=False, default=0)
+    ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -9020,6 +9130,7 @@ class Planner:
         """
         self._begin(view)
         found = self._walk(waiting, may_start)
+        self.ahead = self._loads_ahead(found)
         self._end()
         return found
 
@@ -9058,6 +9169,59 @@ class Planner:
                 self.exhausted = True
                 break
         return found
+
+    def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+
+        They take nothing from anybody, except that the last node with room is left to models that no node has
+        in memory.
+        """
+        if not self._timelines.roomy:
+            return []
+        asked = {one.entry.kind: one for one in found if not one.request.background}
+        return [load for one in asked.values() for load in self._loads_for(one)]
+
+    def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
+        """The loads of one model, given the choice for a request that asks for it."""
+        kind, request = self._kinds[assignment.entry.kind], assignment.request
+        warm, roomy = kind.candidates.warm, self._timelines.roomy
+        slots = sum([self._slots_of(node, kind.model) for node in warm])
+        busy = kind.waiting + sum([node.answers(kind.model) for node in warm])
+        nearest = min([node.view.tier for node in warm], default=-1)
+        left = len(roomy)
+        for node in kind.candidates.cold:
+            if busy <= max(1.0, self.policy.prewarm_share * slots):
+                return
+            if node.view.name not in roomy or node.view.tier > nearest:
+                continue
+            if left == 1 and self._leaves_models_out(node, kind.model):
+                return
+            quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
+            if quote.now_open and quote.load and not quote.victims:
+                slots += quote.rates.slots
+                left -= 1
+                yield self._load(node, quote, assignment)
+
+    def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
+        """Whether a node has other models that no node has in memory."""
+        held, own = self._timelines.moment.held, node.view.models[model].blob
+        return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
+        """A load for those who will ask for the same as a request."""
+        request, models = assignment.request, (assignment.asked_for,)
+        load = FleetRequest(
+            f"{request.id} {node.view.name}",
+            "",
+            models,
+            context=request.context,
+            options=request.options,
+            background=True,
+            load_only=True,
+        )
+        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
+        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
     def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
         behind = max(0, waiting - self.policy.window)
@@ -9157,18 +9321,10 @@ class Planner:
         costs = self._ask(warm, key, request, price, pressing=pressing)
         best = min([cost.total for cost in costs], default=math.inf)
         enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough or self._may_prewarm(candidates, key[0]):
+        if request.background or not enough:
             cold = self._some(candidates.cold, request)
             costs += self._ask(cold, key, request, price, pressing=pressing)
         return costs
-
-    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
-        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
-        if not candidates.cold or not candidates.warm:
-            return False
-        node = candidates.warm[0]
-        blob = node.view.models[model].blob
-        return self._is_short_of(blob, node.view.rates[blob], background=False)
 
     def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
         """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
@@ -9209,26 +9365,10 @@ class Planner:
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
             total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
-            if (
-                quote.load
-                and not quote.victims
-                and self._is_short_of(quote.blob, quote.rates, background=background)
-            ):
-                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
             if not own and not pressing and (background or runner is None):
                 total += quote.evict
             costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
-
-    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
-        """Whether the nodes that have these weights in memory are too few for what is asked of them.
-
-        For people, as many slots are needed as are busy on average, and the square root of that on top. A
-        background call loads a model on an empty node earlier, as nobody waits for it.
-        """
-        slots = rates.slots * self._timelines.moment.held[blob]
-        busy = self._view.demand.get(blob, 0.0) * rates.service
-        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
         """The cheapest, but a chat stays at home unless leaving saves enough.
@@ -9871,7 +10011,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
-            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
+            self._ended(running, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
@@ -9888,8 +10028,9 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
-        self._queue.ended(running.entry)
-        self._queue.put_back(running.entry)
+        self._ended(running)
+        if not running.entry.request.load_only:
+            self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
     def running(self) -> Iterable[BoundEvent]:
@@ -9931,7 +10072,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
-        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
+        self._ended(running, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.assignment.model)
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -9956,7 +10097,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        self._queue.ended(running.entry)
+        self._ended(running)
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
@@ -10019,6 +10160,7 @@ class Scheduler(KnownNodes):
             running.assignment.request.user
             for running in self._running.values()
             if any(model in running.node.listed for model in entry.models)
+            and not running.entry.request.load_only
         )
         own = serving.pop(entry.request.user, 0)
         return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
@@ -10026,6 +10168,11 @@ class Scheduler(KnownNodes):
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
         self.cancel(request_id)
+
+    def _ended(self, running: RunningRequest, seconds: float | None = None) -> None:
+        """As `FairQueue.ended`. A load that nobody waits for is no user's."""
+        if not running.entry.request.load_only:
+            self._queue.ended(running.entry, seconds)
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
@@ -10051,6 +10198,21 @@ class Scheduler(KnownNodes):
             self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
         return assignments
 
+    def load_ahead(self) -> list[Assignment]:
+        """Loads that begin now though nobody waits for them: to be asked for after `decide`.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, loads = self._clock(), self._planner.ahead
+        self._planner.ahead = []
+        return [self._start(one, now) for one in loads if self._allows(one, now)]
+
+    def load_failed(self, request_id: str) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+        if running := self._running.get(request_id):
+            self.cancel(request_id)
+            running.node.did_not_load(running.runner, self._clock())
+
     def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
         now = self._clock()
@@ -10067,7 +10229,8 @@ class Scheduler(KnownNodes):
         """Let a request take the slot that it was assigned, and remember how to undo it."""
         entry, request = assignment.entry, assignment.request
         quote = assignment.chosen.quote
-        self._queue.bound(request.id, now)
+        if not request.load_only:
+            self._queue.bound(request.id, now)
         node = self.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
@@ -10081,7 +10244,8 @@ class Scheduler(KnownNodes):
             entry, assignment, node, runner, beside, match, undo, wanted, now
         )
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
-        ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
+        answers = 0.0 if request.load_only else output * quote.rates.token
+        ends_at = now + assignment.terms.predict_ttft + answers
         shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
@@ -10532,6 +10696,7 @@ class Router:
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self.counts = RouterCounts()
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
@@ -10545,6 +10710,7 @@ class Router:
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
 
@@ -10612,6 +10778,9 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
         await self._lookout.close()
@@ -10724,10 +10893,36 @@ class Router:
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
             self._journeys[binding.request.id].bound.set_result(binding)
+        for binding in self.scheduler.load_ahead():
+            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _load_ahead(self, binding: Assignment) -> None:
+        """Let a node load a model that nobody waits for yet."""
+        identity, node, began = binding.request.id, binding.node, self._loop.time()
+        if self._sharing and not await self._sharing.claim(binding):
+            return
+        try:
+            await self.nodes[node].client.load(
+                binding.model,
+                seconds=longest_load(binding, self.settings.load_seconds),
+                keep_alive=self.settings.keep_alive or None,
+                options=load_options(binding.request),
+            )
+        except NodeError as error:
+            router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
+            self.scheduler.load_failed(identity)
+        else:
+            seconds = self._loop.time() - began
+            self.scheduler.finished(identity, Durations(seconds, load=seconds))
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+        self._decide()
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
@@ -10800,6 +10995,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
         journey.waits_since = None
+        self.counts.sent(binding)
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         telling = None if journey.request.background else await self._tell_node(journey, attempt)
@@ -10817,7 +11013,9 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        self.scheduler.finished(identity, attempt.spent())
+        spent = attempt.spent()
+        self.counts.finished(binding, spent)
+        self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -10840,6 +11038,7 @@ class Router:
 
     def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
+        self.counts.began(binding, elapsed)
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         self._failures.pop((binding.node, fold_name(binding.model)), None)
@@ -10866,6 +11065,7 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error
+        self.counts.failed(binding)
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
@@ -10883,6 +11083,7 @@ class Router:
             raise NoAnswerError(journey.tried) from error
         if unexplained:
             journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
+        self.counts.failed_over(binding)
         journey.bound = self._loop.create_future()
 
 
@@ -10914,7 +11115,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class ModelClosedError(PackError):
@@ -10947,6 +11148,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -11006,7 +11208,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():

@@ -9,43 +9,43 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4458, which the server calls.
+# Begin here: `class Pipeline`, line 4392, which the server calls.
 # The modules that it uses come first:
-#     97  errors                      Every error that the pack raises on purpose, and the base of them all.
-#    173  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    221  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    337  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    495  cache.key                   What makes two requests the same: the key of a cached answer.
-#    731  cache.entry                 An answer as it is kept.
-#    800  cache.collect               From the chunks of a generation to what may be kept of it.
-#    955  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1003  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#   1076  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1269  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1422  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1526  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1607  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1928  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2026  cache.joining               Many who ask the same at the same time ask once.
-#   2092  engines.errors              What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#   2110  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2160  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2185  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2202  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2282  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2568  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2643  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2746  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   3097  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3192  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3538  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3733  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4060  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4263  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4386  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#   4416  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
-#   4428  services.pack_valves        What all valves of the pack have in common.
-#   4442  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     97  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    105  cache.errors                What goes wrong with the cache.
+#    153  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    269  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    427  cache.key                   What makes two requests the same: the key of a cached answer.
+#    663  cache.entry                 An answer as it is kept.
+#    732  cache.collect               From the chunks of a generation to what may be kept of it.
+#    887  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    937  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#   1010  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1203  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1356  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1460  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1541  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1862  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   1960  cache.joining               Many who ask the same at the same time ask once.
+#   2026  engines.errors              What goes wrong with a node.
+#   2044  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2094  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2119  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2136  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2216  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2502  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2577  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2680  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   3031  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3126  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3472  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3667  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3994  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4197  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4320  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
+#   4350  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
+#   4362  services.pack_valves        What all valves of the pack have in common.
+#   4376  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -95,75 +95,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -171,7 +103,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -972,6 +904,7 @@ class CacheCounters:
     | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
     | `seconds_saved`, `tokens_saved` | of generation |
     | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
     """
 
     def __init__(self) -> None:
@@ -983,6 +916,7 @@ class CacheCounters:
 
     def looked_up(self, seconds: float) -> None:
         self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""
@@ -2090,7 +2024,7 @@ class JoinedCalls(Generic[_Key, _Shared]):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):

@@ -10,42 +10,42 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4625, which the server calls.
+# Begin here: `class Tools`, line 4600, which the server calls.
 # The modules that it uses come first:
-#     86  errors                   Every error that the pack raises on purpose, and the base of them all.
-#    162  services.pack_valves     What all valves of the pack have in common.
-#    176  speech.errors            What goes wrong with transcription: see the tree in `ollama_pack.errors`.
-#    539  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    616  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    708  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    744  speech.values            What recordings turn into, and what an engine is.
-#   1001  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1151  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   1172  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1356  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   1379  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1512  speech.sentences         Segments of about a sentence, made from words with times.
-#   1566  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1744  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1972  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2093  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2177  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2266  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2430  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   2495  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3085  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3173  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3247  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3515  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3565  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3707  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3973  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   3984  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4060  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4198  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4335  webui.errors             What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#   4351  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
-#   4445  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     86  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    100  services.pack_valves     What all valves of the pack have in common.
+#    114  speech.errors            What goes wrong with transcription.
+#    477  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    554  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    646  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    682  speech.values            What recordings turn into, and what an engine is.
+#    939  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1089  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
+#   1110  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1294  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   1317  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1450  speech.sentences         Segments of about a sentence, made from words with times.
+#   1504  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1682  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1910  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2031  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2115  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2204  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2368  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
+#   2433  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3023  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3111  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3185  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3453  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3503  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3911  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+#   3922  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4035  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4173  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4310  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4326  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
+#   4420  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -84,79 +84,17 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -174,7 +112,7 @@ class PackValves(BaseModel):
 
 
 # --- ollama_pack.speech.errors ---
-# What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+# What goes wrong with transcription.
 
 _MEBIBYTE = 2**20
 
@@ -4021,6 +3959,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -4036,13 +4011,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -4333,7 +4308,7 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class StoredFileError(PackError):

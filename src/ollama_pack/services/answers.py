@@ -47,6 +47,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -88,6 +89,12 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     )
 
 
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
+    status, code, sentence = _NO_CANDIDATE
+    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
+
+
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
         return error.field
@@ -106,7 +113,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():

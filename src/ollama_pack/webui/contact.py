@@ -26,7 +26,7 @@ class RouterContact:
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def load(self) -> Mapping[str, Any]:
         """The load of all nodes.
@@ -44,6 +44,15 @@ class RouterContact:
         """
         return object_at(await self._ask("dashboard"))
 
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
     async def models(self) -> list[dict[str, Any]]:
         """The models and aliases that it offers now.
 
@@ -57,9 +66,9 @@ class RouterContact:
         try:
             answer = await self._ask_once(method)
         except RouterUnavailableError as error:
-            self._tell(str(error))
+            self._tell(method, str(error))
             raise
-        self._said = ""
+        self._said.pop(method, None)
         return answer
 
     async def _ask_once(self, method: str) -> Any:
@@ -81,11 +90,11 @@ class RouterContact:
                 f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
             ) from error
 
-    def _tell(self, fault: str) -> None:
+    def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
-        if fault != self._said and fault not in {ABSENT, SWITCHED_OFF}:
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
             log.warning("%s", fault)
-        self._said = fault
+        self._said[method] = fault
 
 
 def _method(router: Any, name: str) -> Any:
