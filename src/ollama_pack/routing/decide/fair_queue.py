@@ -119,9 +119,7 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(
-            request, models, start, cost, self._count, now, kind=kind, displaced=displaced
-        )
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
         self._insert(entry)
         return entry
 

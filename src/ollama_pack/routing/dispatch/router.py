@@ -297,7 +297,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody else needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
