@@ -15,11 +15,11 @@ import math
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 import orjson
@@ -1408,6 +1408,107 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
     return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+
+
+class HoldsBack(Protocol):
+    """The way of one answer to its client."""
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+
+
+def put_in_front(
+    app: Any,
+    name: str,
+    is_ours: Callable[[Mapping[str, Any]], bool],
+    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
+) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_ours: whether a POST of this scope is a chat.
+        held_back: what answers go through; it gets the scope and the server's `send`.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_ours, held_back)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def take_from_front(app: Any, name: str) -> None:
+    """Take the route of this name away."""
+    routes = app.router.routes
+    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
+
+
+def _front_route(
+    app: Any,
+    route_name: str,
+    is_ours: Callable[[Mapping[str, Any]], bool],
+    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
+) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_chat = scope["type"] == "http" and scope["method"] == "POST" and is_ours(scope)
+            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await route.handle(scope, receive, held_back(scope, send).send)
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: Mapping[str, Any]) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -1433,8 +1534,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-
-AsgiMessage = dict[str, Any]
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -1465,44 +1564,11 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
-
-
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, HeldBack)
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -1558,16 +1624,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:

@@ -40,6 +40,7 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -1872,9 +1873,7 @@ class FairQueue:
         self._ends[request.user] = start + cost
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
-        entry = WaitingRequest(
-            request, models, start, cost, self._count, now, kind=kind, displaced=displaced
-        )
+        entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
         self._insert(entry)
         return entry
 
@@ -10749,7 +10748,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody else needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -11485,6 +11484,196 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+
+
+class HoldsBack(Protocol):
+    """The way of one answer to its client."""
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Take a message of the server's."""
+
+
+def put_in_front(
+    app: Any,
+    name: str,
+    is_ours: Callable[[Mapping[str, Any]], bool],
+    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
+) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_ours: whether a POST of this scope is a chat.
+        held_back: what answers go through; it gets the scope and the server's `send`.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_ours, held_back)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def take_from_front(app: Any, name: str) -> None:
+    """Take the route of this name away."""
+    routes = app.router.routes
+    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
+
+
+def _front_route(
+    app: Any,
+    route_name: str,
+    is_ours: Callable[[Mapping[str, Any]], bool],
+    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
+) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_chat = scope["type"] == "http" and scope["method"] == "POST" and is_ours(scope)
+            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await route.handle(scope, receive, held_back(scope, send).send)
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: Mapping[str, Any]) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+# --- ollama_pack.services.pipeline_siblings ---
+# Other pipelines of the same server: they work together there, in one process.
+
+SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
+
+
+def sibling(name: str) -> Any:
+    """A pipeline as it is loaded now; None where there is none of this name."""
+    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
+    return loaded.get(name)
+
+
+# --- ollama_pack.services.pipeline_errors ---
+# The status of an error on the Pipelines server, which leaves no room for it.
+#
+# The server sends the status 200 of a stream before it asks a pipeline, and makes `{"detail": …}` of what one
+# raises. A route in front of its own sends an error that comes before the answer as OpenAI's API does.
+
+ERROR_ROUTE = "ollama_pack:errors of pipelines"
+_CHAT_PATHS = frozenset({"/chat/completions", "/v1/chat/completions"})
+_EVENT = b"data:"
+_REFUSAL_KEYS = frozenset({"message", "code", "param", "status", "retry_after"})
+_STATUSES = range(HTTPStatus.BAD_REQUEST, 600)
+
+_by_the_route: ContextVar[bool] = ContextVar(
+    "by_the_route", default=False
+)  # the server's threads have it, too
+
+
+def show_statuses() -> None:
+    """Put the route in front of the server's own; nothing where another server runs the pipeline."""
+    if (app := _server()) is not None:
+        put_in_front(app, ERROR_ROUTE, lambda scope: path_of(scope) in _CHAT_PATHS, _HeldBack)
+
+
+def hide_statuses() -> None:
+    """Take the route away."""
+    if (app := _server()) is not None:
+        take_from_front(app, ERROR_ROUTE)
+
+
+def gives_statuses() -> bool:
+    """Whether an error that is the body of this request's answer gets its status: it came by the route."""
+    return _by_the_route.get()
+
+
+def _server() -> Any:
+    return getattr(sys.modules.get(SERVER_MODULE), "app", None)
+
+
+class _HeldBack:
+    """The way of one answer to its client; its start waits for the first bytes."""
+
+    def __init__(self, _scope: Mapping[str, Any], send: AsgiSend) -> None:
+        _by_the_route.set(True)
+        self._send = send
+        self._start: AsgiMessage | None = None
+        self._is_refused = False
+
+    async def send(self, message: AsgiMessage) -> None:
+        if self._is_refused:
+            return
+        if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK:
+            self._start = message
+            return
+        if self._start is not None:
+            if refusal := early_refusal(bytes(message.get("body") or b"")):
+                self._is_refused = True
+                for part in refusal_messages(refusal, "openai"):
+                    await self._send(part)
+                return
+            await self._send(self._start)
+            self._start = None
+        await self._send(message)
+
+
+def early_refusal(beginning: bytes) -> Refusal | None:
+    """The error that a body begins with; None: it begins with something else, or with another's error."""
+    first = beginning.split(b"\n", 1)[0].removeprefix(_EVENT)
+    try:
+        found = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return None
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict) or not error.keys() >= _REFUSAL_KEYS or error["status"] not in _STATUSES:
+        return None
+    return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
+
+
 # --- ollama_pack.engines.routed_names ---
 # How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 
@@ -11623,18 +11812,6 @@ def noted(body: dict[str, Any]) -> dict[str, Any]:
 def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
     found = value.get(name) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}
-
-
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
-
-SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
-
-
-def sibling(name: str) -> Any:
-    """A pipeline as it is loaded now; None where there is none of this name."""
-    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
-    return loaded.get(name)
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -13282,6 +13459,7 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
+        show_statuses()
         await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
@@ -13296,6 +13474,7 @@ class Pipeline:
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
+        hide_statuses()
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
@@ -13337,7 +13516,10 @@ class Pipeline:
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            raise _http_refusal(error) from error
+            refusal = _refused(error)
+            if gives_statuses():
+                return refusal.body()
+            raise _http_error(refusal) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
         async with aclosing(self._chunks(name, body)) as chunks:
@@ -13415,10 +13597,9 @@ def _refused(error: Exception) -> Refusal:
     return refusal_of(error, for_admin=False)
 
 
-def _http_refusal(error: Exception) -> Exception:
+def _http_error(refusal: Refusal) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 
-    refusal = _refused(error)
     made: Exception = HTTPException(refusal.status, refusal.message, refusal.headers)
     return made
