@@ -18,11 +18,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
 from inspect import signature
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -1595,32 +1595,26 @@ class PackValves(BaseModel):
 # starlette, which comes with both servers, is imported when it is needed.
 
 AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
 
 
-class HoldsBack(Protocol):
-    """The way of one answer to its client."""
-
-    async def send(self, message: AsgiMessage) -> None:
-        """Take a message of the server's."""
-
-
-def put_in_front(
-    app: Any,
-    name: str,
-    is_ours: Callable[[Mapping[str, Any]], bool],
-    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
-) -> None:
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
     """Put a route in front of all others, in place of one of this name.
 
     Args:
         app: the server's FastAPI application.
         name: of the route.
-        is_ours: whether a POST of this scope is a chat.
-        held_back: what answers go through; it gets the scope and the server's `send`.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_ours, held_back)
+    front = _front_route(app, name, is_chat, around)
     # in one step: requests look at this very list
     routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
 
@@ -1631,12 +1625,7 @@ def take_from_front(app: Any, name: str) -> None:
     routes[:] = [route for route in routes if getattr(route, "name", "") != name]
 
 
-def _front_route(
-    app: Any,
-    route_name: str,
-    is_ours: Callable[[Mapping[str, Any]], bool],
-    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
-) -> Any:
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
@@ -1646,15 +1635,15 @@ def _front_route(
         path = "/"
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and is_ours(scope)
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
             found = self._behind(scope)
             if found is not None:
                 route, child = found
                 scope.update(child)
-                await route.handle(scope, receive, held_back(scope, send).send)
+                await around(scope, receive, send, partial(route.handle, scope))
 
         def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
             for route in app.router.routes:
@@ -1667,7 +1656,7 @@ def _front_route(
     return FrontRoute()
 
 
-def path_of(scope: Mapping[str, Any]) -> str:
+def path_of(scope: AsgiScope) -> str:
     """The path of a request, as the application's routes have it."""
     return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
 
@@ -1685,6 +1674,17 @@ def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, Asgi
         {"type": "http.response.start", "status": refusal.status, "headers": raw},
         {"type": "http.response.body", "body": content},
     )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
 
 
 # --- ollama_pack.webui.early_errors ---
@@ -1742,7 +1742,13 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, HeldBack)
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
+
+
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
@@ -1773,12 +1779,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:

@@ -7266,19 +7266,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
@@ -7546,13 +7547,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -9982,7 +9983,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -9990,6 +9999,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -10002,8 +10012,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -10912,7 +10923,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
@@ -11493,32 +11508,26 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 # starlette, which comes with both servers, is imported when it is needed.
 
 AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
 
 
-class HoldsBack(Protocol):
-    """The way of one answer to its client."""
-
-    async def send(self, message: AsgiMessage) -> None:
-        """Take a message of the server's."""
-
-
-def put_in_front(
-    app: Any,
-    name: str,
-    is_ours: Callable[[Mapping[str, Any]], bool],
-    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
-) -> None:
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
     """Put a route in front of all others, in place of one of this name.
 
     Args:
         app: the server's FastAPI application.
         name: of the route.
-        is_ours: whether a POST of this scope is a chat.
-        held_back: what answers go through; it gets the scope and the server's `send`.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
     """
     routes = app.router.routes
-    front = _front_route(app, name, is_ours, held_back)
+    front = _front_route(app, name, is_chat, around)
     # in one step: requests look at this very list
     routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
 
@@ -11529,12 +11538,7 @@ def take_from_front(app: Any, name: str) -> None:
     routes[:] = [route for route in routes if getattr(route, "name", "") != name]
 
 
-def _front_route(
-    app: Any,
-    route_name: str,
-    is_ours: Callable[[Mapping[str, Any]], bool],
-    held_back: Callable[[Mapping[str, Any], AsgiSend], HoldsBack],
-) -> Any:
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
     class FrontRoute(BaseRoute):
@@ -11544,15 +11548,15 @@ def _front_route(
         path = "/"
 
         def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and is_ours(scope)
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
 
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
             found = self._behind(scope)
             if found is not None:
                 route, child = found
                 scope.update(child)
-                await route.handle(scope, receive, held_back(scope, send).send)
+                await around(scope, receive, send, partial(route.handle, scope))
 
         def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
             for route in app.router.routes:
@@ -11565,7 +11569,7 @@ def _front_route(
     return FrontRoute()
 
 
-def path_of(scope: Mapping[str, Any]) -> str:
+def path_of(scope: AsgiScope) -> str:
     """The path of a request, as the application's routes have it."""
     return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
 
@@ -11585,6 +11589,23 @@ def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, Asgi
     )
 
 
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
 # --- ollama_pack.services.pipeline_siblings ---
 # Other pipelines of the same server: they work together there, in one process.
 
@@ -11597,38 +11618,37 @@ def sibling(name: str) -> Any:
     return loaded.get(name)
 
 
-# --- ollama_pack.services.pipeline_errors ---
-# The status of an error on the Pipelines server, which leaves no room for it.
+# --- ollama_pack.services.pipeline_answers ---
+# What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
 #
-# The server sends the status 200 of a stream before it asks a pipeline, and makes `{"detail": …}` of what one
-# raises. A route in front of its own sends an error that comes before the answer as OpenAI's API does.
+# The server sends the status 200 of a stream before it asks a pipeline, makes `{"detail": …}` of what one
+# raises, and streams where a client says nothing of it. A route in front of its own holds back the beginning of
+# what `gpu_router` answers, and sends an error that comes before the answer as OpenAI's API does. Chats with
+# other pipelines go through as they are.
 
-ERROR_ROUTE = "ollama_pack:errors of pipelines"
+ROUTE = "ollama_pack:answers"
 _CHAT_PATHS = frozenset({"/chat/completions", "/v1/chat/completions"})
-_EVENT = b"data:"
 _REFUSAL_KEYS = frozenset({"message", "code", "param", "status", "retry_after"})
 _STATUSES = range(HTTPStatus.BAD_REQUEST, 600)
 
-_by_the_route: ContextVar[bool] = ContextVar(
-    "by_the_route", default=False
-)  # the server's threads have it, too
 
-
-def show_statuses() -> None:
+def put_route() -> None:
     """Put the route in front of the server's own; nothing where another server runs the pipeline."""
     if (app := _server()) is not None:
-        put_in_front(app, ERROR_ROUTE, lambda scope: path_of(scope) in _CHAT_PATHS, _HeldBack)
+        put_in_front(app, ROUTE, lambda scope: path_of(scope) in _CHAT_PATHS, _held_back)
 
 
-def hide_statuses() -> None:
+def take_route() -> None:
     """Take the route away."""
     if (app := _server()) is not None:
-        take_from_front(app, ERROR_ROUTE)
+        take_from_front(app, ROUTE)
 
 
-def gives_statuses() -> bool:
-    """Whether an error that is the body of this request's answer gets its status: it came by the route."""
-    return _by_the_route.get()
+def gives_status() -> bool:
+    """Whether a refusal that is the whole body of this request's answer gets its status. It will, then."""
+    if held := _this_request.get():
+        held.is_ours = True
+    return held is not None
 
 
 def _server() -> Any:
@@ -11636,18 +11656,44 @@ def _server() -> Any:
 
 
 class _HeldBack:
-    """The way of one answer to its client; its start waits for the first bytes."""
+    """The way of one request and its answer.
 
-    def __init__(self, _scope: Mapping[str, Any], send: AsgiSend) -> None:
-        _by_the_route.set(True)
+    Attributes:
+        is_ours: the start of the answer waits for its first bytes.
+    """
+
+    def __init__(self, receive: AsgiReceive, send: AsgiSend) -> None:
+        self._receive = receive
         self._send = send
+        self.is_ours = False
+        self._asked: list[bytes] | None = []  # the request's body until it is whole
         self._start: AsgiMessage | None = None
         self._is_refused = False
+
+    async def receive(self) -> AsgiMessage:
+        """The body in one piece, as the server wants it anyway; after it what comes."""
+        while (message := await self._receive())["type"] == "http.request" and self._asked is not None:
+            self._asked.append(message.get("body") or b"")
+            if not message.get("more_body"):
+                body, self._asked = b"".join(self._asked), None
+                return {"type": "http.request", "body": self._understood(body), "more_body": False}
+        return message
+
+    def _understood(self, body: bytes) -> bytes:
+        """The body as the pipeline is to get it."""
+        try:
+            chat = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return body  # the server says what is wrong
+        self.is_ours = isinstance(chat, dict) and str(chat.get("model")).startswith(ROUTER)
+        if not self.is_ours or chat.get("stream") is not None:
+            return body
+        return orjson.dumps({**chat, "stream": False})
 
     async def send(self, message: AsgiMessage) -> None:
         if self._is_refused:
             return
-        if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK:
+        if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK and self.is_ours:
             self._start = message
             return
         if self._start is not None:
@@ -11656,14 +11702,30 @@ class _HeldBack:
                 for part in refusal_messages(refusal, "openai"):
                     await self._send(part)
                 return
-            await self._send(self._start)
-            self._start = None
+            await self.end()
         await self._send(message)
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._start is not None and not self._is_refused:
+            await send_start(self._send, self._start)
+            self._start = None
+
+
+# Also in the server's threads, which a request's context goes along with.
+_this_request: ContextVar[_HeldBack | None] = ContextVar("this_request", default=None)
+
+
+async def _held_back(_scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = _HeldBack(receive, send)
+    _this_request.set(held)
+    await behind(held.receive, held.send)
+    await held.end()
 
 
 def early_refusal(beginning: bytes) -> Refusal | None:
     """The error that a body begins with; None: it begins with something else, or with another's error."""
-    first = beginning.split(b"\n", 1)[0].removeprefix(_EVENT)
+    first = beginning.split(b"\n", 1)[0].removeprefix(b"data:")
     try:
         found = orjson.loads(first)
     except orjson.JSONDecodeError:
@@ -11672,12 +11734,6 @@ def early_refusal(beginning: bytes) -> Refusal | None:
     if not isinstance(error, dict) or not error.keys() >= _REFUSAL_KEYS or error["status"] not in _STATUSES:
         return None
     return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.services.webui_tasks ---
@@ -13459,7 +13515,7 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
-        show_statuses()
+        put_route()
         await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
@@ -13474,7 +13530,7 @@ class Pipeline:
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
-        hide_statuses()
+        take_route()
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
@@ -13517,7 +13573,7 @@ class Pipeline:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
             refusal = _refused(error)
-            if gives_statuses():
+            if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
 

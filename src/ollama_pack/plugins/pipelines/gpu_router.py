@@ -29,7 +29,7 @@ from ollama_pack.services.answers import answer_events, refusal_of
 from ollama_pack.services.bridge import Bridge, ThreadPool
 from ollama_pack.services.completions import whole_answer
 from ollama_pack.services.line_stream import LineStream
-from ollama_pack.services.pipeline_errors import gives_statuses, hide_statuses, show_statuses
+from ollama_pack.services.pipeline_answers import gives_status, put_route, take_route
 from ollama_pack.services.pipeline_requests import asking, with_hints, without_asking
 from ollama_pack.services.pipeline_siblings import sibling
 from ollama_pack.services.pipeline_valves import (
@@ -115,7 +115,7 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
-        show_statuses()
+        put_route()
         await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
@@ -130,7 +130,7 @@ class Pipeline:
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
-        hide_statuses()
+        take_route()
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
@@ -173,7 +173,7 @@ class Pipeline:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
             refusal = _refused(error)
-            if gives_statuses():
+            if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
 

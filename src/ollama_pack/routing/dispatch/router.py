@@ -17,6 +17,7 @@ import aiohttp
 
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
+    NodeBusyError,
     NodeUnreachableError,
     RequestRefusedError,
     RetryableNodeError,
@@ -461,7 +462,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
