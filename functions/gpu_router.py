@@ -8,6 +8,115 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Pipe`, line 13870, which the server calls.
+# The modules that it uses come first:
+#    185  errors                         Every error that the pack raises on purpose, and the base of them all.
+#    267  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    308  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#    450  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    569  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    644  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    705  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1003  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1131  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1177  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1211  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#   1243  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1602  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1727  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1799  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1805  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1870  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1924  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1972  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2285  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2377  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#   2522  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2534  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2795  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3185  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3307  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3408  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3497  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3595  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3716  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3831  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3939  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4050  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4197  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4230  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4286  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4374  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4695  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4915  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5032  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5139  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5188  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5390  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5565  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5915  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5991  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6034  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6139  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6372  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6430  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6528  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6736  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6911  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7240  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7493  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7578  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7748  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7942  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8025  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8106  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8172  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8221  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8649  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8786  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8952  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9174  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9277  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9371  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9532  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9565  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9747  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9782  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10328  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10407  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10553  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10691  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10749  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11141  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11408  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11507  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11968  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12037  engines.event_text             A server-sent event as text.
+#  12055  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#  12071  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12199  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12210  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12216  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12330  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12365  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12459  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12631  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12721  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12767  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12831  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12937  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12984  services.pack_valves           What all valves of the pack have in common.
+#  12998  services.router_valves         The valves of the router, wherever it runs.
+#  13091  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13205  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13498  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13532  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13549  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13644  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13800  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13815  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13829  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -15,6 +124,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import socket
 import ssl
@@ -47,9 +157,8 @@ from heapq import nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
-from itertools import chain
+from itertools import accumulate, chain
 from math import exp
-from pathlib import Path
 from random import Random
 from ssl import SSLContext
 from string import punctuation
@@ -147,6 +256,12 @@ from pydantic import (
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.aliases.errors ---
@@ -1020,62 +1135,6 @@ NOT_INSTALLED = "is not installed"
 NOT_PERMITTED = "is not granted to this user"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """The model that answers, and why it does.
-
-    Attributes:
-        alias: the name that was asked for.
-        model: id of the model that answers.
-        row: the row that named it.
-        passed_over: models that the table prefers, each with the reason against it.
-    """
-
-    alias: str
-    model: str
-    row: AliasRow
-    passed_over: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
-
-
-def resolve(
-    table: AliasTable,
-    facts: RequestFacts,
-    models: Mapping[str, str] | None,
-    denied: AbstractSet[str] = frozenset(),
-) -> Resolution | None:
-    """Resolve the name that was asked for.
-
-    Args:
-        table: the aliases.
-        facts: what is known of the request.
-        models: id → quantization level (empty where unknown) of every model that is there;
-            None when that is not known: then the first candidate is taken at its word.
-        denied: ids in `models` that this user may not use.
-
-    Returns:
-        None when no row of the table is about this request: the name then stands for itself.
-
-    Raises:
-        AliasUnavailableError: rows apply, but none of their models is there and permitted.
-    """
-    passed_over: list[tuple[str, str]] = []
-    families = Families(models or ())
-    for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied, families)
-        if model is not None and model not in denied:
-            return Resolution(facts.model, model, row, tuple(passed_over))
-        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
-    if passed_over:
-        raise AliasUnavailableError(facts.model, tuple(passed_over))
-    return None
-
-
 def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
     """Every model that the table names for this request, in order of preference, each once."""
     seen: set[str] = set()
@@ -1149,39 +1208,6 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-def groups_behind(
-    table: AliasTable, name: str, models: Mapping[str, str]
-) -> dict[str, frozenset[str] | None]:
-    """As `models_behind`, with the groups whose members alone reach a model; None: everybody does.
-
-    An empty set: one has to be in several groups.
-    """
-    groups = frozenset(group for row in table.rows for group in row.groups)
-
-    def reached(*members: str) -> set[str]:
-        everything = RequestFacts(
-            name, images=True, tools=True, tokens=MOST_TOKENS, groups=frozenset(members)
-        )
-        asked = (RequestFacts(name, groups=frozenset(members)), everything)
-        return {model for facts in asked for model in answering_models(table, facts, models)}
-
-    open_to_all = reached()
-    by_group = {group: reached(group) for group in sorted(groups)}
-    return {
-        model: None
-        if model in open_to_all
-        else frozenset(group for group, found in by_group.items() if model in found)
-        for model in models_behind(table, name, models)
-    }
-
-
-def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
-    """Every model that the table names for an alias, whether it is there or not."""
-    groups = frozenset(group for row in table.rows for group in row.groups)
-    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    return tuple(model for model, _ in candidates(table, everything))
-
-
 # --- ollama_pack.cache.errors ---
 # What goes wrong with the cache: see the tree in `ollama_pack.errors`.
 #
@@ -1198,22 +1224,6 @@ class CacheConfigError(PackError, ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
 
 
 class LeaderLostError(PackError):
@@ -1321,11 +1331,6 @@ def redis_client(url: str) -> RedisClient:
             f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
             + _HOW_WRITTEN
         ) from None
-
-
-def redis_fault(error: BaseException) -> str:
-    """What redis-py says of a failure, without what was sent: an old server repeats an unknown AUTH whole."""
-    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
 
 
 def _shown_beginning(url: str) -> str:
@@ -1625,18 +1630,6 @@ class ReplyHead:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
-    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
-    message = openai_message(answer, head)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **message},
-        "logprobs": openai_logprobs(answer),
-        "finish_reason": finish_reason(answer, called="tool_calls" in message),
-    }
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
-
-
 def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
     """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
 
@@ -1892,7 +1885,7 @@ class RoutingPolicy:
         tier_seconds: what a tier further away counts.
         background_patience: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: how busy a model's runners are before a background call loads it on an empty node.
+        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         window: waiting requests of each kind that are all looked at; of those behind, one in
@@ -1976,25 +1969,6 @@ def _returning(shares: Sequence[float]) -> tuple[float, ...]:
     return tuple(reversed(found))
 
 
-NEVER = ReturnCurve()
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnCurves:
-    """The curves of one set of weights.
-
-    Attributes:
-        seen: of prompts by how many turns they went on with; as observed alone.
-        believed: the same, with what is usual where little was observed yet.
-    """
-
-    seen: tuple[ReturnCurve, ...] = ()
-    believed: tuple[ReturnCurve, ...] = ()
-
-
-NOTHING_SEEN = ReturnCurves()
-
-
 # --- ollama_pack.routing.decide.view ---
 # What a routing decision looks at: plain values, made once and never changed.
 #
@@ -2033,6 +2007,7 @@ class FleetRequest:
         context: the context that the client asked for, in tokens; 0: whatever the runner has.
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
+        load_only: nobody waits: the model is loaded for those who will come.
     """
 
     id: str
@@ -2044,6 +2019,7 @@ class FleetRequest:
     context: int = 0
     options: RunnerOptions = ()
     background: bool = False
+    load_only: bool = False
 
     @property
     def tokens(self) -> int:
@@ -2249,6 +2225,7 @@ class NodeView:
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.
         rates: by blob.
+        loads_ahead: it can be asked to load a model without a chat.
     """
 
     name: str
@@ -2259,6 +2236,7 @@ class NodeView:
     loading_until: float = 0.0
     room: int = 0
     rates: Mapping[str, PairRates] = field(default_factory=dict)
+    loads_ahead: bool = False
 
     def can_begin(self, now: float) -> bool:
         """Whether a slot is free, or a model could be loaded beside those in memory."""
@@ -2278,7 +2256,7 @@ class FleetView:
         now: the moment.
         nodes: the nodes that may be given work.
         demand: blob → requests a second that ask for it.
-        returns: blob → how likely its prompts are gone on with.
+        returns: blob → how likely its prompts are gone on with, by their kind.
         changed: names of the nodes that look otherwise than in the view before; None: any may.
         by_name: the nodes by their names; made of `nodes` where it is missing.
         holders: chain of a prompt's block → the nodes that such a prompt went to lately.
@@ -2287,7 +2265,7 @@ class FleetView:
     now: float
     nodes: tuple[NodeView, ...]
     demand: Mapping[str, float] = field(default_factory=dict)
-    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    returns: Mapping[str, Sequence[ReturnCurve]] = field(default_factory=dict)
     changed: Collection[str] | None = None
     by_name: Mapping[str, NodeView] = field(default_factory=dict)
     holders: Mapping[int, Collection[str]] = field(default_factory=dict)
@@ -2310,7 +2288,8 @@ class FleetView:
 #     C = wait + load + (P - hit) / pp * (1 + price) + crowd * (b + 1) / slots + evict
 #
 # The first three terms are the predicted time to first token, which the user sees; the others are what the
-# choice costs later, and costs others. Every term is in seconds and never negative.
+# choice costs later, and costs others. What overwriting a prefix costs others counts for background calls, and
+# among equals. Every term is in seconds and never negative.
 
 
 @dataclass(frozen=True, slots=True)
@@ -2347,15 +2326,6 @@ class CostTerms:
         """The terms by name, for an explanation or a log."""
         names = ("wait", "load", "prompt", "decode", "evict", "tier")
         return {name: getattr(self, name) for name in names}
-
-
-def predict_prompt(tokens: int, hit: int, busy: int, rates: PairRates) -> float:
-    """Seconds to evaluate a prompt of which `hit` tokens are held.
-
-    Before the rates are learned, those that are answered already count as many times the prompt as there
-    are of them: (P - hit + 1) * (b + 1).
-    """
-    return max(0, tokens - hit) * prompt_pace(busy, rates) + prompt_head(busy, rates)
 
 
 def prompt_pace(busy: int, rates: PairRates) -> float:
@@ -2402,15 +2372,6 @@ def overwrite_prefix(
     if prefix.kind >= len(curves):
         return 0.0
     return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
-
-
-_MATTERS = 0.05  # seconds
-
-
-def explain_terms(terms: Mapping[str, float]) -> str:
-    """The terms that matter, the largest first: `wait 1.2 s + prompt 0.4 s`."""
-    told = sorted(((value, name) for name, value in terms.items() if value >= _MATTERS), reverse=True)
-    return " + ".join(f"{name} {value:.1f} s" for value, name in told) or "at once"
 
 
 # --- ollama_pack.routing.errors ---
@@ -2852,14 +2813,14 @@ class TimelineContext:
         policy: weights and bounds.
         now: the moment of the decision.
         demand: blob → requests a second that ask for it.
-        returns: blob → how likely its prompts are gone on with.
+        returns: blob → how likely its prompts are gone on with, by their kind.
         held: blob → how many nodes have it in memory.
     """
 
     policy: RoutingPolicy
     now: float = 0.0
     demand: Mapping[str, float] = field(default_factory=dict)
-    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    returns: Mapping[str, Sequence[ReturnCurve]] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
 
 
@@ -2920,8 +2881,7 @@ class Quote:
         now_open: whether the node can begin, with a load or with the prompt, at this very moment.
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
-        evict: what others lose, as far as can be guessed, and
-        evict_seen: as far as it was observed.
+        evict: what others lose.
         pace: seconds for each token of the prompt that is not held, and
         head: before the first of them: `predict_prompt` in its two parts.
         model: the name by which the node knows the model.
@@ -2938,7 +2898,6 @@ class Quote:
     load: float
     decode: float
     evict: float
-    evict_seen: float
     pace: float
     head: float
     model: str
@@ -3004,6 +2963,11 @@ class VirtualNode:
         """Requests that it answers, those that were placed here included."""
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
+    def answers(self, model: str) -> int:
+        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        blob, now = self.view.models[model].blob, self._moment.now
+        return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
+
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
         self._quotes.clear()
@@ -3024,6 +2988,12 @@ class VirtualNode:
                 return True
             used += runner.size
         return self._loading_until <= now and (not used or used < self.view.room)
+
+    def has_room(self) -> bool:
+        """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
+        if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
+            return False
+        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -3071,12 +3041,10 @@ class VirtualNode:
         starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
         busy = len(runner.ends)
         beside = min(busy, runner.slots - 1)
-        evict = evict_seen = 0.0
+        evict = 0.0
         oldest = runner.prefixes.oldest()
         if oldest is not None and runner.placed < runner.keeps:
-            returns = self._moment.returns.get(runner.blob, NOTHING_SEEN)
-            evict = overwrite_prefix(oldest, now, rates, returns.believed)
-            evict_seen = overwrite_prefix(oldest, now, rates, returns.seen)
+            evict = overwrite_prefix(oldest, now, rates, self._moment.returns.get(runner.blob, ()))
         decode = decode_share(output, beside, runner.slots, rates, policy)
         good_until = now + FRESH_SECONDS
         if starts > now:
@@ -3088,7 +3056,6 @@ class VirtualNode:
             0.0,
             decode,
             evict,
-            evict_seen,
             prompt_pace(beside, rates),
             prompt_head(beside, rates),
             model.name,
@@ -3113,7 +3080,6 @@ class VirtualNode:
             rates.load + decode + self._tier,
             rates.load,
             decode,
-            found.evict,
             found.evict,
             prompt_pace(0, rates),
             prompt_head(0, rates),
@@ -3225,8 +3191,7 @@ class NodeCost:
     """What one node would cost one request.
 
     Attributes:
-        total: C, which the choice goes by, and
-        certain: the same with only what was observed of what it takes from others.
+        total: what the choice goes by.
         wait: seconds until it can begin.
         hit: tokens of the prompt that need no evaluation.
         own: they are this chat's own, not only a system prompt that chats share.
@@ -3235,7 +3200,6 @@ class NodeCost:
     """
 
     total: float
-    certain: float
     wait: float
     hit: int
     own: bool
@@ -5704,15 +5668,6 @@ def _chained(parts: Iterable[_Part], bytes_per_token: float, key: bytes) -> Iter
         yield PromptBlock(int.from_bytes(chain), round(tokens), part.answer)
 
 
-def prefix_hit(prefix: KeptPrefix, blocks: Sequence[PromptBlock]) -> int:
-    """How many tokens of a prompt a kept prefix covers.
-
-    The answer that followed the kept prompt is held as well: a prompt that goes on with it reuses it.
-    """
-    held = _held(prefix.chains, blocks)
-    return _covered(prefix, blocks, held) if held else 0
-
-
 def _held(chains: Container[int], blocks: Sequence[PromptBlock]) -> int:
     """How many of the first blocks are held: equal beginnings stay equal up to some block."""
     low, high = 0, len(blocks)
@@ -6001,6 +5956,12 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
+def load_options(request: FleetRequest) -> dict[str, Any]:
+    """The options of a load for requests like this one, so that none of them makes the node load again."""
+    context = {"num_ctx": request.context} if request.context else {}
+    return {**dict(request.options), **context}
+
+
 def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
     """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
 
@@ -6212,6 +6173,16 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there; nothing, where all are there."""
 
 
 class OllamaClient:
@@ -7039,6 +7010,16 @@ class OpenAIClient:
             )
         return tuple(self._offered(model.resident()) for model in models)
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing: the engine has its models in memory, or loads them itself."""
+
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
 
@@ -7696,14 +7677,6 @@ def gpu_in(value: Mapping[str, Any], index: int) -> Gpu:
     )
 
 
-def agent_load(node: str, report: GpuReport) -> dict[str, Any]:
-    """What an agent answers: itself as the only node. What it does not know, such as queues, is left out."""
-    reason = {"reason": report.reason} if report.reason else {}
-    gpus = [gpu_values(gpu) for gpu in report.gpus]
-    itself = {"name": node, "healthy": True, "models": [], "gpus": gpus, **reason}
-    return {**gpu_usage([report.gpus]), "nodes": [itself]}
-
-
 def report_in(answer: Any) -> GpuReport:
     """The report in what an agent answered, whatever that is."""
     nodes = answer.get("nodes") if isinstance(answer, dict) else None
@@ -8014,6 +7987,18 @@ class ListedClient:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load an offered model into memory."""
+        own = self._own.get(model, model)
+        await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -8242,6 +8227,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
+LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -8329,6 +8315,8 @@ class NodeState:
         self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
+        self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
+        self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
         self._pairs: dict[str, PairState] = {}
@@ -8560,6 +8548,13 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
+    def did_not_load(self, runner: RunnerState, now: float) -> None:
+        """A load that nobody waited for has failed: the next one is tried later."""
+        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+        if self.runners.get(runner.blob) is runner and not runner.ends:
+            del self.runners[runner.blob]
+        self.changed()
+
     def pause(self, until: float) -> None:
         """Give it nothing new for a moment: somebody else was faster."""
         self.paused_until = until
@@ -8608,6 +8603,7 @@ class NodeState:
             loading_until=self.loading_until,
             room=self.room,
             rates=rates,
+            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
         )
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
@@ -9175,6 +9171,109 @@ def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
     return next((model.thinking for model in watch.known.models if model.name == name), None)
 
 
+# --- ollama_pack.routing.dispatch.counts ---
+# What a router has done since it was made, by node and model: for Prometheus.
+
+SECONDS_BOUNDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
+MAX_PAIRS = 2048  # of a node and a model; more are counted as OTHER models
+OTHER = "other"
+
+
+@dataclass(slots=True)
+class SecondsHistogram:
+    """Times in classes.
+
+    Attributes:
+        counts: how many there were up to each of `SECONDS_BOUNDS`, and above the last.
+        total: the sum, in seconds.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS_BOUNDS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(slots=True)
+class ModelCounts:
+    """What one model did at one node.
+
+    Attributes:
+        sent: requests sent there.
+        loads: those for which the model had to be loaded.
+        failures: those that failed there.
+        failovers: failures after which another node was asked for.
+        prompt_tokens: of finished answers.
+        reused_tokens: of these, what the node held: as the engine reports it, else as it was expected.
+        waited: in the queue, of the requests sent.
+        predicted: to the first token, of the answers that began.
+        actual: the same as measured.
+    """
+
+    sent: int = 0
+    loads: int = 0
+    failures: int = 0
+    failovers: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    waited: SecondsHistogram = field(default_factory=SecondsHistogram)
+    predicted: SecondsHistogram = field(default_factory=SecondsHistogram)
+    actual: SecondsHistogram = field(default_factory=SecondsHistogram)
+
+
+class RouterCounts:
+    """Counts what happens to requests.
+
+    Attributes:
+        models: node and model → its counts.
+        refused: kind of error → chats that ended with it.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[tuple[str, str], ModelCounts] = {}
+        self.refused: dict[str, int] = {}
+
+    def sent(self, assignment: Assignment) -> None:
+        """A request goes to its node."""
+        counts = self._of(assignment)
+        counts.sent += 1
+        counts.loads += assignment.loads
+        counts.waited.add(assignment.waited)
+
+    def began(self, assignment: Assignment, elapsed: float) -> None:
+        """Its answer begins, so many seconds after it was sent."""
+        counts = self._of(assignment)
+        counts.predicted.add(assignment.terms.predict_ttft)
+        counts.actual.add(elapsed)
+
+    def finished(self, assignment: Assignment, spent: Durations) -> None:
+        """It is answered."""
+        counts = self._of(assignment)
+        prompt = spent.prompt_count or assignment.request.tokens
+        counts.prompt_tokens += prompt
+        counts.reused_tokens += min(prompt, assignment.hit if spent.hit is None else spent.hit)
+
+    def failed(self, assignment: Assignment) -> None:
+        """It failed at its node."""
+        self._of(assignment).failures += 1
+
+    def failed_over(self, assignment: Assignment) -> None:
+        """After that another node is asked for."""
+        self._of(assignment).failovers += 1
+
+    def refuse(self, reason: str) -> None:
+        """A chat ended with an error."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _of(self, assignment: Assignment) -> ModelCounts:
+        pair = assignment.node, assignment.model
+        if pair not in self.models and len(self.models) >= MAX_PAIRS:
+            pair = assignment.node, OTHER
+        return self.models.setdefault(pair, ModelCounts())
+
+
 # --- ollama_pack.routing.state.events ---
 # What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
 
@@ -9689,7 +9788,8 @@ def may_take(load: int, total: int, share: float) -> bool:
 # time.
 #
 # Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
-# sooner elsewhere, or if starting would take more from others than was observed that waiting costs.
+# sooner elsewhere. The prefix that it overwrites there is spared by background calls, and among equal nodes:
+# holding people back for it has cost more than it saved on every trace.
 #
 # Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
 # nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
@@ -9754,6 +9854,7 @@ class Timelines:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
+        self.roomy: set[str] = set()
         self._having: dict[str, list[str]] = {}
         self._opening: dict[str, float] = {}
 
@@ -9780,6 +9881,7 @@ class Timelines:
             self.nodes.pop(name, None)
             self._having.clear()
             self.open.discard(name)
+            self.roomy.discard(name)
             self._opening.pop(name, None)
             return
         if before is None or before.view.models is not node.models:
@@ -9793,6 +9895,7 @@ class Timelines:
         self.moment.held.subtract([runner.blob for runner in gone.view.runners])
         self._having.clear()
         self.open.discard(name)
+        self.roomy.discard(name)
         self._opening.pop(name, None)
 
     def _look(self, name: str) -> None:
@@ -9806,11 +9909,16 @@ class Timelines:
             self._opening.pop(name, None)
 
     def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything."""
+        """See whether a node can begin anything, and whether it has room for a model more."""
+        name = node.view.name
         if node.is_open():
-            self.open.add(node.view.name)
+            self.open.add(name)
         else:
-            self.open.discard(node.view.name)
+            self.open.discard(name)
+        if node.has_room():
+            self.roomy.add(name)
+        else:
+            self.roomy.discard(name)
 
     def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
         """What was placed on the timelines was a thought: forget it."""
@@ -9839,6 +9947,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all: decide again soon.
     """
 
@@ -9852,6 +9961,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _changes: int = field(init=False, default=0)
     _asked: int = field(init=False, default=0)
+    ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -9875,6 +9985,7 @@ class Planner:
         """
         self._begin(view)
         found = self._walk(waiting, may_start)
+        self.ahead = self._loads_ahead(found)
         self._end()
         return found
 
@@ -9913,6 +10024,59 @@ class Planner:
                 self.exhausted = True
                 break
         return found
+
+    def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+
+        They take nothing from anybody, except that the last node with room is left to models that no node has
+        in memory.
+        """
+        if not self._timelines.roomy:
+            return []
+        asked = {one.entry.kind: one for one in found if not one.request.background}
+        return [load for one in asked.values() for load in self._loads_for(one)]
+
+    def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
+        """The loads of one model, given the choice for a request that asks for it."""
+        kind, request = self._kinds[assignment.entry.kind], assignment.request
+        warm, roomy = kind.candidates.warm, self._timelines.roomy
+        slots = sum([self._slots_of(node, kind.model) for node in warm])
+        busy = kind.waiting + sum([node.answers(kind.model) for node in warm])
+        nearest = min([node.view.tier for node in warm], default=-1)
+        left = len(roomy)
+        for node in kind.candidates.cold:
+            if busy <= max(1.0, self.policy.prewarm_share * slots):
+                return
+            if node.view.name not in roomy or node.view.tier > nearest:
+                continue
+            if left == 1 and self._leaves_models_out(node, kind.model):
+                return
+            quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
+            if quote.now_open and quote.load and not quote.victims:
+                slots += quote.rates.slots
+                left -= 1
+                yield self._load(node, quote, assignment)
+
+    def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
+        """Whether a node has other models that no node has in memory."""
+        held, own = self._timelines.moment.held, node.view.models[model].blob
+        return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
+        """A load for those who will ask for the same as a request."""
+        request, models = assignment.request, (assignment.asked_for,)
+        load = FleetRequest(
+            f"{request.id} {node.view.name}",
+            "",
+            models,
+            context=request.context,
+            options=request.options,
+            background=True,
+            load_only=True,
+        )
+        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
+        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
     def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
         behind = max(0, waiting - self.policy.window)
@@ -10012,18 +10176,10 @@ class Planner:
         costs = self._ask(warm, key, request, price, pressing=pressing)
         best = min([cost.total for cost in costs], default=math.inf)
         enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough or self._may_prewarm(candidates, key[0]):
+        if request.background or not enough:
             cold = self._some(candidates.cold, request)
             costs += self._ask(cold, key, request, price, pressing=pressing)
         return costs
-
-    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
-        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
-        if not candidates.cold or not candidates.warm:
-            return False
-        node = candidates.warm[0]
-        blob = node.view.models[model].blob
-        return self._is_short_of(blob, node.view.rates[blob], background=False)
 
     def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
         """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
@@ -10063,52 +10219,31 @@ class Planner:
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
-            certain = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
-            if (
-                quote.load
-                and not quote.victims
-                and self._is_short_of(quote.blob, quote.rates, background=background)
-            ):
-                certain -= quote.load  # it costs nobody anything, and the next ones find one more node ready
-            total = certain
-            if not own and not pressing:
+            total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
+            if not own and not pressing and (background or runner is None):
                 total += quote.evict
-                certain += quote.evict_seen
-            costs.append(NodeCost(total, certain, wait, hit, own, node, quote))
+            costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
 
-    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
-        """Whether the nodes that have these weights in memory are too few for what is asked of them.
-
-        For people, as many slots are needed as are busy on average, and the square root of that on top. A
-        background call loads a model on an empty node earlier, as nobody waits for it.
-        """
-        slots = rates.slots * self._timelines.moment.held[blob]
-        busy = self._view.demand.get(blob, 0.0) * rates.service
-        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
-
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
-        """The cheapest, but a chat stays at home unless leaving saves enough; equals by chance."""
+        """The cheapest, but a chat stays at home unless leaving saves enough.
+
+        Of equals that which takes least from others, then by chance.
+        """
         best = min(costs, key=_total)
         home = max((cost for cost in costs if cost.own), key=_hit, default=None)
         if home is not None:
-            if home.total - best.total <= self._slack(home.total):
+            keeps = home.quote.now_open or not best.quote.now_open  # no free slot stays empty for a habit
+            if keeps and home.total - best.total <= self._slack(home.total):
                 best = home
         elif self.policy.unsynced_peers and (agreed := self._agreed(costs, best.total, request)):
             return agreed
-        if not best.quote.now_open:
-            return self._unless_free(best, costs)
-        if best is home:
-            return home
+        if best is home or not best.quote.now_open:
+            return best
         limit = best.total * (1 + self.policy.tie_share)
-        return self._among([cost for cost in costs if cost.total <= limit and cost.quote.now_open])
-
-    @staticmethod
-    def _unless_free(best: NodeCost, costs: Sequence[NodeCost]) -> NodeCost:
-        """A node that has to be waited for, unless one that can begin now costs less for sure."""
-        free = [cost for cost in costs if cost.quote.now_open]
-        first = min(free, key=_certain, default=best)
-        return first if first.certain < best.certain else best
+        equal = [cost for cost in costs if cost.total <= limit and cost.quote.now_open]
+        least = min([cost.harm for cost in equal])
+        return self._among([cost for cost in equal if cost.harm <= least])
 
     def _slack(self, cost: float) -> float:
         """What leaving a place of this cost has to save."""
@@ -10184,10 +10319,6 @@ class Planner:
 
 def _total(cost: NodeCost) -> float:
     return cost.total
-
-
-def _certain(cost: NodeCost) -> float:
-    return cost.certain
 
 
 def _hit(cost: NodeCost) -> int:
@@ -10339,16 +10470,7 @@ class LifeTable:
         """A share of a prompt of this age came again."""
         self._returned[span] += share
 
-    def seen(self) -> ReturnCurve:
-        """What was observed, and nothing else."""
-        return ReturnCurve(
-            tuple(
-                min(1.0, returned / (reached + DOUBT))
-                for returned, reached in zip(self._returned, self._reached, strict=True)
-            )
-        )
-
-    def believed(self) -> ReturnCurve:
+    def curve(self) -> ReturnCurve:
         """What was observed, and what is usual as far as that has proved true."""
         expected = sum(usual * reached for usual, reached in zip(_USUAL, self._reached, strict=True))
         proved = (sum(self._returned) + DOUBT / 2) / (expected + DOUBT / 2)
@@ -10369,7 +10491,7 @@ class ReturnLearner:
         self._followed: OrderedDict[int, FollowedPrompt] = OrderedDict()
         self._ages: list[deque[FollowedPrompt]] = [deque() for _ in range(SPANS)]
         self._count = 0
-        self._curves: ReturnCurves | None = None
+        self._curves: tuple[ReturnCurve, ...] | None = None
         self._curves_at = 0.0
 
     def asked(self, blocks: Sequence[PromptBlock], now: float, *, background: bool) -> FollowedPrompt | None:
@@ -10409,15 +10531,12 @@ class ReturnLearner:
                 if self._by_chain.get(chain) is oldest:
                     del self._by_chain[chain]
 
-    def curves(self, now: float) -> ReturnCurves:
-        """What is known now; looked at again each second."""
+    def curves(self, now: float) -> tuple[ReturnCurve, ...]:
+        """What is known now of each kind; looked at again each second."""
         if self._curves is None or now >= self._curves_at + 1.0:
             self._grow_old(now)
             self._curves_at = now
-            self._curves = ReturnCurves(
-                tuple(table.seen() for table in self._tables),
-                tuple(table.believed() for table in self._tables),
-            )
+            self._curves = tuple(table.curve() for table in self._tables)
         return self._curves
 
     def _grow_old(self, now: float) -> None:
@@ -10747,7 +10866,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
-            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
+            self._ended(running, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
@@ -10764,8 +10883,9 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
-        self._queue.ended(running.entry)
-        self._queue.put_back(running.entry)
+        self._ended(running)
+        if not running.entry.request.load_only:
+            self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
     def running(self) -> Iterable[BoundEvent]:
@@ -10807,7 +10927,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
-        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
+        self._ended(running, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.assignment.model)
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -10841,7 +10961,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        self._queue.ended(running.entry)
+        self._ended(running)
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
@@ -10905,6 +11025,7 @@ class Scheduler(KnownNodes):
             running.assignment.request.user
             for running in self._running.values()
             if any(model in running.node.listed for model in entry.models)
+            and not running.entry.request.load_only
         )
         own = serving.pop(entry.request.user, 0)
         return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
@@ -10912,6 +11033,11 @@ class Scheduler(KnownNodes):
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
         self.cancel(request_id)
+
+    def _ended(self, running: RunningRequest, seconds: float | None = None) -> None:
+        """As `FairQueue.ended`. A load that nobody waits for is no user's."""
+        if not running.entry.request.load_only:
+            self._queue.ended(running.entry, seconds)
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
@@ -10937,6 +11063,21 @@ class Scheduler(KnownNodes):
             self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
         return assignments
 
+    def load_ahead(self) -> list[Assignment]:
+        """Loads that begin now though nobody waits for them: to be asked for after `decide`.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, loads = self._clock(), self._planner.ahead
+        self._planner.ahead = []
+        return [self._start(one, now) for one in loads if self._allows(one, now)]
+
+    def load_failed(self, request_id: str) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+        if running := self._running.get(request_id):
+            self.cancel(request_id)
+            running.node.did_not_load(running.runner, self._clock())
+
     def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
         now = self._clock()
@@ -10953,7 +11094,8 @@ class Scheduler(KnownNodes):
         """Let a request take the slot that it was assigned, and remember how to undo it."""
         entry, request = assignment.entry, assignment.request
         quote = assignment.chosen.quote
-        self._queue.bound(request.id, now)
+        if not request.load_only:
+            self._queue.bound(request.id, now)
         node = self.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
@@ -10967,7 +11109,8 @@ class Scheduler(KnownNodes):
             entry, assignment, node, runner, beside, match, undo, wanted, now
         )
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
-        ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
+        answers = 0.0 if request.load_only else output * quote.rates.token
+        ends_at = now + assignment.terms.predict_ttft + answers
         shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
@@ -11418,6 +11561,7 @@ class Router:
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self.counts = RouterCounts()
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
@@ -11431,6 +11575,7 @@ class Router:
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
 
@@ -11498,6 +11643,9 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
         await self._lookout.close()
@@ -11610,10 +11758,36 @@ class Router:
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
             self._journeys[binding.request.id].bound.set_result(binding)
+        for binding in self.scheduler.load_ahead():
+            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _load_ahead(self, binding: Assignment) -> None:
+        """Let a node load a model that nobody waits for yet."""
+        identity, node, began = binding.request.id, binding.node, self._loop.time()
+        if self._sharing and not await self._sharing.claim(binding):
+            return
+        try:
+            await self.nodes[node].client.load(
+                binding.model,
+                seconds=longest_load(binding, self.settings.load_seconds),
+                keep_alive=self.settings.keep_alive or None,
+                options=load_options(binding.request),
+            )
+        except NodeError as error:
+            router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
+            self.scheduler.load_failed(identity)
+        else:
+            seconds = self._loop.time() - began
+            self.scheduler.finished(identity, Durations(seconds, load=seconds))
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+        self._decide()
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
@@ -11686,6 +11860,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
         journey.waits_since = None
+        self.counts.sent(binding)
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         telling = None if journey.request.background else await self._tell_node(journey, attempt)
@@ -11703,7 +11878,9 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        self.scheduler.finished(identity, attempt.spent())
+        spent = attempt.spent()
+        self.counts.finished(binding, spent)
+        self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -11726,6 +11903,7 @@ class Router:
 
     def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
+        self.counts.began(binding, elapsed)
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         self._failures.pop((binding.node, fold_name(binding.model)), None)
@@ -11752,6 +11930,7 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error
+        self.counts.failed(binding)
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
@@ -11773,6 +11952,7 @@ class Router:
             raise NoAnswerError(journey.tried) from error
         if unexplained:
             journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
+        self.counts.failed_over(binding)
         journey.bound = self._loop.create_future()
 
 
@@ -11876,39 +12056,6 @@ def event_text(value: Mapping[str, Any]) -> str:
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
 
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        refusal: what the client gets.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
-        self.refusal = refusal
-
-
 class ModelClosedError(PackError):
     """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
 
@@ -11919,43 +12066,6 @@ class ModelClosedError(PackError):
     def __init__(self, model: str) -> None:
         super().__init__("Model not found")
         self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.services.answers ---
@@ -12102,53 +12212,6 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
 
 Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
-PUBLIC, ADMIN, GROUP = "public", "admin", "group:"
-EVERYBODY: Grants = frozenset({("user", "*", "read")})
-NOBODY: Grants = frozenset()  # admins need no grant
-
-
-def parse_audience(text: str) -> tuple[str, ...]:
-    """Read `public`, `admin` or `group:NAME`, several with commas between them.
-
-    Raises:
-        AudienceError: a part is none of these, or there is none.
-    """
-    parts = tuple(" ".join(part.split()) for part in text.split(","))
-    for part in parts:
-        is_group = part.startswith(GROUP) and part != GROUP
-        if part not in {PUBLIC, ADMIN} and not is_group:
-            raise AudienceError(part)
-    return parts
-
-
-def stated_audience(text: str) -> tuple[str, ...] | None:
-    """The audience in a valve; None where it is empty, and none is stated.
-
-    Raises:
-        AudienceError: a part of it is not known.
-    """
-    return parse_audience(text) if text.strip() else None
-
-
-def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
-    """The grants of an audience, and the names of groups in it that Open WebUI does not have.
-
-    Args:
-        audience: as `parse_audience` gives it.
-        groups: name → id of every group.
-    """
-    if PUBLIC in audience:
-        return EVERYBODY, ()
-    names = [part.removeprefix(GROUP).strip() for part in audience if part.startswith(GROUP)]
-    known = frozenset(("group", groups[name], "read") for name in names if name in groups)
-    return known, tuple(name for name in names if name not in groups)
-
-
-def grant_forms(grants: Grants) -> list[dict[str, str]]:
-    """Grants as Open WebUI's forms have them, in a fixed order."""
-    keys = ("principal_type", "principal_id", "permission")
-    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
-
 
 # --- ollama_pack.webui.model_rows ---
 # Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
@@ -12268,54 +12331,6 @@ def tag_names(tags: Any) -> tuple[str, ...]:
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
 
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
 def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
     """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
     known = metadata.get("tools") or {}
@@ -12327,26 +12342,6 @@ def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> N
 
 def _tool_name(tool: Mapping[str, Any]) -> str:
     return str((tool.get("function") or {}).get("name"))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
 
 
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
@@ -12367,24 +12362,6 @@ async def _groups_of(user: Mapping[str, Any]) -> Any:
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
-
-
 # --- ollama_pack.webui.access ---
 # Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
 #
@@ -12394,21 +12371,6 @@ async def add_system_prompt(
 # valve, grants set by hand) does a name open what is behind it, and even then no model with a row of its own.
 #
 # Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may use a model, next to admins.
-
-    Attributes:
-        grants: read grants.
-        has_row: it has a row; else it is for admins, unless an audience is stated.
-        is_on: it is not switched off. What is off is off for admins, too.
-    """
-
-    grants: Grants = NOBODY
-    has_row: bool = False
-    is_on: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -12428,77 +12390,6 @@ def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[Exist
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
     return [row for row in found if row.base is None and not row.is_alias]
-
-
-def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
-    """Who may use a model under its own name.
-
-    Args:
-        model: the model.
-        rows: at least those with its ids.
-    """
-    own = own_rows(model, rows)
-    active = [row for row in own if row.active]
-    return Access(_read_grants(active), has_row=bool(own), is_on=bool(active) or not own)
-
-
-def alias_access(stated: Grants | None, behind: Iterable[Access]) -> Access:
-    """Who may use an alias.
-
-    Args:
-        stated: the audience that an admin has stated for it; None: none.
-        behind: of each model that may answer for it.
-    """
-    models = list(behind)
-    usable = [access for access in models if access.is_on]
-    grants = frozenset(grant for access in usable for grant in access.grants)
-    return Access(grants if stated is None else stated, is_on=bool(usable) or not models)
-
-
-def opened_models(
-    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
-) -> tuple[str, ...]:
-    """The models without a row that a stated audience reaches through an alias only."""
-    if not stated:
-        return ()
-    return tuple(model.name for model in models if not model_access(model, rows).has_row)
-
-
-def kept_closed(
-    stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
-) -> dict[str, str]:
-    """The models whose own rows keep a part of a stated audience out, each with the reason."""
-    found = {}
-    for model in models if stated else ():
-        access = model_access(model, rows)
-        if not access.is_on:
-            found[model.name] = "an admin has switched it off"
-        elif access.has_row and not covers(access.grants, stated or NOBODY):
-            found[model.name] = "an admin has set who may use it"
-    return found
-
-
-def covers(grants: Grants, audience: Grants) -> bool:
-    """Whether grants reach a whole audience."""
-    return any(who == "*" for _, who, _ in grants) or audience <= grants
-
-
-def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str, str]) -> Grants:
-    """The part of an audience that meets a condition on groups.
-
-    Args:
-        stated: the audience.
-        members: names of the groups that the condition names; None: there is no condition.
-        groups: name → id of every group.
-    """
-    if members is None:
-        return stated
-    meets = frozenset(("group", groups[name], "read") for name in members if name in groups)
-    return meets if stated & EVERYBODY else meets & stated
-
-
-def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
-    return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
 
 
 async def usable_models(
@@ -12528,24 +12419,6 @@ async def usable_models(
         return reader.is_admin or is_opened
 
     return frozenset(model.name for model in models if is_usable(model))
-
-
-async def readable_names(names: Iterable[str], user: Mapping[str, Any]) -> frozenset[str]:
-    """Of the names that nodes give their models, those of models that a user may use.
-
-    Args:
-        names: of models.
-        user: who asks: `id` and `role` are enough.
-    """
-    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
-
-    reader = await _reader(user)
-    if reader.is_admin:
-        return frozenset(names)
-    ids = {model_id: name for name in names for model_id in (name, f"{ROUTER}{name}")}
-    stored = await Models.get_models_by_ids(sorted(ids)) if ids else []
-    rows = (existing_row(row.model_dump()) for row in stored)
-    return frozenset(ids[row.id] for row in rows if row.active and reader.may_read(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -12953,6 +12826,159 @@ class RouterHost:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
             self.current = None
+
+
+# --- ollama_pack.services.metrics_text ---
+# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#
+# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
+
+
+class Metric(NamedTuple):
+    """One family of series.
+
+    Attributes:
+        name: without the beginning that all have, `ollama_pack_`.
+        kind: as Prometheus calls it.
+        labels: their names.
+        text: what it is.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+class Buckets(NamedTuple):
+    """What a histogram shows.
+
+    Attributes:
+        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
+        counts: how many there were in each class.
+        total: the sum of all.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
+
+NODE, MODEL = ("node",), ("node", "model")
+
+NODE_UP = Metric("node_up", "gauge", NODE, "Whether the router gives requests to the node (1).")
+IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
+NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
+RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")
+GPU_USE = Metric("node_gpu_utilization_ratio", "gauge", ("node", "gpu"), "How busy the GPU is, 0 to 1.")
+GPU_USED = Metric("node_gpu_memory_used_bytes", "gauge", ("node", "gpu"), "GPU memory in use.")
+GPU_TOTAL = Metric("node_gpu_memory_total_bytes", "gauge", ("node", "gpu"), "GPU memory.")
+QUEUE = Metric("queue_length", "gauge", (), "Requests that wait for a node.")
+FIRST_TOKEN = Metric(
+    "time_to_first_token_seconds",
+    "histogram",
+    MODEL,
+    "From sending a request to its node to the first token.",
+)
+PREDICTED = Metric(
+    "predicted_time_to_first_token_seconds", "histogram", MODEL, "What was predicted for the same requests."
+)
+QUEUE_WAIT = Metric(
+    "queue_wait_seconds", "histogram", MODEL, "How long requests waited before they went to the node."
+)
+SENT = Metric(
+    "requests_total", "counter", MODEL, "Requests sent to the node, those that failed there included."
+)
+LOADS = Metric("loads_total", "counter", MODEL, "Requests for which the node had to load the model.")
+FAILURES = Metric("node_failures_total", "counter", MODEL, "Requests that failed at the node.")
+FAILOVERS = Metric("failovers_total", "counter", MODEL, "Of these, requests that another node was asked for.")
+PROMPT_TOKENS = Metric("prompt_tokens_total", "counter", MODEL, "Tokens of the prompts of finished answers.")
+REUSED_TOKENS = Metric(
+    "reused_prompt_tokens_total", "counter", MODEL, "Of these, tokens that the node held already (prefix)."
+)
+REFUSED = Metric("chat_errors_total", "counter", ("reason",), "Chats that ended with an error, by its kind.")
+
+
+def family(metric: Metric, samples: MetricSamples) -> str:
+    """A family in the text format; empty where it has no samples."""
+    full = f"ollama_pack_{metric.name}"
+    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
+    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
+    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
+    if not isinstance(value, Buckets):
+        yield f"{full}{_labels(labels)} {value}"
+        return
+    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
+        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
+    yield f"{full}_sum{_labels(labels)} {value.total}"
+    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
+
+
+def _worker() -> dict[str, str]:
+    """A label where several processes answer at one address: each counts for itself."""
+    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+# --- ollama_pack.services.router_metrics ---
+# What a router and its nodes did, as Prometheus reads it.
+
+_COUNTED: tuple[tuple[Metric, Callable[[ModelCounts], float | Buckets]], ...] = (
+    (FIRST_TOKEN, lambda counts: _buckets(counts.actual)),
+    (PREDICTED, lambda counts: _buckets(counts.predicted)),
+    (QUEUE_WAIT, lambda counts: _buckets(counts.waited)),
+    (SENT, lambda counts: counts.sent),
+    (LOADS, lambda counts: counts.loads),
+    (FAILURES, lambda counts: counts.failures),
+    (FAILOVERS, lambda counts: counts.failovers),
+    (PROMPT_TOKENS, lambda counts: counts.prompt_tokens),
+    (REUSED_TOKENS, lambda counts: counts.reused_tokens),
+)
+
+
+def router_metrics(router: Router) -> str:
+    """The text format, addresses of nodes left out."""
+    nodes = load_report(router)["nodes"]
+    by_node = [
+        family(NODE_UP, [((node["name"],), int(node["healthy"])) for node in nodes]),
+        family(IN_FLIGHT, [((node["name"],), node["in_flight"]) for node in nodes]),
+        family(NODE_QUEUE, [((node["name"],), node["queued"]) for node in nodes]),
+        family(RESIDENT, [((node["name"], model), 1) for node in nodes for model in set(node["models"])]),
+    ]
+    gpus = [((node["name"], str(gpu["index"])), gpu) for node in nodes for gpu in node["gpus"]]
+    by_gpu = [
+        family(metric, [(gpu, values[key] / unit) for gpu, values in gpus if values[key] is not None])
+        for metric, key, unit in (
+            (GPU_USE, "utilization", 100),
+            (GPU_USED, "memory_used", 1),
+            (GPU_TOTAL, "memory_total", 1),
+        )
+    ]
+    counted = [
+        family(metric, [(pair, value(counts)) for pair, counts in router.counts.models.items()])
+        for metric, value in _COUNTED
+    ]
+    refused = [((reason,), count) for reason, count in router.counts.refused.items()]
+    waiting = family(QUEUE, [((), router.scheduler.waiting)])
+    return "".join((*by_node, *by_gpu, waiting, *counted, family(REFUSED, refused)))
+
+
+def _buckets(times: SecondsHistogram) -> Buckets:
+    return Buckets(SECONDS_BOUNDS, tuple(times.counts), times.total)
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -13475,15 +13501,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 sharing_log = logging.getLogger(__name__)
 
 
-def usable_redis_url(url: str) -> str:
-    """The URL, which is none or can be used; unchecked where redis-py is missing.
-
-    Raises:
-        CacheConfigError: as `check_redis_url`.
-    """
-    return check_redis_url(url) if url and _has_redis_py() else url
-
-
 def redis_sharing(url: str) -> Connect | None:
     """What connects a router with the others. Nothing is connected yet.
 
@@ -13522,29 +13539,11 @@ def _has_redis_py() -> bool:
 _NOBODY_WAITS = frozenset(
     {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
 )
-# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
-_PROMPT_BEGINNINGS = (
-    "### Task:\nGenerate a concise",
-    "### Task:\nGenerate 1-3 broad tags",
-    "### Task:\nSuggest 3-5 relevant follow-up",
-    "### Task:\nPredict 3-5 useful messages",
-    "Your task is to reflect the speaker's likely facial expression",
-)
 
 
 def is_background_task(task: object) -> bool:
     """Whether nobody waits for a call with this `metadata.task`."""
     return isinstance(task, str) and task in _NOBODY_WAITS
-
-
-def is_background_prompt(body: Mapping[str, Any]) -> bool:
-    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
 
 
 # --- ollama_pack.engines.front_route ---
@@ -13578,12 +13577,6 @@ def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], arou
     front = _front_route(app, name, is_chat, around)
     # in one step: requests look at this very list
     routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
-
-
-def take_from_front(app: Any, name: str) -> None:
-    """Take the route of this name away."""
-    routes = app.router.routes
-    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
 
 
 def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
@@ -13819,13 +13812,6 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-def data_folder() -> Path:
-    """Where Open WebUI keeps its data."""
-    from open_webui.env import DATA_DIR  # noqa: PLC0415
-
-    return Path(DATA_DIR)
-
-
 # --- ollama_pack.webui.streams ---
 # Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
 
@@ -13838,13 +13824,6 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type="text/event-stream")
-
-
-def line_stream(lines: AsyncIterator[str]) -> Any:
-    """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 # --- ollama_pack.webui.succession ---
@@ -13955,6 +13934,8 @@ class Pipe:
         def refused(error: Exception) -> Refusal:
             refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
+            if self._host.current is not None:
+                self._host.current.counts.refuse(error_code(error))
             return refusal
 
         if body.get("stream"):
@@ -14008,6 +13989,10 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def metrics(self) -> str:
+        """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
+        return router_metrics(await self._ready())
 
     async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""

@@ -8,15 +8,36 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Filter`, line 1577, which the server calls.
+# The modules that it uses come first:
+#     51  errors                Every error that the pack raises on purpose, and the base of them all.
+#    127  aliases.errors        What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    168  engines.errors        What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#    276  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    285  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
+#    346  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    644  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    762  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    864  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    870  cache.errors          What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    890  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
+#    962  routing.errors        What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#   1074  webui.errors          What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#   1090  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1200  services.pack_valves  What all valves of the pack have in common.
+#   1214  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1309  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1451  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
 import logging
 import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
@@ -204,17 +225,6 @@ class NodeUnreachableError(RetryableNodeError):
         return self.reason
 
 
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
 class NodeTimeoutError(RetryableNodeError):
     """A limit ran out.
 
@@ -242,29 +252,6 @@ class NodeBusyError(RetryableNodeError):
         super().__init__(node, f"is busy (status {status})", status=status, said=said)
 
 
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
 class ModelNotFoundError(RetryableNodeError):
     """The node does not have the model.
 
@@ -286,198 +273,13 @@ class RequestRefusedError(NodeError):
         super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.content ---
 # The parts of a message, in the one form that this pack works with, whatever a client calls them.
 #
 # OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
 # Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
 
-# Type of a part → the field with its text.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
-_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
-_MARKS = frozenset(
-    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
-)
-# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
-_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
-
-
-def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each part of a message's content that is meant for a model, with its place for error messages.
-
-    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
-    Other types are passed on as they are.
-
-    Args:
-        message: of an OpenAI chat body.
-        field: where it stands, such as `messages[2]`.
-
-    Raises:
-        ChatBodyError: the content is not of its form.
-    """
-    content, field = message.get("content"), f"{field}.content"
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield field, {"type": "text", "text": content}
-        return
-    for number, given in enumerate(list_in(content, field)):
-        place = f"{field}[{number}]"
-        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
-        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
-        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
-            yield place, _plain_part(part, kind, place)
-
-
-def _is_for_no_model(kind: str) -> bool:
-    lowered = kind.lower()
-    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
-
-
-def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
-    if kind in _TEXT_PARTS:
-        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
-        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
-    if kind not in IMAGE_PARTS:
-        return part
-    given = part.get("image_url")
-    if isinstance(given, Mapping):
-        text_in(given.get("url"), f"{field}.image_url")
-        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
-    address = _image_address(part) if kind == "image" and given is None else given
-    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
-
-
-def _image_address(part: Mapping[str, Any]) -> object:
-    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
-    source = part.get("source")
-    source = source if isinstance(source, Mapping) else part
-    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
-    if data is None:
-        return source.get("url", part.get("image"))
-    kind = source.get("media_type") or source.get("mime_type") or "image/png"
-    return f"data:{kind};base64,{data}"
 
 
 # --- ollama_pack.aliases.facts ---
@@ -843,7 +645,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -905,15 +706,6 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:
@@ -1081,34 +873,6 @@ ROUTER = "gpu_router."  # begins their ids
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
 
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
-
-
 class LeaderLostError(PackError):
     """The generation that an answer was copied from ended without its end, and part of it is shown already.
 
@@ -1121,24 +885,6 @@ class LeaderLostError(PackError):
             "the answer was shared with another request, whose generation was lost half-way: regenerate it"
         )
         self.chunks = chunks
-
-
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
 
 
 # --- ollama_pack.engines.refusals ---
@@ -1217,22 +963,6 @@ class Refusal:
 # What goes wrong with routing: see the tree in `ollama_pack.errors`.
 
 
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
 class RoutingError(PackError):
     """A request cannot be given to any node."""
 
@@ -1280,23 +1010,6 @@ class QueueFullError(RoutingError):
         self.limit = limit
         self.waiting = waiting
         self.own = own
-
-
-class NodesDownError(RoutingError):
-    """Nodes have the model, and none of them answers."""
-
-    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
-        """Say which nodes there are.
-
-        Args:
-            models: the models that may answer.
-            nodes: name of each node that has one → what is wrong with it.
-        """
-        wanted = _either(models)
-        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
-        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
-        self.models = models
-        self.nodes = dict(nodes)
 
 
 class WaitedTooLongError(RoutingError):
@@ -1362,39 +1075,6 @@ def _either(models: tuple[str, ...]) -> str:
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
 
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        refusal: what the client gets.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
-        self.refusal = refusal
-
-
 class ModelClosedError(PackError):
     """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
 
@@ -1405,43 +1085,6 @@ class ModelClosedError(PackError):
     def __init__(self, model: str) -> None:
         super().__init__("Model not found")
         self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.services.answers ---
@@ -1464,24 +1107,6 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
-
-
-async def answer_events(
-    chunks: AsyncGenerator[dict[str, Any], None], refused: Callable[[Exception], Refusal]
-) -> AsyncGenerator[str, None]:
-    """Server-sent events. An error is the last of them.
-
-    Args:
-        chunks: the answer.
-        refused: what an error means to this client; called before the error is sent.
-    """
-    async with aclosing(chunks):
-        try:
-            async for chunk in chunks:
-                yield event_text(chunk)
-        except Exception as error:  # noqa: BLE001 - the boundary to the server, which would show its words
-            yield event_text(refused(error).body())
-    yield LAST_EVENT
 
 
 def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
@@ -1619,12 +1244,6 @@ def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], arou
     routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def take_from_front(app: Any, name: str) -> None:
-    """Take the route of this name away."""
-    routes = app.router.routes
-    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
-
-
 def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
@@ -1722,20 +1341,6 @@ def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) ->
     is_page = bool(metadata.get("session_id") and metadata.get("chat_id"))
     if not metadata.get("task") and not is_page:
         setattr(request.state, REFUSAL_NOTE, {name: getattr(refusal, name) for name in _REFUSAL_FIELDS})
-
-
-def refused_answer(refusal: Refusal) -> Any:
-    """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
-
-    Of an exception that a pipe raises, and of a body with an error in it, it makes 200.
-    """
-    from fastapi import HTTPException  # noqa: PLC0415 - it comes with Open WebUI
-
-    async def parts() -> AsyncGenerator[str, None]:
-        raise HTTPException(refusal.status, refusal.message, refusal.headers)
-        yield ""  # makes it a generator, which Open WebUI goes through where it catches nothing
-
-    return parts()
 
 
 def show_early_errors() -> None:
@@ -1931,11 +1536,6 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
 
 
 async def _groups_of(user: Mapping[str, Any]) -> Any:

@@ -8,6 +8,81 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Event`, line 8411, which the server calls.
+# The modules that it uses come first:
+#    143  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    158  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    176  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    183  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    326  engines.event_text          A server-sent event as text.
+#    344  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    450  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    522  engines.lines               Cutting a stream of bytes into lines of bounded length.
+#    530  engines.sse                 Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    618  errors                      Every error that the pack raises on purpose, and the base of them all.
+#    700  webui.errors                What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#    762  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    899  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    905  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    989  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1128  webui.streams               Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#   1149  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1273  services.pack_valves        What all valves of the pack have in common.
+#   1287  aliases.errors              What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#   1309  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1332  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1630  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1748  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1791  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1851  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1904  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   2018  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2071  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2240  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2291  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2393  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2617  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2878  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   3006  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3148  speech.errors               What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+#   3510  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3587  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3679  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3715  speech.values               What recordings turn into, and what an engine is.
+#   3972  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4122  speech.wav                  Windows as other programs take them: 16-bit samples, and WAV files of them.
+#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4483  speech.sentences            Segments of about a sentence, made from words with times.
+#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5402  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
+#   5467  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   6057  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6145  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6219  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6487  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6537  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6679  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6945  webui.voice_store           Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+#   6975  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7088  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7226  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7380  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7560  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7786  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7830  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7891  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8208  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8294  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8328  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8384  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -52,14 +127,14 @@ from hashlib import sha256
 from http import HTTPStatus
 from importlib.util import find_spec
 from inspect import signature
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from math import isfinite
 from os import PathLike
 from pathlib import Path
 from secrets import token_urlsafe
 from statistics import median
 from types import ModuleType, SimpleNamespace
-from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get_args
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import aiohttp
 import orjson
@@ -67,38 +142,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 # --- ollama_pack.webui.chats ---
 # Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-
-_UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
-
-
-async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
-    """Whether the question has another answer of this model, so that a user wants to see different ones.
-
-    So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message; and
-    when somebody has the same model twice, side by side.
-
-    Args:
-        metadata: of the request.
-        model: that was asked for, where the message that waits for the answer does not tell.
-    """
-    if metadata.get("regeneration_message_id"):
-        return True
-    chat, parent = str(metadata.get("chat_id") or ""), metadata.get("user_message_id")
-    children = (metadata.get("user_message") or {}).get("childrenIds")
-    is_first = isinstance(children, list) and set(children) <= {metadata.get("message_id")}
-    if not chat or chat.startswith(_UNSAVED) or not parent or is_first:
-        return False
-
-    from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
-
-    messages = await Chats.get_messages_map_by_chat_id(chat) or {}
-    asked = (messages.get(str(metadata.get("message_id"))) or {}).get("model") or model
-    siblings = (
-        message
-        for name, message in messages.items()
-        if name != metadata.get("message_id") and message.get("parentId") == parent
-    )
-    return any(message.get("role") == "assistant" and message.get("model") == asked for message in siblings)
 
 
 async def rated_down(feedback_id: str) -> str | None:
@@ -128,6 +171,156 @@ async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | N
     if subject and event_name in _RATINGS and (message := await rated_down(subject)):
         return f"message:{message}"
     return None
+
+
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+# --- ollama_pack.services.metrics_text ---
+# What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#
+# Each process counts for itself, since it was started. Labels are nodes, models and a few words: never users.
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metric(NamedTuple):
+    """One family of series.
+
+    Attributes:
+        name: without the beginning that all have, `ollama_pack_`.
+        kind: as Prometheus calls it.
+        labels: their names.
+        text: what it is.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+class Buckets(NamedTuple):
+    """What a histogram shows.
+
+    Attributes:
+        bounds: upper bounds, the smallest first; there is one class more, of what is above the last.
+        counts: how many there were in each class.
+        total: the sum of all.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    total: float
+
+
+MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of the labels, and the value
+
+PLUGIN_UP = Metric(
+    "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
+)
+
+CACHE_UP = Metric("cache_up", "gauge", (), "Whether the response cache's store answers (1).")
+CACHE_REQUESTS = Metric(
+    "cache_requests_total",
+    "counter",
+    ("outcome", "reason"),
+    "Chats by what the cache did: hit, follow (shares a generation), miss, bypass (not looked up).",
+)
+CACHE_LOOKUP = Metric("cache_lookup_seconds", "histogram", (), "How long lookups took.")
+CACHE_STORED = Metric("cache_stored_total", "counter", (), "Answers that were stored.")
+CACHE_NOT_STORED = Metric("cache_not_stored_total", "counter", ("reason",), "Answers that were not stored.")
+CACHE_SECONDS = Metric("cache_saved_seconds_total", "counter", (), "Seconds of generation saved.")
+CACHE_TOKENS = Metric("cache_saved_tokens_total", "counter", (), "Generated tokens saved.")
+
+VOICE = Metric(
+    "voice_transcriptions_total", "counter", ("outcome",), "Recordings: ok, kept, or the error's code."
+)
+VOICE_AUDIO = Metric("voice_audio_seconds_total", "counter", (), "Length of the recordings transcribed.")
+VOICE_WORK = Metric("voice_work_seconds_total", "counter", (), "Time that these took, waiting included.")
+
+
+def family(metric: Metric, samples: MetricSamples) -> str:
+    """A family in the text format; empty where it has no samples."""
+    full = f"ollama_pack_{metric.name}"
+    lines = [line for values, value in samples for line in _lines(full, metric, values, value)]
+    head = (f"# HELP {full} {metric.text}", f"# TYPE {full} {metric.kind}")
+    return "\n".join([*head, *lines, ""]) if lines else ""
+
+
+def _lines(full: str, metric: Metric, values: tuple[str, ...], value: float | Buckets) -> Iterator[str]:
+    labels = dict(zip(metric.labels, values, strict=True)) | _worker()
+    if not isinstance(value, Buckets):
+        yield f"{full}{_labels(labels)} {value}"
+        return
+    for bound, count in zip((*value.bounds, "+Inf"), accumulate(value.counts), strict=True):
+        yield f"{full}_bucket{_labels(labels | {'le': str(bound)})} {count}"
+    yield f"{full}_sum{_labels(labels)} {value.total}"
+    yield f"{full}_count{_labels(labels)} {sum(value.counts)}"
+
+
+def _worker() -> dict[str, str]:
+    """A label where several processes answer at one address: each counts for itself."""
+    return {} if os.environ.get("UVICORN_WORKERS", "1") in {"", "1"} else {"worker": str(os.getpid())}
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def cache_metrics(report: Mapping[str, Any]) -> str:
+    """What the response cache of this process did.
+
+    Args:
+        report: as its `cache_report` gives it, of any version; only `fault`, where it cannot be asked.
+    """
+    counts = report.get("worker")
+    if not isinstance(counts, Mapping):
+        return ""
+    number = {str(name): float(value) for name, value in counts.items() if isinstance(value, int | float)}
+    outcomes = [(("hit", ""), number.get("hits", 0.0)), (("follow", ""), number.get("follows", 0.0))]
+    outcomes += [(("miss", reason), value) for reason, value in _by_reason(number, "misses/")]
+    outcomes += [(("bypass", reason), value) for reason, value in _by_reason(number, "bypasses/")]
+    classes = [number.get(f"lookups_ms/{bound:g}", 0.0) for bound in LOOKUP_BOUNDS]
+    lookups = Buckets(
+        tuple(bound / 1000 for bound in LOOKUP_BOUNDS),
+        (*classes, number.get("lookups_ms/more", 0.0)),
+        number.get("lookup_seconds", 0.0),
+    )
+    families = (
+        family(CACHE_UP, [((), float(not report.get("fault")))]),
+        family(CACHE_REQUESTS, outcomes),
+        family(CACHE_LOOKUP, [((), lookups)]),
+        family(CACHE_STORED, [((), number.get("stored", 0.0))]),
+        family(CACHE_NOT_STORED, [((reason,), value) for reason, value in _by_reason(number, "not_stored/")]),
+        family(CACHE_SECONDS, [((), number.get("seconds_saved", 0.0))]),
+        family(CACHE_TOKENS, [((), number.get("tokens_saved", 0.0))]),
+    )
+    return "".join(families)
+
+
+def _by_reason(counts: Mapping[str, float], begin: str) -> Iterator[tuple[str, float]]:
+    return ((name.removeprefix(begin), value) for name, value in counts.items() if name.startswith(begin))
+
+
+def voice_metrics(counts: Mapping[str, float]) -> str:
+    """What `transcribing.voice_counts` has counted."""
+    outcomes = [((name,), value) for name, value in _by_reason(counts, "outcome/")]
+    families = (
+        family(VOICE, outcomes),
+        family(VOICE_AUDIO, [((), counts.get("audio_seconds", 0.0))]),
+        family(VOICE_WORK, [((), counts.get("work_seconds", 0.0))]),
+    )
+    return "".join(families)
 
 
 # --- ollama_pack.engines.event_text ---
@@ -334,31 +527,6 @@ class LineTooLongError(Exception):
     """A line is longer than it may be. Never leaves `engines/`."""
 
 
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.sse ---
 # Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
 #
@@ -523,6 +691,12 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
@@ -558,30 +732,6 @@ class ModelRefusedError(PackError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
         self.refusal = refusal
-
-
-class ModelClosedError(PackError):
-    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
-
-    Attributes:
-        model: its id.
-    """
-
-    def __init__(self, model: str) -> None:
-        super().__init__("Model not found")
-        self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
 
 
 class UploadError(PackError):
@@ -839,6 +989,9 @@ async def answer_of_open_webui(endpoint: str, request: Any, form: dict[str, Any]
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
@@ -923,6 +1076,25 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
         response_model=None,
         include_in_schema=False,
     )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
 
 
 def not_found() -> Any:
@@ -1134,368 +1306,8 @@ class AliasTableError(PackError, ValueError):
         self.reason = reason
 
 
-class AliasUnavailableError(PackError):
-    """An alias matched, but none of its models can answer this user.
-
-    Attributes:
-        alias: the name that was asked for.
-        passed_over: each model that was considered, with the reason against it.
-    """
-
-    def __init__(self, alias: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-        reasons = ", ".join(f"{model} {reason}" for model, reason in passed_over)
-        super().__init__(
-            f"No model behind the alias {alias!r} can answer: {reasons}. "
-            f"An admin can install one (ollama pull {passed_over[0][0]}), grant access to it, "
-            "or change the alias."
-        )
-        self.alias = alias
-        self.passed_over = passed_over
-
-
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
-# --- ollama_pack.engines.content ---
-# The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#
-# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
-# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
-
-# Type of a part → the field with its text.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
-_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
-_MARKS = frozenset(
-    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
-)
-# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
-_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
-
-
-def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each part of a message's content that is meant for a model, with its place for error messages.
-
-    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
-    Other types are passed on as they are.
-
-    Args:
-        message: of an OpenAI chat body.
-        field: where it stands, such as `messages[2]`.
-
-    Raises:
-        ChatBodyError: the content is not of its form.
-    """
-    content, field = message.get("content"), f"{field}.content"
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield field, {"type": "text", "text": content}
-        return
-    for number, given in enumerate(list_in(content, field)):
-        place = f"{field}[{number}]"
-        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
-        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
-        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
-            yield place, _plain_part(part, kind, place)
-
-
-def _is_for_no_model(kind: str) -> bool:
-    lowered = kind.lower()
-    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
-
-
-def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
-    if kind in _TEXT_PARTS:
-        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
-        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
-    if kind not in IMAGE_PARTS:
-        return part
-    given = part.get("image_url")
-    if isinstance(given, Mapping):
-        text_in(given.get("url"), f"{field}.image_url")
-        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
-    address = _image_address(part) if kind == "image" and given is None else given
-    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
-
-
-def _image_address(part: Mapping[str, Any]) -> object:
-    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
-    source = part.get("source")
-    source = source if isinstance(source, Mapping) else part
-    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
-    if data is None:
-        return source.get("url", part.get("image"))
-    kind = source.get("media_type") or source.get("mime_type") or "image/png"
-    return f"data:{kind};base64,{data}"
-
-
 # --- ollama_pack.aliases.facts ---
 # What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
 
 
 @dataclass(frozen=True, slots=True)
@@ -1515,39 +1327,6 @@ class RequestFacts:
     tools: bool = False
     tokens: int = 0
     groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
 
 
 # --- ollama_pack.aliases.table ---
@@ -1852,7 +1631,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -1916,15 +1694,6 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
 
 
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
-
-
 def _whole(name: str) -> str:
     return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
 
@@ -1978,65 +1747,6 @@ def _level(written: str) -> str:
 
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
-
-NOT_INSTALLED = "is not installed"
-NOT_PERMITTED = "is not granted to this user"
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """The model that answers, and why it does.
-
-    Attributes:
-        alias: the name that was asked for.
-        model: id of the model that answers.
-        row: the row that named it.
-        passed_over: models that the table prefers, each with the reason against it.
-    """
-
-    alias: str
-    model: str
-    row: AliasRow
-    passed_over: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def status(self) -> str:
-        """One line for the user: `gpt-4 → llama3:70b (mixtral:8x7b is not installed)`."""
-        reasons = ", ".join(f"{model} {reason}" for model, reason in self.passed_over)
-        return f"{self.alias} → {self.model}" + (f" ({reasons})" if reasons else "")
-
-
-def resolve(
-    table: AliasTable,
-    facts: RequestFacts,
-    models: Mapping[str, str] | None,
-    denied: AbstractSet[str] = frozenset(),
-) -> Resolution | None:
-    """Resolve the name that was asked for.
-
-    Args:
-        table: the aliases.
-        facts: what is known of the request.
-        models: id → quantization level (empty where unknown) of every model that is there;
-            None when that is not known: then the first candidate is taken at its word.
-        denied: ids in `models` that this user may not use.
-
-    Returns:
-        None when no row of the table is about this request: the name then stands for itself.
-
-    Raises:
-        AliasUnavailableError: rows apply, but none of their models is there and permitted.
-    """
-    passed_over: list[tuple[str, str]] = []
-    families = Families(models or ())
-    for name, row in candidates(table, facts):
-        model = name if models is None else find_candidate(name, row, models, denied, families)
-        if model is not None and model not in denied:
-            return Resolution(facts.model, model, row, tuple(passed_over))
-        passed_over.append((name, NOT_INSTALLED if model is None else NOT_PERMITTED))
-    if passed_over:
-        raise AliasUnavailableError(facts.model, tuple(passed_over))
-    return None
 
 
 def candidates(table: AliasTable, facts: RequestFacts) -> Iterator[tuple[str, AliasRow]]:
@@ -2136,13 +1846,6 @@ def groups_behind(
         else frozenset(group for group, found in by_group.items() if model in found)
         for model in models_behind(table, name, models)
     }
-
-
-def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
-    """Every model that the table names for an alias, whether it is there or not."""
-    groups = frozenset(group for row in table.rows for group in row.groups)
-    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
-    return tuple(model for model, _ in candidates(table, everything))
 
 
 # --- ollama_pack.webui.audience ---
@@ -2352,56 +2055,6 @@ class ModelCatalogue(Mapping[str, str]):
         return [found for found in (ROUTER + model, model) if found in self._models]
 
 
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
-
-
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
-
-    if BYPASS_MODEL_ACCESS_CONTROL:
-        return True
-    try:
-        await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
-    except Exception as error:  # a refusal there is a bare Exception with this one text
-        if str(error) == "Model not found":
-            return False
-        raise
-    return True
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
 async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids of the same groups."""
     return tuple(str(group.id) for group in await _groups_of(user))
@@ -2413,24 +2066,6 @@ async def _groups_of(user: Mapping[str, Any]) -> Any:
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
-
-
-async def add_system_prompt(
-    body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
-) -> None:
-    """Put a row's system prompt before the conversation, its variables filled in, as Open WebUI does."""
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.payload import apply_system_prompt_to_body  # noqa: PLC0415
-
-    await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
 # --- ollama_pack.webui.access ---
@@ -2547,35 +2182,6 @@ def narrowed(stated: Grants, members: frozenset[str] | None, groups: Mapping[str
 
 def _read_grants(rows: Iterable[ExistingRow]) -> Grants:
     return frozenset(grant for row in rows for grant in row.grants if grant[2] == "read")
-
-
-async def usable_models(
-    routed_id: str, models: Sequence[CheckedModel], user: Mapping[str, Any]
-) -> frozenset[str]:
-    """The names of those models that a user may use through one of the router's ids.
-
-    Open WebUI has let the user ask for the id. Its row may be older than the models' own, which hold here.
-
-    Args:
-        routed_id: what was asked for, such as `gpu_router.gpt-4`.
-        models: what may answer.
-        user: who asks, as a pipe gets it.
-    """
-    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
-
-    wanted = {routed_id, *(model_id for model in models for model_id in model.ids)}
-    stored = await Models.get_models_by_ids(sorted(wanted))
-    rows = {row.id: existing_row(row.model_dump()) for row in stored}
-    reader = await _reader(user)
-    gate = rows.get(routed_id)
-    is_opened = gate is not None and gate.base is None and gate.opens and reader.may_read(gate)
-
-    def is_usable(model: CheckedModel) -> bool:
-        if own := own_rows(model, rows):
-            return any(row.active and reader.may_read(row) for row in own)
-        return reader.is_admin or is_opened
-
-    return frozenset(model.name for model in models if is_usable(model))
 
 
 async def readable_names(names: Iterable[str], user: Mapping[str, Any]) -> frozenset[str]:
@@ -2702,7 +2308,7 @@ class RouterContact:
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def load(self) -> Mapping[str, Any]:
         """The load of all nodes.
@@ -2720,6 +2326,15 @@ class RouterContact:
         """
         return _as_mapping(await self._ask("dashboard"))
 
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
     async def models(self) -> list[dict[str, Any]]:
         """The models and aliases that it offers now.
 
@@ -2733,9 +2348,9 @@ class RouterContact:
         try:
             answer = await self._ask_once(method)
         except RouterUnavailableError as error:
-            self._tell(str(error))
+            self._tell(method, str(error))
             raise
-        self._said = ""
+        self._said.pop(method, None)
         return answer
 
     async def _ask_once(self, method: str) -> Any:
@@ -2757,11 +2372,11 @@ class RouterContact:
                 f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
             ) from error
 
-    def _tell(self, fault: str) -> None:
+    def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
-        if fault != self._said and fault not in {ABSENT, SWITCHED_OFF}:
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
             log_contact.warning("%s", fault)
-        self._said = fault
+        self._said[method] = fault
 
 
 def _method(router: Any, name: str) -> Any:
@@ -3866,19 +3481,6 @@ class SpeechServerFaultError(SpeechServerError):
     """The server failed, hung up, or answers what is no transcription."""
 
 
-class NoAttachmentError(SpeechError):
-    """There is nothing to transcribe: no recording is attached.
-
-    Attributes:
-        attached: names of what is attached instead.
-    """
-
-    def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
-        self.attached = tuple(attached)
-        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
-        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
-
-
 class UnknownSpeechModelError(SpeechError):
     """A client asks for a model that is not listed.
 
@@ -4078,41 +3680,13 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
-QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
-SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
 
 
 def node_name(url: str) -> str:
     """A node's address as it may be shown: without user name, password, query and fragment."""
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
-    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
@@ -4130,40 +3704,6 @@ def said_in(answer: bytes) -> str:
 
 def _is_page(answer: bytes) -> bool:
     return answer.lstrip()[:1] == b"<"
-
-
-def without_quotes(said: str, messages: object) -> str:
-    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
-
-    Args:
-        said: the message, as `shortened` gives it.
-        messages: of the request.
-    """
-    if not said:
-        return said
-    texts = [" ".join(text.split()) for text in _texts_in(messages)]
-    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
-    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
-    for start in range(0, len(said), step):
-        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
-        part = said[start : start + size]
-        if len(part) == size and part in spoken:
-            return f"{said[: max(0, start - step + 1)].rstrip()}…"
-    return said
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """Each text in a conversation, without pictures and sound."""
-    if isinstance(value, str):
-        if not value.startswith("data:"):
-            yield value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            if name not in {"role", "type"}:
-                yield from _texts_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts_in(part)
 
 
 def shortened(text: str) -> str:
@@ -5714,9 +5254,8 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
-_MAX_BOXES = (
-    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
-)
+_MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
+_LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -5778,26 +5317,43 @@ def _asf_end(file: BinaryIO) -> int:
     return int.from_bytes(head[found + 40 : found + 48], "little") if found >= 0 else 0
 
 
+def has_empty_boxes(file: BinaryIO, size: int) -> bool:
+    """Whether it is an MP4 of mostly empty boxes: each takes many times its bytes of the decoder's memory.
+
+    Args:
+        file: at any position; it is moved to its beginning.
+        size: of the file in bytes.
+    """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))  # any other file has a few at most
+    file.seek(0)
+    return len(ends) == _MAX_BOXES and ends[-1] < _LEAST_BOX * _MAX_BOXES
+
+
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray.
+    """Where the boxes of an MP4 end; -1 when they go astray.
 
     Where there are too many to look at, the end is taken for right.
     """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))
+    return size if len(ends) == _MAX_BOXES else ends[-1] if ends else 0
+
+
+def _box_ends(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where each box of an MP4 ends (ISO 14496-12, 4.2); at last -1 when they go astray."""
     place = 0
-    for _ in range(_MAX_BOXES):
-        if place >= size:
-            return place
+    while place < size:
         file.seek(place)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 0:  # to the end of the file
-            return size
-        if length == 1:
+            length = size - place
+        elif length == 1:
             length = int.from_bytes(head[8:16], "big")
         if length < _BOX_HEADER or not kind.isascii():
-            return -1
+            yield -1
+            return
         place += length
-    return size
+        yield place
 
 
 def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:
@@ -6285,19 +5841,32 @@ def _mono_pieces(frame: Any) -> Iterator[Samples]:
             piece = nan_to_num(piece, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
         mixed = piece.mean(axis=0)
         if len(piece) > 1:
-            energies = piece.var(axis=1)
-            if mixed.var() < _CANCELLED * energies.max():
+            energies = _energies(piece)
+            if _energies(mixed[None])[0] < _CANCELLED * energies.max():
                 mixed = piece[energies.argmax()]
         yield mixed.astype("float32").copy()
 
 
 def _as_float(data: Samples) -> Samples:
     """Integers of any width as float32 within ±1."""
-    if data.dtype.kind == "f":
-        return data.astype("float32")
-    bits = 8 * data.dtype.itemsize - 1
-    middle = 2.0**bits if data.dtype.kind == "u" else 0.0
-    return (data.astype("float32") - middle) / 2.0**bits
+    floats: Samples = data.astype(
+        "float32", order="C"
+    )  # a channel's samples beside each other, which is twice as fast
+    if data.dtype.kind != "f":
+        bits = 8 * data.dtype.itemsize - 1
+        floats -= 2.0**bits if data.dtype.kind == "u" else 0.0
+        floats /= 2.0**bits
+    return floats
+
+
+def _energies(channels: Samples) -> Samples:
+    """The variance of each channel: `numpy.var` in one pass, for hours of eight channels."""
+    from numpy import einsum  # noqa: PLC0415 - see `Samples`
+
+    energies: Samples = (
+        einsum("ij,ij->i", channels, channels) / channels.shape[1] - channels.mean(axis=1) ** 2
+    )
+    return energies
 
 
 def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples]:
@@ -6341,6 +5910,8 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     """
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
+        if has_empty_boxes(file, size):
+            raise NotAudioError("an MP4 of empty boxes")
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -7076,18 +6647,6 @@ class SpanCutter:
         return FrameSpan(start, self._cut)
 
 
-def cut_windows(
-    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
-) -> Iterator[SpeechWindow]:
-    """The windows of a recording, in order; none where nobody speaks.
-
-    Args:
-        heard: blocks of samples, each with the probabilities of speech of its frames.
-        limit_seconds: the longest window.
-    """
-    return (found for found in windows_and_pauses(heard, limit_seconds) if found)
-
-
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
@@ -7453,6 +7012,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -7468,13 +7064,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -7487,12 +7083,6 @@ def told_to(error: PackError, *, is_admin: bool) -> str:
 def is_engine_fault(error: PackError) -> bool:
     """Whether an admin can help, not the user: the reason belongs into the log."""
     return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-
-
-def error_code(error: PackError) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.speech.subtitles ---
@@ -7980,22 +7570,9 @@ LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still ther
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
-MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
 MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
-_BEARER = "bearer "
-
-
-def check_microphone_key(text: str) -> str:
-    """The key as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
 
 
 class VoiceRoutes:
@@ -8020,10 +7597,7 @@ class VoiceRoutes:
 
     def _is_microphone(self, request: Any) -> bool:
         """Whether a request shows the microphone's key, which opens this one route and nothing else."""
-        shown, key = str(request.headers.get("authorization", "")), self._key()
-        if not key or not shown.lower().startswith(_BEARER):
-            return False
-        return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+        return shows_key(request, self._key())
 
     async def _transcribe(self, request: Any, user: Any) -> Any:
         try:
@@ -8983,7 +8557,7 @@ class Event:
             default=True,
             description=(
                 "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
-                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
+                "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
         microphone_key: str = Field(
@@ -9004,16 +8578,25 @@ class Event:
             json_schema_extra={"input": {"type": "password"}},
         )
 
+        metrics_token: str = Field(
+            default="",
+            description=(
+                "The bearer token with which Prometheus reads GET /ollama-pack/metrics, and nothing else. "
+                "16 characters or more. Empty: only admins read it."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key")
+        @field_validator("microphone_key", "metrics_token")
         @classmethod
         def _long_key(cls, text: str) -> str:
-            return check_microphone_key(text)
+            return check_route_key(text)
 
     def __init__(self) -> None:
         self.valves = self.Valves()
@@ -9043,11 +8626,13 @@ class Event:
         self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
         self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
+            RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
@@ -9086,6 +8671,15 @@ class Event:
         publishing = self._publisher.last.as_dict() | valves
         return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
 
+    def _is_prometheus(self, request: Any) -> bool:
+        return shows_key(request, self.valves.metrics_token)
+
+    async def _metrics(self, _request: Any, _user: Any) -> Any:
+        router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
+        answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
+        text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
+        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}
 
@@ -9099,6 +8693,12 @@ class Event:
             return await self._router.load()
         except RouterUnavailableError:
             return EMPTY_LOAD
+
+    async def _ask_metrics(self) -> str:
+        try:
+            return await self._router.metrics()
+        except RouterUnavailableError:
+            return ""
 
     async def _ask_details(self) -> Mapping[str, Any]:
         """What the dashboard shows of the router; of an older one, its load."""

@@ -8,14 +8,63 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Filter`, line 5296, which the server calls.
+# The modules that it uses come first:
+#    114  errors                    Every error that the pack raises on purpose, and the base of them all.
+#    190  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    238  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#    311  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    427  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    596  cache.key                 What makes two requests the same: the key of a cached answer.
+#    832  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1025  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1180  cache.entry               An answer as it is kept.
+#   1249  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1330  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1450  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1456  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1465  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1829  services.pack_valves      What all valves of the pack have in common.
+#   1843  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1904  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1980  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2087  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2242  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2292  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2396  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2719  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2817  cache.joining             Many who ask the same at the same time ask once.
+#   2883  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2908  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2941  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3082  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3368  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3463  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3809  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   4004  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4331  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4536  services.completions      What `gpu_router` gives a client that wants no stream.
+#   4547  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4763  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4799  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4864  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4918  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4965  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   5024  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5038  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5089  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5123  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5147  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5202  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5232  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#   5254  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
 import binascii
 import hashlib
-import json
 import logging
-import math
 import random
 import re
 import sqlite3
@@ -34,19 +83,16 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
-from http import HTTPStatus
 from inspect import signature
 from math import isfinite
 from os import urandom
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
-from ssl import SSLContext
 from string import punctuation
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -2213,6 +2259,7 @@ class CacheCounters:
     | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
     | `seconds_saved`, `tokens_saved` | of generation |
     | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
     """
 
     def __init__(self) -> None:
@@ -2224,6 +2271,7 @@ class CacheCounters:
 
     def looked_up(self, seconds: float) -> None:
         self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""
@@ -2832,277 +2880,10 @@ class JoinedCalls(Generic[_Key, _Shared]):
         self._turns[key] = turn
 
 
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
 # Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
-
-NANOSECONDS = 1_000_000_000
-_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
-_DURATIONS = ("total_duration", "load_duration")
-_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
-_OPTIONAL_FIGURES = ("prompt_eval_cached_count",)  # since Ollama 0.33.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -3124,177 +2905,11 @@ class ReplyHead:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
-    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
-    message = openai_message(answer, head)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **message},
-        "logprobs": openai_logprobs(answer),
-        "finish_reason": finish_reason(answer, called="tool_calls" in message),
-    }
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
-
-
-def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
-    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
-
-    Args:
-        line: a line of `/api/chat`.
-        head: of the answer, for the ids of tool calls that have none.
-        calls_before: number of tool calls in earlier lines.
-    """
-    message = line.get("message")
-    if not isinstance(message, Mapping):
-        return {}
-    said: dict[str, Any] = {}
-    if content := _text_or_none(message.get("content")):
-        said["content"] = content
-    if thinking := _text_or_none(message.get("thinking")):
-        said["reasoning_content"] = thinking
-    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
-        said["tool_calls"] = calls
-    return said
-
-
-def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
-    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
-    if not isinstance(calls, list):
-        return []
-    given = (call for call in calls if isinstance(call, Mapping))
-    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
-
-
-def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
-    arguments = given.get("arguments") or {}
-    compact = (",", ":")
-    text = (
-        arguments
-        if isinstance(arguments, str)
-        else json.dumps(arguments, ensure_ascii=False, separators=compact)
-    )
-    return {
-        "index": number,
-        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
-        "type": "function",
-        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
-    }
-
-
-def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
-
-
-def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
-    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
-    reason = line.get("done_reason")
-    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
-
-
-def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
-    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
-    seconds = _figure(line, "total_duration") // NANOSECONDS
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-        "input_tokens": prompt,
-        "output_tokens": answer,
-        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
-        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
-        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
-        **{name: _figure(line, name) for name in _OPTIONAL_FIGURES if name in line},
-        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
-        "completion_tokens_details": dict.fromkeys(
-            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
-        ),
-    }
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _figure(line: Mapping[str, Any], name: str) -> int:
-    value = line.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _rate(tokens: int, nanoseconds: int) -> float | str:
-    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
-    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
-
-
 # --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
 # Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
 UsagePlace = Literal["apart", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What of the lines before matters for the next.
-
-    Attributes:
-        started: a chunk was sent, so the role is known.
-        calls: number of tool calls so far.
-    """
-
-    started: bool = False
-    calls: int = 0
-
-
-def usage_place(body: Mapping[str, Any]) -> UsagePlace:
-    """Where the client that sent this OpenAI chat body wants the figures.
-
-    Raises:
-        ChatBodyError: `stream_options` is not of its form.
-    """
-    asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
-    return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
-
-
-def line_to_chunks(
-    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
-) -> tuple[StreamState, list[dict[str, Any]]]:
-    """One line of `/api/chat` as chunks, and the state for the next line.
-
-    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
-    that has the finish reason.
-    """
-    delta = openai_message(line, head, state.calls)
-    done = line.get("done") is True
-    if not delta and not done:
-        return state, []
-    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
-    if not state.started:
-        delta = {"role": "assistant", **delta}
-    if not state.started or calls != state.calls:
-        state = StreamState(started=True, calls=calls)
-    choice = {
-        "index": 0,
-        "delta": delta,
-        "logprobs": openai_logprobs(line),
-        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
-    }
-    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
-    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
-
-
-def _usage_chunks(
-    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
-) -> list[dict[str, Any]]:
-    usage = {"usage": openai_usage(line)}
-    if place == "last":
-        last |= usage
-        return []
-    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
 
 
 def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -3321,18 +2936,6 @@ def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if "tool_calls" in delta:
             message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
     return message
-
-
-async def stream_to_openai(
-    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
-) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
-    state = StreamState()
-    async with aclosing(lines):
-        async for line in lines:
-            state, chunks = line_to_chunks(line, head, state, place)
-            for chunk in chunks:
-                yield chunk
 
 
 # --- ollama_pack.cache.replay ---
@@ -3370,13 +2973,6 @@ def entry_chunks(
         role = {}
     yield _chunk(head, {**role, "content": entry.content})
     yield from end_chunks(head, _chunk(head, {}, "stop"), entry.usage, mark, place)
-
-
-def entry_completion(entry: Entry, head: ReplyHead, mark: CacheMark) -> dict[str, Any]:
-    """A kept answer as one body."""
-    reasoning = {"reasoning_content": entry.reasoning} if entry.reasoning else {}
-    message = {"role": "assistant", "content": entry.content, **reasoning}
-    return _completion(head, message, "stop", entry.usage, entry.sources) | mark.fields
 
 
 def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -5200,17 +4796,6 @@ async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
     return any(message.get("role") == "assistant" and message.get("model") == asked for message in siblings)
 
 
-async def rated_down(feedback_id: str) -> str | None:
-    """The message that a feedback is about, if its thumb points down."""
-    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
-
-    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
-    if feedback is None or (feedback.data or {}).get("rating") != -1:
-        return None
-    message = (feedback.meta or {}).get("message_id")
-    return message if isinstance(message, str) else None
-
-
 # --- ollama_pack.engines.way_in ---
 # What a node is asked with besides the request: its login, its key, its headers.
 
@@ -5279,48 +4864,6 @@ def split_login(url: str) -> tuple[str, str]:
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
-_ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
-OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
-OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionModels:
-    """Which models a connection offers, and under which ids.
-
-    Attributes:
-        url: the server's address.
-        prefix: begins the ids of its models; empty: none.
-        only: the server's names of the models that are offered; empty: all.
-        tags: that the picker shows at its models.
-        is_on: it is switched on, and so is its kind.
-    """
-
-    url: str
-    prefix: str = ""
-    only: frozenset[str] = frozenset()
-    tags: tuple[str, ...] = ()
-    is_on: bool = True
-
-    def id_of(self, model: str) -> str | None:
-        """The id under which Open WebUI offers a model of the server; None: it does not."""
-        if not self.is_on or (self.only and model not in self.only):
-            return None
-        return f"{self.prefix}.{model}" if self.prefix else model
-
-
-def trusted_certificates() -> SSLContext | bool:
-    """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
-    from open_webui.env import AIOHTTP_CLIENT_SESSION_SSL  # noqa: PLC0415 - see the top of this module
-
-    trusted: SSLContext | bool = AIOHTTP_CLIENT_SESSION_SSL
-    return trusted
-
-
-async def ollama_connections() -> list[tuple[str, str]]:
-    """Address and key (empty: none) of each Ollama connection that is switched on."""
-    return [(url, key) for url, key, *_ in await prefixed_connections()]
-
 
 async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
     """Of each that is switched on: address, key, prefix of its models' names (empty: none), and headers."""
@@ -5330,11 +4873,6 @@ async def prefixed_connections() -> list[tuple[str, str, str, dict[str, str]]]:
             (url, str(own.get("prefix_id") or ""), _way_in(url, own)) for url, own in await _connections_on()
         )
     ]
-
-
-async def ways_in() -> dict[str, WayIn]:
-    """How each connection that is switched on is entered, by its address without a slash at the end."""
-    return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
 
 
 def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
@@ -5361,52 +4899,6 @@ def _knows_auth() -> bool:
     return hasattr(headers, "get_headers_and_cookies")
 
 
-async def node_headers(
-    way: WayIn, request: Any, user: Mapping[str, Any], metadata: dict[str, Any]
-) -> Mapping[str, str]:
-    """What Open WebUI itself would send to a node with a chat: who asks, and what signs in there.
-
-    Args:
-        way: how the node lets the router in.
-        request: the browser's; None: there is none, as in the background.
-        user: as a function gets it.
-        metadata: of the chat.
-    """
-    asker = SimpleNamespace(**user) if user.get("id") else None
-    if not _knows_auth():
-        return await _older_headers(way, request, asker, metadata)
-    from open_webui.utils import headers as theirs  # noqa: PLC0415 - see the top of this module
-
-    key, auth = way.key, way.auth
-    if auth in _ENTRA:  # theirs would hold up the event loop
-        key, auth = await asyncio.to_thread(theirs.get_microsoft_entra_id_access_token) or "", "bearer"
-    elif auth == "session" and getattr(getattr(request, "state", None), "token", None) is None:
-        auth = "none"
-    config = {"auth_type": auth or None, "headers": dict(way.headers), "forward_cookies": way.cookies}
-    made, cookies = await theirs.get_headers_and_cookies(request, way.url, key, config, metadata, user=asker)
-    sent = {name: str(value) for name, value in made.items()}
-    if cookies:
-        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-    return sent
-
-
-async def _older_headers(
-    way: WayIn, request: Any, asker: SimpleNamespace | None, metadata: dict[str, Any]
-) -> Mapping[str, str]:
-    """As Open WebUI 0.11 makes them for a connection to Ollama."""
-    from open_webui import env  # noqa: PLC0415 - see the top of this module
-    from open_webui.utils.headers import get_custom_headers, include_user_info_headers  # noqa: PLC0415
-
-    sent = {"Authorization": f"Bearer {way.key}"} if way.key else {}
-    if env.ENABLE_FORWARD_USER_INFO_HEADERS and asker:
-        sent = include_user_info_headers(sent, asker)
-        if chat := metadata.get("chat_id"):
-            sent[env.FORWARD_SESSION_INFO_HEADER_CHAT_ID] = chat
-    if way.headers:
-        sent |= await get_custom_headers(dict(way.headers), asker, metadata, request=request)
-    return sent
-
-
 async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
     """Address and settings of each Ollama connection that is switched on."""
     from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
@@ -5423,94 +4915,8 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
     return connections
 
 
-async def model_lists() -> list[ConnectionModels]:
-    """What each connection offers, of both kinds, those that are switched off included."""
-    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
-
-    found = await Config.get_many(*OLLAMA_KEYS, *OPENAI_KEYS)
-    return [
-        _model_list(str(url), number, found.get(configs) or {}, is_on=bool(found.get(enable, True)))
-        for enable, urls, configs in (OLLAMA_KEYS, OPENAI_KEYS)
-        for number, url in enumerate(found.get(urls) or [])
-        if url
-    ]
-
-
-def _model_list(url: str, number: int, settings: Mapping[str, Any], *, is_on: bool) -> ConnectionModels:
-    own = settings.get(str(number)) or settings.get(url) or {}
-    tags = (tag.get("name") if isinstance(tag, Mapping) else tag for tag in own.get("tags") or ())
-    return ConnectionModels(
-        url,
-        str(own.get("prefix_id") or ""),
-        frozenset(map(str, own.get("model_ids") or ())),
-        tuple(str(tag) for tag in tags if tag),
-        is_on and bool(own.get("enable", True)),
-    )
-
-
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-
-
-class ModelCatalogue(Mapping[str, str]):
-    """Name → quantization level (empty where unknown) of every model that Open WebUI offers.
-
-    A name is the model's id; what `gpu_router` offers has the name that the nodes give it, too.
-
-    A view, not a copy: with several replicas `app.state.MODELS` lives in Redis and every look costs a
-    round trip, so only what is asked for is looked up.
-    """
-
-    def __init__(self, models: Any) -> None:
-        self._models = models
-        self._ids: tuple[str, ...] | None = None
-
-    def __contains__(self, model: object) -> bool:
-        return model in self._models or f"{ROUTER}{model}" in self._models
-
-    def __getitem__(self, model: str) -> str:
-        offered = self._models[model] if model in self._models else self._models[ROUTER + model]
-        details = (offered.get("ollama") or {}).get("details") or {}
-        return str(details.get("quantization_level") or "")
-
-    def __iter__(self) -> Iterator[str]:
-        if self._ids is None:  # kept: the view lives no longer than the request
-            ids = tuple(self._models.keys())
-            routed = (model.removeprefix(ROUTER) for model in ids if model.startswith(ROUTER))
-            self._ids = tuple(dict.fromkeys((*ids, *routed)))
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def ids_of(self, model: str) -> list[str]:
-        """The ids that a model may be asked for by: over all nodes first, then over one connection."""
-        return [found for found in (ROUTER + model, model) if found in self._models]
-
-
-def catalogue(request: Any) -> ModelCatalogue:
-    """The models of the running Open WebUI, as of its last look at its connections."""
-    return ModelCatalogue(request.app.state.MODELS)
-
-
-def takes_builtin_tools(model_id: str, request: Any) -> bool:
-    """Whether Open WebUI may offer its own tools to a model: so it is unless its row says no."""
-    info = request.app.state.MODELS[model_id].get("info") or {}
-    capabilities = (info.get("meta") or {}).get("capabilities") or {}
-    return bool(capabilities.get("builtin_tools", True))
-
-
-def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
-    known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
-    chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
-    if chosen:
-        body["tools"] = chosen
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
 
 
 async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
@@ -5533,11 +4939,6 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     return True
 
 
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
 async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids of the same groups."""
     return tuple(str(group.id) for group in await _groups_of(user))
@@ -5549,14 +4950,6 @@ async def _groups_of(user: Mapping[str, Any]) -> Any:
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
-async def system_prompt(model_id: str) -> str:
-    """The system prompt that an admin wrote into a model's row; empty when there is none."""
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model_id)
-    return str((row.params.model_dump() if row else {}).get("system") or "")
 
 
 async def add_system_prompt(
@@ -5628,209 +5021,12 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        refusal: what the client gets.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
-        self.refusal = refusal
-
-
-class ModelClosedError(PackError):
-    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
-
-    Attributes:
-        model: its id.
-    """
-
-    def __init__(self, model: str) -> None:
-        super().__init__("Model not found")
-        self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
-
-
 # --- ollama_pack.webui.audience ---
 # Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
 Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
-PUBLIC, ADMIN, GROUP = "public", "admin", "group:"
 EVERYBODY: Grants = frozenset({("user", "*", "read")})
-NOBODY: Grants = frozenset()  # admins need no grant
-
-
-def parse_audience(text: str) -> tuple[str, ...]:
-    """Read `public`, `admin` or `group:NAME`, several with commas between them.
-
-    Raises:
-        AudienceError: a part is none of these, or there is none.
-    """
-    parts = tuple(" ".join(part.split()) for part in text.split(","))
-    for part in parts:
-        is_group = part.startswith(GROUP) and part != GROUP
-        if part not in {PUBLIC, ADMIN} and not is_group:
-            raise AudienceError(part)
-    return parts
-
-
-def stated_audience(text: str) -> tuple[str, ...] | None:
-    """The audience in a valve; None where it is empty, and none is stated.
-
-    Raises:
-        AudienceError: a part of it is not known.
-    """
-    return parse_audience(text) if text.strip() else None
-
-
-def audience_grants(audience: tuple[str, ...], groups: Mapping[str, str]) -> tuple[Grants, tuple[str, ...]]:
-    """The grants of an audience, and the names of groups in it that Open WebUI does not have.
-
-    Args:
-        audience: as `parse_audience` gives it.
-        groups: name → id of every group.
-    """
-    if PUBLIC in audience:
-        return EVERYBODY, ()
-    names = [part.removeprefix(GROUP).strip() for part in audience if part.startswith(GROUP)]
-    known = frozenset(("group", groups[name], "read") for name in names if name in groups)
-    return known, tuple(name for name in names if name not in groups)
 
 
 def grant_forms(grants: Grants) -> list[dict[str, str]]:
@@ -5924,450 +5120,8 @@ async def _make_row(state: FunctionState) -> None:
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
-# --- ollama_pack.webui.model_rows ---
-# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-
-MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
-MAKER = "ollama_pack_events"
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingRow:
-    """A row of the models table as it is.
-
-    Attributes:
-        id: the model's id.
-        name: what the picker shows.
-        base: the model that answers for it, or None.
-        grants: who may use it, beside admins.
-        active: it is not switched off.
-        meta: what else is said of it.
-        has_params: an admin gave it parameters or a system prompt.
-        owner: id of the user who made it, who may always use it.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    active: bool = True
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    has_params: bool = False
-    owner: str = ""
-
-    @property
-    def mark(self) -> Mapping[str, Any]:
-        """The pack's mark; empty where an admin made the row, or cloned it."""
-        mark = self.meta.get(MARK)
-        return mark if isinstance(mark, dict) and mark.get("id") == self.id else {}
-
-    @property
-    def maker(self) -> Literal["events", "upload", "hand"]:
-        """Whose row it is."""
-        if not self.mark:
-            return "hand"
-        return "events" if self.mark.get("by") == MAKER else "upload"
-
-    @property
-    def alias(self) -> str:
-        """The alias that the row serves; empty: none."""
-        return str(self.mark.get("alias") or "")
-
-    @property
-    def is_alias(self) -> bool:
-        """Whether the pack made it for an alias: then it is no model's own row."""
-        return self.mark.get("kind") == "alias"
-
-    @property
-    def given(self) -> Grants:
-        """The grants that the events function gave last."""
-        return grants_in(self.mark.get("grants"))
-
-    @property
-    def has_given_switch(self) -> bool:
-        """Whether it is on or off as the events function set it."""
-        return self.active == bool(self.mark.get("active", True))
-
-    @property
-    def opens(self) -> bool:
-        """Whether an admin has stated who may use it, so that it opens what is behind it and has no own row.
-
-        The admin of a row made by hand has; so has one who changed the grants of ours. `upload.py` publishes
-        only what pack.yaml states.
-        """
-        if self.maker == "events":
-            return bool(self.mark.get("opened")) or self.grants != self.given
-        return bool(self.mark.get("opened", True))
-
-    @property
-    def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
-        if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
-            ours.add("tags")
-        added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        is_changed = not self.has_given_switch or self.grants != self.given
-        return added or renamed or self.has_params or is_changed
-
-
-def existing_row(row: Mapping[str, Any]) -> ExistingRow:
-    """A row, as Open WebUI's API and its own code have it."""
-    meta, params = row.get("meta") or {}, row.get("params") or {}
-    return ExistingRow(
-        id=str(row["id"]),
-        name=str(row["name"]),
-        base=row.get("base_model_id"),
-        grants=grants_in(row.get("access_grants")),
-        active=bool(row.get("is_active", True)),
-        meta={key: value for key, value in meta.items() if value is not None},
-        has_params=any(value is not None for value in params.values()),
-        owner=str(row.get("user_id") or ""),
-    )
-
-
-def grants_in(forms: Any) -> Grants:
-    """Grants from the form that Open WebUI has them in."""
-    return frozenset(
-        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
-    )
-
-
-def tag_names(tags: Any) -> tuple[str, ...]:
-    """The names of a row's tags."""
-    return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
-
-
-# --- ollama_pack.webui.publication ---
-# Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#
-# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
-# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
-# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
-
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
-
-
-@dataclass(frozen=True, slots=True)
-class WantedRow:
-    """A model that is to be published.
-
-    Attributes:
-        id: what clients ask for.
-        name: what the picker shows.
-        base: the model that answers for it; None: `id` is a model itself, and the row only grants it.
-        grants: who may use it.
-        alias: the alias that it serves; empty: none.
-        description: what the picker tells of it; empty: nothing.
-        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
-        active: it is switched on.
-        opened: an admin has stated the audience: it opens the models behind it that have no row.
-        tags: that the picker shows. Said once.
-    """
-
-    id: str
-    name: str
-    base: str | None
-    grants: Grants
-    alias: str = ""
-    description: str = ""
-    hidden: bool = False
-    active: bool = True
-    opened: bool = False
-    tags: tuple[str, ...] = ()
-
-    @property
-    def mark(self) -> dict[str, Any]:
-        """What tells whose row it is, as `meta` holds it."""
-        kind = "alias" if self.base else "base"
-        said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
-        given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
-        return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRow:
-    """Make a row."""
-
-    row: WantedRow
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateRow:
-    """Bring a row of ours to what is wanted.
-
-    Attributes:
-        row: what is wanted, with the grants that it shall have.
-        regrant: give it these grants; else they are left as they are.
-        switch: switch it on or off as is wanted; else it is left as it is.
-    """
-
-    row: WantedRow
-    regrant: bool
-    switch: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRow:
-    """Take a row of ours away."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloseRow:
-    """Leave a row of ours, in which an admin put something, to admins."""
-
-    id: str
-
-
-RowChange = CreateRow | UpdateRow | DeleteRow | CloseRow
-
-
-@dataclass(frozen=True, slots=True)
-class LeftRow:
-    """A row that is not as it would be, and why it is left so."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RowPlan:
-    """What to do, and what is left alone."""
-
-    changes: tuple[RowChange, ...]
-    left: tuple[LeftRow, ...]
-
-
-def plan_rows(
-    wanted: Mapping[str, WantedRow],
-    rows: Mapping[str, ExistingRow],
-    taken: AbstractSet[str] = frozenset(),
-    spared: AbstractSet[str] = frozenset(),
-) -> RowPlan:
-    """Compare what is wanted with what is there.
-
-    Carrying the plan out and planning again gives no change, from any replica. A row of ours is withdrawn
-    when a connection begins to offer a model of its name: its grants would hold for that model.
-
-    Args:
-        wanted: the rows that there shall be, by id.
-        rows: all rows that there are, by id.
-        taken: ids of models that connections offer themselves: no alias may stand in their way.
-        spared: ids of ours that stay for now though they are not wanted.
-    """
-    changes: list[RowChange] = []
-    left: list[LeftRow] = []
-    for row in wanted.values():
-        current = rows.get(row.id)
-        if reason := _not_ours(row, current, taken):
-            left.append(LeftRow(row.id, reason))
-            changes += _withdrawals(current) if reason == TAKEN and current else ()
-        elif current is None:
-            changes.append(CreateRow(row))
-        else:
-            changes += _updates(row, current)
-            left += (LeftRow(row.id, reason) for reason in _kept(row, current))
-    for current in rows.values():
-        if current.maker == "events" and current.id not in wanted and current.id not in spared:
-            changes += _withdrawals(current)
-            left += (LeftRow(current.id, ADMINS_ROW) for _ in range(current.has_additions))
-    return RowPlan(tuple(changes), tuple(left))
-
-
-def _not_ours(row: WantedRow, current: ExistingRow | None, taken: AbstractSet[str]) -> str:
-    if current is not None and current.maker != "events":
-        return BY_HAND if current.maker == "hand" else BY_UPLOAD
-    return TAKEN if row.base and row.id in taken else ""
-
-
-def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
-    """Whether somebody else set the grants. What we want is ours, even where noting it failed."""
-    return current.grants not in (current.given, row.grants)
-
-
-def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
-    return not current.has_given_switch and current.active != row.active
-
-
-def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
-    if _has_admins_grants(row, current):
-        yield ADMINS_GRANTS
-    if _has_admins_switch(row, current):
-        yield ADMINS_SWITCH
-
-
-def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
-    is_admins = _has_admins_grants(row, current)
-    regrant = not is_admins and current.grants != row.grants
-    switch = current.active != row.active and not _has_admins_switch(row, current)
-    is_noted = is_admins or current.given == row.grants
-    is_opened = bool(current.mark.get("opened"))
-    differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
-    if differs or regrant or switch or not is_noted:
-        yield UpdateRow(row, regrant, switch)
-
-
-def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
-    if not current.has_additions:
-        yield DeleteRow(current.id)
-    elif current.grants and current.grants == current.given:
-        yield CloseRow(current.id)
-
-
-def closed_mark(mark: Mapping[str, Any]) -> dict[str, Any]:
-    """The mark of a row that is left to admins: that nobody else may use it is our doing."""
-    return {MARK: {**mark, "grants": grant_forms(NOBODY)}}
-
-
-class Absences:
-    """Rows whose model is not there, and since when: a node that restarts must not empty the picker.
-
-    A row that was withdrawn and is back while its model still is not was brought back by a replica that
-    sees the model. It is then left to that replica, or the two would undo each other's work for ever.
-    """
-
-    def __init__(self, grace: float, clock: Callable[[], float]) -> None:
-        """Begin with nothing missing; `grace` in the clock's seconds."""
-        self._grace = grace
-        self._clock = clock
-        self._since: dict[str, float] = {}
-        self._withdrawn: set[str] = set()
-
-    def spared(self, missing: Iterable[str], present: AbstractSet[str]) -> frozenset[str]:
-        """Those of the missing ids that stay for now."""
-        now = self._clock()
-        self._since = {model: self._since.get(model, now) for model in missing}
-        self._withdrawn -= present
-        return frozenset(
-            model
-            for model, since in self._since.items()
-            if now - since < self._grace or model in self._withdrawn
-        )
-
-    def seconds(self, model: str) -> float | None:
-        """How long a model is missing; None when it is not."""
-        since = self._since.get(model)
-        return None if since is None else self._clock() - since
-
-    def withdrawn(self, model: str) -> None:
-        """Note that a row was taken away."""
-        self._withdrawn.add(model)
-
-
 # --- ollama_pack.webui.rows ---
 # Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-
-log_rows = logging.getLogger(__name__)
-
-
-async def read_rows() -> dict[str, ExistingRow]:
-    """Every row, by id."""
-    from open_webui.models.models import Models  # noqa: PLC0415 - see the top of this module
-
-    return {row.id: existing_row(row.model_dump()) for row in await Models.get_all_models()}
-
-
-async def group_ids() -> dict[str, str]:
-    """Name → id of every group."""
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    return {group.name: group.id for group in await Groups.get_all_groups()}
-
-
-async def write_rows(changes: tuple[RowChange, ...], owner: str) -> list[RowChange]:
-    """Make changes, each by itself, and return those that were made.
-
-    What fails is logged: nearly always another replica was faster, and the next look finds nothing to do.
-
-    Args:
-        changes: what to do.
-        owner: id of the user whose the new rows are.
-    """
-    done = []
-    for change in changes:
-        try:
-            if await _write_row(change, owner):
-                done.append(change)
-        except Exception:
-            log_rows.exception("%r was not carried out, and is tried again", change)
-    return done
-
-
-async def _write_row(change: RowChange, owner: str) -> bool:
-    from open_webui.models.models import Models  # noqa: PLC0415
-
-    match change:
-        case CreateRow(row):
-            return await _create_row(row, owner)
-        case UpdateRow(row, regrant, switch):
-            if regrant:  # before the mark: a row with grants that are wanted counts as ours
-                await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row, switch=switch)
-        case CloseRow(model):
-            await _grant_row(model, NOBODY)
-            return await _remark_row(model, None, None)
-        case DeleteRow(model):
-            return bool(await Models.delete_model_by_id(model))
-
-
-async def _create_row(row: WantedRow, owner: str) -> bool:
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
-
-    if await Models.get_model_by_id(row.id) is not None:
-        return False  # another replica was faster
-    said = {"description": row.description} if row.description else {}
-    hidden = {"hidden": True} if row.hidden else {}
-    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
-    form = ModelForm(
-        id=row.id,
-        name=row.name,
-        base_model_id=row.base,
-        meta=said | hidden | tags | row.mark,
-        params={},
-        access_grants=grant_forms(row.grants),
-        is_active=row.active,
-    )
-    return await Models.insert_new_model(form, owner) is not None
-
-
-async def _remark_row(
-    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
-) -> bool:
-    """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
-
-    row = await Models.get_model_by_id(model)
-    if row is None:
-        return False
-    meta = row.meta.model_dump()
-    form = ModelForm(
-        id=row.id,
-        name=row.name,
-        base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
-        params=row.params.model_dump(),
-        is_active=wanted.active if wanted and switch else row.is_active,
-    )
-    return await Models.update_model_by_id(model, form) is not None
-
-
-async def _grant_row(model: str, grants: Grants) -> None:
-    from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
-
-    await AccessGrants.set_access_grants("model", model, grant_forms(grants))
-
-
-def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:
-    """Open WebUI's list of models as of its last look, by id; those of rows have `preset`."""
-    return {str(model): about for model, about in app.state.MODELS.items()}
 
 
 async def refresh_models(app: Any) -> None:

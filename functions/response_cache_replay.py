@@ -8,14 +8,34 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Pipe`, line 1237, which the server calls.
+# The modules that it uses come first:
+#     48  errors                    Every error that the pack raises on purpose, and the base of them all.
+#    124  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    144  engines.errors            What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#    252  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    295  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    320  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    337  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    409  aliases.errors            What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    432  engines.event_text        A server-sent event as text.
+#    450  routing.errors            What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#    562  webui.errors              What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#    590  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    718  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    727  engines.lines             Cutting a stream of bytes into lines of bounded length.
+#    735  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    823  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    960  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1055  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1211  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
 
-import json
 import logging
-import math
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,34 +127,6 @@ class PackError(Exception):
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
 
-class CacheConfigError(PackError, ValueError):
-    """The cache cannot be used as it is configured. A `ValueError` too, so that a valve can refuse it.
-
-    Attributes:
-        reason: what is wrong and what to do. Never the secret, nor the password in a URL.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StoreError(PackError):
-    """The store did not do what it was asked."""
-
-
-class StoreDownError(StoreError):
-    """The store cannot be reached, or failed."""
-
-
-class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
-
-
-class EntryUnreadableError(PackError):
-    """What the store holds is not what was put there: changed, cut off, or of another scope or secret."""
-
-
 class LeaderLostError(PackError):
     """The generation that an answer was copied from ended without its end, and part of it is shown already.
 
@@ -209,17 +201,6 @@ class NodeUnreachableError(RetryableNodeError):
         return self.reason
 
 
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
 class NodeTimeoutError(RetryableNodeError):
     """A limit ran out.
 
@@ -245,29 +226,6 @@ class NodeBusyError(RetryableNodeError):
 
     def __init__(self, node: str, status: int, said: str) -> None:
         super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -310,62 +268,6 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     raise _unfit(value, field, "an object")
 
 
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
 def switch_in(value: object, field: str) -> bool:
     """The value as true or false, which may be written out.
 
@@ -377,26 +279,6 @@ def switch_in(value: object, field: str) -> bool:
     if isinstance(meant, bool):
         return meant
     raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
@@ -414,12 +296,6 @@ def _outline(value: object) -> str:
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
 # Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
-
-NANOSECONDS = 1_000_000_000
-_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
-_DURATIONS = ("total_duration", "load_duration")
-_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
-_OPTIONAL_FIGURES = ("prompt_eval_cached_count",)  # since Ollama 0.33.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,130 +317,11 @@ class ReplyHead:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
-    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
-    message = openai_message(answer, head)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **message},
-        "logprobs": openai_logprobs(answer),
-        "finish_reason": finish_reason(answer, called="tool_calls" in message),
-    }
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
-
-
-def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
-    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
-
-    Args:
-        line: a line of `/api/chat`.
-        head: of the answer, for the ids of tool calls that have none.
-        calls_before: number of tool calls in earlier lines.
-    """
-    message = line.get("message")
-    if not isinstance(message, Mapping):
-        return {}
-    said: dict[str, Any] = {}
-    if content := _text_or_none(message.get("content")):
-        said["content"] = content
-    if thinking := _text_or_none(message.get("thinking")):
-        said["reasoning_content"] = thinking
-    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
-        said["tool_calls"] = calls
-    return said
-
-
-def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
-    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
-    if not isinstance(calls, list):
-        return []
-    given = (call for call in calls if isinstance(call, Mapping))
-    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
-
-
-def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
-    arguments = given.get("arguments") or {}
-    compact = (",", ":")
-    text = (
-        arguments
-        if isinstance(arguments, str)
-        else json.dumps(arguments, ensure_ascii=False, separators=compact)
-    )
-    return {
-        "index": number,
-        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
-        "type": "function",
-        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
-    }
-
-
-def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
-
-
-def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
-    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
-    reason = line.get("done_reason")
-    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
-
-
-def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
-    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
-    seconds = _figure(line, "total_duration") // NANOSECONDS
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-        "input_tokens": prompt,
-        "output_tokens": answer,
-        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
-        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
-        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
-        **{name: _figure(line, name) for name in _OPTIONAL_FIGURES if name in line},
-        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
-        "completion_tokens_details": dict.fromkeys(
-            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
-        ),
-    }
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _figure(line: Mapping[str, Any], name: str) -> int:
-    value = line.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _rate(tokens: int, nanoseconds: int) -> float | str:
-    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
-    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
-
-
 # --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
 # Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
 UsagePlace = Literal["apart", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What of the lines before matters for the next.
-
-    Attributes:
-        started: a chunk was sent, so the role is known.
-        calls: number of tool calls so far.
-    """
-
-    started: bool = False
-    calls: int = 0
 
 
 def usage_place(body: Mapping[str, Any]) -> UsagePlace:
@@ -575,81 +332,6 @@ def usage_place(body: Mapping[str, Any]) -> UsagePlace:
     """
     asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
     return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
-
-
-def line_to_chunks(
-    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
-) -> tuple[StreamState, list[dict[str, Any]]]:
-    """One line of `/api/chat` as chunks, and the state for the next line.
-
-    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
-    that has the finish reason.
-    """
-    delta = openai_message(line, head, state.calls)
-    done = line.get("done") is True
-    if not delta and not done:
-        return state, []
-    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
-    if not state.started:
-        delta = {"role": "assistant", **delta}
-    if not state.started or calls != state.calls:
-        state = StreamState(started=True, calls=calls)
-    choice = {
-        "index": 0,
-        "delta": delta,
-        "logprobs": openai_logprobs(line),
-        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
-    }
-    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
-    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
-
-
-def _usage_chunks(
-    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
-) -> list[dict[str, Any]]:
-    usage = {"usage": openai_usage(line)}
-    if place == "last":
-        last |= usage
-        return []
-    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
-
-
-def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
-    taken = list(chunks)
-    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
-    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
-        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": choices[-1]["finish_reason"],
-    }
-    head = {name: taken[0][name] for name in ("id", "created", "model")}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
-
-
-def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    message: dict[str, Any] = {}
-    for delta in deltas:
-        for name in ("content", "reasoning_content"):
-            if name in delta:
-                message[name] = message.get(name, "") + delta[name]
-        if "tool_calls" in delta:
-            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
-    return message
-
-
-async def stream_to_openai(
-    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
-) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
-    state = StreamState()
-    async with aclosing(lines):
-        async for line in lines:
-            state, chunks = line_to_chunks(line, head, state, place)
-            for chunk in chunks:
-                yield chunk
 
 
 # --- ollama_pack.engines.refusals ---
@@ -728,24 +410,6 @@ class Refusal:
 # What goes wrong with aliases: see the tree in `ollama_pack.errors`.
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
 class AliasUnavailableError(PackError):
     """An alias matched, but none of its models can answer this user.
 
@@ -785,22 +449,6 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 # --- ollama_pack.routing.errors ---
 # What goes wrong with routing: see the tree in `ollama_pack.errors`.
-
-
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
-        self.line = line
-        self.row = row
-        self.reason = reason
 
 
 class RoutingError(PackError):
@@ -850,23 +498,6 @@ class QueueFullError(RoutingError):
         self.limit = limit
         self.waiting = waiting
         self.own = own
-
-
-class NodesDownError(RoutingError):
-    """Nodes have the model, and none of them answers."""
-
-    def __init__(self, models: tuple[str, ...], nodes: Mapping[str, str]) -> None:
-        """Say which nodes there are.
-
-        Args:
-            models: the models that may answer.
-            nodes: name of each node that has one → what is wrong with it.
-        """
-        wanted = _either(models)
-        reasons = ", ".join(f"{node} ({reason})" if reason else node for node, reason in nodes.items())
-        super().__init__(f"no node that has {wanted} answers at the moment: {reasons}; try again in a minute")
-        self.models = models
-        self.nodes = dict(nodes)
 
 
 class WaitedTooLongError(RoutingError):
@@ -932,27 +563,6 @@ def _either(models: tuple[str, ...]) -> str:
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
 
 
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
 class ModelRefusedError(PackError):
     """A model that was asked through Open WebUI gave an error instead of an answer.
 
@@ -975,43 +585,6 @@ class ModelClosedError(PackError):
     def __init__(self, model: str) -> None:
         super().__init__("Model not found")
         self.model = model
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.services.answers ---
@@ -1157,31 +730,6 @@ STATE = "ollama_pack_cache"
 
 class LineTooLongError(Exception):
     """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
 
 
 # --- ollama_pack.engines.sse ---
@@ -1442,12 +990,6 @@ def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], arou
     routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
 
 
-def take_from_front(app: Any, name: str) -> None:
-    """Take the route of this name away."""
-    routes = app.router.routes
-    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
-
-
 def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
     from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
 
@@ -1678,13 +1220,6 @@ def event_stream(events: AsyncIterator[str]) -> Any:
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type="text/event-stream")
-
-
-def line_stream(lines: AsyncIterator[str]) -> Any:
-    """A streamed answer made of lines of JSON, as Ollama streams."""
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 # --- ollama_pack.plugins.functions.response_cache_replay ---

@@ -7,6 +7,19 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Pipeline`, line 840, which the server calls.
+# The modules that it uses come first:
+#     43  errors                    Every error that the pack raises on purpose, and the base of them all.
+#    119  aliases.errors            What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    160  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    169  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    230  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    528  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    646  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    748  engines.ollama.tags       Which models a set of Ollama nodes has, remembered for a while.
+#    808  services.pack_valves      What all valves of the pack have in common.
+#    822  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -22,10 +35,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 # --- ollama_pack.errors ---
@@ -145,340 +157,13 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, "an object")
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
-
-
 # --- ollama_pack.engines.content ---
 # The parts of a message, in the one form that this pack works with, whatever a client calls them.
 #
 # OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
 # Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
 
-# Type of a part → the field with its text.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-# `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
-_THOUGHT_WORDS = ("thinking", "reasoning", "thought")
-_MARKS = frozenset(
-    {"summary_text", "cache_point", "cachepoint", "step-start", "step-finish", "item_reference"}
-)
-# A call of a tool, which OpenAI has in `tool_calls`; some clients send it there and in the content too.
-_CALL_PARTS = frozenset({"tool_use", "tool_call", "function_call"})
-
-
-def message_parts(message: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each part of a message's content that is meant for a model, with its place for error messages.
-
-    Text becomes `{"type": "text", "text": …}` and an image `{"type": "image_url", "image_url": {"url": …}}`.
-    Other types are passed on as they are.
-
-    Args:
-        message: of an OpenAI chat body.
-        field: where it stands, such as `messages[2]`.
-
-    Raises:
-        ChatBodyError: the content is not of its form.
-    """
-    content, field = message.get("content"), f"{field}.content"
-    if content is None:
-        return
-    if isinstance(content, str):
-        yield field, {"type": "text", "text": content}
-        return
-    for number, given in enumerate(list_in(content, field)):
-        place = f"{field}[{number}]"
-        part = {"type": "text", "text": given} if isinstance(given, str) else object_in(given, place)
-        kind = "text" if "type" not in part and "text" in part else text_in(part.get("type"), f"{place}.type")
-        if not _is_for_no_model(kind) and not (kind in _CALL_PARTS and message.get("tool_calls")):
-            yield place, _plain_part(part, kind, place)
-
-
-def _is_for_no_model(kind: str) -> bool:
-    lowered = kind.lower()
-    return lowered in _MARKS or any(word in lowered for word in _THOUGHT_WORDS)
-
-
-def _plain_part(part: Mapping[str, Any], kind: str, field: str) -> Mapping[str, Any]:
-    if kind in _TEXT_PARTS:
-        text = text_in(part.get(_TEXT_PARTS[kind]), f"{field}.{_TEXT_PARTS[kind]}")
-        return part if kind == part.get("type") == "text" else {"type": "text", "text": text}
-    if kind not in IMAGE_PARTS:
-        return part
-    given = part.get("image_url")
-    if isinstance(given, Mapping):
-        text_in(given.get("url"), f"{field}.image_url")
-        return part if kind == "image_url" else {"type": "image_url", "image_url": given}
-    address = _image_address(part) if kind == "image" and given is None else given
-    return {"type": "image_url", "image_url": {"url": text_in(address, f"{field}.image_url")}}
-
-
-def _image_address(part: Mapping[str, Any]) -> object:
-    """The address in an `image` part: Anthropic's has it in `source`, LangChain's has it itself."""
-    source = part.get("source")
-    source = source if isinstance(source, Mapping) else part
-    data = next((source[name] for name in ("data", "base64") if isinstance(source.get(name), str)), None)
-    if data is None:
-        return source.get("url", part.get("image"))
-    kind = source.get("media_type") or source.get("mime_type") or "image/png"
-    return f"data:{kind};base64,{data}"
 
 
 # --- ollama_pack.aliases.facts ---
@@ -844,7 +529,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
 # Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 
 DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
 
 # The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
 _QUANTIZATION = re.compile(
@@ -906,15 +590,6 @@ def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
     wanted = _whole(name)
     alike = [model for model, whole in family if whole == wanted.lower()]
     return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
 
 
 def _whole(name: str) -> str:

@@ -8,15 +8,50 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Pipeline`, line 4464, which the server calls.
+# The modules that it uses come first:
+#     97  errors                      Every error that the pack raises on purpose, and the base of them all.
+#    173  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    221  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    337  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    495  cache.key                   What makes two requests the same: the key of a cached answer.
+#    731  cache.entry                 An answer as it is kept.
+#    800  cache.collect               From the chunks of a generation to what may be kept of it.
+#    955  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1005  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#   1078  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1271  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1426  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1530  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1611  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1934  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   2032  cache.joining               Many who ask the same at the same time ask once.
+#   2098  engines.errors              What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#   2116  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2159  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2184  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2201  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2281  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2567  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2643  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2750  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   3101  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3196  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3542  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3737  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4064  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4269  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4392  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
+#   4422  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
+#   4434  services.pack_valves        What all valves of the pack have in common.
+#   4448  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
 import binascii
 import hashlib
-import json
 import logging
-import math
-import os
 import random
 import re
 import sqlite3
@@ -27,7 +62,6 @@ from bisect import bisect_left
 from collections import OrderedDict, defaultdict
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
     Awaitable,
     Callable,
     Coroutine,
@@ -39,12 +73,12 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from inspect import signature
 from math import isfinite
 from os import urandom
 from pathlib import Path
-from secrets import token_hex, token_urlsafe
+from secrets import token_hex
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
@@ -54,7 +88,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
@@ -345,17 +379,6 @@ class _ScopeKeys:
 
     tag: str
     cipher: AESGCM
-
-
-def check_secret(secret: str) -> str:
-    """The secret, which is none or can be used.
-
-    Raises:
-        CacheConfigError: it is too short.
-    """
-    if secret:
-        _refuse_short(secret)
-    return secret
 
 
 def _refuse_short(secret: str) -> None:
@@ -949,6 +972,7 @@ class CacheCounters:
     | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
     | `seconds_saved`, `tokens_saved` | of generation |
     | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
     """
 
     def __init__(self) -> None:
@@ -960,6 +984,7 @@ class CacheCounters:
 
     def looked_up(self, seconds: float) -> None:
         self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
 
     def snapshot(self) -> dict[str, float]:
         """The figures of this process since it began."""
@@ -2088,130 +2113,6 @@ class ChatBodyError(PackError, ValueError):
         self.reason = reason
 
 
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
-
-
 # --- ollama_pack.engines.body ---
 # Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
@@ -2231,62 +2132,6 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     raise _unfit(value, field, "an object")
 
 
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, "a whole number")
-    return value if isinstance(value, int) else int(number)
-
-
 def switch_in(value: object, field: str) -> bool:
     """The value as true or false, which may be written out.
 
@@ -2298,26 +2143,6 @@ def switch_in(value: object, field: str) -> bool:
     if isinstance(meant, bool):
         return meant
     raise _unfit(value, field, "true or false")
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
@@ -2335,12 +2160,6 @@ def _outline(value: object) -> str:
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
 # Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
-
-NANOSECONDS = 1_000_000_000
-_FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
-_DURATIONS = ("total_duration", "load_duration")
-_FIGURES = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
-_OPTIONAL_FIGURES = ("prompt_eval_cached_count",)  # since Ollama 0.33.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -2362,130 +2181,11 @@ class ReplyHead:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def answer_to_openai(answer: Mapping[str, Any], head: ReplyHead) -> dict[str, Any]:
-    """An unstreamed answer of `/api/chat` as a `chat.completion`."""
-    message = openai_message(answer, head)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **message},
-        "logprobs": openai_logprobs(answer),
-        "finish_reason": finish_reason(answer, called="tool_calls" in message),
-    }
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": openai_usage(answer)}
-
-
-def openai_message(line: Mapping[str, Any], head: ReplyHead, calls_before: int = 0) -> dict[str, Any]:
-    """What a line says, without the role and without what is empty: a message, or the delta of a chunk.
-
-    Args:
-        line: a line of `/api/chat`.
-        head: of the answer, for the ids of tool calls that have none.
-        calls_before: number of tool calls in earlier lines.
-    """
-    message = line.get("message")
-    if not isinstance(message, Mapping):
-        return {}
-    said: dict[str, Any] = {}
-    if content := _text_or_none(message.get("content")):
-        said["content"] = content
-    if thinking := _text_or_none(message.get("thinking")):
-        said["reasoning_content"] = thinking
-    if calls := openai_calls(message.get("tool_calls"), head, calls_before):
-        said["tool_calls"] = calls
-    return said
-
-
-def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[str, Any]]:
-    """Tool calls with arguments as text, numbered on from those before: Ollama's own index may start anew."""
-    if not isinstance(calls, list):
-        return []
-    given = (call for call in calls if isinstance(call, Mapping))
-    return [_openai_call(call, number, head) for number, call in enumerate(given, start=before)]
-
-
-def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
-    arguments = given.get("arguments") or {}
-    compact = (",", ":")
-    text = (
-        arguments
-        if isinstance(arguments, str)
-        else json.dumps(arguments, ensure_ascii=False, separators=compact)
-    )
-    return {
-        "index": number,
-        "id": _text_or_none(call.get("id")) or f"call_{head.id}_{number}",  # Ollama has ids since 0.12
-        "type": "function",
-        "function": {"name": _text_or_none(given.get("name")) or "", "arguments": text},
-    }
-
-
-def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
-
-
-def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
-    """Why the answer ends; `called` tells whether tools are to be called, of which Ollama says "stop"."""
-    reason = line.get("done_reason")
-    return "tool_calls" if called else _FINISH_REASONS.get(reason if isinstance(reason, str) else "", "stop")
-
-
-def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the last line, in every form that Open WebUI shows: tokens, rates, nanoseconds."""
-    prompt, answer = _figure(line, "prompt_eval_count"), _figure(line, "eval_count")
-    seconds = _figure(line, "total_duration") // NANOSECONDS
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-        "input_tokens": prompt,
-        "output_tokens": answer,
-        "response_token/s": _rate(answer, _figure(line, "eval_duration")),
-        "prompt_token/s": _rate(prompt, _figure(line, "prompt_eval_duration")),
-        **{name: _figure(line, name) for name in (*_DURATIONS, *_FIGURES)},
-        **{name: _figure(line, name) for name in _OPTIONAL_FIGURES if name in line},
-        "approximate_total": f"{seconds // 3600}h{seconds % 3600 // 60}m{seconds % 60}s",
-        "completion_tokens_details": dict.fromkeys(
-            ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
-        ),
-    }
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _figure(line: Mapping[str, Any], name: str) -> int:
-    value = line.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _rate(tokens: int, nanoseconds: int) -> float | str:
-    """Tokens a second; "N/A" is what Open WebUI shows where there is none."""
-    return round(tokens * NANOSECONDS / nanoseconds, 2) if nanoseconds else "N/A"
-
-
 # --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
 # Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
 UsagePlace = Literal["apart", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What of the lines before matters for the next.
-
-    Attributes:
-        started: a chunk was sent, so the role is known.
-        calls: number of tool calls so far.
-    """
-
-    started: bool = False
-    calls: int = 0
 
 
 def usage_place(body: Mapping[str, Any]) -> UsagePlace:
@@ -2496,81 +2196,6 @@ def usage_place(body: Mapping[str, Any]) -> UsagePlace:
     """
     asked = object_in(body.get("stream_options"), "stream_options").get("include_usage")
     return "apart" if asked and switch_in(asked, "stream_options.include_usage") else "last"
-
-
-def line_to_chunks(
-    line: Mapping[str, Any], head: ReplyHead, state: StreamState, place: UsagePlace = "last"
-) -> tuple[StreamState, list[dict[str, Any]]]:
-    """One line of `/api/chat` as chunks, and the state for the next line.
-
-    A line that says nothing gives no chunk. The last line may carry text and calls too: they are in the chunk
-    that has the finish reason.
-    """
-    delta = openai_message(line, head, state.calls)
-    done = line.get("done") is True
-    if not delta and not done:
-        return state, []
-    calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
-    if not state.started:
-        delta = {"role": "assistant", **delta}
-    if not state.started or calls != state.calls:
-        state = StreamState(started=True, calls=calls)
-    choice = {
-        "index": 0,
-        "delta": delta,
-        "logprobs": openai_logprobs(line),
-        "finish_reason": finish_reason(line, called=calls > 0) if done else None,
-    }
-    chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
-    return state, [chunk, *_usage_chunks(line, head, chunk, place)] if done else [chunk]
-
-
-def _usage_chunks(
-    line: Mapping[str, Any], head: ReplyHead, last: dict[str, Any], place: UsagePlace
-) -> list[dict[str, Any]]:
-    usage = {"usage": openai_usage(line)}
-    if place == "last":
-        last |= usage
-        return []
-    return [{**head.tagged("chat.completion.chunk"), "choices": []} | usage]
-
-
-def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
-    taken = list(chunks)
-    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
-    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **_joined(choice["delta"] for choice in choices)},
-        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": choices[-1]["finish_reason"],
-    }
-    head = {name: taken[0][name] for name in ("id", "created", "model")}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
-
-
-def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    message: dict[str, Any] = {}
-    for delta in deltas:
-        for name in ("content", "reasoning_content"):
-            if name in delta:
-                message[name] = message.get(name, "") + delta[name]
-        if "tool_calls" in delta:
-            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
-    return message
-
-
-async def stream_to_openai(
-    lines: AsyncGenerator[dict[str, Any], None], head: ReplyHead, place: UsagePlace = "last"
-) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of a whole stream. Closing it closes the lines; an error in the lines passes through."""
-    state = StreamState()
-    async with aclosing(lines):
-        async for line in lines:
-            state, chunks = line_to_chunks(line, head, state, place)
-            for chunk in chunks:
-                yield chunk
 
 
 # --- ollama_pack.cache.replay ---
@@ -2608,50 +2233,6 @@ def entry_chunks(
         role = {}
     yield _chunk(head, {**role, "content": entry.content})
     yield from end_chunks(head, _chunk(head, {}, "stop"), entry.usage, mark, place)
-
-
-def entry_completion(entry: Entry, head: ReplyHead, mark: CacheMark) -> dict[str, Any]:
-    """A kept answer as one body."""
-    reasoning = {"reasoning_content": entry.reasoning} if entry.reasoning else {}
-    message = {"role": "assistant", "content": entry.content, **reasoning}
-    return _completion(head, message, "stop", entry.usage, entry.sources) | mark.fields
-
-
-def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
-    head: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
-    head["object"] = "chat.completion.chunk"
-    extra = {name: value for name, value in body.items() if name not in {*head, "choices"}}
-    choices = [choice for choice in body.get("choices") or () if isinstance(choice, Mapping)]
-    ends = []
-    for choice in choices:
-        common = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
-        said = {"delta": _delta_of(choice.get("message") or {}), "logprobs": choice.get("logprobs")}
-        yield {**head, "choices": [{**common, **said, "finish_reason": None}]}
-        ends.append({**common, "delta": {}, "logprobs": None})
-    yield {**head, "choices": ends, **extra}
-
-
-def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as a delta: its tool calls get the number that tells pieces of a stream apart."""
-    calls = message.get("tool_calls")
-    numbered = [{"index": place, **call} for place, call in enumerate(calls)] if calls else calls
-    return {**message, **({"tool_calls": numbered} if calls else {})}
-
-
-async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyHead) -> dict[str, Any]:
-    """One body from a stream, for a client that wants none. An error in the stream becomes the body."""
-    collector = AnswerCollector()
-    mark: dict[str, Any] = {}
-    async for chunk in chunks:
-        if chunk.get("error"):
-            return {"error": chunk["error"]}
-        collector.add(chunk)
-        mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
-    reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
-    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
-    message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
-    return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
 
 
 async def shared_chunks(
@@ -2695,30 +2276,6 @@ def _chunk_head(head: ReplyHead) -> dict[str, Any]:
 def _chunk(head: ReplyHead, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
     return {**_chunk_head(head), "choices": [choice]}
-
-
-def _completion(
-    head: ReplyHead,
-    message: dict[str, Any],
-    finish_reason: str,
-    usage: dict[str, Any] | None,
-    sources: list[Any],
-) -> dict[str, Any]:
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
-    cited = {"sources": sources} if sources else {}
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
-
-
-def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
-    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
-    calls: dict[Any, dict[str, Any]] = {}
-    for piece in pieces:
-        function = piece.get("function") or {}
-        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-        call["id"] = call.get("id") or piece.get("id")
-    return list(calls.values())
 
 
 # --- ollama_pack.cache.cache ---
@@ -3246,19 +2803,6 @@ class _WatchedMaster:
         """Close the connections to the master and to the Sentinels."""
         for client in self.clients:
             await client.aclose()
-
-
-@lru_cache(maxsize=16)  # valves are validated anew on every request, and nearly always hold the same text
-def check_redis_url(url: str) -> str:
-    """The URL, which is none or can be used.
-
-    Raises:
-        CacheConfigError: it is none of the forms.
-        ModuleNotFoundError: there is no redis-py.
-    """
-    if url:
-        redis_client(url)
-    return url
 
 
 def redis_client(url: str) -> RedisClient:
@@ -4722,24 +4266,10 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
-
-
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
-
-
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
-CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection
-
-Ask = Callable[[], Awaitable[dict[str, Any]]]  # gives a whole body
 
 
 @dataclass(frozen=True, slots=True)
@@ -4859,137 +4389,6 @@ class CacheKeeper:
         self._used, self._made_of = None, None
 
 
-@dataclass(frozen=True, slots=True)
-class PendingAnswer:
-    """An answer that is looked up, and not yet given.
-
-    Attributes:
-        used: the cache.
-        outcome: of the lookup; it can be used once.
-        body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
-            books the tokens under it, and uses it in further rounds of tools.
-        model: that the request is for.
-        routed: gpu_router answers. What it streams makes up exactly what it would have given whole, which
-            nobody can say of other models.
-    """
-
-    used: CacheInUse
-    outcome: CacheOutcome
-    body: dict[str, Any]
-    model: str
-    routed: bool = False
-
-    @property
-    def named(self) -> str:
-        """The model's name in the answer: of a kept one, what it was then."""
-        return (isinstance(self.outcome, Hit) and self.outcome.entry.model) or self.model
-
-    def chunks(
-        self, head: ReplyHead, upstream: Upstream, place: UsagePlace
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer as a stream; whole bodies that the upstream gives are taken apart."""
-        return self.used.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
-
-    async def completion(self, head: ReplyHead, ask: Ask, upstream: Upstream) -> dict[str, Any]:
-        """The answer as one body: the model's own where it was asked for this request.
-
-        Args:
-            head: of an answer that comes from the cache.
-            ask: asks the model for a whole body.
-            upstream: asks it for a stream, along which others can read; an error in it is raised.
-        """
-        made: list[dict[str, Any]] = []
-
-        async def whole() -> AsyncGenerator[dict[str, Any], None]:
-            made.append(await ask())
-            yield made[0]
-
-        async def streamed() -> AsyncGenerator[dict[str, Any], None]:
-            parts = []
-            async with aclosing(upstream()) as chunks:
-                async for chunk in chunks:
-                    parts.append(chunk)
-                    yield chunk
-            made.append(whole_answer(parts))
-
-        async with aclosing(self.chunks(head, streamed if self.routed else whole, "last")) as chunks:
-            put_together = await completion_from(chunks, head)
-        return made[0] if made else put_together
-
-
-async def _in_chunks(answer: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[dict[str, Any], None]:
-    async with aclosing(answer):
-        async for part in answer:
-            for chunk in completion_chunks(part) if _is_whole(part) else (part,):
-                yield chunk
-
-
-def _is_whole(part: dict[str, Any]) -> bool:
-    return any("message" in choice for choice in part.get("choices") or ())
-
-
-class PendingAnswers:
-    """Answers by their tickets, for who comes for them within seconds."""
-
-    def __init__(self) -> None:
-        self._pending: dict[str, PendingAnswer] = {}
-
-    def hold(self, answer: PendingAnswer) -> str:
-        """Keep an answer; its ticket."""
-        ticket = token_urlsafe(16)
-        self._pending[ticket] = answer
-        asyncio.get_running_loop().call_later(CLAIM_SECONDS, self._pending.pop, ticket, None)
-        return ticket
-
-    def claim(self, ticket: str) -> PendingAnswer | None:
-        """The answer, once."""
-        answer = self._pending.pop(ticket, None)
-        if answer is not None:
-            answer.body["model"] = answer.model
-        return answer
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.services.webui_tasks ---
-# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#
-# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
-# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
-
-# Values of `metadata.task`; what is not among them is waited for.
-_NOBODY_WAITS = frozenset(
-    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
-)
-# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
-_PROMPT_BEGINNINGS = (
-    "### Task:\nGenerate a concise",
-    "### Task:\nGenerate 1-3 broad tags",
-    "### Task:\nSuggest 3-5 relevant follow-up",
-    "### Task:\nPredict 3-5 useful messages",
-    "Your task is to reflect the speaker's likely facial expression",
-)
-
-
-def is_background_task(task: object) -> bool:
-    """Whether nobody waits for a call with this `metadata.task`."""
-    return isinstance(task, str) and task in _NOBODY_WAITS
-
-
-def is_background_prompt(body: Mapping[str, Any]) -> bool:
-    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
-
-
 # --- ollama_pack.services.pipeline_requests ---
 # What a pipeline can know of a request, and how it tells the next one.
 #
@@ -4997,16 +4396,6 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
 # What the response cache has to know travels in a field of ours.
-
-CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
-
-# What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
-_NOTED = (
-    *("assistant_message_id", "automation_id", "chat_id", "direct", "features", "files", "folder_id"),
-    *("folder_knowledge", "internal", "message_id", "regeneration_message_id", "sources", "task", "tool_ids"),
-    "user_message_id",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -5028,65 +4417,6 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
-
-
-def asking(body: Mapping[str, Any]) -> Asking:
-    """Read a request. What is not of the expected form counts as absent."""
-    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
-    from_webui = isinstance(user, Mapping)
-    name = user.get("id") if isinstance(user, Mapping) else user
-    return Asking(
-        name if isinstance(name, str) else "",
-        chat if isinstance(chat, str) else "",
-        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
-        from_webui,
-        note if isinstance(note, Mapping) else None,
-        isinstance(user, Mapping) and user.get("role") == "admin",
-    )
-
-
-def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
-    return {name: value for name, value in body.items() if name not in ours}
-
-
-def with_hints(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
-    metadata = body.get("metadata")
-    if not isinstance(metadata, Mapping):
-        return body
-    hints: dict[str, Any] = {}
-    if isinstance(chat := metadata.get("chat_id"), str) and chat:
-        hints[CHAT_FIELD] = chat
-    if is_background_task(metadata.get("task")):
-        hints[URGENCY_FIELD] = BACKGROUND
-    return {**body, **hints}
-
-
-def goes_to_router(body: Mapping[str, Any]) -> bool:
-    """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
-    model = str(body.get("model") or "")
-    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
-    base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
-    return model.startswith(ROUTER) or base.startswith(ROUTER)
-
-
-def noted(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
-    metadata = body.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
-    note = {name: value for name in _NOTED if (value := metadata.get(name))}
-    note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
-    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
-    if about.get("knowledge"):
-        note["model"] = {"info": {"meta": {"knowledge": True}}}
-    return {**with_hints(body), NOTE_FIELD: note}
-
-
-def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 # --- ollama_pack.services.pipeline_siblings ---
@@ -5121,8 +4451,6 @@ class PackValves(BaseModel):
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
 
-valves_log = logging.getLogger(__name__)
-
 
 def _own_digest() -> str:
     """Digest of the file that the server loaded; empty where the text runs without a file of its own."""
@@ -5150,43 +4478,6 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
-
-
-_V = TypeVar("_V", bound=BaseModel)
-
-
-def one_a_line(text: str) -> str:
-    """Rows with `;` between them, each on a line of its own.
-
-    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
-    """
-    return text if "\n" in text else text.replace(";", "\n")
-
-
-def starting_valves(
-    kind: type[_V], variables: Mapping[str, str], given: Mapping[str, str] | None = None
-) -> _V:
-    """Valves as the environment has them, until some are saved.
-
-    A value that the valve refuses is logged and left out: an error here would make the server move the
-    file out of its folder.
-
-    Args:
-        kind: the valves.
-        variables: name of a valve → name of the variable that it begins with.
-        given: value of a valve that another variable stands for, where its own says nothing.
-    """
-    values = {
-        **(given or {}),
-        **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
-    }
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-        for valve, reason in refused.items():
-            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
-        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---

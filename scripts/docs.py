@@ -1,6 +1,7 @@
 """Write the tables in README.md and docs/ that come from the code; `--check` only says whether they are so.
 
-A table stands between `<!-- valves: functions/model_alias_filter -->` and `<!-- end -->`.
+A table stands between `<!-- valves: functions/model_alias_filter -->` (or `<!-- metrics -->`) and
+`<!-- end -->`.
 """
 
 import argparse
@@ -10,10 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.plugin import load_plugin
+from ollama_pack.services import metrics_text
+from ollama_pack.services.metrics_text import Metric
 from package import add_version
 
 ROOT = Path(__file__).resolve().parent.parent
-_TABLE = re.compile(r"(<!-- valves: (?P<plugin>\S+) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(
+    r"(<!-- (?:valves: (?P<plugin>\S+)|metrics) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL
+)
 
 
 def main() -> int:
@@ -26,7 +31,7 @@ def main() -> int:
     stale = 0
     for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
         old = page.read_text(encoding="utf-8")
-        new = _TABLE.sub(lambda found: f"{found[1]}{valve_table(found['plugin'])}{found[4]}", old)
+        new = _TABLE.sub(lambda found: f"{found[1]}{_table(found['plugin'])}{found[4]}", old)
         if old == new:
             continue
         stale += 1
@@ -36,6 +41,27 @@ def main() -> int:
             page.write_text(new, encoding="utf-8")
             print(f"wrote {page.relative_to(ROOT)}")
     return 1 if check and stale else 0
+
+
+def _table(plugin: str | None) -> str:
+    return valve_table(plugin) if plugin else metrics_table()
+
+
+def metrics_table() -> str:
+    """What `GET /ollama-pack/metrics` answers, as a Markdown table."""
+    lines = [
+        f"| `ollama_pack_{one.name}` | {one.kind} | {_labels(one)} | {one.text} |\n" for one in all_metrics()
+    ]
+    return "".join(["| Metric | Type | Labels | What it is |\n", "|---|---|---|---|\n", *lines])
+
+
+def all_metrics() -> Iterator[Metric]:
+    """Every family, in the order of the source."""
+    return (value for value in vars(metrics_text).values() if isinstance(value, Metric))
+
+
+def _labels(metric: Metric) -> str:
+    return ", ".join(f"`{name}`" for name in metric.labels)
 
 
 def valve_table(plugin: str) -> str:

@@ -9,6 +9,43 @@ version: 0.1.0
 """
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Tools`, line 4670, which the server calls.
+# The modules that it uses come first:
+#     86  errors                   Every error that the pack raises on purpose, and the base of them all.
+#    168  services.pack_valves     What all valves of the pack have in common.
+#    182  speech.errors            What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+#    545  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    622  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    714  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    750  speech.values            What recordings turn into, and what an engine is.
+#   1007  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1157  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
+#   1178  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1362  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   1385  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1518  speech.sentences         Segments of about a sentence, made from words with times.
+#   1572  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1750  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1978  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2099  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2183  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2272  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2436  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
+#   2501  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3091  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3179  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3253  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3521  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3571  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3713  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3979  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+#   3990  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4103  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4241  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4378  webui.errors             What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#   4394  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
+#   4488  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -34,9 +71,8 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial, reduce
 from hashlib import sha256
-from http import HTTPStatus
 from importlib.util import find_spec
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -121,6 +157,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -486,18 +528,6 @@ class NoAttachmentError(SpeechError):
         super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
 
 
-class UnknownSpeechModelError(SpeechError):
-    """A client asks for a model that is not listed.
-
-    Attributes:
-        wanted: its name.
-    """
-
-    def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
-        self.wanted = wanted
-
-
 class TranscriptFormatError(SpeechError, ValueError):
     """There is no such format of transcripts. A `ValueError` too, for validators of valves.
 
@@ -681,187 +711,17 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     return by_region or ("hant-hk" if code == "yue" else "hant")
 
 
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeCertificateError(NodeUnreachableError):
-    """The node is there, but no TLS came about: its certificate is not trusted, or it speaks no TLS."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, said)
-        self.reason = (
-            "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself "
-            "set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)"
-        )
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class NodeFaultError(RetryableNodeError):
-    """The node failed, sent what is no answer, or hung up."""
-
-
-class NodeGoneError(RetryableNodeError):
-    """The node has stopped answering at all while a request was there."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node, "has stopped answering")
-
-
-class WrongModelError(RetryableNodeError):
-    """The node answers with another model than it was asked for.
-
-    Attributes:
-        answered: the name in its answer.
-    """
-
-    def __init__(self, node: str, asked: str, answered: str) -> None:
-        super().__init__(node, f"answers with {answered!r} though it was asked for {asked!r}")
-        self.answered = answered
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
-
-
 # --- ollama_pack.engines.failures ---
 # Which typed error an answer or a failure of a node is. Nothing here shows a password.
 
 SAID_CHARACTERS = 300
-QUOTE, FOREIGN_QUOTE = 12, 6  # characters in a row that are no accident: of English, and of other scripts
-SEARCHED_CHARACTERS = 200_000  # of a conversation; a longer one is compared less closely
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-_BUSY = frozenset({429, 503})
-# What says something about the node or the way to it, not about the request.
-_FAULTS = frozenset({401, 403, 405, 407, 408})
-_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
-_STATUS_NOT_FOUND = 404
 
 
 def node_name(url: str) -> str:
     """A node's address as it may be shown: without user name, password, query and fragment."""
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
-    """The error that an answer with a status other than 200 stands for.
-
-    Args:
-        node: as `node_name` gives it.
-        status: HTTP status of the answer.
-        answer: its body, or the beginning of it.
-        model: the model that was asked for.
-    """
-    said = said_in(answer)
-    if status in _BUSY:
-        return NodeBusyError(node, status, said)
-    if status == _STATUS_NOT_FOUND and "not found" in said and "model" in said:
-        return ModelNotFoundError(node, model, said)
-    is_request = _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR
-    if is_request and status not in _FAULTS and status != _STATUS_NOT_FOUND:
-        return RequestRefusedError(node, status, said)
-    page = " and a web page: something in front of it answers" if _is_page(answer) else ""
-    return NodeFaultError(node, f"answers with status {status}{page}", status=status, said=said)
 
 
 def said_in(answer: bytes) -> str:
@@ -879,40 +739,6 @@ def said_in(answer: bytes) -> str:
 
 def _is_page(answer: bytes) -> bool:
     return answer.lstrip()[:1] == b"<"
-
-
-def without_quotes(said: str, messages: object) -> str:
-    """A node's message up to where it repeats the conversation, as llama.cpp's and pydantic's do.
-
-    Args:
-        said: the message, as `shortened` gives it.
-        messages: of the request.
-    """
-    if not said:
-        return said
-    texts = [" ".join(text.split()) for text in _texts_in(messages)]
-    spoken = "\0".join([*texts, *(json.dumps(text) for text in texts if not text.isascii())])
-    step = min(max(1, len(spoken) // SEARCHED_CHARACTERS), QUOTE)
-    for start in range(0, len(said), step):
-        size = QUOTE if said[start : start + FOREIGN_QUOTE].isascii() else FOREIGN_QUOTE
-        part = said[start : start + size]
-        if len(part) == size and part in spoken:
-            return f"{said[: max(0, start - step + 1)].rstrip()}…"
-    return said
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """Each text in a conversation, without pictures and sound."""
-    if isinstance(value, str):
-        if not value.startswith("data:"):
-            yield value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            if name not in {"role", "type"}:
-                yield from _texts_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts_in(part)
 
 
 def shortened(text: str) -> str:
@@ -2152,7 +1978,6 @@ def _reaches(heard: Heard) -> float:
 # --- ollama_pack.services.voice_settings ---
 # The valves of voice transcription, for the tool and the routes, and the engine they ask for.
 
-VOICE_TOOL = "voice_transcription"
 DEFAULT_MODELS = {WHISPER: "base", OPENAI_HTTP: "whisper-1", RECOGNIZER: "sphinx"}
 
 
@@ -2463,9 +2288,8 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
-_MAX_BOXES = (
-    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
-)
+_MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
+_LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -2527,26 +2351,43 @@ def _asf_end(file: BinaryIO) -> int:
     return int.from_bytes(head[found + 40 : found + 48], "little") if found >= 0 else 0
 
 
+def has_empty_boxes(file: BinaryIO, size: int) -> bool:
+    """Whether it is an MP4 of mostly empty boxes: each takes many times its bytes of the decoder's memory.
+
+    Args:
+        file: at any position; it is moved to its beginning.
+        size: of the file in bytes.
+    """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))  # any other file has a few at most
+    file.seek(0)
+    return len(ends) == _MAX_BOXES and ends[-1] < _LEAST_BOX * _MAX_BOXES
+
+
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray.
+    """Where the boxes of an MP4 end; -1 when they go astray.
 
     Where there are too many to look at, the end is taken for right.
     """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))
+    return size if len(ends) == _MAX_BOXES else ends[-1] if ends else 0
+
+
+def _box_ends(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where each box of an MP4 ends (ISO 14496-12, 4.2); at last -1 when they go astray."""
     place = 0
-    for _ in range(_MAX_BOXES):
-        if place >= size:
-            return place
+    while place < size:
         file.seek(place)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 0:  # to the end of the file
-            return size
-        if length == 1:
+            length = size - place
+        elif length == 1:
             length = int.from_bytes(head[8:16], "big")
         if length < _BOX_HEADER or not kind.isascii():
-            return -1
+            yield -1
+            return
         place += length
-    return size
+        yield place
 
 
 def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:
@@ -3034,19 +2875,32 @@ def _mono_pieces(frame: Any) -> Iterator[Samples]:
             piece = nan_to_num(piece, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
         mixed = piece.mean(axis=0)
         if len(piece) > 1:
-            energies = piece.var(axis=1)
-            if mixed.var() < _CANCELLED * energies.max():
+            energies = _energies(piece)
+            if _energies(mixed[None])[0] < _CANCELLED * energies.max():
                 mixed = piece[energies.argmax()]
         yield mixed.astype("float32").copy()
 
 
 def _as_float(data: Samples) -> Samples:
     """Integers of any width as float32 within ±1."""
-    if data.dtype.kind == "f":
-        return data.astype("float32")
-    bits = 8 * data.dtype.itemsize - 1
-    middle = 2.0**bits if data.dtype.kind == "u" else 0.0
-    return (data.astype("float32") - middle) / 2.0**bits
+    floats: Samples = data.astype(
+        "float32", order="C"
+    )  # a channel's samples beside each other, which is twice as fast
+    if data.dtype.kind != "f":
+        bits = 8 * data.dtype.itemsize - 1
+        floats -= 2.0**bits if data.dtype.kind == "u" else 0.0
+        floats /= 2.0**bits
+    return floats
+
+
+def _energies(channels: Samples) -> Samples:
+    """The variance of each channel: `numpy.var` in one pass, for hours of eight channels."""
+    from numpy import einsum  # noqa: PLC0415 - see `Samples`
+
+    energies: Samples = (
+        einsum("ij,ij->i", channels, channels) / channels.shape[1] - channels.mean(axis=1) ** 2
+    )
+    return energies
 
 
 def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples]:
@@ -3090,6 +2944,8 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     """
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
+        if has_empty_boxes(file, size):
+            raise NotAudioError("an MP4 of empty boxes")
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -3825,18 +3681,6 @@ class SpanCutter:
         return FrameSpan(start, self._cut)
 
 
-def cut_windows(
-    heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
-) -> Iterator[SpeechWindow]:
-    """The windows of a recording, in order; none where nobody speaks.
-
-    Args:
-        heard: blocks of samples, each with the probabilities of speech of its frames.
-        limit_seconds: the longest window.
-    """
-    return (found for found in windows_and_pauses(heard, limit_seconds) if found)
-
-
 def windows_and_pauses(
     heard: Iterable[tuple[Samples, Samples]], limit_seconds: float = WINDOW_SECONDS
 ) -> Iterator[SpeechWindow | None]:
@@ -4135,31 +3979,12 @@ async def _no_progress(progress: SpeechProgress) -> None:
 # --- ollama_pack.webui.voice_store ---
 # Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
 
-MAX_USER_ID = 64  # characters; Open WebUI's have 36
-
 
 def model_folders() -> tuple[Path, Path]:
     """The folder of Open WebUI's own Whisper, and one where the pack may put models."""
     from open_webui.config import CACHE_DIR, WHISPER_MODEL_DIR  # noqa: PLC0415 - see the top of this module
 
     return Path(WHISPER_MODEL_DIR), Path(CACHE_DIR, "ollama_pack", "models")
-
-
-async def tool_valves(tool_id: str) -> Mapping[str, Any]:
-    """The valves of a tool that an admin has set; none where it is not installed."""
-    from open_webui.models.tools import Tools  # noqa: PLC0415
-
-    return await Tools.get_tool_valves_by_id(tool_id) or {}
-
-
-def forwarded_user(headers: Mapping[str, str]) -> str:
-    """The user for whom Open WebUI's own microphone asks; empty: the admin does not have it forwarded."""
-    from open_webui import env  # noqa: PLC0415
-
-    if not getattr(env, "ENABLE_FORWARD_USER_INFO_HEADERS", False):
-        return ""
-    name = getattr(env, "FORWARD_USER_INFO_HEADER_USER_ID", "X-OpenWebUI-User-Id")
-    return headers.get(name, "")[:MAX_USER_ID]
 
 
 # --- ollama_pack.services.transcribing ---
@@ -4202,6 +4027,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -4217,13 +4079,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -4236,12 +4098,6 @@ def told_to(error: PackError, *, is_admin: bool) -> str:
 def is_engine_fault(error: PackError) -> bool:
     """Whether an admin can help, not the user: the reason belongs into the log."""
     return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-
-
-def error_code(error: PackError) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 # --- ollama_pack.speech.subtitles ---
@@ -4396,8 +4252,6 @@ MEDIA_TYPES: dict[TranscriptFormat, str] = {
     "verbose_json": "application/json",
 }
 
-WARNING_HEADER = "X-Ollama-Pack-Warning"
-
 _SEEK_PER_SECOND = 100  # of `seek` in OpenAI's segments
 
 
@@ -4453,21 +4307,6 @@ def verbose_form(transcript: Transcript) -> dict[str, Any]:
         "words": [{**_times(word), "word": word.text.strip()} for word in words],
         "segments": [_verbose_segment(number, segment) for number, segment in enumerate(transcript.segments)],
     }
-
-
-def warnings_in_header(transcript: Transcript) -> dict[str, str]:
-    """The notes as a header, for formats that have no place for them; nothing where there are none.
-
-    It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
-    """
-    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
-    return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
-
-
-def _header_text(text: str) -> str:
-    """What may stand between the quotes: one line of printable ASCII."""
-    line = " ".join(text.split()).encode("ascii", "replace").decode()
-    return line.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
@@ -4536,125 +4375,8 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
-
-
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
-    """
-
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            f"audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-            "with commas between several"
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
-
-
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
-
-    Attributes:
-        refusal: what the client gets.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
-        self.refusal = refusal
-
-
-class ModelClosedError(PackError):
-    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
-
-    Attributes:
-        model: its id.
-    """
-
-    def __init__(self, model: str) -> None:
-        super().__init__("Model not found")
-        self.model = model
 
 
 class StoredFileError(PackError):
@@ -4667,31 +4389,6 @@ class StoredFileError(PackError):
     def __init__(self, wanted: str) -> None:
         super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
         self.wanted = wanted
-
-
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
-
-
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
-
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes or more, the limit is {limit}")
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__("the server has no room for the recording now: try again later, or ask an admin")
 
 
 # --- ollama_pack.webui.voice_files ---

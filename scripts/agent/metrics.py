@@ -1,12 +1,13 @@
-"""The GPUs in Prometheus' text format 0.0.4: base units, nothing for what is not known."""
+"""The GPUs in Prometheus' text format."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 from ollama_pack.routing.probe.gpus import Gpu, GpuReport
+from ollama_pack.services.metrics_text import Metric, family
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-Sample = tuple[Mapping[str, str], float]
+AGENT = Metric("gpu_agent_info", "gauge", ("version",), "The agent that tells this.")
+GPUS = Metric("gpus", "gauge", (), "GPUs that the driver lists; 0 also when it does not answer.")
+GPU = Metric("gpu_info", "gauge", ("gpu", "name"), "What each GPU is.")
 
 # Name without the common beginning, help, value.
 _GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
@@ -30,34 +31,18 @@ def metrics_text(report: GpuReport, version: str) -> str:
         report: the GPUs.
         version: of the pack.
     """
-    named = [({"gpu": str(gpu.index), "name": gpu.name}, 1.0) for gpu in report.gpus if gpu.name]
+    named = [((str(gpu.index), gpu.name), 1.0) for gpu in report.gpus if gpu.name]
     families = [
-        _family("gpu_agent_info", "The agent that tells this.", [({"version": version}, 1.0)]),
-        _family(
-            "gpus", "GPUs that the driver lists; 0 also when it does not answer.", [({}, len(report.gpus))]
-        ),
-        _family("gpu_info", "What each GPU is.", named),
-        *(_family(f"gpu_{name}", text, _samples(report.gpus, value)) for name, text, value in _GAUGES),
+        family(AGENT, [((version,), 1.0)]),
+        family(GPUS, [((), len(report.gpus))]),
+        family(GPU, named),
+        *(_gauge(report, *gauge) for gauge in _GAUGES),
     ]
     return "".join(families)
 
 
-def _samples(gpus: Iterable[Gpu], value: Callable[[Gpu], float | None]) -> list[Sample]:
+def _gauge(report: GpuReport, name: str, text: str, value: Callable[[Gpu], float | None]) -> str:
     """The gauge of each GPU that has it. Its labels stay the same when the name can no longer be read."""
-    values = ((str(gpu.index), value(gpu)) for gpu in gpus)
-    return [({"gpu": index}, float(found)) for index, found in values if found is not None]
-
-
-def _family(name: str, text: str, samples: Iterable[Sample]) -> str:
-    full = f"ollama_pack_{name}"
-    lines = [f"{full}{_labels(labels)} {value}" for labels, value in samples]
-    return "\n".join([f"# HELP {full} {text}", f"# TYPE {full} gauge", *lines, ""]) if lines else ""
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return f"{{{pairs}}}" if pairs else ""
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    values = (((str(gpu.index),), value(gpu)) for gpu in report.gpus)
+    samples = [(labels, float(found)) for labels, found in values if found is not None]
+    return family(Metric(f"gpu_{name}", "gauge", ("gpu",), text), samples)

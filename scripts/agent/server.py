@@ -15,8 +15,9 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from agent.metrics import CONTENT_TYPE, metrics_text
+from agent.metrics import metrics_text
 from ollama_pack.routing.probe.gpus import LOAD_PATH, GpuReport, agent_load
+from ollama_pack.services.metrics_text import METRICS_TYPE
 
 FRESH_SECONDS = 0.5  # one reading serves everybody who asks within
 MAX_CONNECTIONS = 64
@@ -92,7 +93,7 @@ class Agent:
             return web.json_response(agent_load(self._node, await self.report()))
         if path == "/metrics":
             text = metrics_text(await self.report(), self._version)
-            return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+            return web.Response(body=text.encode(), headers={"Content-Type": METRICS_TYPE})
         what = f"gpu_agent {self._version} of the Open WebUI Ollama Pack, on {self._node}"
         return web.Response(text=f"{what}\nGPUs as JSON: {LOAD_PATH}\nfor Prometheus: /metrics\n")
 

@@ -3,11 +3,12 @@
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from bundle.reach import Part, reached, scope_names
 from bundle.rules import (
     KINDS,
     frontmatter_keys,
@@ -91,11 +92,13 @@ class Builder:
         entry = self._module(f"{self.package}.plugins.{kind}.{plugin_id}")
         if entry is None:
             return None
-        modules = self._with_dependencies(entry)
-        self.problems += plugin_problems(kind, modules)
+        name = type_name(kind, entry)
+        parts, imported = reached(self._with_dependencies(entry), name)
+        self.problems += plugin_problems(kind, [part.module for part in parts] or [entry])
+        self.problems += scope_names(parts, imported, name)
         head = with_version(frontmatter_text(entry), self.version)
         keys = {key: value for _, key, value in frontmatter_keys(head)}
-        return Plugin(kind, plugin_id, type_name(kind, entry).lower(), keys, _assemble(head, modules))
+        return Plugin(kind, plugin_id, name.lower(), keys, _assemble(head, name, parts))
 
     def _module(self, name: str) -> Module | None:
         """A module by its dotted name; None when there is none, or none that can be read."""
@@ -149,22 +152,51 @@ class Builder:
         return found
 
 
-def _assemble(head: str, modules: tuple[Module, ...]) -> str:
-    note = f"{GENERATED}{modules[-1].path}{BY}: change that, not this."
-    imports = format_imports(found for module in modules for found in module.imports)
-    top = "\n\n".join(filter(None, (head, note, imports)))
-    sections = (_section(module, is_entry=module is modules[-1]) for module in modules)
-    return f"{top}\n\n" + "\n\n\n".join(sections) + "\n"
+def _assemble(head: str, entry: str, parts: Sequence[Part]) -> str:
+    """The whole file: the frontmatter, the table of contents, the imports, and a section for each module."""
+    parts = [part for part in parts if any(piece.nodes for piece in part.pieces)]
+    if not parts:
+        return head  # something is wrong with the source, and has been reported
+    imports = format_imports(found for part in parts for found in part.imports)
+    sections = [_section(part, is_entry=part is parts[-1]) for part in parts]
+    text = "\n\n\n".join(sections) + "\n"
+    # How long the table is does not depend on the numbers in it.
+    above = "\n\n".join(filter(None, (head, _contents(entry, parts, [0] * len(parts), 0), imports))) + "\n\n"
+    line = above.count("\n") + 1
+    starts = []
+    for section in sections:
+        starts.append(line)
+        line += section.count("\n") + 3
+    begin = (above + text)[: (above + text).index(f"\nclass {entry}", len(above))].count("\n") + 2
+    top = "\n\n".join(filter(None, (head, _contents(entry, parts, starts, begin), imports)))
+    return f"{top}\n\n{text}"
 
 
-def _section(module: Module, *, is_entry: bool) -> str:
+def _contents(entry: str, parts: Sequence[Part], starts: Sequence[int], begin: int) -> str:
+    """Where the file comes from, where to begin reading, and on which line each module begins."""
+    own = parts[-1].module
+    root = f"{own.package}."
+    names = [part.module.name.removeprefix(root) for part in parts[:-1]]
+    width = max(map(len, names), default=0)
+    rows = [
+        f"# {start:>6}  {name:<{width}}  {(ast.get_docstring(part.module.tree) or '').partition(chr(10))[0]}"
+        for start, name, part in zip(starts, names, parts, strict=False)
+    ]
+    note = [f"{GENERATED}{own.path}{BY}: change that, not this.", "#"]
+    note += [f"# Begin here: `class {entry}`, line {begin}, which the server calls."]
+    note += ["# The modules that it uses come first:"] if rows else []
+    return "\n".join(row.rstrip() for row in note + rows)
+
+
+def _section(part: Part, *, is_entry: bool) -> str:
     """A module's text below its name. Its docstring becomes comments; the entry's is the frontmatter."""
+    module, body = part.module, part.text
     docstring = "" if is_entry else ast.get_docstring(module.tree) or ""
     head = "\n".join(
         (f"# --- {module.name} ---", *(f"# {line}".rstrip() for line in docstring.split("\n") if docstring))
     )
-    gap = "\n\n\n" if re.match(r"@|(async )?def |class ", module.body) else "\n\n"
-    return f"{head}{gap}{module.body}".rstrip("\n")
+    gap = "\n\n\n" if re.match(r"@|(async )?def |class ", body) else "\n\n"
+    return f"{head}{gap}{body}".rstrip("\n")
 
 
 def format_imports(imports: Iterable[Import]) -> str:

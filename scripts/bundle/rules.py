@@ -1,6 +1,6 @@
 """What the packager refuses, each with a sentence that says what to do instead.
 
-Two reasons for a rule: text that is put end to end without renaming anything must mean the same afterwards,
+Two reasons for a rule: text that is put end to end must mean the same afterwards,
 and Open WebUI's and the Pipelines server's loaders read a file in ways of their own.
 """
 
@@ -54,7 +54,6 @@ def plugin_problems(kind: str, modules: Sequence[Module]) -> Iterator[Problem]:
     for line, message in _frontmatter(kind, entry):
         yield Problem(entry.path, line, message)
     yield from _types(kind, modules)
-    yield from _clashes(modules)
 
 
 def _imports(module: Module) -> Found:
@@ -147,18 +146,6 @@ def _types(kind: str, modules: Sequence[Module]) -> Iterator[Problem]:
                 message = (
                     f"`{name}` is a name by which the loader tells what a file is, and one class in the "
                     "entry module may have such a name: rename it, or import the module that it is in"
-                )
-                yield Problem(module.path, line, message)
-
-
-def _clashes(modules: Sequence[Module]) -> Iterator[Problem]:
-    owners: dict[str, tuple[str, str]] = {}
-    for module in modules:
-        for name, target, line in module.bound:
-            first, place = owners.setdefault(name, (target, f"{module.path}:{line}"))
-            if first != target:
-                message = (
-                    f"`{name}` is something else in {place}, and both end up in one file: rename one of them"
                 )
                 yield Problem(module.path, line, message)
 

@@ -169,8 +169,8 @@ def _without(lines: list[str], gone: set[int]) -> str:
 
 def _definitions(statements: Sequence[ast.AST]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for node in _own_scope(statements):
-        if name := _stored_name(node):
+    for node in own_scope(statements):
+        if name := stored_name(node):
             found.setdefault(name, getattr(node, "lineno", 1))
     for node in (inner for statement in statements for inner in ast.walk(statement)):
         if isinstance(node, ast.Global):
@@ -178,15 +178,16 @@ def _definitions(statements: Sequence[ast.AST]) -> dict[str, int]:
     return found
 
 
-def _own_scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+def own_scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
     """All nodes whose names are the module's own, also those inside `if`, `try`, `for` and the like."""
     for node in nodes:
         yield node
         if not isinstance(node, _SCOPES):
-            yield from _own_scope(ast.iter_child_nodes(node))
+            yield from own_scope(ast.iter_child_nodes(node))
 
 
-def _stored_name(node: ast.AST) -> str | None:
+def stored_name(node: ast.AST) -> str | None:
+    """The name that a node of `own_scope` gives a value."""
     match node:
         case ast.Name(id=name, ctx=ast.Store()) | ast.MatchAs(name=name) | ast.MatchStar(name=name):
             return name

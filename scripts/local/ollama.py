@@ -1,11 +1,12 @@
 """Find a real Ollama on this machine, build one, and run it: for the tests and for ``make demo``."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,9 +38,13 @@ def cache_dir() -> Path:
 
 
 def built() -> Path | None:
-    """Return the folder of a finished build, or None."""
+    """Return the folder of a finished build, or None. One that is under way is waited for."""
     folder = cache_dir()
-    return folder if (folder / f"done-{VERSION}").exists() else None
+    done = folder / f"done-{VERSION}"
+    with suppress(FileNotFoundError), (folder / ".lock").open("rb") as lock:
+        if not done.exists():
+            fcntl.flock(lock, fcntl.LOCK_SH)  # the recipe holds it while it builds
+    return folder if done.exists() else None
 
 
 def build() -> Path:

@@ -1,6 +1,7 @@
 """Routing as people meet it in the browser."""
 
 import re
+from threading import Thread
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -44,6 +45,34 @@ def test_an_error_is_one_sentence(page: Page, routed: RoutedWebUI) -> None:
     finally:
         for node in routed.nodes:
             node._server.state.answers.clear()  # noqa: SLF001 - the node offers no way to take answers back
+
+
+def test_the_line_of_a_chat_that_waits_ends_with_its_error(page: Page, routed: RoutedWebUI) -> None:
+    """Would catch "waiting for a GPU" that goes on shimmering above the error."""
+    refused = Answer(refusal=(400, "the prompt is too long"))
+    for node in routed.nodes:
+        node.enqueue(*[Answer([f"word{number} " for number in range(80)], pause=0.1)] * 2, *[refused] * 4)
+    slot_holders = [Thread(target=ask_api, args=(routed, f"hold {number}")) for number in range(4)]
+    for holder in slot_holders:
+        holder.start()
+    try:
+        ask(page, "hello")
+        expect(page.locator(".shimmer", has_text="waiting for a GPU")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text(re.compile("request: the prompt is too long")).first).to_be_visible(
+            timeout=SLOW
+        )
+        expect(page.locator(".shimmer")).to_have_count(0)
+    finally:
+        for holder in slot_holders:
+            holder.join()
+        for node in routed.nodes:
+            node._server.state.answers.clear()  # noqa: SLF001 - see above
+
+
+def ask_api(routed: RoutedWebUI, text: str) -> None:
+    """A chat of somebody else."""
+    messages = [{"role": "user", "content": text}]
+    routed.admin.post("/api/chat/completions", {"model": "gpt-4", "messages": messages})
 
 
 def test_the_stop_button_stops_the_node(page: Page, routed: RoutedWebUI) -> None:

@@ -88,7 +88,8 @@ class CachedWebUI:
 def cached_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CachedWebUI]:
     """The server, started once."""
     folder = tmp_path_factory.mktemp("cached")
-    models = [Model("llama3:8b"), Model("private:1b"), Model(DIRECT, capabilities=("completion", "tools"))]
+    models = [Model(name) for name in ("llama3:8b", "private:1b", "staff:1b")]
+    models.append(Model(DIRECT, capabilities=("completion", "tools")))
     with (
         OllamaNode(models) as node,
         Valkey(tmp_path_factory.mktemp("valkey")) as valkey,

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,46 @@ def test_no_import_of_the_pack_is_left(path: Path) -> None:
     ] == []
 
 
+@for_all
+def test_every_definition_is_used(path: Path) -> None:
+    """A definition that nothing in the file leads to from the plugin's class: a module of ballast."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named_in: dict[str, set[str]] = {}  # top-level name → the names in the statements that define it
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+        parts = [part for target in targets for part in getattr(target, "elts", [target])]
+        for name in (getattr(part, "id", getattr(part, "name", "")) for part in parts):
+            named_in.setdefault(name, set()).update(names_in(node))
+    todo, reached = [*set(KINDS[path.parent.name]) & named_in.keys(), ""], set[str]()
+    while todo:
+        reached.add(name := todo.pop())
+        todo += (named_in.get(name, set()) & named_in.keys()) - reached
+    assert sorted(named_in.keys() - reached) == []
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """The names in a statement, also those in types that are strings."""
+    texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    quoted = {text for text in texts if isinstance(text, str) and text.isidentifier()}
+    return quoted | {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def test_every_name_is_there() -> None:
+    """A name that was not shipped, or an import that nothing needs any more."""
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F401,F811,F821",
+        *map(str, FILES),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @for_webui
 def test_two_copies_do_not_meet(path: Path, load: Load) -> None:
     """State or classes that two plugins of one server share by accident."""
@@ -156,7 +197,8 @@ def test_two_plugins_with_one_module_do_not_meet(load: Load, tmp_path: Path) -> 
         "src/ollama_pack/shared.py": "SEEN: list[str] = []\n\n\nclass Shared:\n    pass\n",
     }
     for name in ("first", "second"):
-        text = f"{head}from ollama_pack.shared import SEEN, Shared\n\n\nclass Filter:\n    shared = Shared\n"
+        text = f"{head}from ollama_pack.shared import SEEN, Shared\n\n\n"
+        text += "class Filter:\n    seen = SEEN\n    shared = Shared\n"
         sources[f"src/ollama_pack/plugins/functions/{name}.py"] = text
     for name, text in sources.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -87,16 +87,18 @@ FAULTS = {
 def test_a_failing_node_costs_no_request(nodes: list[OllamaNode], fault: Answer) -> None:
     """Would catch a user who sees an error though another node could answer."""
 
-    async def scenario() -> tuple[Chat, int]:
+    async def scenario() -> tuple[Chat, int, int]:
         async with routing(nodes, replace(QUICK, first_token_seconds=0.5)) as router:
             first, second = await home(router, nodes)
             first.enqueue(fault)
             second.enqueue(Answer(["good"]))
             before = chats(first)
-            return await Chat(router).run(), chats(first) - before
+            chat = await Chat(router).run()
+            return chat, chats(first) - before, sum(one.failovers for one in router.counts.models.values())
 
-    chat, asked = run(scenario)
+    chat, asked, failovers = run(scenario)
     assert asked == 1
+    assert failovers == 1
     assert chat.answer == "good"
 
 
@@ -441,6 +443,27 @@ def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:
         (request.body or {})["keep_alive"] for request in nodes[0].requests if request.path == "/api/chat"
     ]
     assert asked == ["30m", "1m"]
+
+
+def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
+    """Would catch a load that is never sent, or with other options than the chats have."""
+    options = {"num_ctx": 2048}
+
+    def loads() -> list[JSON]:
+        return [request.body or {} for request in nodes[0].requests if request.path == "/api/generate"]
+
+    async def scenario() -> None:
+        async with routing(nodes, replace(QUICK, keep_alive="30m"), "slots=4") as router:
+            router.scheduler.drain("gpu0")
+            await Chat(router, body={"options": options}).run()
+            router.scheduler.drain("gpu0", draining=False)
+            await asyncio.gather(*(Chat(router, f"{n}", body={"options": options}).run() for n in range(3)))
+            await until(lambda: bool(loads()))
+
+    nodes[1].enqueue(Answer(["hello"]), *[Answer(["hello"], delay=0.5)] * 3)
+    run(scenario)
+    assert loads() == [{"model": "llama3:8b", "stream": False, "keep_alive": "30m", "options": options}]
+    assert chats(nodes[0]) == 0
 
 
 class SlowPeer:

@@ -560,7 +560,8 @@ numbers = st.integers(0, 9) | st.sampled_from([0.25, 0.5])
 options = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty"), numbers),
+        **dict.fromkeys(("temperature", "top_p", "min_p", "presence_penalty"), numbers),
+        "repeat_penalty": numbers.filter(bool),  # Ollama divides by it: 0 is refused
         **dict.fromkeys(("seed", "top_k", "num_ctx", "num_predict", "mirostat"), st.integers(0, 9)),
         "stop": st.lists(texts, max_size=2),
         "use_mmap": st.booleans(),

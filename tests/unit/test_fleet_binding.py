@@ -12,7 +12,7 @@ from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import PrefixMirror
-from ollama_pack.routing.decide.returns import SPANS, ReturnCurve, ReturnCurves
+from ollama_pack.routing.decide.returns import SPANS, ReturnCurve
 from ollama_pack.routing.decide.view import (
     FleetRequest,
     FleetView,
@@ -59,7 +59,7 @@ def in_use() -> PrefixMirror:
 
 
 HALF_RETURN = (ReturnCurve((0.1,) * SPANS),)
-RETURNS = {"blob-a": ReturnCurves(seen=HALF_RETURN, believed=HALF_RETURN)}
+RETURNS = {"blob-a": HALF_RETURN}
 
 
 def ask(model: str = "a", prompt: tuple[PromptBlock, ...] = blocks(1), **fields: Any) -> FleetRequest:

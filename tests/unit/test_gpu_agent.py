@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 
 import gpu_agent
 from agent import server
-from agent.metrics import CONTENT_TYPE, metrics_text
+from agent.metrics import metrics_text
 from agent.server import MAX_CONNECTIONS, Agent, ListenError, serving
 from harness.scripted_driver import GPU_IS_LOST, Card, ScriptedDriver, nvml_over, pynvml_path
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import Gpu, GpuReport, agent_load, read_agent
+from ollama_pack.services.metrics_text import METRICS_TYPE
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_agent.py"
@@ -175,7 +176,7 @@ def test_what_it_answers() -> None:
     assert json.loads(load[2]) == agent_load("gpu0", report)
     assert load[1]["Content-Type"].startswith("application/json")
     assert metrics[2] == metrics_text(report, "1.2.3")
-    assert metrics[1]["Content-Type"] == CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
+    assert metrics[1]["Content-Type"] == METRICS_TYPE == "text/plain; version=0.0.4; charset=utf-8"
     assert {headers["Connection"] for _, headers, _ in (about, load, metrics)} == {"close"}
     assert "gpu_agent 1.2.3" in about[2]
     assert all(path in about[2] for path in PATHS)

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import package
@@ -84,8 +84,10 @@ class Refusal:
     path: str = ENTRY
 
 
-USES_A = f"{FRONTMATTER}from ollama_pack.a import A\n{FILTER}"
-USES_A_AND_B = f"{FRONTMATTER}from ollama_pack.a import A\nfrom ollama_pack.b import B\n{FILTER}"
+USES_A = f"{FRONTMATTER}from ollama_pack.a import A\nclass Filter:\n    a = A\n"
+USES_A_AND_B = (
+    f"{FRONTMATTER}from ollama_pack.a import A\nfrom ollama_pack.b import B\nclass Filter:\n    a, b = A, B\n"
+)
 PIPE = "plugins/pipelines/sample.py"
 TOOL = "plugins/tools/sample.py"
 
@@ -165,15 +167,28 @@ REFUSALS = [
     ),
     in_a("cycle of one", 1, "ollama_pack.a → ollama_pack.a: ", "from ollama_pack.a import A\nA = 1"),
     # names
-    in_b("same name", 1, "`_x` is something else in src/ollama_pack/a.py:2", "_x = B = 2", "A = 1\n_x = 1"),
+    in_b("same name", 1, "`_x` is something else in src/ollama_pack/a.py:1", "_x = B = 2", "A = _x = 1"),
+    Refusal(
+        "same name that others import",
+        1,
+        "`x` is something else in src/ollama_pack/c.py:1",
+        {ENTRY: USES_A_AND_B, "c.py": "x = 1", "d.py": "x = 2"}
+        | {
+            f"{name}.py": f"from ollama_pack.{other} import x\n{name.upper()} = x"
+            for name, other in ("ac", "bd")
+        },
+        "d.py",
+    ),
+    in_b("same name as a parameter", 1, "`x` is", "x = 1\ndef B(): return x\ndef C(x=B): B()\nB = C()"),
+    in_b("same name in a quoted type", 1, "`x` is", "class x: pass\ndef B(y: 'x'): x()"),
     in_b("same name in a branch", 3, "`x` is something else", "B = 1\nif B:\n    x = 2"),
     in_b("same name by except", 3, "`x` is", "try:\n    B = 1\nexcept OSError as x:\n    pass"),
     in_b("same name by match", 3, "`x` is", "B = 1\nmatch B:\n    case [*x] | x:\n        pass"),
-    in_b("same name by global", 3, "`x` is", "B = 1\ndef f():\n    global x\n    x = 2"),
+    in_b("same name by global", 3, "`x` is", "# 1\ndef B():\n    global x\n    x = 2"),
     in_b("same name by import", 3, "`x` is", "B = 1\ntry:\n    import json as x\nfinally:\n    pass"),
-    in_b("import of two things", 1, "`x` is", "import csv as x\nB = 1", "import json as x\nA = 1"),
-    in_b("one name of two modules", 1, "`x` is", "from b import x\nB = 1", "from a import x\nA = 1"),
-    in_b("import, definition", 2, "`x` is", "B = 1\ndef x(): pass", "from a import x\nA = 1"),
+    in_b("import of two things", 1, "`x` is", "import csv as x\nB = x", "import json as x\nA = x"),
+    in_b("one name of two modules", 1, "`x` is", "from b import x\nB = x", "from a import x\nA = x"),
+    in_b("import, definition", 2, "`x` is", "B = 1\nx = B = 2", "from a import x\nA = x"),
     in_a("import, definition in one module", 2, "`x` is something else", "import x\nx = A = 1"),
     in_a("hidden builtin", 2, "`open` hides the builtin", "A = 1\ndef open(): pass"),
     in_a("import over a builtin", 1, "`TimeoutError` hides", "from asyncio import TimeoutError\nA = 1"),
@@ -284,16 +299,36 @@ class PackError(Exception):
     "core/__init__.py": "",
     "core/clock.py": '''"""Time."""
 
+import calendar
 import time
 from os import path as os_path  # on the way out
 
 # Half a second.
 TICK = 0.5  # seconds
 
+# --- what nobody uses ---
+
+YEAR = 365.25
+
+
+class Calendar(calendar.Calendar):
+    """Of TICKs."""
+
+
+# --- what somebody uses ---
+
+# A place.
+HERE = os_path.curdir
+
 
 def now() -> float:
     # monotonic: it never goes back
-    return time.monotonic()
+    return time.monotonic() if HERE else later()
+
+
+# Used by one above.
+def later() -> float:
+    return now() + TICK
 ''',
     "core/work.py": '''"""Work."""
 
@@ -313,13 +348,16 @@ def work(job: Callable[[], int], options: Mapping[str, int]) -> float:
 
     if not options:
         raise PackError
+    log.info("At work: %s", pydantic.VERSION)
     return job() * TICK
 ''',
+    "core/unused.py": '"""Nobody needs this."""\n\nUNUSED = 1\n',
     ENTRY: f'''{FRONTMATTER}
 import time
 from collections.abc import Iterable
 
 from ollama_pack.core.clock import now
+from ollama_pack.core.unused import UNUSED
 from ollama_pack.core.work import work
 from ollama_pack.errors import PackError
 
@@ -327,10 +365,20 @@ from ollama_pack.errors import PackError
 ANSWER = 42
 
 
+def unused() -> int:
+    return UNUSED
+
+
 class Filter:
     text = """
 import this
 """
+
+    def inlet(self, body: "Body | None") -> float:
+        return now() or work(dict, {{}}) or ANSWER
+
+
+Body = dict[str, Iterable[str]]
 ''',
 }
 
@@ -344,6 +392,12 @@ required_open_webui_version: 0.11.2
 """
 
 # GENERATED from src/ollama_pack/plugins/functions/sample.py by scripts/package.py: change that, not this.
+#
+# Begin here: `class Filter`, line 79, which the server calls.
+# The modules that it uses come first:
+#     25  core.clock  Time.
+#     48  errors      Errors.
+#     58  core.work   Work.
 
 import logging
 import time
@@ -359,9 +413,20 @@ import pydantic
 TICK = 0.5  # seconds
 
 
+# --- what somebody uses ---
+
+# A place.
+HERE = os_path.curdir
+
+
 def now() -> float:
     # monotonic: it never goes back
-    return time.monotonic()
+    return time.monotonic() if HERE else later()
+
+
+# Used by one above.
+def later() -> float:
+    return now() + TICK
 
 
 # --- ollama_pack.errors ---
@@ -385,6 +450,7 @@ def work(job: Callable[[], int], options: Mapping[str, int]) -> float:
 
     if not options:
         raise PackError
+    log.info("At work: %s", pydantic.VERSION)
     return job() * TICK
 
 
@@ -398,6 +464,12 @@ class Filter:
     text = """
 import this
 """
+
+    def inlet(self, body: "Body | None") -> float:
+        return now() or work(dict, {}) or ANSWER
+
+
+Body = dict[str, Iterable[str]]
 '''
 
 
@@ -429,9 +501,10 @@ def test_accepts_one_bound_per_requirement(tmp_path: Path) -> None:
 def test_same_import_in_two_modules_is_no_clash(tmp_path: Path) -> None:
     """Two modules that both use `json` or the same class, refused."""
     same = "import json\nimport os.path\nfrom decimal import Decimal\n"
+    uses = "[json, os.path, Decimal]"
     text = built_text(
         tmp_path,
-        {"a.py": f"{same}A = 1", "b.py": f"import os\n{same}B = 2", ENTRY: USES_A_AND_B},
+        {"a.py": f"{same}A = {uses}", "b.py": f"import os\n{same}B = {uses}", ENTRY: USES_A_AND_B},
     )
     assert text.count("import json") == text.count("import Decimal") == 1
 
@@ -485,16 +558,41 @@ def graphs(draw: st.DrawFn) -> list[list[int]]:
     ]
 
 
+# In each module: names that others have too, for a constant, for what must not be shared, and for functions.
+PRIVATE = """import logging
+
+log = logging.getLogger(__name__)
+_seen = []
+_total = {total}
+
+
+def _told(more: int) -> str:
+    _seen.append(more)
+    log.debug("é %s", _seen)
+    return f"é {{_total + more}}"
+
+
+class _Kept:
+    total = _total
+
+
+{own} = int(_told(0).removeprefix("é ")) * len(_seen) + _Kept.total - _total
+"""
+
+
+@settings(deadline=None)
 @given(graph=graphs(), shuffle=st.permutations(range(8)))
 def test_any_graph_runs_and_gives_the_right_values(graph: list[list[int]], shuffle: Sequence[int]) -> None:
-    """A module placed before one that it needs, left out, or inlined twice, for some import graph."""
+    """A module that is placed before one that it needs, left out, inlined twice, or given another's names."""
     values: list[int] = []
     files: dict[str, str] = {}
     label = [shuffle[number] for number in range(len(graph))]
     for number, needs in enumerate(graph):
         lines = [f"from ollama_pack.m{label[need]} import V{label[need]}" for need in needs]
         total = " + ".join(["1", *(f"V{label[need]}" for need in needs)])
-        files[f"m{label[number]}.py"] = "\n".join([*lines, f"V{label[number]} = {total}", ""])
+        files[f"m{label[number]}.py"] = "\n".join(
+            [*lines, PRIVATE.format(total=total, own=f"V{label[number]}")]
+        )
         values.append(1 + sum(values[need] for need in needs))
     last = label[-1]
     files[ENTRY] = (
@@ -508,6 +606,7 @@ def test_any_graph_runs_and_gives_the_right_values(graph: list[list[int]], shuff
         if f"V{label[number]}" in names:
             assert names[f"V{label[number]}"] == value
             assert text.count(f"# --- ollama_pack.m{label[number]} ---") == 1
+    assert text.count("getLogger") == 1
 
 
 SNIPPETS = [

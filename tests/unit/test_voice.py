@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect
 
-from ollama_pack.services.transcribing import error_code, told_to
+from ollama_pack.errors import error_code
+from ollama_pack.services.transcribing import told_to
 from ollama_pack.services.voice_job import chosen_recordings, for_model, progress_line
 from ollama_pack.services.voice_routes import unless_gone
 from ollama_pack.services.voice_settings import VoiceSettings

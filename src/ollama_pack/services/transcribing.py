@@ -1,14 +1,15 @@
 """Transcribing on behalf of somebody: by the admin's settings, and not twice."""
 
 import asyncio
-import re
+import time
 from dataclasses import dataclass
 
-from ollama_pack.errors import PackError
+from ollama_pack.errors import PackError, error_code
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError
 from ollama_pack.speech.kept import kept_transcripts, recording_key
 from ollama_pack.speech.language import parse_language
+from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
@@ -52,6 +53,43 @@ async def transcript_of(
         SpeechError: see `transcribe`.
         OSError: the file cannot be read.
     """
+    began = time.monotonic()
+    try:
+        transcript, was_kept = await _kept_or_made(source, wish, settings, on_progress, user)
+    except PackError as error:
+        _count(f"outcome/{error_code(error)}")
+        raise
+    _count("outcome/kept" if was_kept else "outcome/ok")
+    if not was_kept:
+        _count("audio_seconds", transcript.duration)
+        _count("work_seconds", time.monotonic() - began)
+    return transcript
+
+
+def voice_counts() -> dict[str, float]:
+    """What all plugins of this process have transcribed, in figures without any text.
+
+    | name | what |
+    |---|---|
+    | `outcome/ok`, `outcome/kept`, `outcome/<code>` | recordings: listened to, known already, failed |
+    | `audio_seconds`, `work_seconds` | length of those listened to, and the time that it took |
+    """
+    return process_wide("counts", dict)
+
+
+def _count(name: str, value: float = 1) -> None:
+    counts = voice_counts()
+    counts[name] = counts.get(name, 0) + value
+
+
+async def _kept_or_made(
+    source: AudioSource,
+    wish: VoiceWish,
+    settings: VoiceSettings,
+    on_progress: ProgressCallback | None,
+    user: SpeechUser,
+) -> tuple[Transcript, bool]:
+    """The transcript, and whether it was known already."""
     language = wish.language or settings.language
     parse_language(language)  # before a large file is read
     options = SpeechOptions(
@@ -67,13 +105,13 @@ async def transcript_of(
         identity = (user.id, options, *settings.identity)
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
-            return found
+            return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
-    return transcript
+    return transcript, False
 
 
 def told_to(error: PackError, *, is_admin: bool) -> str:
@@ -86,9 +124,3 @@ def told_to(error: PackError, *, is_admin: bool) -> str:
 def is_engine_fault(error: PackError) -> bool:
     """Whether an admin can help, not the user: the reason belongs into the log."""
     return isinstance(error, SpeechEngineError) and not isinstance(error, SpeechLanguageError)
-
-
-def error_code(error: PackError) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -1,7 +1,6 @@
 """The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone."""
 
 import asyncio
-import hmac
 import json
 import logging
 from collections import Counter
@@ -11,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ollama_pack.errors import PackError
-from ollama_pack.services.transcribing import VoiceWish, error_code, is_engine_fault, told_to, transcript_of
+from ollama_pack.errors import PackError, error_code
+from ollama_pack.services.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
 from ollama_pack.services.voice_settings import VOICE_TOOL, VoiceSettings
 from ollama_pack.speech.errors import (
     AudioTooLargeError,
@@ -39,7 +38,7 @@ from ollama_pack.speech.pcm import pcm_container
 from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
-from ollama_pack.webui.routes import RouteSpec, json_answer, text_answer
+from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
 from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
 from ollama_pack.webui.voice_store import forwarded_user, tool_valves
 
@@ -53,22 +52,9 @@ LOOK_AROUND_SECONDS = 1.0  # so often it is seen whether who asked is still ther
 RAW_PCM = frozenset({"audio/l16", "audio/pcm", "audio/x-pcm"})
 LITTLE_ENDIAN = "little-endian"
 RETRY_SECONDS = "60"
-MIN_KEY = 16  # characters
 GRANULARITIES = "timestamp_granularities[]"
 MAX_PROMPT = 2000  # characters: Whisper looks at the last 224 tokens
 MAX_OF_USER, MAX_OF_SHARED = 8, 64  # requests at the same time: each has its recording on the disk
-_BEARER = "bearer "
-
-
-def check_microphone_key(text: str) -> str:
-    """The key as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
 
 
 class VoiceRoutes:
@@ -93,10 +79,7 @@ class VoiceRoutes:
 
     def _is_microphone(self, request: Any) -> bool:
         """Whether a request shows the microphone's key, which opens this one route and nothing else."""
-        shown, key = str(request.headers.get("authorization", "")), self._key()
-        if not key or not shown.lower().startswith(_BEARER):
-            return False
-        return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+        return shows_key(request, self._key())
 
     async def _transcribe(self, request: Any, user: Any) -> Any:
         try:

@@ -3,6 +3,8 @@
 FLAC and Matroska tell their duration, so that a missing end shows. The others need a closer look.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 # What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files;
@@ -19,9 +21,8 @@ _OGG_SEGMENTS = 26  # where a page says how many segments it has
 _ASF_HEAD = 16 * 2**10  # bytes in which the properties are looked for
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
-_MAX_BOXES = (
-    100_000  # that are looked at: a fragment a second for a day has twice as many, and is no shorter for it
-)
+_MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
+_LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -83,26 +84,43 @@ def _asf_end(file: BinaryIO) -> int:
     return int.from_bytes(head[found + 40 : found + 48], "little") if found >= 0 else 0
 
 
+def has_empty_boxes(file: BinaryIO, size: int) -> bool:
+    """Whether it is an MP4 of mostly empty boxes: each takes many times its bytes of the decoder's memory.
+
+    Args:
+        file: at any position; it is moved to its beginning.
+        size: of the file in bytes.
+    """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))  # any other file has a few at most
+    file.seek(0)
+    return len(ends) == _MAX_BOXES and ends[-1] < _LEAST_BOX * _MAX_BOXES
+
+
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the boxes of an MP4 end, one after the other (ISO 14496-12, 4.2); -1 when they go astray.
+    """Where the boxes of an MP4 end; -1 when they go astray.
 
     Where there are too many to look at, the end is taken for right.
     """
+    ends = list(islice(_box_ends(file, size), _MAX_BOXES))
+    return size if len(ends) == _MAX_BOXES else ends[-1] if ends else 0
+
+
+def _box_ends(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where each box of an MP4 ends (ISO 14496-12, 4.2); at last -1 when they go astray."""
     place = 0
-    for _ in range(_MAX_BOXES):
-        if place >= size:
-            return place
+    while place < size:
         file.seek(place)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 0:  # to the end of the file
-            return size
-        if length == 1:
+            length = size - place
+        elif length == 1:
             length = int.from_bytes(head[8:16], "big")
         if length < _BOX_HEADER or not kind.isascii():
-            return -1
+            yield -1
+            return
         place += length
-    return size
+        yield place
 
 
 def _ogg_page_is_cut(file: BinaryIO, size: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from ollama_pack.speech.containers import (
     CONTAINERS,
     FROM_ZERO,
+    has_empty_boxes,
     is_cut_off,
     tells_duration,
     why_unreadable,
@@ -400,19 +401,32 @@ def _mono_pieces(frame: Any) -> Iterator[Samples]:
             piece = nan_to_num(piece, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
         mixed = piece.mean(axis=0)
         if len(piece) > 1:
-            energies = piece.var(axis=1)
-            if mixed.var() < _CANCELLED * energies.max():
+            energies = _energies(piece)
+            if _energies(mixed[None])[0] < _CANCELLED * energies.max():
                 mixed = piece[energies.argmax()]
         yield mixed.astype("float32").copy()
 
 
 def _as_float(data: Samples) -> Samples:
     """Integers of any width as float32 within ±1."""
-    if data.dtype.kind == "f":
-        return data.astype("float32")
-    bits = 8 * data.dtype.itemsize - 1
-    middle = 2.0**bits if data.dtype.kind == "u" else 0.0
-    return (data.astype("float32") - middle) / 2.0**bits
+    floats: Samples = data.astype(
+        "float32", order="C"
+    )  # a channel's samples beside each other, which is twice as fast
+    if data.dtype.kind != "f":
+        bits = 8 * data.dtype.itemsize - 1
+        floats -= 2.0**bits if data.dtype.kind == "u" else 0.0
+        floats /= 2.0**bits
+    return floats
+
+
+def _energies(channels: Samples) -> Samples:
+    """The variance of each channel: `numpy.var` in one pass, for hours of eight channels."""
+    from numpy import einsum  # noqa: PLC0415 - see `Samples`
+
+    energies: Samples = (
+        einsum("ij,ij->i", channels, channels) / channels.shape[1] - channels.mean(axis=1) ** 2
+    )
+    return energies
 
 
 def _silent_blocks(samples: int, *, heartbeat: bool = False) -> Iterator[Samples]:
@@ -456,6 +470,8 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     """
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
+        if has_empty_boxes(file, size):
+            raise NotAudioError("an MP4 of empty boxes")
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]

@@ -25,7 +25,7 @@ class RouterContact:
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said = ""
+        self._said: dict[str, str] = {}
 
     async def load(self) -> Mapping[str, Any]:
         """The load of all nodes.
@@ -43,6 +43,15 @@ class RouterContact:
         """
         return _as_mapping(await self._ask("dashboard"))
 
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
     async def models(self) -> list[dict[str, Any]]:
         """The models and aliases that it offers now.
 
@@ -56,9 +65,9 @@ class RouterContact:
         try:
             answer = await self._ask_once(method)
         except RouterUnavailableError as error:
-            self._tell(str(error))
+            self._tell(method, str(error))
             raise
-        self._said = ""
+        self._said.pop(method, None)
         return answer
 
     async def _ask_once(self, method: str) -> Any:
@@ -80,11 +89,11 @@ class RouterContact:
                 f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
             ) from error
 
-    def _tell(self, fault: str) -> None:
+    def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
-        if fault != self._said and fault not in {ABSENT, SWITCHED_OFF}:
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
             log_contact.warning("%s", fault)
-        self._said = fault
+        self._said[method] = fault
 
 
 def _method(router: Any, name: str) -> Any:

@@ -1,8 +1,12 @@
 """Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before."""
 
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,25 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
         response_model=None,
         include_in_schema=False,
     )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
 
 
 def not_found() -> Any:

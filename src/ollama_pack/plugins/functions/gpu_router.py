@@ -25,6 +25,7 @@ from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Tell
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
@@ -34,6 +35,7 @@ from ollama_pack.services.completions import whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
 from ollama_pack.services.router_host import RouterHost
+from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
 from ollama_pack.services.webui_tasks import is_background_task
@@ -128,6 +130,8 @@ class Pipe:
         def refused(error: Exception) -> Refusal:
             refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
             note_refusal(__request__, refusal, __metadata__)
+            if self._host.current is not None:
+                self._host.current.counts.refuse(error_code(error))
             return refusal
 
         if body.get("stream"):
@@ -181,6 +185,10 @@ class Pipe:
     async def dashboard(self) -> dict[str, Any]:
         """All that an admin may want to see."""
         return dashboard_report(await self._ready())
+
+    async def metrics(self) -> str:
+        """What it did, as Prometheus reads it: its part of `GET /ollama-pack/metrics`."""
+        return router_metrics(await self._ready())
 
     async def answering_weights(self, body: Body, user: dict[str, Any]) -> dict[str, str]:
         """The `model` that would answer a chat now, and its `weights`, for the response cache."""

@@ -15,10 +15,12 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ollama_pack.services.forgetting import label_to_discard
+from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.publishing import Publisher
-from ollama_pack.services.voice_routes import VoiceRoutes, check_microphone_key
+from ollama_pack.services.transcribing import voice_counts
+from ollama_pack.services.voice_routes import VoiceRoutes
 from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.cache_contact import CacheContact
@@ -28,7 +30,7 @@ from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
 from ollama_pack.webui.replay_row import share_replay
-from ollama_pack.webui.routes import RouteSpec, html_page
+from ollama_pack.webui.routes import RouteSpec, check_route_key, html_page, shows_key, text_answer
 from ollama_pack.webui.service import EventService
 from ollama_pack.webui.shared import SharedAnswer
 
@@ -64,7 +66,7 @@ class Event:
             default=True,
             description=(
                 "Answer GET /api/system/load and /api/voice/…, the router's names at /ollama/api/chat and "
-                "/ollama/api/tags, and show admins the dashboard at /ollama-pack."
+                "/ollama/api/tags, show admins the dashboard at /ollama-pack, and Prometheus the metrics."
             ),
         )
         microphone_key: str = Field(
@@ -85,16 +87,25 @@ class Event:
             json_schema_extra={"input": {"type": "password"}},
         )
 
+        metrics_token: str = Field(
+            default="",
+            description=(
+                "The bearer token with which Prometheus reads GET /ollama-pack/metrics, and nothing else. "
+                "16 characters or more. Empty: only admins read it."
+            ),
+            json_schema_extra={"input": {"type": "password"}},
+        )
+
         @field_validator("audience")
         @classmethod
         def _known_audience(cls, text: str) -> str:
             stated_audience(text)  # an AudienceError reaches the admin as the valve's error
             return text
 
-        @field_validator("microphone_key")
+        @field_validator("microphone_key", "metrics_token")
         @classmethod
         def _long_key(cls, text: str) -> str:
-            return check_microphone_key(text)
+            return check_route_key(text)
 
     def __init__(self) -> None:
         self.valves = self.Valves()
@@ -124,11 +135,13 @@ class Event:
         self._load = SharedAnswer(self._ask_load, LOAD_SECONDS)
         self._details = SharedAnswer(self._ask_details, LOAD_SECONDS)
         self._cached = SharedAnswer(self._cache.report, LOAD_SECONDS)
+        self._router_metrics = SharedAnswer(self._ask_metrics, LOAD_SECONDS)
         self._all_routes = (
             RouteSpec("GET", "/api/system/load", "user", self._system_load),
             RouteSpec("GET", "/ollama-pack", "admin", self._page),
             RouteSpec("GET", "/ollama-pack/data", "admin", self._data),
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
+            RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *VoiceRoutes(lambda: self.valves.microphone_key).specs,
             *ollama_routes(),
         )
@@ -167,6 +180,15 @@ class Event:
         publishing = self._publisher.last.as_dict() | valves
         return {**await self._details.get(), "cache": await self._cached.get(), "publishing": publishing}
 
+    def _is_prometheus(self, request: Any) -> bool:
+        return shows_key(request, self.valves.metrics_token)
+
+    async def _metrics(self, _request: Any, _user: Any) -> Any:
+        router, cache = await self._router_metrics.get(), cache_metrics(await self._cached.get())
+        answers = [(("gpu_router",), int(bool(router))), (("response_cache_filter",), int(bool(cache)))]
+        text = family(PLUGIN_UP, answers) + router + cache + voice_metrics(voice_counts())
+        return text_answer(text, METRICS_TYPE, {"Cache-Control": "no-store"})
+
     async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
         return {"fault": await self._cache.flush()}
 
@@ -180,6 +202,12 @@ class Event:
             return await self._router.load()
         except RouterUnavailableError:
             return EMPTY_LOAD
+
+    async def _ask_metrics(self) -> str:
+        try:
+            return await self._router.metrics()
+        except RouterUnavailableError:
+            return ""
 
     async def _ask_details(self) -> Mapping[str, Any]:
         """What the dashboard shows of the router; of an older one, its load."""

@@ -15,8 +15,7 @@ class NodeCost:
     """What one node would cost one request.
 
     Attributes:
-        total: C, which the choice goes by, and
-        certain: the same with only what was observed of what it takes from others.
+        total: what the choice goes by.
         wait: seconds until it can begin.
         hit: tokens of the prompt that need no evaluation.
         own: they are this chat's own, not only a system prompt that chats share.
@@ -25,7 +24,6 @@ class NodeCost:
     """
 
     total: float
-    certain: float
     wait: float
     hit: int
     own: bool

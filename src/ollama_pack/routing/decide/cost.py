@@ -3,7 +3,8 @@
     C = wait + load + (P - hit) / pp * (1 + price) + crowd * (b + 1) / slots + evict
 
 The first three terms are the predicted time to first token, which the user sees; the others are what the
-choice costs later, and costs others. Every term is in seconds and never negative.
+choice costs later, and costs others. What overwriting a prefix costs others counts for background calls, and
+among equals. Every term is in seconds and never negative.
 """
 
 from collections.abc import Mapping, Sequence

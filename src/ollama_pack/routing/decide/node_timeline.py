@@ -6,7 +6,7 @@ A timeline on which nothing was placed serves the next decision as well, until i
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ollama_pack.routing.decide.cost import (
@@ -18,7 +18,7 @@ from ollama_pack.routing.decide.cost import (
     prompt_pace,
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
-from ollama_pack.routing.decide.returns import NOTHING_SEEN, ReturnCurves
+from ollama_pack.routing.decide.returns import ReturnCurve
 from ollama_pack.routing.decide.view import (
     NOTHING_HELD,
     FleetRequest,
@@ -46,14 +46,14 @@ class TimelineContext:
         policy: weights and bounds.
         now: the moment of the decision.
         demand: blob → requests a second that ask for it.
-        returns: blob → how likely its prompts are gone on with.
+        returns: blob → how likely its prompts are gone on with, by their kind.
         held: blob → how many nodes have it in memory.
     """
 
     policy: RoutingPolicy
     now: float = 0.0
     demand: Mapping[str, float] = field(default_factory=dict)
-    returns: Mapping[str, ReturnCurves] = field(default_factory=dict)
+    returns: Mapping[str, Sequence[ReturnCurve]] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
 
 
@@ -114,8 +114,7 @@ class Quote:
         now_open: whether the node can begin, with a load or with the prompt, at this very moment.
         fixed: load + decode + tier: what depends neither on the prompt nor on the moment.
         load, decode: as in `CostTerms`.
-        evict: what others lose, as far as can be guessed, and
-        evict_seen: as far as it was observed.
+        evict: what others lose.
         pace: seconds for each token of the prompt that is not held, and
         head: before the first of them: `predict_prompt` in its two parts.
         model: the name by which the node knows the model.
@@ -132,7 +131,6 @@ class Quote:
     load: float
     decode: float
     evict: float
-    evict_seen: float
     pace: float
     head: float
     model: str
@@ -198,6 +196,11 @@ class VirtualNode:
         """Requests that it answers, those that were placed here included."""
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
+    def answers(self, model: str) -> int:
+        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        blob, now = self.view.models[model].blob, self._moment.now
+        return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
+
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
         self._quotes.clear()
@@ -218,6 +221,12 @@ class VirtualNode:
                 return True
             used += runner.size
         return self._loading_until <= now and (not used or used < self.view.room)
+
+    def has_room(self) -> bool:
+        """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
+        if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
+            return False
+        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -265,12 +274,10 @@ class VirtualNode:
         starts = max(runner.ready_at, runner.free_at(now, policy.overdue_share * rates.service))
         busy = len(runner.ends)
         beside = min(busy, runner.slots - 1)
-        evict = evict_seen = 0.0
+        evict = 0.0
         oldest = runner.prefixes.oldest()
         if oldest is not None and runner.placed < runner.keeps:
-            returns = self._moment.returns.get(runner.blob, NOTHING_SEEN)
-            evict = overwrite_prefix(oldest, now, rates, returns.believed)
-            evict_seen = overwrite_prefix(oldest, now, rates, returns.seen)
+            evict = overwrite_prefix(oldest, now, rates, self._moment.returns.get(runner.blob, ()))
         decode = decode_share(output, beside, runner.slots, rates, policy)
         good_until = now + FRESH_SECONDS
         if starts > now:
@@ -282,7 +289,6 @@ class VirtualNode:
             0.0,
             decode,
             evict,
-            evict_seen,
             prompt_pace(beside, rates),
             prompt_head(beside, rates),
             model.name,
@@ -307,7 +313,6 @@ class VirtualNode:
             rates.load + decode + self._tier,
             rates.load,
             decode,
-            found.evict,
             found.evict,
             prompt_pace(0, rates),
             prompt_head(0, rates),

@@ -49,22 +49,3 @@ def _returning(shares: Sequence[float]) -> tuple[float, ...]:
     for share in reversed(shares):
         found.append(share + (1 - share) * found[-1])
     return tuple(reversed(found))
-
-
-NEVER = ReturnCurve()
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnCurves:
-    """The curves of one set of weights.
-
-    Attributes:
-        seen: of prompts by how many turns they went on with; as observed alone.
-        believed: the same, with what is usual where little was observed yet.
-    """
-
-    seen: tuple[ReturnCurve, ...] = ()
-    believed: tuple[ReturnCurve, ...] = ()
-
-
-NOTHING_SEEN = ReturnCurves()

@@ -18,6 +18,7 @@ import aiohttp
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
+    NodeError,
     NodeUnreachableError,
     RequestRefusedError,
     RetryableNodeError,
@@ -37,6 +38,7 @@ from ollama_pack.routing.dispatch.attempt import (
     is_hang,
     is_unexplained,
 )
+from ollama_pack.routing.dispatch.counts import RouterCounts
 from ollama_pack.routing.dispatch.explain import (
     Decision,
     explained,
@@ -45,7 +47,7 @@ from ollama_pack.routing.dispatch.explain import (
     waited_line,
     waiting_line,
 )
-from ollama_pack.routing.dispatch.hang_delay import honest_silence
+from ollama_pack.routing.dispatch.hang_delay import honest_silence, longest_load
 from ollama_pack.routing.dispatch.pending_chat import (
     Journey,
     NodeHeaders,
@@ -53,7 +55,7 @@ from ollama_pack.routing.dispatch.pending_chat import (
     Tell,
     UnexplainedFailure,
 )
-from ollama_pack.routing.dispatch.request import fleet_request
+from ollama_pack.routing.dispatch.request import fleet_request, load_options
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
@@ -70,6 +72,7 @@ from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.routing.probe.node_probe import NodeLook
 from ollama_pack.routing.probe.node_watch import NodeWatch, node_client
 from ollama_pack.routing.probe.poller import Lookout
+from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.scheduler import Scheduler
 
 router_log = logging.getLogger(__name__)
@@ -124,6 +127,7 @@ class Router:
             strategy=self.settings.strategy,
         )
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
+        self.counts = RouterCounts()
         self._journeys: dict[str, Journey] = {}
         self._attempts = Attempts()
         self._decided: dict[str, Decision] = {}
@@ -137,6 +141,7 @@ class Router:
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
 
@@ -204,6 +209,9 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
         await self._lookout.close()
@@ -316,10 +324,36 @@ class Router:
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
             self._journeys[binding.request.id].bound.set_result(binding)
+        for binding in self.scheduler.load_ahead():
+            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _load_ahead(self, binding: Assignment) -> None:
+        """Let a node load a model that nobody waits for yet."""
+        identity, node, began = binding.request.id, binding.node, self._loop.time()
+        if self._sharing and not await self._sharing.claim(binding):
+            return
+        try:
+            await self.nodes[node].client.load(
+                binding.model,
+                seconds=longest_load(binding, self.settings.load_seconds),
+                keep_alive=self.settings.keep_alive or None,
+                options=load_options(binding.request),
+            )
+        except NodeError as error:
+            router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
+            self.scheduler.load_failed(identity)
+        else:
+            seconds = self._loop.time() - began
+            self.scheduler.finished(identity, Durations(seconds, load=seconds))
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+        self._decide()
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
@@ -392,6 +426,7 @@ class Router:
         """Send the request to its node, and tell the scheduler how it goes."""
         identity = journey.request.id
         journey.waits_since = None
+        self.counts.sent(binding)
         attempt = Attempt(journey, binding, self.nodes[binding.node], self.settings)
         self._attempts.begin(identity, attempt)
         telling = None if journey.request.background else await self._tell_node(journey, attempt)
@@ -409,7 +444,9 @@ class Router:
         finally:
             if telling:
                 telling.cancel()
-        self.scheduler.finished(identity, attempt.spent())
+        spent = attempt.spent()
+        self.counts.finished(binding, spent)
+        self.scheduler.finished(identity, spent)
 
     async def _tell_node(self, journey: Journey, attempt: Attempt) -> asyncio.Task[None] | None:
         """Show which node answers. A load is shown until the answer begins, by a task that is returned."""
@@ -432,6 +469,7 @@ class Router:
 
     def _has_begun(self, journey: Journey, binding: Assignment, elapsed: float) -> None:
         journey.answering = True
+        self.counts.began(binding, elapsed)
         self._blame(journey)
         self.scheduler.first_token(journey.request.id)
         self._failures.pop((binding.node, fold_name(binding.model)), None)
@@ -458,6 +496,7 @@ class Router:
         node = binding.node
         router_log.warning("%s failed a request for %s: %s", node, binding.model, error)
         journey.tried[node] = error
+        self.counts.failed(binding)
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
@@ -479,6 +518,7 @@ class Router:
             raise NoAnswerError(journey.tried) from error
         if unexplained:
             journey.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
+        self.counts.failed_over(binding)
         journey.bound = self._loop.create_future()
 
 

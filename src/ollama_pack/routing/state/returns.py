@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
-from ollama_pack.routing.decide.returns import SPANS, ReturnCurve, ReturnCurves, begins_at, span_of
+from ollama_pack.routing.decide.returns import SPANS, ReturnCurve, begins_at, span_of
 from ollama_pack.routing.decide.view import PromptBlock
 
 TURNS = 4  # prompts with more turns count as ones with so many - 1
@@ -72,16 +72,7 @@ class LifeTable:
         """A share of a prompt of this age came again."""
         self._returned[span] += share
 
-    def seen(self) -> ReturnCurve:
-        """What was observed, and nothing else."""
-        return ReturnCurve(
-            tuple(
-                min(1.0, returned / (reached + DOUBT))
-                for returned, reached in zip(self._returned, self._reached, strict=True)
-            )
-        )
-
-    def believed(self) -> ReturnCurve:
+    def curve(self) -> ReturnCurve:
         """What was observed, and what is usual as far as that has proved true."""
         expected = sum(usual * reached for usual, reached in zip(_USUAL, self._reached, strict=True))
         proved = (sum(self._returned) + DOUBT / 2) / (expected + DOUBT / 2)
@@ -102,7 +93,7 @@ class ReturnLearner:
         self._followed: OrderedDict[int, FollowedPrompt] = OrderedDict()
         self._ages: list[deque[FollowedPrompt]] = [deque() for _ in range(SPANS)]
         self._count = 0
-        self._curves: ReturnCurves | None = None
+        self._curves: tuple[ReturnCurve, ...] | None = None
         self._curves_at = 0.0
 
     def asked(self, blocks: Sequence[PromptBlock], now: float, *, background: bool) -> FollowedPrompt | None:
@@ -142,15 +133,12 @@ class ReturnLearner:
                 if self._by_chain.get(chain) is oldest:
                     del self._by_chain[chain]
 
-    def curves(self, now: float) -> ReturnCurves:
-        """What is known now; looked at again each second."""
+    def curves(self, now: float) -> tuple[ReturnCurve, ...]:
+        """What is known now of each kind; looked at again each second."""
         if self._curves is None or now >= self._curves_at + 1.0:
             self._grow_old(now)
             self._curves_at = now
-            self._curves = ReturnCurves(
-                tuple(table.seen() for table in self._tables),
-                tuple(table.believed() for table in self._tables),
-            )
+            self._curves = tuple(table.curve() for table in self._tables)
         return self._curves
 
     def _grow_old(self, now: float) -> None:
