@@ -9,113 +9,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13707, which the server calls.
+# Begin here: `class Pipe`, line 13791, which the server calls.
 # The modules that it uses come first:
-#    184  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    198  aliases.errors                 What goes wrong with aliases.
-#    239  engines.errors                 What goes wrong with a node.
-#    381  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    507  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    582  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    643  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    941  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1069  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1115  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1149  cache.errors                   What goes wrong with the cache.
-#   1181  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1540  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1664  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1736  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1742  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1807  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1861  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1909  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2222  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2314  routing.errors                 What goes wrong with routing.
-#   2459  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2471  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2732  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3122  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3244  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3345  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3434  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3532  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3653  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3768  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3876  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3987  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4134  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4167  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4223  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4311  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4630  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4850  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4967  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5074  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5123  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5325  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5500  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5850  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5926  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5969  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6074  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6307  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6365  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6462  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6665  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6836  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7165  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7418  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7503  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7673  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7867  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7950  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8030  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8096  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8145  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8573  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8710  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8876  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9098  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9201  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9295  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9456  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9489  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9671  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9706  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10252  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10331  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10477  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10615  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10673  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11055  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11322  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11421  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11878  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  11947  engines.event_text             A server-sent event as text.
-#  11965  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11981  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12108  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12119  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12125  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12239  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12274  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12368  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12540  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12630  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12676  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12740  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12846  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  12893  services.pack_valves           What all valves of the pack have in common.
-#  12907  services.router_valves         The valves of the router, wherever it runs.
-#  13000  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13114  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13407  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13439  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13456  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13639  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13654  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13668  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    199  aliases.errors                 What goes wrong with aliases.
+#    240  engines.errors                 What goes wrong with a node.
+#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    942  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1116  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1150  cache.errors                   What goes wrong with the cache.
+#   1182  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1862  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1910  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2223  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2315  routing.errors                 What goes wrong with routing.
+#   2460  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2472  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2733  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3123  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3245  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3346  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3533  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3769  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3877  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3988  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4135  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4168  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4224  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4312  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4851  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4968  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5075  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5124  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5326  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5501  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5851  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5927  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5970  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6075  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6308  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6366  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6463  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6666  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6837  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7166  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7419  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7504  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7868  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7951  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8032  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8098  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8147  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8575  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8712  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8878  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9100  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9203  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9297  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9458  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9491  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9673  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9708  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10254  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10617  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10675  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11067  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11334  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11433  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11894  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  11963  engines.event_text             A server-sent event as text.
+#  11981  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11997  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12124  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12135  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12141  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12290  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12384  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12556  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12646  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12692  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12756  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12862  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12909  services.pack_valves           What all valves of the pack have in common.
+#  12923  services.router_valves         The valves of the router, wherever it runs.
+#  13016  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13130  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13423  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13455  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13472  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13723  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13738  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13752  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -8009,19 +8010,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
@@ -8292,13 +8294,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -10860,7 +10862,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -10868,6 +10878,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -10880,8 +10891,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -11654,7 +11666,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -11849,7 +11861,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
@@ -13453,6 +13469,101 @@ def is_background_task(task: object) -> bool:
     return isinstance(task, str) and task in _NOBODY_WAITS
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -13478,8 +13589,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-
-AsgiMessage = dict[str, Any]
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -13510,44 +13619,17 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
 
 
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -13574,12 +13656,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:
@@ -13603,16 +13695,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:

@@ -9,21 +9,22 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1086, which the server calls.
+# Begin here: `class Filter`, line 1155, which the server calls.
 # The modules that it uses come first:
-#     46  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     54  aliases.errors        What goes wrong with aliases.
-#     95  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    104  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
-#    165  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    463  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    581  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    683  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    689  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
-#    761  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    777  services.pack_valves  What all valves of the pack have in common.
-#    791  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#    960  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#     47  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     55  aliases.errors        What goes wrong with aliases.
+#     96  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    105  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
+#    166  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    464  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    582  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    684  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    690  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
+#    762  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    778  services.pack_valves  What all valves of the pack have in common.
+#    792  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
+#    887  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1029  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
 import logging
 import math
@@ -34,7 +35,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
 from inspect import signature
@@ -788,6 +789,101 @@ class PackValves(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -814,8 +910,6 @@ _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
 
-AsgiMessage = dict[str, Any]
-
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
     """Note why a request is not answered, or no further.
@@ -831,44 +925,17 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
 
 
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -895,12 +962,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:
@@ -924,16 +1001,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:

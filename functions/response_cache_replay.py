@@ -9,34 +9,36 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1107, which the server calls.
+# Begin here: `class Pipe`, line 1177, which the server calls.
 # The modules that it uses come first:
-#     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     54  cache.errors              What goes wrong with the cache.
-#     74  engines.errors            What goes wrong with a node.
-#    182  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    232  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    257  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    274  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    346  aliases.errors            What goes wrong with aliases.
-#    369  engines.event_text        A server-sent event as text.
-#    387  routing.errors            What goes wrong with routing.
-#    499  webui.errors              What goes wrong between the pack and Open WebUI.
-#    527  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    656  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    665  engines.lines             Cutting a stream of bytes into lines of bounded length.
-#    673  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    761  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    898  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1081  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#     48  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     56  cache.errors              What goes wrong with the cache.
+#     76  engines.errors            What goes wrong with a node.
+#    184  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    234  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    259  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    276  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    348  aliases.errors            What goes wrong with aliases.
+#    371  engines.event_text        A server-sent event as text.
+#    389  routing.errors            What goes wrong with routing.
+#    501  webui.errors              What goes wrong between the pack and Open WebUI.
+#    529  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    658  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    667  engines.lines             Cutting a stream of bytes into lines of bounded length.
+#    675  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#    763  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    900  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#    995  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1151  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
 
 import logging
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
 from uuid import uuid4
@@ -895,6 +897,101 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
     return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -920,8 +1017,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-
-AsgiMessage = dict[str, Any]
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -952,44 +1047,17 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
 
 
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -1016,12 +1084,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:
@@ -1045,16 +1123,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
