@@ -9,113 +9,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13628, which the server calls.
+# Begin here: `class Pipe`, line 13791, which the server calls.
 # The modules that it uses come first:
-#    184  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    266  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    307  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    449  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    568  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    643  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    704  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1002  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1130  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1176  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1210  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#   1242  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1601  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1726  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1798  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1804  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1869  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1923  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1971  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2280  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2372  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   2517  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2529  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2790  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3169  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3291  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3392  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3481  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3579  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3700  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3815  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3923  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4034  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4181  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4214  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4270  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4358  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4679  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4899  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5016  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5123  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5172  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5374  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5549  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5899  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6012  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6117  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6340  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6398  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6496  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6704  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6879  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7198  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7451  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7536  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7706  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7900  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7971  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8051  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8117  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8166  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8583  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8720  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8886  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9108  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9211  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9305  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9466  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9499  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9681  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9716  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10222  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10301  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10447  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10585  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10643  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11001  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11268  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11367  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11794  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  11863  engines.event_text             A server-sent event as text.
-#  11881  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  11897  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12025  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12036  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12042  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12156  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12191  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12285  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12457  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12547  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12593  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12657  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12763  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  12810  services.pack_valves           What all valves of the pack have in common.
-#  12824  services.router_valves         The valves of the router, wherever it runs.
-#  12917  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13031  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13324  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13358  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13375  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13558  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13573  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13587  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    199  aliases.errors                 What goes wrong with aliases.
+#    240  engines.errors                 What goes wrong with a node.
+#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    942  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1116  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1150  cache.errors                   What goes wrong with the cache.
+#   1182  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1862  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1910  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2223  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2315  routing.errors                 What goes wrong with routing.
+#   2460  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2472  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2733  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3123  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3245  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3346  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3533  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3769  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3877  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3988  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4135  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4168  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4224  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4312  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4851  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4968  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5075  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5124  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5326  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5501  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5851  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5927  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5970  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6075  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6308  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6366  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6463  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6666  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6837  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7166  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7419  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7504  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7868  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7951  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8032  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8098  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8147  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8575  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8712  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8878  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9100  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9203  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9297  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9458  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9491  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9673  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9708  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10254  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10617  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10675  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11067  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11334  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11433  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11894  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  11963  engines.event_text             A server-sent event as text.
+#  11981  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11997  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12124  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12135  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12141  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12290  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12384  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12556  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12646  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12692  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12756  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12862  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12909  services.pack_valves           What all valves of the pack have in common.
+#  12923  services.router_valves         The valves of the router, wherever it runs.
+#  13016  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13130  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13423  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13455  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13472  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13723  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13738  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13752  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -182,75 +183,7 @@ from pydantic import (
 )
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -264,7 +197,7 @@ def error_code(error: Exception) -> str:
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -305,7 +238,7 @@ class AliasUnavailableError(PackError):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -463,6 +396,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -1208,7 +1148,7 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -1659,8 +1599,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (
@@ -1884,7 +1823,7 @@ class RoutingPolicy:
         tier_seconds: what a tier further away counts.
         background_patience: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: how busy a model's runners are before a background call loads it on an empty node.
+        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         window: waiting requests of each kind that are all looked at; of those behind, one in
@@ -2006,6 +1945,7 @@ class FleetRequest:
         context: the context that the client asked for, in tokens; 0: whatever the runner has.
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
+        load_only: nobody waits: the model is loaded for those who will come.
     """
 
     id: str
@@ -2017,6 +1957,7 @@ class FleetRequest:
     context: int = 0
     options: RunnerOptions = ()
     background: bool = False
+    load_only: bool = False
 
     @property
     def tokens(self) -> int:
@@ -2222,6 +2163,7 @@ class NodeView:
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.
         rates: by blob.
+        loads_ahead: it can be asked to load a model without a chat.
     """
 
     name: str
@@ -2232,6 +2174,7 @@ class NodeView:
     loading_until: float = 0.0
     room: int = 0
     rates: Mapping[str, PairRates] = field(default_factory=dict)
+    loads_ahead: bool = False
 
     def can_begin(self, now: float) -> bool:
         """Whether a slot is free, or a model could be loaded beside those in memory."""
@@ -2370,7 +2313,7 @@ def overwrite_prefix(
 
 
 # --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+# What goes wrong with routing.
 
 
 class NodeTableError(PackError, ValueError):
@@ -2958,6 +2901,11 @@ class VirtualNode:
         """Requests that it answers, those that were placed here included."""
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
+    def answers(self, model: str) -> int:
+        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        blob, now = self.view.models[model].blob, self._moment.now
+        return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
+
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
         self._quotes.clear()
@@ -2978,6 +2926,12 @@ class VirtualNode:
                 return True
             used += runner.size
         return self._loading_until <= now and (not used or used < self.view.room)
+
+    def has_room(self) -> bool:
+        """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
+        if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
+            return False
+        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -4363,12 +4317,12 @@ REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is
 MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
-transport_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -4391,13 +4345,13 @@ class NodeLimits:
     answer_bytes: int = 16 * 2**20
 
 
-class StreamBuffer(Protocol[_Piece]):
+class StreamBuffer(Protocol[T]):
     """Cuts a stream of bytes into the pieces that a kind of engine sends."""
 
-    def feed(self, data: bytes) -> list[_Piece]:
+    def feed(self, data: bytes) -> list[T]:
         """The pieces that are complete now; LineTooLongError where one is too long."""
 
-    def end(self) -> list[_Piece]:
+    def end(self) -> list[T]:
         """What came last, when nothing more does."""
 
 
@@ -4441,7 +4395,7 @@ class NodeTransport:
         """Log something odd about the node, each thing once."""
         if sentence not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
+            log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -4519,11 +4473,11 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: StreamBuffer[T],
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
+    ) -> AsyncGenerator[T, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
@@ -4616,9 +4570,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -5940,6 +5892,12 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
+def load_options(request: FleetRequest) -> dict[str, Any]:
+    """The options of a load for requests like this one, so that none of them makes the node load again."""
+    context = {"num_ctx": request.context} if request.context else {}
+    return {**dict(request.options), **context}
+
+
 def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
     """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
 
@@ -6151,6 +6109,16 @@ class NodeClient(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there; nothing, where all are there."""
 
 
 class OllamaClient:
@@ -6486,8 +6454,7 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    architecture = entry.get("architecture")
-    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    places = (object_at(entry, "architecture"), entry)
     found = (place.get("output_modalities") for place in places)
     given = next((outputs for outputs in found if isinstance(outputs, list)), [])
     return [output.lower() for output in given if isinstance(output, str)]
@@ -6571,9 +6538,9 @@ class EngineModel:
             return (NO_CHAT,)
         if not self.capabilities:
             return ()
-        modalities = _part(props, "modalities")
+        modalities = object_at(props, "modalities")
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        tools = ["tools"] if object_at(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
@@ -6636,7 +6603,7 @@ def nameless_models(answer: Mapping[str, Any]) -> int:
 
 def served_context(props: Mapping[str, Any]) -> int:
     """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+    return _whole_or_zero(object_at(props, "default_generation_settings").get("n_ctx"))
 
 
 def _name_in(entry: object) -> str:
@@ -6646,12 +6613,12 @@ def _name_in(entry: object) -> str:
 
 
 def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    meta, aliases, engine = object_at(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
         others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
         engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        loaded=object_at(entry, "status").get("value", "loaded") == "loaded",
         context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
         longest=_whole_or_zero(meta.get("n_ctx_train")),
         size=_whole_or_zero(meta.get("size")),
@@ -6673,7 +6640,7 @@ def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
 
 
 def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
+    inputs = object_at(entry, "architecture").get("input_modalities")
     told = inputs if isinstance(inputs, list) else []
     seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
     base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
@@ -6690,11 +6657,6 @@ def _parameter_size(count: int) -> str:
     if count >= _BILLION:
         return f"{count / _BILLION:.1f}B"
     return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _whole_or_zero(value: object) -> int:
@@ -6725,7 +6687,7 @@ class PendingCall:
 
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
+        function = object_at(fragment, "function")
         self.id = self.id or _string_or_empty(fragment.get("id"))
         self.name = self.name or _string_or_empty(function.get("name"))
         self.arguments += _string_or_empty(function.get("arguments"))
@@ -6774,10 +6736,10 @@ class EngineReply:
         choice = _first_choice(chunk)
         reason = choice.get("finish_reason")
         self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
+        given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
+            self._take_call(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
         if not delta and not logprobs and (self._started or not self._calls):
             return []
@@ -6803,7 +6765,7 @@ class EngineReply:
         """
         index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
         if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self._calls else self._calls[-1]
         else:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -6860,16 +6822,12 @@ def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, An
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     """The choice numbered 0, or without a number; empty where there is none."""
     choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    given = [object_at(choice) for choice in choices] if isinstance(choices, list) else []
     return next((choice for choice in given if not choice.get("index")), {})
 
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _string_or_empty(value: object) -> str:
@@ -6977,6 +6935,16 @@ class OpenAIClient:
                 for model in models
             )
         return tuple(self._offered(model.resident()) for model in models)
+
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing: the engine has its models in memory, or loads them itself."""
 
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
@@ -7945,6 +7913,18 @@ class ListedClient:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load an offered model into memory."""
+        own = self._own.get(model, model)
+        await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],
@@ -8030,19 +8010,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
@@ -8172,6 +8153,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
+LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -8259,6 +8241,8 @@ class NodeState:
         self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
+        self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
+        self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
         self._pairs: dict[str, PairState] = {}
@@ -8310,13 +8294,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -8490,6 +8474,13 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
+    def did_not_load(self, runner: RunnerState, now: float) -> None:
+        """A load that nobody waited for has failed: the next one is tried later."""
+        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+        if self.runners.get(runner.blob) is runner and not runner.ends:
+            del self.runners[runner.blob]
+        self.changed()
+
     def pause(self, until: float) -> None:
         """Give it nothing new for a moment: somebody else was faster."""
         self.paused_until = until
@@ -8538,6 +8529,7 @@ class NodeState:
             loading_until=self.loading_until,
             room=self.room,
             rates=rates,
+            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
         )
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:
@@ -9788,6 +9780,7 @@ class Timelines:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
+        self.roomy: set[str] = set()
         self._having: dict[str, list[str]] = {}
         self._opening: dict[str, float] = {}
 
@@ -9814,6 +9807,7 @@ class Timelines:
             self.nodes.pop(name, None)
             self._having.clear()
             self.open.discard(name)
+            self.roomy.discard(name)
             self._opening.pop(name, None)
             return
         if before is None or before.view.models is not node.models:
@@ -9827,6 +9821,7 @@ class Timelines:
         self.moment.held.subtract([runner.blob for runner in gone.view.runners])
         self._having.clear()
         self.open.discard(name)
+        self.roomy.discard(name)
         self._opening.pop(name, None)
 
     def _look(self, name: str) -> None:
@@ -9840,11 +9835,16 @@ class Timelines:
             self._opening.pop(name, None)
 
     def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything."""
+        """See whether a node can begin anything, and whether it has room for a model more."""
+        name = node.view.name
         if node.is_open():
-            self.open.add(node.view.name)
+            self.open.add(name)
         else:
-            self.open.discard(node.view.name)
+            self.open.discard(name)
+        if node.has_room():
+            self.roomy.add(name)
+        else:
+            self.roomy.discard(name)
 
     def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
         """What was placed on the timelines was a thought: forget it."""
@@ -9873,6 +9873,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all: decide again soon.
     """
 
@@ -9886,6 +9887,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _changes: int = field(init=False, default=0)
     _asked: int = field(init=False, default=0)
+    ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -9909,6 +9911,7 @@ class Planner:
         """
         self._begin(view)
         found = self._walk(waiting, may_start)
+        self.ahead = self._loads_ahead(found)
         self._end()
         return found
 
@@ -9947,6 +9950,59 @@ class Planner:
                 self.exhausted = True
                 break
         return found
+
+    def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+
+        They take nothing from anybody, except that the last node with room is left to models that no node has
+        in memory.
+        """
+        if not self._timelines.roomy:
+            return []
+        asked = {one.entry.kind: one for one in found if not one.request.background}
+        return [load for one in asked.values() for load in self._loads_for(one)]
+
+    def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
+        """The loads of one model, given the choice for a request that asks for it."""
+        kind, request = self._kinds[assignment.entry.kind], assignment.request
+        warm, roomy = kind.candidates.warm, self._timelines.roomy
+        slots = sum([self._slots_of(node, kind.model) for node in warm])
+        busy = kind.waiting + sum([node.answers(kind.model) for node in warm])
+        nearest = min([node.view.tier for node in warm], default=-1)
+        left = len(roomy)
+        for node in kind.candidates.cold:
+            if busy <= max(1.0, self.policy.prewarm_share * slots):
+                return
+            if node.view.name not in roomy or node.view.tier > nearest:
+                continue
+            if left == 1 and self._leaves_models_out(node, kind.model):
+                return
+            quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
+            if quote.now_open and quote.load and not quote.victims:
+                slots += quote.rates.slots
+                left -= 1
+                yield self._load(node, quote, assignment)
+
+    def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
+        """Whether a node has other models that no node has in memory."""
+        held, own = self._timelines.moment.held, node.view.models[model].blob
+        return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
+        """A load for those who will ask for the same as a request."""
+        request, models = assignment.request, (assignment.asked_for,)
+        load = FleetRequest(
+            f"{request.id} {node.view.name}",
+            "",
+            models,
+            context=request.context,
+            options=request.options,
+            background=True,
+            load_only=True,
+        )
+        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
+        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
     def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
         behind = max(0, waiting - self.policy.window)
@@ -10046,18 +10102,10 @@ class Planner:
         costs = self._ask(warm, key, request, price, pressing=pressing)
         best = min([cost.total for cost in costs], default=math.inf)
         enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough or self._may_prewarm(candidates, key[0]):
+        if request.background or not enough:
             cold = self._some(candidates.cold, request)
             costs += self._ask(cold, key, request, price, pressing=pressing)
         return costs
-
-    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
-        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
-        if not candidates.cold or not candidates.warm:
-            return False
-        node = candidates.warm[0]
-        blob = node.view.models[model].blob
-        return self._is_short_of(blob, node.view.rates[blob], background=False)
 
     def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
         """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
@@ -10098,26 +10146,10 @@ class Planner:
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
             total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
-            if (
-                quote.load
-                and not quote.victims
-                and self._is_short_of(quote.blob, quote.rates, background=background)
-            ):
-                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
             if not own and not pressing and (background or runner is None):
                 total += quote.evict
             costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
-
-    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
-        """Whether the nodes that have these weights in memory are too few for what is asked of them.
-
-        For people, as many slots are needed as are busy on average, and the square root of that on top. A
-        background call loads a model on an empty node earlier, as nobody waits for it.
-        """
-        slots = rates.slots * self._timelines.moment.held[blob]
-        busy = self._view.demand.get(blob, 0.0) * rates.service
-        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
         """The cheapest, but a chat stays at home unless leaving saves enough.
@@ -10760,7 +10792,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
-            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
+            self._ended(running, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
@@ -10777,8 +10809,9 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
-        self._queue.ended(running.entry)
-        self._queue.put_back(running.entry)
+        self._ended(running)
+        if not running.entry.request.load_only:
+            self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
     def running(self) -> Iterable[BoundEvent]:
@@ -10820,7 +10853,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
-        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
+        self._ended(running, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.assignment.model)
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -10829,7 +10862,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -10837,6 +10878,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -10845,12 +10887,13 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        self._queue.ended(running.entry)
+        self._ended(running)
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -10908,6 +10951,7 @@ class Scheduler(KnownNodes):
             running.assignment.request.user
             for running in self._running.values()
             if any(model in running.node.listed for model in entry.models)
+            and not running.entry.request.load_only
         )
         own = serving.pop(entry.request.user, 0)
         return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
@@ -10915,6 +10959,11 @@ class Scheduler(KnownNodes):
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
         self.cancel(request_id)
+
+    def _ended(self, running: RunningRequest, seconds: float | None = None) -> None:
+        """As `FairQueue.ended`. A load that nobody waits for is no user's."""
+        if not running.entry.request.load_only:
+            self._queue.ended(running.entry, seconds)
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
@@ -10940,6 +10989,21 @@ class Scheduler(KnownNodes):
             self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
         return assignments
 
+    def load_ahead(self) -> list[Assignment]:
+        """Loads that begin now though nobody waits for them: to be asked for after `decide`.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, loads = self._clock(), self._planner.ahead
+        self._planner.ahead = []
+        return [self._start(one, now) for one in loads if self._allows(one, now)]
+
+    def load_failed(self, request_id: str) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+        if running := self._running.get(request_id):
+            self.cancel(request_id)
+            running.node.did_not_load(running.runner, self._clock())
+
     def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
         now = self._clock()
@@ -10956,7 +11020,8 @@ class Scheduler(KnownNodes):
         """Let a request take the slot that it was assigned, and remember how to undo it."""
         entry, request = assignment.entry, assignment.request
         quote = assignment.chosen.quote
-        self._queue.bound(request.id, now)
+        if not request.load_only:
+            self._queue.bound(request.id, now)
         node = self.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
@@ -10970,7 +11035,8 @@ class Scheduler(KnownNodes):
             entry, assignment, node, runner, beside, match, undo, wanted, now
         )
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
-        ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
+        answers = 0.0 if request.load_only else output * quote.rates.token
+        ends_at = now + assignment.terms.predict_ttft + answers
         shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
@@ -11435,6 +11501,7 @@ class Router:
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
 
@@ -11502,6 +11569,9 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
         await self._lookout.close()
@@ -11596,7 +11666,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -11614,10 +11684,36 @@ class Router:
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
             self._journeys[binding.request.id].bound.set_result(binding)
+        for binding in self.scheduler.load_ahead():
+            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _load_ahead(self, binding: Assignment) -> None:
+        """Let a node load a model that nobody waits for yet."""
+        identity, node, began = binding.request.id, binding.node, self._loop.time()
+        if self._sharing and not await self._sharing.claim(binding):
+            return
+        try:
+            await self.nodes[node].client.load(
+                binding.model,
+                seconds=longest_load(binding, self.settings.load_seconds),
+                keep_alive=self.settings.keep_alive or None,
+                options=load_options(binding.request),
+            )
+        except NodeError as error:
+            router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
+            self.scheduler.load_failed(identity)
+        else:
+            seconds = self._loop.time() - began
+            self.scheduler.finished(identity, Durations(seconds, load=seconds))
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+        self._decide()
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
@@ -11765,7 +11861,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
@@ -11879,7 +11979,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class ModelClosedError(PackError):
@@ -11897,8 +11997,6 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
@@ -11914,6 +12012,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -11942,7 +12041,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -11973,7 +12072,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():
@@ -13324,8 +13423,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
-sharing_log = logging.getLogger(__name__)
-
 
 def redis_sharing(url: str) -> Connect | None:
     """What connects a router with the others. Nothing is connected yet.
@@ -13339,7 +13436,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )
@@ -13372,6 +13469,101 @@ def is_background_task(task: object) -> bool:
     return isinstance(task, str) and task in _NOBODY_WAITS
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -13397,8 +13589,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-
-AsgiMessage = dict[str, Any]
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -13429,44 +13619,17 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
 
 
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -13493,12 +13656,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:
@@ -13522,16 +13695,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
@@ -13616,8 +13781,6 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
-
-log = logging.getLogger(__name__)
 
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 

@@ -46,6 +46,7 @@ class Work:
     output: int
     answer: PromptBlock | None = None
     context: int = 4096
+    load_only: bool = False
 
     @property
     def tokens(self) -> int:
@@ -173,6 +174,9 @@ class SimNode:
                 self._start(runner, job)
 
     def _start(self, runner: SimRunner, job: Job) -> None:
+        if job.work.load_only:
+            job.done(Spent(self._time.now - job.came, job.load, 0.0, 0, 0.0, 0, 0))
+            return
         runner.busy += 1
         job.began = self._time.now
         blocks = job.work.blocks

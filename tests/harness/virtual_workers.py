@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from harness.virtual_chats import Call, Done
-from harness.virtual_fleet import Job, SimNode, Spent, Timeline
+from harness.virtual_fleet import Job, SimNode, Spent, Timeline, Work
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel
 from ollama_pack.routing.nodes import NodeRow
@@ -92,7 +92,7 @@ class Worker:
         began = time.thread_time_ns()
         bindings = self.scheduler.decide()
         self.times.append((time.thread_time_ns() - began, waiting))
-        for binding in bindings:
+        for binding in [*bindings, *self.scheduler.load_ahead()]:
             self.start(binding)
         wake = self.scheduler.wake_at
         if wake is not None and wake != self._woken:
@@ -101,6 +101,9 @@ class Worker:
 
     def start(self, binding: Assignment) -> None:
         request_id = binding.request.id
+        if binding.request.load_only:
+            self._load(binding)
+            return
         call, first_token, done = self._calls[request_id]
 
         def began() -> None:
@@ -115,6 +118,17 @@ class Worker:
             self.decide()
 
         self._nodes[binding.node].submit(Job(call.work, self._clock.now, began, ended))
+
+    def _load(self, binding: Assignment) -> None:
+        """Load a model that nobody waits for."""
+        request_id = binding.request.id
+
+        def loaded(spent: Spent) -> None:
+            self.scheduler.finished(request_id, durations(spent))
+            self.decide()
+
+        work = Work(request_id, binding.model, (), 0, load_only=True)
+        self._nodes[binding.node].submit(Job(work, self._clock.now, lambda: None, loaded))
 
 
 class Workers:

@@ -445,6 +445,27 @@ def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:
     assert asked == ["30m", "1m"]
 
 
+def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
+    """Would catch a load that is never sent, or with other options than the chats have."""
+    options = {"num_ctx": 2048}
+
+    def loads() -> list[JSON]:
+        return [request.body or {} for request in nodes[0].requests if request.path == "/api/generate"]
+
+    async def scenario() -> None:
+        async with routing(nodes, replace(QUICK, keep_alive="30m"), "slots=4") as router:
+            router.scheduler.drain("gpu0")
+            await Chat(router, body={"options": options}).run()
+            router.scheduler.drain("gpu0", draining=False)
+            await asyncio.gather(*(Chat(router, f"{n}", body={"options": options}).run() for n in range(3)))
+            await until(lambda: bool(loads()))
+
+    nodes[1].enqueue(Answer(["hello"]), *[Answer(["hello"], delay=0.5)] * 3)
+    run(scenario)
+    assert loads() == [{"model": "llama3:8b", "stream": False, "keep_alive": "30m", "options": options}]
+    assert chats(nodes[0]) == 0
+
+
 class SlowPeer:
     """Another worker, that is faster the first time, and then gone."""
 

@@ -1,10 +1,13 @@
 """The scheduler as a whole: told of events in any order, and playing chats in virtual time."""
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.virtual_world import MODELS, World, check, resident, steps, take
+from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.errors import NoNodeError, QueueFullError
 from ollama_pack.routing.state.estimates import Durations
@@ -314,3 +317,51 @@ def test_overtaking_is_bounded() -> None:
     else:
         pytest.fail("r1 never began")
     assert world.log.index(("r1", "x")) <= 20
+
+
+def a_resident_world(models: Mapping[str, InstalledModel], **others: list[ResidentModel]) -> World:
+    """Three nodes of four slots; x has model a in memory."""
+    world = World(slots=4)
+    for name in world.names:
+        world.scheduler.probed(name, models, others.get(name, [resident(1.0)] if name == "x" else []))
+    return world
+
+
+def crowd(world: World, count: int) -> list[Assignment]:
+    """So many chats that ask for a, decided; and the loads that are then begun ahead of need."""
+    for _ in range(count):
+        world.ask(len(world.log) + world.scheduler.waiting)
+        world.decide()
+    return world.scheduler.load_ahead()
+
+
+def test_a_model_is_loaded_ahead_of_need() -> None:
+    """Would catch a burst that waits for loads on nodes that stood empty while the others filled up."""
+    world = a_resident_world({"a": MODELS["a"]})
+    assert not crowd(world, 2)
+    (load,) = crowd(world, 1)
+    assert (load.node in "yz", load.model, load.loads, load.victims) == (True, "a", True, ())
+    assert not crowd(world, 1)  # it has begun
+    world.now += 4.0
+    world.scheduler.finished(load.request.id, Durations(4.0, load=4.0))
+    crowd(world, 4)
+    assert [one.loads for one in world.running.values()] == [False] * 8
+    assert {one.node for one in world.running.values()} == {"x", load.node}
+
+
+def test_loads_ahead_of_need_take_nothing_from_other_models() -> None:
+    """Would catch one model that takes all nodes before anybody can ask for another one, or unloads it."""
+    assert len(crowd(a_resident_world(MODELS), 4)) == 1
+    taken = [ResidentModel("b", 10, 4096, 1.0)]
+    assert not crowd(a_resident_world(MODELS, y=taken, z=taken), 4)
+
+
+def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:
+    """Would catch a node that is asked again and again to load what it cannot, or is shut for it."""
+    world = a_resident_world({"a": MODELS["a"]})
+    (load,) = crowd(world, 3)
+    world.scheduler.load_failed(load.request.id)
+    again = crowd(world, 1)
+    assert {one.node for one in again} == {"y", "z"} - {load.node}
+    assert not world.scheduler.nodes[load.node].shut(world.now)
+    assert load.node not in {one.node for one in world.running.values()}

@@ -56,6 +56,16 @@ class NodeClient(Protocol):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer to an OpenAI chat body; closing the iterator ends the generation."""
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load a model into memory, and wait until it is there; nothing, where all are there."""
+
 
 class OllamaClient:
     """A node that runs Ollama."""

@@ -136,6 +136,16 @@ class OpenAIClient:
             )
         return tuple(self._offered(model.resident()) for model in models)
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing: the engine has its models in memory, or loads them itself."""
+
     async def show(self, model: str) -> ShownModel:
         """What the engine knows of a model. `capabilities` is empty where it does not tell them.
 

@@ -196,6 +196,11 @@ class VirtualNode:
         """Requests that it answers, those that were placed here included."""
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
+    def answers(self, model: str) -> int:
+        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        blob, now = self.view.models[model].blob, self._moment.now
+        return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
+
     def forget_quotes(self) -> None:
         """Somewhere a model was evicted: what evicting it here costs has changed."""
         self._quotes.clear()
@@ -216,6 +221,12 @@ class VirtualNode:
                 return True
             used += runner.size
         return self._loading_until <= now and (not used or used < self.view.room)
+
+    def has_room(self) -> bool:
+        """Whether it can load a model at this moment, and nothing has to be unloaded for a small one."""
+        if self._reserved or not self.view.loads_ahead or self._loading_until > self._moment.now:
+            return False
+        return not self.runners or sum([runner.size for runner in self.runners.values()]) < self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""

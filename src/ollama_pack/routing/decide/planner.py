@@ -15,7 +15,7 @@ nodes a sample is asked. Timelines are kept from one decision to the next until 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Self
@@ -23,10 +23,10 @@ from typing import Self
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import QuoteKey, TimelineContext, VirtualNode
+from ollama_pack.routing.decide.node_timeline import Quote, QuoteKey, TimelineContext, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView, PairRates
+from ollama_pack.routing.decide.view import FleetRequest, FleetView
 
 
 @dataclass(slots=True)
@@ -88,6 +88,7 @@ class Timelines:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
+        self.roomy: set[str] = set()
         self._having: dict[str, list[str]] = {}
         self._opening: dict[str, float] = {}
 
@@ -114,6 +115,7 @@ class Timelines:
             self.nodes.pop(name, None)
             self._having.clear()
             self.open.discard(name)
+            self.roomy.discard(name)
             self._opening.pop(name, None)
             return
         if before is None or before.view.models is not node.models:
@@ -127,6 +129,7 @@ class Timelines:
         self.moment.held.subtract([runner.blob for runner in gone.view.runners])
         self._having.clear()
         self.open.discard(name)
+        self.roomy.discard(name)
         self._opening.pop(name, None)
 
     def _look(self, name: str) -> None:
@@ -140,11 +143,16 @@ class Timelines:
             self._opening.pop(name, None)
 
     def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything."""
+        """See whether a node can begin anything, and whether it has room for a model more."""
+        name = node.view.name
         if node.is_open():
-            self.open.add(node.view.name)
+            self.open.add(name)
         else:
-            self.open.discard(node.view.name)
+            self.open.discard(name)
+        if node.has_room():
+            self.roomy.add(name)
+        else:
+            self.roomy.discard(name)
 
     def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
         """What was placed on the timelines was a thought: forget it."""
@@ -173,6 +181,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all: decide again soon.
     """
 
@@ -186,6 +195,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _changes: int = field(init=False, default=0)
     _asked: int = field(init=False, default=0)
+    ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -209,6 +219,7 @@ class Planner:
         """
         self._begin(view)
         found = self._walk(waiting, may_start)
+        self.ahead = self._loads_ahead(found)
         self._end()
         return found
 
@@ -247,6 +258,59 @@ class Planner:
                 self.exhausted = True
                 break
         return found
+
+    def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
+        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+
+        They take nothing from anybody, except that the last node with room is left to models that no node has
+        in memory.
+        """
+        if not self._timelines.roomy:
+            return []
+        asked = {one.entry.kind: one for one in found if not one.request.background}
+        return [load for one in asked.values() for load in self._loads_for(one)]
+
+    def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
+        """The loads of one model, given the choice for a request that asks for it."""
+        kind, request = self._kinds[assignment.entry.kind], assignment.request
+        warm, roomy = kind.candidates.warm, self._timelines.roomy
+        slots = sum([self._slots_of(node, kind.model) for node in warm])
+        busy = kind.waiting + sum([node.answers(kind.model) for node in warm])
+        nearest = min([node.view.tier for node in warm], default=-1)
+        left = len(roomy)
+        for node in kind.candidates.cold:
+            if busy <= max(1.0, self.policy.prewarm_share * slots):
+                return
+            if node.view.name not in roomy or node.view.tier > nearest:
+                continue
+            if left == 1 and self._leaves_models_out(node, kind.model):
+                return
+            quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
+            if quote.now_open and quote.load and not quote.victims:
+                slots += quote.rates.slots
+                left -= 1
+                yield self._load(node, quote, assignment)
+
+    def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
+        """Whether a node has other models that no node has in memory."""
+        held, own = self._timelines.moment.held, node.view.models[model].blob
+        return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
+        """A load for those who will ask for the same as a request."""
+        request, models = assignment.request, (assignment.asked_for,)
+        load = FleetRequest(
+            f"{request.id} {node.view.name}",
+            "",
+            models,
+            context=request.context,
+            options=request.options,
+            background=True,
+            load_only=True,
+        )
+        entry = WaitingRequest(load, models, 0.0, 0.0, 0, self._view.now)
+        cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
+        return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
     def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
         behind = max(0, waiting - self.policy.window)
@@ -346,18 +410,10 @@ class Planner:
         costs = self._ask(warm, key, request, price, pressing=pressing)
         best = min([cost.total for cost in costs], default=math.inf)
         enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough or self._may_prewarm(candidates, key[0]):
+        if request.background or not enough:
             cold = self._some(candidates.cold, request)
             costs += self._ask(cold, key, request, price, pressing=pressing)
         return costs
-
-    def _may_prewarm(self, candidates: Candidates, model: str) -> bool:
-        """Whether the model's slots are nearly all taken: then a load on an empty node is thought of."""
-        if not candidates.cold or not candidates.warm:
-            return False
-        node = candidates.warm[0]
-        blob = node.view.models[model].blob
-        return self._is_short_of(blob, node.view.rates[blob], background=False)
 
     def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
         """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
@@ -398,26 +454,10 @@ class Planner:
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
             total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
-            if (
-                quote.load
-                and not quote.victims
-                and self._is_short_of(quote.blob, quote.rates, background=background)
-            ):
-                total -= quote.load  # it costs nobody anything, and the next ones find one more node ready
             if not own and not pressing and (background or runner is None):
                 total += quote.evict
             costs.append(NodeCost(total, wait, hit, own, node, quote))
         return costs
-
-    def _is_short_of(self, blob: str, rates: PairRates, *, background: bool) -> bool:
-        """Whether the nodes that have these weights in memory are too few for what is asked of them.
-
-        For people, as many slots are needed as are busy on average, and the square root of that on top. A
-        background call loads a model on an empty node earlier, as nobody waits for it.
-        """
-        slots = rates.slots * self._timelines.moment.held[blob]
-        busy = self._view.demand.get(blob, 0.0) * rates.service
-        return busy > self.policy.prewarm_share * slots if background else busy + math.sqrt(busy) > slots > 0
 
     def _choose(self, costs: Sequence[NodeCost], request: FleetRequest) -> NodeCost:
         """The cheapest, but a chat stays at home unless leaving saves enough.

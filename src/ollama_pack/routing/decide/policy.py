@@ -17,7 +17,7 @@ class RoutingPolicy:
         tier_seconds: what a tier further away counts.
         background_patience: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
-        prewarm_share: how busy a model's runners are before a background call loads it on an empty node.
+        prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         window: waiting requests of each kind that are all looked at; of those behind, one in

@@ -42,6 +42,7 @@ class FleetRequest:
         context: the context that the client asked for, in tokens; 0: whatever the runner has.
         options: the other options that a runner is loaded with (`num_gpu`, …), sorted by name.
         background: nobody looks at the answer as it is written (titles, tags): people come first.
+        load_only: nobody waits: the model is loaded for those who will come.
     """
 
     id: str
@@ -53,6 +54,7 @@ class FleetRequest:
     context: int = 0
     options: RunnerOptions = ()
     background: bool = False
+    load_only: bool = False
 
     @property
     def tokens(self) -> int:
@@ -258,6 +260,7 @@ class NodeView:
         loading_until: when the load in progress is predicted to end; one load blocks the others.
         room: bytes of weights that have been seen in memory together; a lone runner always fits.
         rates: by blob.
+        loads_ahead: it can be asked to load a model without a chat.
     """
 
     name: str
@@ -268,6 +271,7 @@ class NodeView:
     loading_until: float = 0.0
     room: int = 0
     rates: Mapping[str, PairRates] = field(default_factory=dict)
+    loads_ahead: bool = False
 
     def can_begin(self, now: float) -> bool:
         """Whether a slot is free, or a model could be loaded beside those in memory."""

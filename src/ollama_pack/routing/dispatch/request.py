@@ -52,6 +52,12 @@ def fleet_request(  # noqa: PLR0913 - each is a fact of its own
     )
 
 
+def load_options(request: FleetRequest) -> dict[str, Any]:
+    """The options of a load for requests like this one, so that none of them makes the node load again."""
+    context = {"num_ctx": request.context} if request.context else {}
+    return {**dict(request.options), **context}
+
+
 def with_model(body: Mapping[str, Any], model: str, keep_alive: str) -> dict[str, Any]:
     """The body for one node. Its options are those of this chat, whatever the node has in memory for others.
 

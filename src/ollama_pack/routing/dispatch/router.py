@@ -17,6 +17,8 @@ import aiohttp
 
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
+    NodeBusyError,
+    NodeError,
     NodeUnreachableError,
     RequestRefusedError,
     RetryableNodeError,
@@ -45,7 +47,7 @@ from ollama_pack.routing.dispatch.explain import (
     waited_line,
     waiting_line,
 )
-from ollama_pack.routing.dispatch.hang_delay import honest_silence
+from ollama_pack.routing.dispatch.hang_delay import honest_silence, longest_load
 from ollama_pack.routing.dispatch.pending_chat import (
     Journey,
     NodeHeaders,
@@ -53,7 +55,7 @@ from ollama_pack.routing.dispatch.pending_chat import (
     Tell,
     UnexplainedFailure,
 )
-from ollama_pack.routing.dispatch.request import fleet_request
+from ollama_pack.routing.dispatch.request import fleet_request, load_options
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
     NoAnswerError,
@@ -70,6 +72,7 @@ from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.routing.probe.node_probe import NodeLook
 from ollama_pack.routing.probe.node_watch import NodeWatch, node_client
 from ollama_pack.routing.probe.poller import Lookout
+from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.scheduler import Scheduler
 
 router_log = logging.getLogger(__name__)
@@ -138,6 +141,7 @@ class Router:
         self._idle = asyncio.Event()
         self._idle.set()
         self._wake: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
 
     # --- the nodes ---
 
@@ -205,6 +209,9 @@ class Router:
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
         await self._idle.wait()
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
         if self._sharing:
             await self._sharing.close()
         await self._lookout.close()
@@ -299,7 +306,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -317,10 +324,36 @@ class Router:
             self.decisions.append(decision)
             self._decided[binding.request.id] = decision
             self._journeys[binding.request.id].bound.set_result(binding)
+        for binding in self.scheduler.load_ahead():
+            load = self._loop.create_task(self._load_ahead(binding), name="load a model ahead of need")
+            self._loads.add(load)
+            load.add_done_callback(self._loads.discard)
         if self._wake:
             self._wake.cancel()
         due = self.scheduler.wake_at
         self._wake = self._loop.call_at(due, self._decide) if due is not None else None
+
+    async def _load_ahead(self, binding: Assignment) -> None:
+        """Let a node load a model that nobody waits for yet."""
+        identity, node, began = binding.request.id, binding.node, self._loop.time()
+        if self._sharing and not await self._sharing.claim(binding):
+            return
+        try:
+            await self.nodes[node].client.load(
+                binding.model,
+                seconds=longest_load(binding, self.settings.load_seconds),
+                keep_alive=self.settings.keep_alive or None,
+                options=load_options(binding.request),
+            )
+        except NodeError as error:
+            router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
+            self.scheduler.load_failed(identity)
+        else:
+            seconds = self._loop.time() - began
+            self.scheduler.finished(identity, Durations(seconds, load=seconds))
+        finally:
+            self.scheduler.cancel(identity)  # nothing to do for one that has ended
+        self._decide()
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
@@ -468,7 +501,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()

@@ -55,6 +55,18 @@ class ListedClient:
         """What the node knows of an offered model."""
         return await self._client.show(self._own.get(model, model))
 
+    async def load(
+        self,
+        model: str,
+        *,
+        seconds: float,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load an offered model into memory."""
+        own = self._own.get(model, model)
+        await self._client.load(own, seconds=seconds, keep_alive=keep_alive, options=options)
+
     def complete(  # noqa: PLR0913 - each is a fact of its own
         self,
         body: Mapping[str, Any],

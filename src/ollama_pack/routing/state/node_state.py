@@ -26,6 +26,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
+LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -113,6 +114,8 @@ class NodeState:
         self.next_change = 0.0  # when it looks otherwise though nothing is told
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
+        self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
+        self._loads_again_at = -math.inf
         self._policy = policy
         self._priors = priors
         self._pairs: dict[str, PairState] = {}
@@ -164,13 +167,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -344,6 +347,13 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
+    def did_not_load(self, runner: RunnerState, now: float) -> None:
+        """A load that nobody waited for has failed: the next one is tried later."""
+        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+        if self.runners.get(runner.blob) is runner and not runner.ends:
+            del self.runners[runner.blob]
+        self.changed()
+
     def pause(self, until: float) -> None:
         """Give it nothing new for a moment: somebody else was faster."""
         self.paused_until = until
@@ -392,6 +402,7 @@ class NodeState:
             loading_until=self.loading_until,
             room=self.room,
             rates=rates,
+            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
         )
 
     def _allowed(self, now: float) -> Mapping[str, InstalledModel]:

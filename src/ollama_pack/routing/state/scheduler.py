@@ -149,7 +149,7 @@ class Scheduler(KnownNodes):
             self._queue.cancel(request_id)
         elif running := self._running.pop(request_id, None):
             self._leave(running)
-            self._queue.ended(running.entry, self._clock() - running.since if running.answering else None)
+            self._ended(running, self._clock() - running.since if running.answering else None)
             running.node.gave_up(running.assignment.model)
             self.listener(EndedEvent(request_id))
 
@@ -166,8 +166,9 @@ class Scheduler(KnownNodes):
         runner.mirror.restore(running.undo.prefixes)
         if running.assignment.loads and not runner.ends:
             node.take_back(runner, running.undo.evicted, running.undo.loading_until)
-        self._queue.ended(running.entry)
-        self._queue.put_back(running.entry)
+        self._ended(running)
+        if not running.entry.request.load_only:
+            self._queue.put_back(running.entry)
         self.listener(EndedEvent(request_id))
 
     def running(self) -> Iterable[BoundEvent]:
@@ -209,7 +210,7 @@ class Scheduler(KnownNodes):
         if running is None:
             return
         self._leave(running)
-        self._queue.ended(running.entry, max(0.0, self._clock() - running.since - spent.load))
+        self._ended(running, max(0.0, self._clock() - running.since - spent.load))
         running.node.succeeded(running.assignment.model)
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
@@ -218,7 +219,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -226,6 +235,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -234,12 +244,13 @@ class Scheduler(KnownNodes):
         if running is None:
             return False
         self._leave(running)
-        self._queue.ended(running.entry)
+        self._ended(running)
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -297,6 +308,7 @@ class Scheduler(KnownNodes):
             running.assignment.request.user
             for running in self._running.values()
             if any(model in running.node.listed for model in entry.models)
+            and not running.entry.request.load_only
         )
         own = serving.pop(entry.request.user, 0)
         return bool(serving) and (max(serving.values()) > own + 1 or (not own and len(serving) == 1))
@@ -304,6 +316,11 @@ class Scheduler(KnownNodes):
     def refused(self, request_id: str) -> None:
         """The node answered with 4xx: the request is at fault, and tells nothing of the node."""
         self.cancel(request_id)
+
+    def _ended(self, running: RunningRequest, seconds: float | None = None) -> None:
+        """As `FairQueue.ended`. A load that nobody waits for is no user's."""
+        if not running.entry.request.load_only:
+            self._queue.ended(running.entry, seconds)
 
     def _leave(self, running: RunningRequest) -> None:
         running.node.changed()
@@ -329,6 +346,21 @@ class Scheduler(KnownNodes):
             self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
         return assignments
 
+    def load_ahead(self) -> list[Assignment]:
+        """Loads that begin now though nobody waits for them: to be asked for after `decide`.
+
+        Each counts as running until `finished`, `load_failed` or `cancel`.
+        """
+        now, loads = self._clock(), self._planner.ahead
+        self._planner.ahead = []
+        return [self._start(one, now) for one in loads if self._allows(one, now)]
+
+    def load_failed(self, request_id: str) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+        if running := self._running.get(request_id):
+            self.cancel(request_id)
+            running.node.did_not_load(running.runner, self._clock())
+
     def _walk_through(self) -> list[Assignment]:
         """Go through the waiting requests once."""
         now = self._clock()
@@ -345,7 +377,8 @@ class Scheduler(KnownNodes):
         """Let a request take the slot that it was assigned, and remember how to undo it."""
         entry, request = assignment.entry, assignment.request
         quote = assignment.chosen.quote
-        self._queue.bound(request.id, now)
+        if not request.load_only:
+            self._queue.bound(request.id, now)
         node = self.nodes[assignment.node]
         node.changed()
         node.passed(assignment.model)
@@ -359,7 +392,8 @@ class Scheduler(KnownNodes):
             entry, assignment, node, runner, beside, match, undo, wanted, now
         )
         output = predict_output(quote.rates, background=request.background, limit=request.max_output)
-        ends_at = now + assignment.terms.predict_ttft + output * quote.rates.token
+        answers = 0.0 if request.load_only else output * quote.rates.token
+        ends_at = now + assignment.terms.predict_ttft + answers
         shared, kind = self.prompt_sent(assignment.node, quote.blob, request, now)
         runner.begin(request, now, ends_at, shared, kind)
         return assignment
