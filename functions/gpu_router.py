@@ -9,114 +9,115 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13791, which the server calls.
+# Begin here: `class Pipe`, line 13855, which the server calls.
 # The modules that it uses come first:
-#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    199  aliases.errors                 What goes wrong with aliases.
-#    240  engines.errors                 What goes wrong with a node.
-#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    942  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1116  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1150  cache.errors                   What goes wrong with the cache.
-#   1182  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1862  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1910  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2223  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2315  routing.errors                 What goes wrong with routing.
-#   2460  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2472  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2733  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3123  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3245  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3346  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3533  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3769  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3877  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3988  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4135  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4168  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4224  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4312  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4851  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4968  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5075  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5124  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5326  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5501  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5851  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5927  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5970  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6075  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6308  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6366  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6463  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6666  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6837  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7166  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7419  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7504  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7868  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7951  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8032  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8098  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8147  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8575  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8712  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8878  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9100  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9203  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9297  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9458  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9491  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9673  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9708  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10254  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10617  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10675  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11067  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11334  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11433  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11894  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  11963  engines.event_text             A server-sent event as text.
-#  11981  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11997  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12124  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12135  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12141  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12290  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12384  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12556  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12646  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12692  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12756  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12862  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  12909  services.pack_valves           What all valves of the pack have in common.
-#  12923  services.router_valves         The valves of the router, wherever it runs.
-#  13016  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13130  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13423  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13455  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13472  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13723  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13738  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13752  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    200  aliases.errors                 What goes wrong with aliases.
+#    241  engines.errors                 What goes wrong with a node.
+#    383  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    509  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    584  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    645  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    943  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1071  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1117  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1151  cache.errors                   What goes wrong with the cache.
+#   1183  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1542  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1666  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1738  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1744  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1809  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1863  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1911  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2224  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2316  routing.errors                 What goes wrong with routing.
+#   2461  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2473  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2734  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3124  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3246  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3347  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3436  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3534  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3655  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3770  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3878  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3989  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4136  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4169  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4225  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4313  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4632  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4852  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4969  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5076  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5125  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5327  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5502  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5852  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5928  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5971  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6076  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6309  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6367  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6464  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6667  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6838  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7167  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7420  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7505  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7675  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7869  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7952  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8033  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8099  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8148  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8576  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8713  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8879  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9101  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9204  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9298  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9459  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9492  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9674  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9709  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10255  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10334  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10480  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10618  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10676  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11068  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11335  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11439  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11905  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  11974  engines.event_text             A server-sent event as text.
+#  11992  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12008  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12135  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12146  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12152  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12266  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12301  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12395  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12567  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12657  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12678  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12756  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12820  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12926  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12973  services.pack_valves           What all valves of the pack have in common.
+#  12987  services.router_valves         The valves of the router, wherever it runs.
+#  13080  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13194  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13487  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13519  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13536  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13631  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13787  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13802  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13816  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -162,7 +163,7 @@ from math import exp
 from random import Random
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
@@ -11381,8 +11382,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -11392,7 +11398,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
@@ -11535,11 +11541,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -12643,8 +12654,61 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without its models
+    Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(
@@ -13833,7 +13897,12 @@ class Pipe:
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
-        return [{"id": model["id"], "name": model["name"]} for model in await self.routed_models()]
+        try:
+            models = await self.routed_models()
+        except Exception:
+            log.exception("The models could not be listed: those from before are offered")
+            models = offered_meanwhile(None, [])
+        return [{"id": model["id"], "name": model["name"]} for model in models]
 
     async def pipe(
         self,
@@ -13924,7 +13993,8 @@ class Pipe:
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
-        catalogue = (await self._ready()).catalogue()
+        router = await self._ready()
+        catalogue = router.catalogue()
         table = self.valves.table
         aliases = routed_aliases(table, catalogue)
         named = [
@@ -13937,7 +14007,7 @@ class Pipe:
             for name, model in catalogue.models.items()
             if name not in aliases
         ]
-        return named + models
+        return offered_meanwhile(router, named + models)
 
     async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
@@ -13946,7 +14016,8 @@ class Pipe:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
             ModelClosedError: the user may not use the model.
         """
-        table, catalogue = self.valves.table, router.catalogue()
+        table = self.valves.table
+        catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         denied: set[str] = set()
         while True:

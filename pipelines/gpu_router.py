@@ -8,107 +8,108 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11957, which the server calls.
+# Begin here: `class Pipeline`, line 11969, which the server calls.
 # The modules that it uses come first:
-#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    189  aliases.errors                 What goes wrong with aliases.
-#    230  engines.errors                 What goes wrong with a node.
-#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    634  cache.errors                   What goes wrong with the cache.
-#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1005  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1053  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1366  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1458  routing.errors                 What goes wrong with routing.
-#   1603  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1731  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1743  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2004  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2394  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2516  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2614  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2735  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2850  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   2958  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3069  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3216  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3249  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3305  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3393  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3712  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3932  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4049  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4156  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4205  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4270  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4371  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4573  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4748  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5098  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5174  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5217  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5322  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5555  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5613  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5710  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5913  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6084  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6413  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6666  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6751  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6898  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7092  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7175  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7256  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7322  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7371  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7799  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7936  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8102  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8324  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8427  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8521  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8682  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8715  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8897  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8932  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9478  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9557  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9703  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9841  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9899  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10291  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10558  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10657  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11118  engines.event_text             A server-sent event as text.
-#  11136  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11152  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11279  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11408  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11577  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11588  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11689  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11695  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11707  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  11825  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11860  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11927  services.pack_valves           What all valves of the pack have in common.
-#  11941  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12013  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12311  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12357  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12391  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12437  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12501  services.router_valves         The valves of the router, wherever it runs.
-#  12594  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12953  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13067  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13360  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    191  aliases.errors                 What goes wrong with aliases.
+#    232  engines.errors                 What goes wrong with a node.
+#    374  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    500  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    575  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    636  cache.errors                   What goes wrong with the cache.
+#    668  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    792  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    864  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    953  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1007  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1055  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1368  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1460  routing.errors                 What goes wrong with routing.
+#   1605  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1733  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1745  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2006  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2396  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2518  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2616  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2737  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2852  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   2960  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3071  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3218  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3251  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3307  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3395  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3714  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3934  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4051  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4158  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4207  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4272  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4373  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4575  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4750  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5100  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5176  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5219  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5324  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5557  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5615  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5712  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5915  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6086  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6415  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6668  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6753  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6900  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7094  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7177  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7258  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7324  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7373  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7801  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7938  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8104  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8326  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8429  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8523  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8684  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8717  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8899  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8934  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9480  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9559  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9705  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9843  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#   9901  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10293  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10560  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10664  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11130  engines.event_text             A server-sent event as text.
+#  11148  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11164  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11291  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11420  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11589  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11600  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11701  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11707  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11719  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  11837  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11872  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  11939  services.pack_valves           What all valves of the pack have in common.
+#  11953  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12323  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12369  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12403  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12424  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12502  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12566  services.router_valves         The valves of the router, wherever it runs.
+#  12659  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13018  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13132  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13425  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -159,6 +160,7 @@ from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
 from string import punctuation
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
@@ -10605,8 +10607,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -10616,7 +10623,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
@@ -10759,11 +10766,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -12388,8 +12400,61 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without its models
+    Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(
@@ -13506,9 +13571,11 @@ class Pipeline:
         catalogue, aliases = router.catalogue(), self.valves.aliases
         if (catalogue, aliases) != self._offered[:2]:
             names = dict.fromkeys([*routed_aliases(self.valves.table, catalogue), *catalogue.models])
-            self._names = {name.replace("/", SLASH): name for name in names}
-            offered = [{"id": sub_id, "name": name} for sub_id, name in self._names.items()]
-            self._offered = catalogue, aliases, offered
+            own = [{"id": name.replace("/", SLASH), "name": name} for name in names]
+            offered = offered_meanwhile(router, own)
+            self._names = {model["id"]: model["name"] for model in offered}
+            # What is from before goes once all nodes have been looked at.
+            self._offered = catalogue if router.has_seen_all else None, aliases, offered
         return self._offered[2]
 
     def _keep_looking(self, router: Router) -> None:
@@ -13539,7 +13606,7 @@ class Pipeline:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
         who = asking(body)
         router, table = await self._router(), self.valves.table
-        catalogue = router.catalogue()
+        catalogue = await catalogue_for(router, table, name)
         try:
             models = models_for(table, request_facts(body, name), catalogue)
         except AliasUnavailableError as error:
