@@ -362,14 +362,14 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        place, told = self.settings.max_queue, ""
+        told = ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
             ahead = self.scheduler.ahead(journey.request.id) or 0
-            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
-            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            journey.place = ahead if journey.place is None else min(journey.place, ahead)
+            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
             if line != told and not journey.request.background:
                 told = line
                 await journey.say(line, done=False)
