@@ -197,7 +197,7 @@ class VirtualNode:
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def answers(self, model: str) -> int:
-        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        """Requests for a model that it answers now: not those that were placed here or wait for its load."""
         blob, now = self.view.models[model].blob, self._moment.now
         return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
 
