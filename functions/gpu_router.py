@@ -9,113 +9,114 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13786, which the server calls.
+# Begin here: `class Pipe`, line 13791, which the server calls.
 # The modules that it uses come first:
-#    184  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    266  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    307  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    449  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    568  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    643  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    704  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1002  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1130  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1176  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1210  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#   1242  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1601  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1726  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1798  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1804  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1869  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1923  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1971  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2284  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2376  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   2521  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2533  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2794  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3184  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3306  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3407  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3496  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3594  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3715  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3830  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3938  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4049  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4196  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4229  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4285  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4373  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4694  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4914  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5031  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5138  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5187  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5389  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5564  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5914  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5990  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6033  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6138  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6371  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6429  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6527  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6735  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6910  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7239  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7492  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7577  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7747  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7941  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8024  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8104  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8170  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8219  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8647  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8784  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8950  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9172  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9275  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9369  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9530  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9563  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9745  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9780  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10326  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10405  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10551  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10689  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10747  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11129  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11396  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11495  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11952  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12021  engines.event_text             A server-sent event as text.
-#  12039  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  12055  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12183  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12194  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12200  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12314  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12349  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12443  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12615  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12705  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12751  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12815  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12921  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  12968  services.pack_valves           What all valves of the pack have in common.
-#  12982  services.router_valves         The valves of the router, wherever it runs.
-#  13075  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13189  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13482  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13516  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13533  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13716  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13731  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13745  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    199  aliases.errors                 What goes wrong with aliases.
+#    240  engines.errors                 What goes wrong with a node.
+#    382  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    508  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    583  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    644  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    942  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1070  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1116  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1150  cache.errors                   What goes wrong with the cache.
+#   1182  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1862  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1910  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2223  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2315  routing.errors                 What goes wrong with routing.
+#   2460  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2472  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2733  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3123  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3245  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3346  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3533  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3769  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3877  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3988  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4135  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4168  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4224  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4312  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4851  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4968  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5075  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5124  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5326  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5501  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5851  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5927  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5970  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6075  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6308  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6366  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6463  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6666  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6837  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7166  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7419  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7504  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7868  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7951  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8032  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8098  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8147  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8575  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8712  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8878  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9100  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9203  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9297  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9458  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9491  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9673  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9708  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10254  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10617  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10675  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11067  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11334  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11433  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11894  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  11963  engines.event_text             A server-sent event as text.
+#  11981  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11997  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12124  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12135  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12141  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12290  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12384  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12556  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12646  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12692  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12756  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12862  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12909  services.pack_valves           What all valves of the pack have in common.
+#  12923  services.router_valves         The valves of the router, wherever it runs.
+#  13016  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13130  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13423  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13455  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13472  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13723  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13738  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13752  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -182,75 +183,7 @@ from pydantic import (
 )
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -264,7 +197,7 @@ def error_code(error: Exception) -> str:
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -305,7 +238,7 @@ class AliasUnavailableError(PackError):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -463,6 +396,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -1208,7 +1148,7 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -1659,8 +1599,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (
@@ -2374,7 +2313,7 @@ def overwrite_prefix(
 
 
 # --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+# What goes wrong with routing.
 
 
 class NodeTableError(PackError, ValueError):
@@ -4378,12 +4317,12 @@ REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is
 MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
-transport_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -4406,13 +4345,13 @@ class NodeLimits:
     answer_bytes: int = 16 * 2**20
 
 
-class StreamBuffer(Protocol[_Piece]):
+class StreamBuffer(Protocol[T]):
     """Cuts a stream of bytes into the pieces that a kind of engine sends."""
 
-    def feed(self, data: bytes) -> list[_Piece]:
+    def feed(self, data: bytes) -> list[T]:
         """The pieces that are complete now; LineTooLongError where one is too long."""
 
-    def end(self) -> list[_Piece]:
+    def end(self) -> list[T]:
         """What came last, when nothing more does."""
 
 
@@ -4456,7 +4395,7 @@ class NodeTransport:
         """Log something odd about the node, each thing once."""
         if sentence not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
+            log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -4534,11 +4473,11 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: StreamBuffer[T],
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
+    ) -> AsyncGenerator[T, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
@@ -4631,9 +4570,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -6517,8 +6454,7 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    architecture = entry.get("architecture")
-    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    places = (object_at(entry, "architecture"), entry)
     found = (place.get("output_modalities") for place in places)
     given = next((outputs for outputs in found if isinstance(outputs, list)), [])
     return [output.lower() for output in given if isinstance(output, str)]
@@ -6602,9 +6538,9 @@ class EngineModel:
             return (NO_CHAT,)
         if not self.capabilities:
             return ()
-        modalities = _part(props, "modalities")
+        modalities = object_at(props, "modalities")
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        tools = ["tools"] if object_at(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
@@ -6667,7 +6603,7 @@ def nameless_models(answer: Mapping[str, Any]) -> int:
 
 def served_context(props: Mapping[str, Any]) -> int:
     """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+    return _whole_or_zero(object_at(props, "default_generation_settings").get("n_ctx"))
 
 
 def _name_in(entry: object) -> str:
@@ -6677,12 +6613,12 @@ def _name_in(entry: object) -> str:
 
 
 def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    meta, aliases, engine = object_at(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
         others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
         engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        loaded=object_at(entry, "status").get("value", "loaded") == "loaded",
         context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
         longest=_whole_or_zero(meta.get("n_ctx_train")),
         size=_whole_or_zero(meta.get("size")),
@@ -6704,7 +6640,7 @@ def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
 
 
 def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
+    inputs = object_at(entry, "architecture").get("input_modalities")
     told = inputs if isinstance(inputs, list) else []
     seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
     base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
@@ -6721,11 +6657,6 @@ def _parameter_size(count: int) -> str:
     if count >= _BILLION:
         return f"{count / _BILLION:.1f}B"
     return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _whole_or_zero(value: object) -> int:
@@ -6756,7 +6687,7 @@ class PendingCall:
 
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
+        function = object_at(fragment, "function")
         self.id = self.id or _string_or_empty(fragment.get("id"))
         self.name = self.name or _string_or_empty(function.get("name"))
         self.arguments += _string_or_empty(function.get("arguments"))
@@ -6805,10 +6736,10 @@ class EngineReply:
         choice = _first_choice(chunk)
         reason = choice.get("finish_reason")
         self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
+        given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
+            self._take_call(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
         if not delta and not logprobs and (self._started or not self._calls):
             return []
@@ -6834,7 +6765,7 @@ class EngineReply:
         """
         index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
         if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self._calls else self._calls[-1]
         else:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -6891,16 +6822,12 @@ def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, An
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     """The choice numbered 0, or without a number; empty where there is none."""
     choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    given = [object_at(choice) for choice in choices] if isinstance(choices, list) else []
     return next((choice for choice in given if not choice.get("index")), {})
 
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _string_or_empty(value: object) -> str:
@@ -8083,19 +8010,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
@@ -8366,13 +8294,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -10934,7 +10862,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -10942,6 +10878,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -10954,8 +10891,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -11728,7 +11666,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -11923,7 +11861,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
@@ -12037,7 +11979,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class ModelClosedError(PackError):
@@ -12055,8 +11997,6 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
@@ -12072,6 +12012,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -12100,7 +12041,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -12131,7 +12072,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():
@@ -13482,8 +13423,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
-sharing_log = logging.getLogger(__name__)
-
 
 def redis_sharing(url: str) -> Connect | None:
     """What connects a router with the others. Nothing is connected yet.
@@ -13497,7 +13436,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )
@@ -13530,6 +13469,101 @@ def is_background_task(task: object) -> bool:
     return isinstance(task, str) and task in _NOBODY_WAITS
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -13555,8 +13589,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-
-AsgiMessage = dict[str, Any]
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -13587,44 +13619,17 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
 
 
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -13651,12 +13656,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:
@@ -13680,16 +13695,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
@@ -13774,8 +13781,6 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---
-
-log = logging.getLogger(__name__)
 
 CONNECTION_SECONDS = 15.0  # between two looks at Open WebUI's own connections
 

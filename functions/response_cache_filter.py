@@ -9,56 +9,57 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5296, which the server calls.
+# Begin here: `class Filter`, line 5223, which the server calls.
 # The modules that it uses come first:
-#    114  errors                    Every error that the pack raises on purpose, and the base of them all.
-#    190  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    238  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#    311  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    427  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    596  cache.key                 What makes two requests the same: the key of a cached answer.
-#    832  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1025  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1180  cache.entry               An answer as it is kept.
-#   1249  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1330  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1450  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1456  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1465  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1829  services.pack_valves      What all valves of the pack have in common.
-#   1843  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1904  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1980  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2087  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2242  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2292  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2396  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2719  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2817  cache.joining             Many who ask the same at the same time ask once.
-#   2883  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2908  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2941  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3082  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3368  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3463  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3809  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4004  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4331  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4536  services.completions      What `gpu_router` gives a client that wants no stream.
-#   4547  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4763  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4799  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4864  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4918  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4965  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5024  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5038  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5089  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5123  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5147  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5202  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5232  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#   5254  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    115  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    123  cache.errors              What goes wrong with the cache.
+#    171  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#    244  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    360  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    529  cache.key                 What makes two requests the same: the key of a cached answer.
+#    765  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    958  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1111  cache.entry               An answer as it is kept.
+#   1180  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1261  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1381  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1387  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1396  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1760  services.pack_valves      What all valves of the pack have in common.
+#   1774  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1835  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1846  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1921  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2024  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2179  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2229  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2333  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2654  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2752  cache.joining             Many who ask the same at the same time ask once.
+#   2818  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2843  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2876  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3017  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3303  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3398  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3744  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3939  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4266  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4469  services.completions      What `gpu_router` gives a client that wants no stream.
+#   4480  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4696  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4732  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4797  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4851  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4898  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4957  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4971  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5022  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5056  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5080  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5133  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5161  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#   5183  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -112,75 +113,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -188,7 +121,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -241,7 +174,7 @@ class LeaderLostError(PackError):
 # `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
 # cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
 
-_Given = TypeVar("_Given")
+T = TypeVar("T")
 
 
 class _Wait:
@@ -262,7 +195,7 @@ class TimeLimits:
         self._waits: set[_Wait] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def within(self, seconds: float, step: Awaitable[_Given]) -> _Given:
+    async def within(self, seconds: float, step: Awaitable[T]) -> T:
         """What a step gives, if it does so in time; otherwise the step is cancelled.
 
         Raises:
@@ -1025,9 +958,7 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
-guard_log = logging.getLogger(__name__)
-
-_Answer = TypeVar("_Answer")
+log = logging.getLogger(__name__)
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
@@ -1099,8 +1030,8 @@ class StoreGuard:
         return self._rule.probe_limit
 
     async def ask(
-        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> _Answer | StoreTrouble:
+        self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
+    ) -> T | StoreTrouble:
         """Ask the store one thing.
 
         Args:
@@ -1144,12 +1075,12 @@ class StoreGuard:
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
             self._full = True
-            guard_log.warning("The response cache keeps no new answers: %s", fault)
+            log.warning("The response cache keeps no new answers: %s", fault)
 
     def _log_trouble(self, fault: str) -> None:
         if not self._logged:
             self._logged = True
-            guard_log.warning(
+            log.warning(
                 "The response cache cannot use its store: %s. Chats go to their models until it can", fault
             )
 
@@ -1157,7 +1088,7 @@ class StoreGuard:
         self.fault = ""
         if self._logged:
             self._logged = False
-            guard_log.warning("The response cache can use its store again")
+            log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1901,6 +1832,17 @@ class CacheValves(PackValves):
         return check_secret(secret)
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.cache.scope ---
 # Who may share an answer. The scope is part of an entry's key and of its encryption.
 
@@ -1964,8 +1906,7 @@ def is_deterministic(body: Mapping[str, Any]) -> bool:
 
     Open WebUI puts the parameters of an Ollama model under `options`, and of others at the top.
     """
-    options = body.get("options")
-    places = (body, options if isinstance(options, Mapping) else {})
+    places = (body, object_at(body, "options"))
     return any(_is_number(place.get("seed")) or _is_zero(place.get("temperature")) for place in places)
 
 
@@ -2045,8 +1986,8 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
     """What a request draws on that others may not see."""
     metadata, body = asked.metadata, asked.body
-    features = _mapping(metadata.get("features"))
-    about = _mapping(_mapping(_mapping(metadata.get("model")).get("info")).get("meta"))
+    features = object_at(metadata, "features")
+    about = object_at(metadata, "model", "info", "meta")
     looked_up = ("sources", "folder_knowledge", "folder_id")
     return ScopeFacts(
         user_id=asked.user_id,
@@ -2078,10 +2019,6 @@ def _text_sizes(messages: object) -> Iterator[int]:
     elif isinstance(messages, list):
         for value in messages:
             yield from _text_sizes(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.collect ---
@@ -2403,8 +2340,6 @@ END_RECORD, LOST_RECORD = b"null", b"false"
 _RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
 _SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
 
-_Told = TypeVar("_Told")
-
 Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
 
 
@@ -2696,7 +2631,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> _Told | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -4335,8 +4270,6 @@ _POLL_SECONDS = 0.01  # between two looks for records of another process
 _BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_Result = TypeVar("_Result")
-
 
 def host_milliseconds() -> int:
     """Time that all processes of this host share, that nobody sets, and that goes on while it sleeps."""
@@ -4445,7 +4378,7 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    async def _do(self, step: Callable[[SqliteCache], T]) -> T:
         """One step in the thread; as often as another process has the file's lock, until it has been free.
 
         A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
@@ -4459,7 +4392,7 @@ class SqliteStore:
             except _LockedError:
                 await asyncio.sleep(_BUSY_SECONDS)
 
-    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    def _step(self, step: Callable[[SqliteCache], T]) -> T:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
             return step(self._current())
@@ -5147,8 +5080,6 @@ async def refresh_models(app: Any) -> None:
 # --- ollama_pack.webui.replay_model ---
 # Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
 
-log_replay = logging.getLogger(__name__)
-
 REPLAY_SECONDS = 2.0  # between two looks
 
 NO_REPLAY = (
@@ -5195,14 +5126,12 @@ class ReplayModel:
     def _tell(self, what: str) -> bool:
         if what not in self._said:
             self._said.add(what)
-            log_replay.warning("%s", what)
+            log.warning("%s", what)
         return False
 
 
 # --- ollama_pack.webui.router_digest ---
 # What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-
-log_digest = logging.getLogger(__name__)
 
 _ROUTER_ID = ROUTER.rstrip(".")
 
@@ -5223,7 +5152,7 @@ async def routed_weights(
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
     except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
-        log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
+        log.debug("gpu_router does not know what answers %r: %s", model, error)
         return None, ""
     found = found or {}
     return found.get("weights") or None, str(found.get("model") or "")
@@ -5283,8 +5212,6 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---
-
-log = logging.getLogger(__name__)
 
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 

@@ -8,104 +8,107 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11796, which the server calls.
+# Begin here: `class Pipeline`, line 11957, which the server calls.
 # The modules that it uses come first:
-#    177  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    253  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    294  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    436  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    555  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    630  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    691  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    723  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    848  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    920  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1009  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1063  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1111  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1424  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1516  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   1661  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1789  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1801  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2062  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2452  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2574  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2672  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2793  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2908  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3016  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3127  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3274  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3307  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3363  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3451  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3772  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3992  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4109  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4216  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4265  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4330  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4431  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4633  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4808  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5158  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5234  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5277  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5382  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5615  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5673  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5771  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5979  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6154  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6483  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6736  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6821  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6968  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7162  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7245  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7325  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7391  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7440  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7868  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8005  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8171  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8393  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8496  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8590  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8751  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8784  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8966  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9001  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9547  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9626  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9772  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9910  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9968  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10350  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10617  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10716  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11173  engines.event_text             A server-sent event as text.
-#  11191  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  11207  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11335  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11466  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11639  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11650  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11685  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11752  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11764  services.pack_valves           What all valves of the pack have in common.
-#  11778  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  11852  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12150  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12196  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12230  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12276  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12340  services.router_valves         The valves of the router, wherever it runs.
-#  12433  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12792  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  12906  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13199  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    189  aliases.errors                 What goes wrong with aliases.
+#    230  engines.errors                 What goes wrong with a node.
+#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    634  cache.errors                   What goes wrong with the cache.
+#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1005  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1053  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1366  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1458  routing.errors                 What goes wrong with routing.
+#   1603  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1731  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1743  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2004  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2394  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2516  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2614  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2735  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2850  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   2958  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3069  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3216  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3249  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3305  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3393  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3712  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3932  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4049  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4156  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4205  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4270  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4371  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4573  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4748  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5098  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5174  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5217  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5322  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5555  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5613  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5710  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5913  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6084  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6413  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6666  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6751  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6898  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7092  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7175  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7256  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7322  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7371  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7799  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7936  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8102  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8324  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8427  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8521  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8682  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8715  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8897  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8932  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9478  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9557  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9703  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9841  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#   9899  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10291  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10558  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10657  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11118  engines.event_text             A server-sent event as text.
+#  11136  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11152  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11279  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11408  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11577  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11588  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11689  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11695  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11707  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  11825  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11860  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  11927  services.pack_valves           What all valves of the pack have in common.
+#  11941  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12013  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12311  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12357  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12391  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12437  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12501  services.router_valves         The valves of the router, wherever it runs.
+#  12594  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  12953  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13067  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13360  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -139,6 +142,7 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
@@ -175,75 +179,7 @@ from pydantic import (
 )
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -251,7 +187,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -292,7 +228,7 @@ class AliasUnavailableError(PackError):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -450,6 +386,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -689,7 +632,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -781,8 +724,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (
@@ -1514,7 +1456,7 @@ def overwrite_prefix(
 
 
 # --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+# What goes wrong with routing.
 
 
 class NodeTableError(PackError, ValueError):
@@ -3456,12 +3398,12 @@ REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is
 MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
-transport_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -3484,13 +3426,13 @@ class NodeLimits:
     answer_bytes: int = 16 * 2**20
 
 
-class StreamBuffer(Protocol[_Piece]):
+class StreamBuffer(Protocol[T]):
     """Cuts a stream of bytes into the pieces that a kind of engine sends."""
 
-    def feed(self, data: bytes) -> list[_Piece]:
+    def feed(self, data: bytes) -> list[T]:
         """The pieces that are complete now; LineTooLongError where one is too long."""
 
-    def end(self) -> list[_Piece]:
+    def end(self) -> list[T]:
         """What came last, when nothing more does."""
 
 
@@ -3534,7 +3476,7 @@ class NodeTransport:
         """Log something odd about the node, each thing once."""
         if sentence not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
+            log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -3612,11 +3554,11 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: StreamBuffer[T],
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
+    ) -> AsyncGenerator[T, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
@@ -3709,9 +3651,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
-    ) -> list[_Piece]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -5761,8 +5701,7 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    architecture = entry.get("architecture")
-    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    places = (object_at(entry, "architecture"), entry)
     found = (place.get("output_modalities") for place in places)
     given = next((outputs for outputs in found if isinstance(outputs, list)), [])
     return [output.lower() for output in given if isinstance(output, str)]
@@ -5846,9 +5785,9 @@ class EngineModel:
             return (NO_CHAT,)
         if not self.capabilities:
             return ()
-        modalities = _part(props, "modalities")
+        modalities = object_at(props, "modalities")
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        tools = ["tools"] if object_at(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
@@ -5911,7 +5850,7 @@ def nameless_models(answer: Mapping[str, Any]) -> int:
 
 def served_context(props: Mapping[str, Any]) -> int:
     """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+    return _whole_or_zero(object_at(props, "default_generation_settings").get("n_ctx"))
 
 
 def _name_in(entry: object) -> str:
@@ -5921,12 +5860,12 @@ def _name_in(entry: object) -> str:
 
 
 def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    meta, aliases, engine = object_at(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
         others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
         engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        loaded=object_at(entry, "status").get("value", "loaded") == "loaded",
         context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
         longest=_whole_or_zero(meta.get("n_ctx_train")),
         size=_whole_or_zero(meta.get("size")),
@@ -5948,7 +5887,7 @@ def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
 
 
 def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
+    inputs = object_at(entry, "architecture").get("input_modalities")
     told = inputs if isinstance(inputs, list) else []
     seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
     base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
@@ -5965,11 +5904,6 @@ def _parameter_size(count: int) -> str:
     if count >= _BILLION:
         return f"{count / _BILLION:.1f}B"
     return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _whole_or_zero(value: object) -> int:
@@ -6000,7 +5934,7 @@ class PendingCall:
 
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
+        function = object_at(fragment, "function")
         self.id = self.id or _string_or_empty(fragment.get("id"))
         self.name = self.name or _string_or_empty(function.get("name"))
         self.arguments += _string_or_empty(function.get("arguments"))
@@ -6049,10 +5983,10 @@ class EngineReply:
         choice = _first_choice(chunk)
         reason = choice.get("finish_reason")
         self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
+        given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
+            self._take_call(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
         if not delta and not logprobs and (self._started or not self._calls):
             return []
@@ -6078,7 +6012,7 @@ class EngineReply:
         """
         index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
         if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self._calls else self._calls[-1]
         else:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -6135,16 +6069,12 @@ def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, An
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     """The choice numbered 0, or without a number; empty where there is none."""
     choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    given = [object_at(choice) for choice in choices] if isinstance(choices, list) else []
     return next((choice for choice in given if not choice.get("index")), {})
 
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _string_or_empty(value: object) -> str:
@@ -7304,19 +7234,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
@@ -7587,13 +7518,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -10155,7 +10086,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -10163,6 +10102,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -10175,8 +10115,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -10949,7 +10890,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -11144,7 +11085,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
@@ -11189,7 +11134,7 @@ def event_text(value: Mapping[str, Any]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class ModelClosedError(PackError):
@@ -11207,8 +11152,6 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
@@ -11224,6 +11167,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -11252,7 +11196,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -11283,7 +11227,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():
@@ -11341,8 +11285,6 @@ LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, wh
 LINES_AHEAD = 512  # that are kept for a client who is slow to take them
 SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
 FORGOTTEN_SECONDS = 2.0  # that lines lie there before somebody looks whether their stream is rubbish
-
-stream_log = logging.getLogger(__name__)
 
 Lines = Callable[[], AsyncGenerator[str, None]]
 
@@ -11421,8 +11363,8 @@ async def pump_lines(lines: Lines, kept: SimpleQueue[str | None]) -> None:
                 while kept.qsize() > LINES_AHEAD:
                     await asyncio.sleep(SLOW_CLIENT_SECONDS)
                     await reader.look()
-    except Exception:  # noqa: BLE001 - nobody else would hear of it
-        stream_log.exception("A stream broke off")
+    except Exception:
+        log.exception("A stream broke off")
     finally:
         kept.put(None)
 
@@ -11474,10 +11416,6 @@ def _client_has_left() -> bool:
 
 FAREWELL_SECONDS = 1.0  # that a server's end waits for ours
 
-bridge_log = logging.getLogger(__name__)
-
-_R = TypeVar("_R")
-
 
 class Portal(Protocol):
     """anyio's `BlockingPortal`: the way to an event loop for other threads."""
@@ -11507,7 +11445,7 @@ class ThreadPool:
         try:
             self._loop.call_soon_threadsafe(self._add, threads)
         except RuntimeError:  # the server's loop is closed, and its pool with it
-            bridge_log.debug("The server has ended before a stream")
+            log.debug("The server has ended before a stream")
 
     def _add(self, threads: int) -> None:
         self._limiter.total_tokens += threads
@@ -11532,7 +11470,7 @@ class Bridge:
         """Say whose threads will wait."""
         self._pool = pool
 
-    def call(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it, in a thread that has no loop of its own."""
         home = self._begin()
         try:
@@ -11551,7 +11489,7 @@ class Bridge:
             self._leave()
             raise
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it on another one."""
         home = self._begin()
         try:
@@ -11627,9 +11565,9 @@ class _LoopThread:
                 started.set_result(portal)
                 self.over.wait()
                 portal.call(closing)
-        except Exception as error:  # noqa: BLE001 - whoever started it gets it
+        except Exception as error:
             if started.done():
-                bridge_log.exception("An event loop did not end well")
+                log.exception("An event loop did not end well")
             else:
                 started.set_exception(error)
         finally:
@@ -11645,6 +11583,243 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     made = completion_of(chunks)
     routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
     return made | ({"ollama_pack": routed} if routed else {})
+
+
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def take_from_front(app: Any, name: str) -> None:
+    """Take the route of this name away."""
+    routes = app.router.routes
+    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
+
+
+# --- ollama_pack.services.pipeline_siblings ---
+# Other pipelines of the same server: they work together there, in one process.
+
+SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
+
+
+def sibling(name: str) -> Any:
+    """A pipeline as it is loaded now; None where there is none of this name."""
+    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
+    return loaded.get(name)
+
+
+# --- ollama_pack.services.pipeline_answers ---
+# What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#
+# The server sends the status 200 of a stream before it asks a pipeline, makes `{"detail": …}` of what one
+# raises, and streams where a client says nothing of it. A route in front of its own holds back the beginning of
+# what `gpu_router` answers, and sends an error that comes before the answer as OpenAI's API does. Chats with
+# other pipelines go through as they are.
+
+ROUTE = "ollama_pack:answers"
+_CHAT_PATHS = frozenset({"/chat/completions", "/v1/chat/completions"})
+_REFUSAL_KEYS = frozenset({"message", "code", "param", "status", "retry_after"})
+_STATUSES = range(HTTPStatus.BAD_REQUEST, 600)
+
+
+def put_route() -> None:
+    """Put the route in front of the server's own; nothing where another server runs the pipeline."""
+    if (app := _server()) is not None:
+        put_in_front(app, ROUTE, lambda scope: path_of(scope) in _CHAT_PATHS, _held_back)
+
+
+def take_route() -> None:
+    """Take the route away."""
+    if (app := _server()) is not None:
+        take_from_front(app, ROUTE)
+
+
+def gives_status() -> bool:
+    """Whether a refusal that is the whole body of this request's answer gets its status. It will, then."""
+    if held := _this_request.get():
+        held.is_ours = True
+    return held is not None
+
+
+def _server() -> Any:
+    return getattr(sys.modules.get(SERVER_MODULE), "app", None)
+
+
+class _HeldBack:
+    """The way of one request and its answer.
+
+    Attributes:
+        is_ours: the start of the answer waits for its first bytes.
+    """
+
+    def __init__(self, receive: AsgiReceive, send: AsgiSend) -> None:
+        self._receive = receive
+        self._send = send
+        self.is_ours = False
+        self._asked: list[bytes] | None = []  # the request's body until it is whole
+        self._start: AsgiMessage | None = None
+        self._is_refused = False
+
+    async def receive(self) -> AsgiMessage:
+        """The body in one piece, as the server wants it anyway; after it what comes."""
+        while (message := await self._receive())["type"] == "http.request" and self._asked is not None:
+            self._asked.append(message.get("body") or b"")
+            if not message.get("more_body"):
+                body, self._asked = b"".join(self._asked), None
+                return {"type": "http.request", "body": self._understood(body), "more_body": False}
+        return message
+
+    def _understood(self, body: bytes) -> bytes:
+        """The body as the pipeline is to get it."""
+        try:
+            chat = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return body  # the server says what is wrong
+        self.is_ours = isinstance(chat, dict) and str(chat.get("model")).startswith(ROUTER)
+        if not self.is_ours or chat.get("stream") is not None:
+            return body
+        return orjson.dumps({**chat, "stream": False})
+
+    async def send(self, message: AsgiMessage) -> None:
+        if self._is_refused:
+            return
+        if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK and self.is_ours:
+            self._start = message
+            return
+        if self._start is not None:
+            if refusal := early_refusal(bytes(message.get("body") or b"")):
+                self._is_refused = True
+                for part in refusal_messages(refusal, "openai"):
+                    await self._send(part)
+                return
+            await self.end()
+        await self._send(message)
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._start is not None and not self._is_refused:
+            await send_start(self._send, self._start)
+            self._start = None
+
+
+# Also in the server's threads, which a request's context goes along with.
+_this_request: ContextVar[_HeldBack | None] = ContextVar("this_request", default=None)
+
+
+async def _held_back(_scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = _HeldBack(receive, send)
+    _this_request.set(held)
+    await behind(held.receive, held.send)
+    await held.end()
+
+
+def early_refusal(beginning: bytes) -> Refusal | None:
+    """The error that a body begins with; None: it begins with something else, or with another's error."""
+    first = beginning.split(b"\n", 1)[0].removeprefix(b"data:")
+    try:
+        found = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return None
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict) or not error.keys() >= _REFUSAL_KEYS or error["status"] not in _STATUSES:
+        return None
+    return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
 
 
 # --- ollama_pack.services.webui_tasks ---
@@ -11749,18 +11924,6 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, **hints}
 
 
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
-
-SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
-
-
-def sibling(name: str) -> Any:
-    """A pipeline as it is loaded now; None where there is none of this name."""
-    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
-    return loaded.get(name)
-
-
 # --- ollama_pack.services.pack_valves ---
 # What all valves of the pack have in common.
 
@@ -11780,8 +11943,6 @@ class PackValves(BaseModel):
 
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
-
-valves_log = logging.getLogger(__name__)
 
 
 def _own_digest() -> str:
@@ -11844,9 +12005,9 @@ def starting_valves(
         return kind(**values)
     except ValidationError as error:
         refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-        for valve, reason in refused.items():
-            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
-        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    for valve, reason in refused.items():
+        log.error("%s is left out: %s", variables.get(valve, valve), reason)
+    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.aliases.table ---
@@ -13199,8 +13360,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
-sharing_log = logging.getLogger(__name__)
-
 
 def usable_redis_url(url: str) -> str:
     """The URL, which is none or can be used; unchecked where redis-py is missing.
@@ -13223,7 +13382,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )
@@ -13240,8 +13399,6 @@ def _has_redis_py() -> bool:
 
 
 # --- ollama_pack.plugins.pipelines.gpu_router ---
-
-log = logging.getLogger(__name__)
 
 CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
@@ -13312,6 +13469,7 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
+        put_route()
         await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
@@ -13326,6 +13484,7 @@ class Pipeline:
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
+        take_route()
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
@@ -13367,7 +13526,10 @@ class Pipeline:
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            raise _http_refusal(error) from error
+            refusal = _refused(error)
+            if gives_status():
+                return refusal.body()
+            raise _http_error(refusal) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
         async with aclosing(self._chunks(name, body)) as chunks:
@@ -13445,10 +13607,9 @@ def _refused(error: Exception) -> Refusal:
     return refusal_of(error, for_admin=False)
 
 
-def _http_refusal(error: Exception) -> Exception:
+def _http_error(refusal: Refusal) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 
-    refusal = _refused(error)
     made: Exception = HTTPException(refusal.status, refusal.message, refusal.headers)
     return made

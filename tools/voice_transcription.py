@@ -10,42 +10,42 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4670, which the server calls.
+# Begin here: `class Tools`, line 4600, which the server calls.
 # The modules that it uses come first:
-#     86  errors                   Every error that the pack raises on purpose, and the base of them all.
-#    168  services.pack_valves     What all valves of the pack have in common.
-#    182  speech.errors            What goes wrong with transcription: see the tree in `ollama_pack.errors`.
-#    545  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    622  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    714  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    750  speech.values            What recordings turn into, and what an engine is.
-#   1007  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1157  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   1178  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1362  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   1385  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1518  speech.sentences         Segments of about a sentence, made from words with times.
-#   1572  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1750  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1978  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2099  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2183  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2272  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2436  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   2501  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3091  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3179  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3253  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3521  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3571  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3713  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3979  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   3990  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4103  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4241  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4378  webui.errors             What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#   4394  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
-#   4488  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     86  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    100  services.pack_valves     What all valves of the pack have in common.
+#    114  speech.errors            What goes wrong with transcription.
+#    477  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    554  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    646  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    682  speech.values            What recordings turn into, and what an engine is.
+#    939  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1089  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
+#   1110  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1294  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   1317  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1450  speech.sentences         Segments of about a sentence, made from words with times.
+#   1504  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1682  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1910  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2031  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2115  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2204  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2368  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
+#   2433  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3023  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3111  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3185  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3453  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3503  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3911  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+#   3922  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4035  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4173  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4310  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4326  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
+#   4420  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -84,75 +84,7 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -180,7 +112,7 @@ class PackValves(BaseModel):
 
 
 # --- ollama_pack.speech.errors ---
-# What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+# What goes wrong with transcription.
 
 _MEBIBYTE = 2**20
 
@@ -1365,12 +1297,12 @@ def _retry_seconds(header: str) -> float:
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
 
-ProcessShared = TypeVar("ProcessShared")
+T = TypeVar("T")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
+def process_wide(name: str, make: Callable[[], T]) -> T:
     """The one object of that name in this process, made at the first call.
 
     Args:
@@ -1378,7 +1310,7 @@ def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: ProcessShared = vars(state).setdefault(name, make())
+    kept: T = vars(state).setdefault(name, make())
     return kept
 
 
@@ -4376,7 +4308,7 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 
 
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class StoredFileError(PackError):
@@ -4488,7 +4420,7 @@ async def store_text(request: Any, user_id: str, name: str, text: str, media_typ
 # --- ollama_pack.services.voice_job ---
 # One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
-log_job = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
@@ -4566,7 +4498,7 @@ class VoiceJob:
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
-            log_job.error("a recording was not transcribed: %s", error)
+            log.error("a recording was not transcribed: %s", error)
         return told_to(error, is_admin=self._is_admin)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
@@ -4663,8 +4595,6 @@ def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, b
 
 
 # --- ollama_pack.plugins.tools.voice_transcription ---
-
-log = logging.getLogger(__name__)
 
 
 class Tools:

@@ -10,9 +10,9 @@ from ollama_pack.cache.errors import StoreError, StoreFullError
 from ollama_pack.cache.limits import TimeLimits
 from ollama_pack.cache.store import CacheStore
 
-guard_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_Answer = TypeVar("_Answer")
+T = TypeVar("T")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
@@ -84,8 +84,8 @@ class StoreGuard:
         return self._rule.probe_limit
 
     async def ask(
-        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> _Answer | StoreTrouble:
+        self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
+    ) -> T | StoreTrouble:
         """Ask the store one thing.
 
         Args:
@@ -129,12 +129,12 @@ class StoreGuard:
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
             self._full = True
-            guard_log.warning("The response cache keeps no new answers: %s", fault)
+            log.warning("The response cache keeps no new answers: %s", fault)
 
     def _log_trouble(self, fault: str) -> None:
         if not self._logged:
             self._logged = True
-            guard_log.warning(
+            log.warning(
                 "The response cache cannot use its store: %s. Chats go to their models until it can", fault
             )
 
@@ -142,7 +142,7 @@ class StoreGuard:
         self.fault = ""
         if self._logged:
             self._logged = False
-            guard_log.warning("The response cache can use its store again")
+            log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-_Given = TypeVar("_Given")
+T = TypeVar("T")
 
 
 class _Wait:
@@ -29,7 +29,7 @@ class TimeLimits:
         self._waits: set[_Wait] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def within(self, seconds: float, step: Awaitable[_Given]) -> _Given:
+    async def within(self, seconds: float, step: Awaitable[T]) -> T:
         """What a step gives, if it does so in time; otherwise the step is cancelled.
 
         Raises:

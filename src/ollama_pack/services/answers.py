@@ -30,7 +30,7 @@ from ollama_pack.routing.errors import (
 )
 from ollama_pack.webui.errors import ModelClosedError
 
-answers_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
@@ -47,6 +47,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -75,7 +76,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -86,6 +87,12 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
+
+
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
+    status, code, sentence = _NO_CANDIDATE
+    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
 
 
 def _param(error: PackError) -> str | None:
@@ -106,7 +113,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.webui_tasks import is_background_prompt, is_background_task
 
@@ -82,23 +83,17 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
 def goes_to_router(body: Mapping[str, Any]) -> bool:
     """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
     model = str(body.get("model") or "")
-    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    row = object_at(body, "metadata", "model", "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
     return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:
     """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
-    metadata = body.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
+    metadata = object_at(body, "metadata")
     note = {name: value for name in _NOTED if (value := metadata.get(name))}
     note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
-    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    about = object_at(metadata, "model", "info", "meta")
     if about.get("knowledge"):
         note["model"] = {"info": {"meta": {"knowledge": True}}}
     return {**with_hints(body), NOTE_FIELD: note}
-
-
-def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}

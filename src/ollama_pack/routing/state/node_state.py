@@ -167,13 +167,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:

@@ -219,7 +219,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -227,6 +235,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -239,8 +248,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
