@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13791, which the server calls.
+# Begin here: `class Pipe`, line 13826, which the server calls.
 # The modules that it uses come first:
 #    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    199  aliases.errors                 What goes wrong with aliases.
@@ -34,89 +34,89 @@ version: 0.1.0
 #   2315  routing.errors                 What goes wrong with routing.
 #   2460  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
 #   2472  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2733  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3123  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3245  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3346  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3533  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3654  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3769  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3877  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3988  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4135  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4168  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4224  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4312  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4851  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4968  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5075  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5124  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5326  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5501  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5851  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5927  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5970  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6075  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6308  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6366  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6463  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6666  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6837  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7166  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7419  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7504  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7868  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7951  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8032  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8098  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8147  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8575  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8712  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8878  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9100  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9203  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9297  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9458  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9491  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9673  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9708  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10254  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10617  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10675  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11067  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11334  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11433  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11894  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  11963  engines.event_text             A server-sent event as text.
-#  11981  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11997  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12124  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12135  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12141  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12290  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12384  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12556  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12646  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12692  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12756  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12862  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  12909  services.pack_valves           What all valves of the pack have in common.
-#  12923  services.router_valves         The valves of the router, wherever it runs.
-#  13016  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13130  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13423  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13455  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13472  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13723  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13738  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13752  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#   2768  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3158  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3280  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3381  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3470  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3568  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3689  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3804  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3912  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4023  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4170  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4203  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4259  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4347  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4666  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4886  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5003  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5110  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5159  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5361  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5536  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5886  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5962  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6005  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6110  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6343  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6401  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6498  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6701  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6872  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7201  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7454  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7539  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7709  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7903  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7986  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8067  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8133  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8182  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8610  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8747  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8913  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9135  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9238  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9332  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9493  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9526  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9708  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9743  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10289  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10368  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10514  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10652  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10710  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11102  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11369  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11468  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11929  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  11998  engines.event_text             A server-sent event as text.
+#  12016  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12032  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12159  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12170  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12176  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12290  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12325  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12419  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12591  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12681  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12727  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12791  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12897  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12944  services.pack_valves           What all valves of the pack have in common.
+#  12958  services.router_valves         The valves of the router, wherever it runs.
+#  13051  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13165  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13458  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13490  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13507  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13602  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13758  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13773  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13787  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -157,7 +157,7 @@ from heapq import nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from math import exp
 from random import Random
 from ssl import SSLContext
@@ -2478,10 +2478,16 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -2504,6 +2510,8 @@ class WaitingRequest:
         turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
             decisions count them, and a string computes its hash once.
         displaced: the request that lost its place to this one; None: there was room.
@@ -2520,10 +2528,13 @@ class WaitingRequest:
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> tuple[int, float, int]:
-        return self.turn, self.start, self.number
+        return max(0, self.turn - self.spare_turns), max(self.pushed, self.start - self.grace), self.number
 
     @property
     def owner(self) -> Owner:
@@ -2582,8 +2593,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys((*self._serving, *self._own))
+        return list(islice((one for one in there if one != owner and not one[1]), MOST_OTHERS))
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -2667,7 +2700,7 @@ class FairQueue:
         if self.is_ripe(entry, now):
             for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.place[1])
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -2689,6 +2722,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
@@ -2902,7 +2937,7 @@ class VirtualNode:
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def answers(self, model: str) -> int:
-        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        """Requests for a model that it answers now: not those that were placed here or wait for its load."""
         blob, now = self.view.models[model].blob, self._moment.now
         return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
 

@@ -8,107 +8,107 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11957, which the server calls.
+# Begin here: `class Pipeline`, line 11993, which the server calls.
 # The modules that it uses come first:
-#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    189  aliases.errors                 What goes wrong with aliases.
-#    230  engines.errors                 What goes wrong with a node.
-#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    634  cache.errors                   What goes wrong with the cache.
-#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1005  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1053  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1366  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1458  routing.errors                 What goes wrong with routing.
-#   1603  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1731  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1743  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2004  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2394  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2516  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2614  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2735  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2850  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   2958  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3069  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3216  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3249  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3305  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3393  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3712  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3932  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4049  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4156  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4205  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4270  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4371  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4573  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4748  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5098  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5174  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5217  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5322  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5555  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5613  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5710  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5913  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6084  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6413  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6666  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6751  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6898  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7092  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7175  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7256  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7322  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7371  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7799  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7936  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8102  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8324  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8427  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8521  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8682  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8715  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8897  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8932  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9478  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9557  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9703  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9841  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9899  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10291  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10558  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10657  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11118  engines.event_text             A server-sent event as text.
-#  11136  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11152  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11279  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11408  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11577  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11588  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11689  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11695  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11707  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  11825  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11860  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11927  services.pack_valves           What all valves of the pack have in common.
-#  11941  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12013  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12311  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12357  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12391  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12437  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12501  services.router_valves         The valves of the router, wherever it runs.
-#  12594  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12953  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13067  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13360  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    190  aliases.errors                 What goes wrong with aliases.
+#    231  engines.errors                 What goes wrong with a node.
+#    373  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    499  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    574  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    635  cache.errors                   What goes wrong with the cache.
+#    667  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    791  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    863  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    952  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1006  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1054  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1367  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1459  routing.errors                 What goes wrong with routing.
+#   1604  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1732  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1744  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2040  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2430  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2552  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2650  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2771  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2886  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   2994  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3105  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3252  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3285  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3341  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3429  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3748  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3968  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4085  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4192  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4241  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4306  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4407  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4609  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4784  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5134  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5210  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5253  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5358  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5591  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5649  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5746  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5949  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6120  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6449  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6702  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6787  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6934  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7128  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7211  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7292  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7358  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7407  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7835  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   7972  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8138  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8360  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8463  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8557  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8718  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8751  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8933  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8968  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9514  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9593  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9739  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9877  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#   9935  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10327  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10594  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10693  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11154  engines.event_text             A server-sent event as text.
+#  11172  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11188  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11315  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11444  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11613  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11624  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11725  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11731  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11743  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  11861  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11896  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  11963  services.pack_valves           What all valves of the pack have in common.
+#  11977  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12049  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12347  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12393  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12473  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12537  services.router_valves         The valves of the router, wherever it runs.
+#  12630  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  12989  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13103  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13396  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -152,6 +152,7 @@ from heapq import nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from itertools import islice
 from math import exp
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -1749,10 +1750,16 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -1775,6 +1782,8 @@ class WaitingRequest:
         turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         kind: equal for requests that any node would treat alike, but for their prompts. A string, because
             decisions count them, and a string computes its hash once.
         displaced: the request that lost its place to this one; None: there was room.
@@ -1791,10 +1800,13 @@ class WaitingRequest:
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> tuple[int, float, int]:
-        return self.turn, self.start, self.number
+        return max(0, self.turn - self.spare_turns), max(self.pushed, self.start - self.grace), self.number
 
     @property
     def owner(self) -> Owner:
@@ -1853,8 +1865,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys((*self._serving, *self._own))
+        return list(islice((one for one in there if one != owner and not one[1]), MOST_OTHERS))
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -1938,7 +1972,7 @@ class FairQueue:
         if self.is_ripe(entry, now):
             for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.place[1])
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -1960,6 +1994,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
@@ -2173,7 +2209,7 @@ class VirtualNode:
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def answers(self, model: str) -> int:
-        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        """Requests for a model that it answers now: not those that were placed here or wait for its load."""
         blob, now = self.view.models[model].blob, self._moment.now
         return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
 
