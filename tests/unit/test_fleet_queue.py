@@ -92,8 +92,9 @@ def test_background_comes_after_people_until_its_patience_ends() -> None:
     queue.push(ask(0, background=True), 0.0, 1.0)
     queue.push(ask(1), 5.0, 1.0)
     assert ids(queue, 9.9) == ["r1", "r0"]
-    assert ids(queue, 10.0) == ["r0", "r1"]
     assert queue.ripens_at() == PATIENCE
+    assert ids(queue, 10.0) == ["r0", "r1"]
+    assert queue.ripens_at() is None
 
 
 def test_the_last_places_are_kept_for_users_who_have_none() -> None:
