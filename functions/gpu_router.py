@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13882, which the server calls.
+# Begin here: `class Pipe`, line 13922, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    195  aliases.errors                 What goes wrong with aliases.
@@ -34,84 +34,84 @@ version: 0.1.0
 #   2305  routing.errors                 What goes wrong with routing.
 #   2450  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
 #   2462  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2745  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3154  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3278  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3379  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3468  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3566  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3687  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3802  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3910  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4021  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4168  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4224  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4358  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4677  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4897  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5014  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5122  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5171  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5373  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5548  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5898  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5974  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6017  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6122  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6355  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6413  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6510  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6713  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6884  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7213  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7466  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7551  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7721  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7915  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7998  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8079  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8145  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8194  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8623  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8760  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8926  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9148  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9251  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9345  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9506  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9539  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9721  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9756  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10385  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10461  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10607  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10748  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10806  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11185  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11452  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11551  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12012  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12081  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12097  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12231  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12237  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12351  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12386  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12480  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12652  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12742  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12788  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12852  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12958  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13005  services.pack_valves           What all valves of the pack have in common.
-#  13019  services.router_valves         The valves of the router, wherever it runs.
-#  13112  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13226  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13519  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13551  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13568  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13663  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13819  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2785  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3194  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3318  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3419  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3508  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3606  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3727  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3842  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3950  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4061  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4208  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4264  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4398  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4717  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4937  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5054  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5162  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5211  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5413  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5588  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5938  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6014  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6057  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6162  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6395  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6453  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6550  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6753  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6924  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7253  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7506  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7591  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7761  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7955  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8038  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8119  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8185  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8234  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8663  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8800  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8966  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9188  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9291  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9385  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9546  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9579  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9761  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9796  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10425  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10501  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10647  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10788  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10846  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11225  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11492  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11591  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12052  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12121  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12137  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12271  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12277  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12391  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12426  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12520  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12692  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12782  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12828  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12892  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12998  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13045  services.pack_valves           What all valves of the pack have in common.
+#  13059  services.router_valves         The valves of the router, wherever it runs.
+#  13152  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13266  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13559  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13591  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13608  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13703  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13859  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -152,7 +152,7 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from math import exp, inf
 from operator import attrgetter
 from random import Random
@@ -2468,10 +2468,16 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -2497,6 +2503,8 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, except for their prompts.
         behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -2512,11 +2520,19 @@ class WaitingRequest:
     kind: str = ""
     behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, self.turn, self.start, self.number
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -2576,8 +2592,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -2680,7 +2718,7 @@ class FairQueue:
         if not entry.behind:
             for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -2702,6 +2740,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 

@@ -8,103 +8,103 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12051, which the server calls.
+# Begin here: `class Pipeline`, line 12092, which the server calls.
 # The modules that it uses come first:
-#    178  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    186  aliases.errors                 What goes wrong with aliases.
-#    227  engines.errors                 What goes wrong with a node.
-#    369  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    495  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    570  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    631  cache.errors                   What goes wrong with the cache.
-#    663  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    787  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    859  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    948  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    996  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1044  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1357  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1449  routing.errors                 What goes wrong with routing.
-#   1594  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1722  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1734  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2017  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2426  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2550  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2648  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2769  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2884  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   2992  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3103  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3250  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3306  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3440  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3759  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3979  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4096  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4204  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4253  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4318  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4419  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4621  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4796  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5146  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5222  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5265  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5370  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5603  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5661  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5758  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5961  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6132  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6461  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6714  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6799  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6946  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7140  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7223  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7304  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7370  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7419  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7848  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7985  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8151  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8373  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8476  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8570  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8731  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8764  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8946  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8981  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9610  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9686  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9832  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9973  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10031  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10410  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10677  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10776  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11237  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11253  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11387  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11516  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11685  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11786  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11792  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11827  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  11903  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12021  services.pack_valves           What all valves of the pack have in common.
-#  12035  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12107  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12405  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12451  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12485  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12531  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12595  services.router_valves         The valves of the router, wherever it runs.
-#  12688  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13047  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13161  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13454  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    179  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    187  aliases.errors                 What goes wrong with aliases.
+#    228  engines.errors                 What goes wrong with a node.
+#    370  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    496  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    571  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    632  cache.errors                   What goes wrong with the cache.
+#    664  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    788  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    860  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    949  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    997  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1045  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1358  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1450  routing.errors                 What goes wrong with routing.
+#   1595  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1723  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1735  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2058  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2467  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2591  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2689  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2810  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2925  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3033  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3144  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3291  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3347  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3481  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3800  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4020  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4137  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4245  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4294  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4359  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4460  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4662  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4837  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5187  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5263  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5306  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5411  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5644  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5702  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5799  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6002  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6173  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6502  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6755  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6840  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6987  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7181  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7264  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7345  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7411  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7460  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7889  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8026  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8192  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8414  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8517  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8611  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8772  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8805  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8987  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9022  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9651  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9727  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9873  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10014  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10072  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10451  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10718  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10817  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11278  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11294  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11428  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11557  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11726  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11827  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11833  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11868  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  11944  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12062  services.pack_valves           What all valves of the pack have in common.
+#  12076  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12148  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12446  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12492  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12526  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12572  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12636  services.router_valves         The valves of the router, wherever it runs.
+#  12729  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13088  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13202  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13495  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -148,6 +148,7 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from itertools import chain, islice
 from math import exp, inf
 from operator import attrgetter
 from pathlib import Path
@@ -1740,10 +1741,16 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -1769,6 +1776,8 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, except for their prompts.
         behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -1784,11 +1793,19 @@ class WaitingRequest:
     kind: str = ""
     behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, self.turn, self.start, self.number
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -1848,8 +1865,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -1952,7 +1991,7 @@ class FairQueue:
         if not entry.behind:
             for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -1974,6 +2013,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
