@@ -9,57 +9,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5223, which the server calls.
+# Begin here: `class Filter`, line 5221, which the server calls.
 # The modules that it uses come first:
-#    115  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    123  cache.errors              What goes wrong with the cache.
-#    171  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#    244  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    360  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    529  cache.key                 What makes two requests the same: the key of a cached answer.
-#    765  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    958  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1111  cache.entry               An answer as it is kept.
-#   1180  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1261  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1381  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1387  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1396  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1760  services.pack_valves      What all valves of the pack have in common.
-#   1774  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1835  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1846  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1921  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2024  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2179  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2229  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2333  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2654  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2752  cache.joining             Many who ask the same at the same time ask once.
-#   2818  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2843  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2876  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3017  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3303  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3398  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3744  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3939  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4266  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4469  services.completions      What `gpu_router` gives a client that wants no stream.
-#   4480  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4696  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4732  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4797  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4851  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4898  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4957  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4971  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5022  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5056  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5080  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5133  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5161  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#   5183  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    114  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    122  cache.errors              What goes wrong with the cache.
+#    170  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#    243  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    359  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    528  cache.key                 What makes two requests the same: the key of a cached answer.
+#    764  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    957  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1110  cache.entry               An answer as it is kept.
+#   1179  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1260  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1380  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1386  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1395  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1759  services.pack_valves      What all valves of the pack have in common.
+#   1773  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1834  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1845  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1920  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   2023  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2178  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2228  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2332  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2653  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2751  cache.joining             Many who ask the same at the same time ask once.
+#   2817  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2842  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2875  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3016  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3302  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3397  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3743  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3938  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4265  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4468  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4479  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4695  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4731  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4796  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4850  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4897  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4956  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4970  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5021  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5055  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5079  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5132  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5160  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -4466,8 +4465,8 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
+# --- ollama_pack.services.answers ---
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
 
 def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -5159,7 +5158,9 @@ async def routed_weights(
 
 
 # --- ollama_pack.webui.server ---
-# What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def server_secret(purpose: str) -> str:
@@ -5179,9 +5180,6 @@ def data_folder() -> Path:
 
     return Path(DATA_DIR)
 
-
-# --- ollama_pack.webui.succession ---
-# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
 

@@ -9,43 +9,42 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4392, which the server calls.
+# Begin here: `class Pipeline`, line 4388, which the server calls.
 # The modules that it uses come first:
-#     97  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    105  cache.errors                What goes wrong with the cache.
-#    153  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    269  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    427  cache.key                   What makes two requests the same: the key of a cached answer.
-#    663  cache.entry                 An answer as it is kept.
-#    732  cache.collect               From the chunks of a generation to what may be kept of it.
-#    887  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    937  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#   1010  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1203  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1356  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1460  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1541  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1862  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   1960  cache.joining               Many who ask the same at the same time ask once.
-#   2026  engines.errors              What goes wrong with a node.
-#   2044  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2094  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2119  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2136  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2216  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2502  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2577  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2680  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   3031  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3126  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3472  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3667  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3994  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4197  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4320  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#   4350  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
-#   4362  services.pack_valves        What all valves of the pack have in common.
-#   4376  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     96  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    104  cache.errors                What goes wrong with the cache.
+#    152  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    268  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    426  cache.key                   What makes two requests the same: the key of a cached answer.
+#    662  cache.entry                 An answer as it is kept.
+#    731  cache.collect               From the chunks of a generation to what may be kept of it.
+#    886  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    936  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
+#   1009  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1202  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1355  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1459  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1540  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1861  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   1959  cache.joining               Many who ask the same at the same time ask once.
+#   2025  engines.errors              What goes wrong with a node.
+#   2043  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2093  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2118  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2135  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2215  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2501  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2576  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2679  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   3030  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3125  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3471  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3666  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3993  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4196  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4319  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4358  services.pack_valves        What all valves of the pack have in common.
+#   4372  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -4318,7 +4317,7 @@ class CacheKeeper:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -4346,9 +4345,6 @@ class Asking:
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
 
-
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 

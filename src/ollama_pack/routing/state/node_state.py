@@ -376,10 +376,11 @@ class NodeState:
 
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
-        due = [self.paused_until, *self.retry_at()]
+        due = [self.paused_until, self.loading_until, *self.retry_at()]
         if self.gpu.count:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
+            due.append(runner.ready_at)
             if runner.foreign.count:
                 due += runner.foreign.changes_at()
         return due
