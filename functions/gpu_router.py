@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13997, which the server calls.
+# Begin here: `class Pipe`, line 14006, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -96,23 +96,23 @@ version: 0.1.0
 #  12293  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
 #  12299  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 #  12413  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12448  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12542  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12714  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12804  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12825  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12903  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12967  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13073  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13120  services.pack_valves           What all valves of the pack have in common.
-#  13134  services.router_valves         The valves of the router, wherever it runs.
-#  13227  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13341  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13634  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13666  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13683  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13778  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13934  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  12460  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12551  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12723  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12813  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12834  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12912  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12976  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13082  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13129  services.pack_valves           What all valves of the pack have in common.
+#  13143  services.router_valves         The valves of the router, wherever it runs.
+#  13236  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13350  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13643  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13675  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13692  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13787  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13943  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -12427,6 +12427,18 @@ def _tool_name(tool: Mapping[str, Any]) -> str:
     return str((tool.get("function") or {}).get("name"))
 
 
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
@@ -12499,7 +12511,7 @@ async def usable_models(
     def is_usable(model: CheckedModel) -> bool:
         if own := own_rows(model, rows):
             return any(row.active and reader.may_read(row) for row in own)
-        return reader.is_admin or is_opened
+        return reader.reads_all or is_opened  # with its switch off, Open WebUI refuses admins, too
 
     return frozenset(model.name for model in models if is_usable(model))
 
@@ -12529,11 +12541,8 @@ class _Reader:
 
 
 async def _reader(user: Mapping[str, Any]) -> _Reader:
-    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
-
     user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
-    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+    if reads_all(user):
         return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
     groups = (("group", group) for group in await group_ids_of(user))
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
