@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13922, which the server calls.
+# Begin here: `class Pipe`, line 13925, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    195  aliases.errors                 What goes wrong with aliases.
@@ -23,95 +23,95 @@ version: 0.1.0
 #   1112  aliases.published              Which names of a table can be published as models, and what answers for them.
 #   1146  cache.errors                   What goes wrong with the cache.
 #   1178  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1537  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1661  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1733  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1739  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1804  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1852  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1900  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2213  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2305  routing.errors                 What goes wrong with routing.
-#   2450  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2462  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2785  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3194  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3318  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3419  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3508  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3606  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3727  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3842  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3950  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4061  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4208  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4264  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4398  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4717  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4937  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5054  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5162  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5211  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5413  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5588  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5938  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6014  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6057  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6162  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6395  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6453  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6550  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6753  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6924  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7253  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7506  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7591  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7761  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7955  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8038  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8119  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8185  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8234  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8663  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8800  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8966  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9188  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9291  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9385  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9546  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9579  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9761  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9796  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10425  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10501  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10647  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10788  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10846  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11225  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11492  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11591  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12052  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12121  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12137  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12271  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12277  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12391  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12426  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12520  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12692  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12782  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12828  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12892  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12998  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13045  services.pack_valves           What all valves of the pack have in common.
-#  13059  services.router_valves         The valves of the router, wherever it runs.
-#  13152  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13266  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13559  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13591  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13608  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13703  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13859  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1540  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1664  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1736  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1742  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1807  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1855  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1903  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2216  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2308  routing.errors                 What goes wrong with routing.
+#   2453  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2465  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2788  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3197  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3321  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3422  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3511  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3609  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3730  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3845  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3953  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4064  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4211  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4267  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4401  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4720  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4940  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5057  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5165  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5214  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5416  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5591  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5941  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6017  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6060  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6165  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6398  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6456  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6553  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6756  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6927  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7256  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7509  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7594  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7764  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7958  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8041  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8122  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8188  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8237  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8666  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8803  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8969  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9191  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9294  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9388  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9549  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9582  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9764  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9799  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10428  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10504  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10650  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10791  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10849  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11228  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11495  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11594  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12055  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12124  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12140  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12274  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12280  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12394  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12429  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12523  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12695  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12785  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12831  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12895  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13001  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13048  services.pack_valves           What all valves of the pack have in common.
+#  13062  services.router_valves         The valves of the router, wherever it runs.
+#  13155  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13269  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13562  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13594  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13611  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13706  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13862  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -1199,6 +1199,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -1224,6 +1226,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 

@@ -102,9 +102,9 @@ version: 0.1.0
 #  12572  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
 #  12636  services.router_valves         The valves of the router, wherever it runs.
 #  12729  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13088  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13202  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13495  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13091  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13205  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13498  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -12750,6 +12750,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -12775,6 +12777,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
