@@ -9,113 +9,113 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13786, which the server calls.
+# Begin here: `class Pipe`, line 13784, which the server calls.
 # The modules that it uses come first:
-#    184  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    266  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    307  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    449  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    568  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    643  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    704  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1002  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1130  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1176  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1210  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#   1242  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1601  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1726  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1798  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1804  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1869  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1923  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1971  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2284  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2376  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   2521  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2533  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2794  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3184  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3306  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3407  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3496  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3594  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3715  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3830  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3938  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4049  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4196  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4229  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4285  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4373  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4694  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4914  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5031  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5138  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5187  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5389  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5564  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5914  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5990  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6033  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6138  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6371  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6429  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6527  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6735  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6910  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7239  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7492  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7577  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7747  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7941  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8024  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8104  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8170  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8219  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8647  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8784  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8950  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9172  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9275  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9369  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9530  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9563  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9745  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9780  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10326  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10405  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10551  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10689  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10747  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11129  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11396  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11495  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11952  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12021  engines.event_text             A server-sent event as text.
-#  12039  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  12055  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12183  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12194  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12200  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12314  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12349  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12443  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12615  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12705  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12751  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12815  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12921  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  12968  services.pack_valves           What all valves of the pack have in common.
-#  12982  services.router_valves         The valves of the router, wherever it runs.
-#  13075  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13189  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13482  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13516  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13533  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13716  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13731  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13745  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    182  errors                         Every error that the pack raises on purpose, and the base of them all.
+#    264  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    305  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#    447  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    566  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    641  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    702  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1000  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1128  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1174  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1208  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#   1240  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1599  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1724  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1796  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1802  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1867  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1921  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1969  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2282  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2374  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#   2519  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2531  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2792  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3182  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3304  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3405  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3494  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3592  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3713  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3828  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3936  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4047  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4194  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4227  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4283  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4371  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4692  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4912  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5029  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5136  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5185  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5387  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5562  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5912  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5988  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6031  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6136  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6369  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6427  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6525  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6733  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6908  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7237  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7490  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7575  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7745  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7939  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8022  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8102  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8168  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8217  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8645  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8782  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8948  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9170  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9273  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9367  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9528  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9561  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9743  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9778  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10324  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10403  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10549  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10687  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10745  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11127  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11394  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11493  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11950  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12019  engines.event_text             A server-sent event as text.
+#  12037  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#  12053  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12181  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12192  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12198  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12312  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12347  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12441  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12613  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12703  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12749  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12813  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  12919  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  12966  services.pack_valves           What all valves of the pack have in common.
+#  12980  services.router_valves         The valves of the router, wherever it runs.
+#  13073  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13187  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13480  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13514  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13531  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  13714  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  13729  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  13743  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -169,9 +169,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -4534,7 +4532,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: "StreamBuffer[_Piece]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -4632,7 +4630,7 @@ class NodeTransport:
         return body[:limit]
 
     async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+        self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[_Piece]"
     ) -> list[_Piece]:
         """One piece or more; none when the answer has ended."""
         try:
@@ -5222,17 +5220,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -5299,7 +5287,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -5313,11 +5306,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:

@@ -8,104 +8,104 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11796, which the server calls.
+# Begin here: `class Pipeline`, line 11794, which the server calls.
 # The modules that it uses come first:
-#    177  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    253  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    294  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    436  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    555  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    630  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    691  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    723  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    848  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    920  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1009  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1063  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1111  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1424  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1516  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   1661  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1789  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1801  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2062  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2452  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2574  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2672  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2793  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2908  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3016  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3127  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3274  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3307  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3363  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3451  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3772  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3992  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4109  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4216  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4265  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4330  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4431  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4633  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4808  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5158  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5234  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5277  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5382  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5615  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5673  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5771  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5979  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6154  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6483  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6736  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6821  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6968  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7162  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7245  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7325  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7391  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7440  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7868  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8005  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8171  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8393  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8496  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8590  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8751  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8784  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8966  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9001  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9547  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9626  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9772  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9910  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9968  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10350  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10617  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10716  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11173  engines.event_text             A server-sent event as text.
-#  11191  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  11207  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11335  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11466  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11639  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11650  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11685  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11752  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11764  services.pack_valves           What all valves of the pack have in common.
-#  11778  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  11852  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12150  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12196  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12230  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12276  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12340  services.router_valves         The valves of the router, wherever it runs.
-#  12433  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12792  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  12906  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13199  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    175  errors                         Every error that the pack raises on purpose, and the base of them all.
+#    251  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+#    292  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
+#    434  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    553  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    628  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    689  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+#    721  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    846  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    918  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1007  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1061  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1109  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1422  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1514  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
+#   1659  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1787  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1799  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2450  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2572  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2670  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2791  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2906  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3014  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3125  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3272  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3305  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3361  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3449  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3770  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   3990  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4107  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4214  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4263  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4328  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4429  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4631  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4806  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5156  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5232  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5275  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5380  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5613  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5671  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5769  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5977  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6152  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6481  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6734  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6819  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6966  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7160  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7243  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7323  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7389  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7438  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7866  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8003  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8169  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8391  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8494  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8588  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8749  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8782  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8964  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   8999  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9545  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9624  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9770  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#   9908  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#   9966  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10348  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10615  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10714  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11171  engines.event_text             A server-sent event as text.
+#  11189  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+#  11205  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11333  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11464  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11637  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11648  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11683  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  11750  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11762  services.pack_valves           What all valves of the pack have in common.
+#  11776  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  11850  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12148  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12194  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12228  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12274  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12338  services.router_valves         The valves of the router, wherever it runs.
+#  12431  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  12790  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  12904  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13197  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -162,9 +162,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -3612,7 +3610,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: "StreamBuffer[_Piece]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -3710,7 +3708,7 @@ class NodeTransport:
         return body[:limit]
 
     async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+        self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[_Piece]"
     ) -> list[_Piece]:
         """One piece or more; none when the answer has ended."""
         try:
@@ -4466,17 +4464,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -4543,7 +4531,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -4557,11 +4550,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:

@@ -1346,7 +1346,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> _Answer | StoreTrouble:
+    ) -> "_Answer | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -1911,7 +1911,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> _Told | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> "_Told | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -2335,7 +2335,7 @@ class ResponseCache:
             detached=set(),
         )
         self._hub = LiveHub(self._tools)
-        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
 

@@ -85,7 +85,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> _Answer | StoreTrouble:
+    ) -> "_Answer | StoreTrouble":
         """Ask the store one thing.
 
         Args:

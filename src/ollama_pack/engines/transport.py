@@ -186,7 +186,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[_Piece],
+        buffer: "StreamBuffer[_Piece]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -284,7 +284,7 @@ class NodeTransport:
         return body[:limit]
 
     async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: StreamBuffer[_Piece]
+        self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[_Piece]"
     ) -> list[_Piece]:
         """One piece or more; none when the answer has ended."""
         try:
