@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 REQUIRE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check package docs bench format clean
+.PHONY: help demo test check package docs bench release format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,9 +39,13 @@ bench: ## the benchmarks, into bench/results/
 	@scripts/prepare .venv webui pipelines engine gateways speech bench test
 	@for bench in bench/*.py; do $(PYTHON) $$bench || exit 1; done
 
+release: ## the version VERSION=1.2.3 in every file, and dist/release/ with checksums
+	@scripts/prepare .venv-release release
+	@.venv-release/bin/python scripts/release.py '$(VERSION)'
+
 format: ## format the code
 	@scripts/prepare .venv lint
 	@$(PYTHON) -m ruff format && $(PYTHON) -m ruff check --fix
 
 clean: ## remove what the commands above have made
-	rm -rf .venv .venv-oldest .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-release .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

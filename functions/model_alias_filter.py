@@ -9,25 +9,22 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1508, which the server calls.
+# Begin here: `class Filter`, line 1155, which the server calls.
 # The modules that it uses come first:
-#     50  errors                Every error that the pack raises on purpose, and the base of them all.
-#    126  aliases.errors        What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    167  engines.errors        What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    275  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    284  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
-#    345  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    643  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    761  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    863  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    869  cache.errors          What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    889  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
-#    961  routing.errors        What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   1073  webui.errors          What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#   1089  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1199  services.pack_valves  What all valves of the pack have in common.
-#   1213  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1382  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#     47  errors                The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     55  aliases.errors        What goes wrong with aliases.
+#     96  engines.content       The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    105  aliases.facts         What an alias table may ask about a request, read off an OpenAI chat body.
+#    166  aliases.table         An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    464  engines.ollama.names  Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    582  aliases.resolve       Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    684  engines.routed_names  How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    690  engines.refusals      What a client gets instead of an answer, in the form of each API that clients speak.
+#    762  services.answers      An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    778  services.pack_valves  What all valves of the pack have in common.
+#    792  engines.front_route   A route in front of a server's own, which sees each answer of a chat before its client does.
+#    887  webui.early_errors    The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1029  webui.models          What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
 import logging
 import math
@@ -38,7 +35,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
 from inspect import signature
@@ -48,75 +45,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -124,7 +53,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -162,114 +91,6 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
-
-
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    def __str__(self) -> str:
-        return f"node {self.node} {self.reason}" + (f": {self.said}" if self.said else "")
-
-    @property
-    def plain(self) -> str:
-        """What went wrong, for people who are not to see addresses."""
-        return self.reason + (f": {self.said}" if self.said else "")
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        super().__init__(node, "cannot be reached (does it run, is the address right?)", said=said)
-
-    @property
-    def plain(self) -> str:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        waited = {"connect": "connected", "load": "loaded the model"}.get(stage, f"sent its {stage}")
-        super().__init__(node, f"has not {waited} within {seconds:g} s")
-        self.stage = stage
-        self.seconds = seconds
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, f"is busy (status {status})", status=status, said=said)
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or f"run 'ollama pull {model}' there"
-        super().__init__(node, f"has no {model!r} ({remedy})", status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        number = f" (status {status})" if status and not said else ""
-        super().__init__(node, f"refuses the request{number}", status=status, said=said)
 
 
 # --- ollama_pack.engines.content ---
@@ -866,26 +687,6 @@ def find_candidate(
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#
-# None but `LeaderLostError` reaches a chat: a store that fails is a miss.
-
-
-class LeaderLostError(PackError):
-    """The generation that an answer was copied from ended without its end, and part of it is shown already.
-
-    Attributes:
-        chunks: how many had come.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        super().__init__(
-            "the answer was shared with another request, whose generation was lost half-way: regenerate it"
-        )
-        self.chunks = chunks
-
-
 # --- ollama_pack.engines.refusals ---
 # What a client gets instead of an answer, in the form of each API that clients speak.
 
@@ -958,242 +759,20 @@ class Refusal:
         }
 
 
-# --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
-
-
-class RoutingError(PackError):
-    """A request cannot be given to any node."""
-
-
-class NoNodeError(RoutingError):
-    """No node has any of the models that may answer.
-
-    Attributes:
-        models: the models, the preferred one first.
-        nodes: the names of all nodes.
-        silent: name of each of them that does not answer → what is wrong with it.
-    """
-
-    def __init__(
-        self, models: tuple[str, ...], nodes: tuple[str, ...], silent: Mapping[str, str] | None = None
-    ) -> None:
-        wanted, silent = _either(models), silent or {}
-        faults = ", ".join(f"{node} ({fault})" for node, fault in silent.items())
-        if there := [node for node in nodes if node not in silent]:
-            where = f"pull it on one of {', '.join(there)}" + (f"; no answer from {faults}" if faults else "")
-            said = f"no node has {wanted}: {where}"
-        else:
-            said = f"no node answers that may have {wanted}: {faults or 'no node is configured'}"
-        super().__init__(said)
-        self.models = models
-        self.nodes = nodes
-        self.silent = dict(silent)
-
-
-class QueueFullError(RoutingError):
-    """Too many requests wait already.
-
-    Attributes:
-        limit: how many may wait.
-        waiting: how many do.
-        own: how many of them are this user's.
-    """
-
-    def __init__(self, limit: int, waiting: int, own: int) -> None:
-        yours = f", {own} of them yours" if own else ""
-        super().__init__(
-            f"all nodes are busy and {waiting} requests wait{yours} (the limit is {limit}): "
-            "try again in a minute"
-        )
-        self.limit = limit
-        self.waiting = waiting
-        self.own = own
-
-
-class WaitedTooLongError(RoutingError):
-    """No node became free in time.
-
-    Attributes:
-        seconds: the limit.
-        waiting: how many requests wait.
-    """
-
-    def __init__(self, seconds: float, waiting: int) -> None:
-        super().__init__(
-            f"all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an "
-            "admin add a node or raise first_token_timeout_seconds"
-        )
-        self.seconds = seconds
-        self.waiting = waiting
-
-
-class NoAnswerError(RoutingError):
-    """Every node that was tried failed before its first token.
-
-    Attributes:
-        failures: name of each → what went wrong.
-    """
-
-    def __init__(self, failures: Mapping[str, NodeError]) -> None:
-        reasons = "; ".join(f"{node}: {failure.plain}" for node, failure in failures.items())
-        super().__init__(f"no node could answer ({reasons}): try again, or let an admin look at these nodes")
-        self.failures = dict(failures)
-
-
-class RequestFailsError(NoAnswerError):
-    """Several nodes failed in the same way before their first token: the request is the likely reason."""
-
-    def __init__(self, failures: Mapping[str, NodeError]) -> None:
-        super().__init__(failures)
-        nodes, why = " and ".join(failures), list(failures.values())[-1].plain
-        said = f"{nodes} failed in the same way ({why}): change this request, as it is the likely reason"
-        self.args = (said,)
-
-
-class AnswerBrokenError(RoutingError):
-    """A node failed in the middle of its answer. Another node's words are never put behind it.
-
-    Attributes:
-        node: its name.
-    """
-
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(
-            f"{node} failed in the middle of this answer ({reason}): it is incomplete, "
-            "regenerate it and another node answers"
-        )
-        self.node = node
-
-
-def _either(models: tuple[str, ...]) -> str:
-    return " or ".join(f"'{model}'" for model in models)
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-
-
-class ModelClosedError(PackError):
-    """A user may not use the model that would answer. Open WebUI's own words: whether it exists is not said.
-
-    Attributes:
-        model: its id.
-    """
-
-    def __init__(self, model: str) -> None:
-        super().__init__("Model not found")
-        self.model = model
-
-
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
-RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
-
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
-_TRY_LATER = "Try again in a minute, or choose another model."
-_NODES_SILENT = f"The computers that run this model do not answer at the moment. {_TRY_LATER}"
-_NOT_HERE = f"This model is not installed on any computer here. {_CHOOSE_OTHER}"
 _NO_ALIAS = f"No model behind this name can be used. {_CHOOSE_OTHER}"
-_TOO_BUSY = f"This model has too much to do. {_TRY_LATER}"
-_TOO_SLOW = f"This model did not begin to answer in time. {_TRY_LATER}"
-_FAILED = f"This model failed to answer. {_TRY_LATER}"
-_UNANSWERABLE = "The model fails at this request every time. Change it, or choose another model."
-_CUT_OFF = "The answer broke off and is incomplete. Generate it again."
-_UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
-    """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
-
-    Args:
-        error: one of the pack's, or any other.
-        for_admin: the sentence says which node did what, and how to put it right.
-    """
-    if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
-    status, code, sentence = _meaning(error)
-    waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return Refusal(
-        status=status,
-        message=str(error) if for_admin else sentence,
-        code=code,
-        param=_param(error),
-        retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
-    )
-
-
-def _param(error: PackError) -> str | None:
-    if isinstance(error, ChatBodyError):
-        return error.field
-    is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
-    return "model" if is_model else None
-
-
-def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each kind
-    match error:
-        case ChatBodyError():
-            return HTTPStatus.BAD_REQUEST, None, str(error)
-        case RequestRefusedError():
-            said = error.said.replace("`", "'")
-            reason = f": {said}" if said else ". Change it, or choose another model."
-            return _client_status(error), None, f"The model cannot answer this request{reason}"
-        case ModelClosedError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
-        case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
-        case AnswerBrokenError() | LeaderLostError():
-            return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
-        case RequestFailsError():
-            return HTTPStatus.BAD_REQUEST, "request_failed", _UNANSWERABLE
-        case NoAnswerError():
-            return _meaning_of_failures(error)
-        case RoutingError():
-            return _meaning_of_waiting(error)
-    return HTTPStatus.BAD_GATEWAY, None, _FAILED
-
-
-def _meaning_of_waiting(error: RoutingError) -> _Meaning:
-    """Of what goes wrong before any node is asked."""
-    match error:
-        case NoNodeError() if error.nodes and not error.silent:
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
-        case QueueFullError():
-            yours = f", {error.own} of them yours" if error.own else ""
-            status = HTTPStatus.TOO_MANY_REQUESTS if error.own else HTTPStatus.SERVICE_UNAVAILABLE
-            sentence = f"Too many questions wait for an answer{yours}. Try again in a minute."
-            return status, "queue_full", sentence
-        case WaitedTooLongError():
-            sentence = f"No computer was free for this model within {error.seconds:g} seconds. {_TRY_LATER}"
-            return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", sentence
-    return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
-
-
-def _meaning_of_failures(error: NoAnswerError) -> _Meaning:
-    """Of what went wrong at several nodes: what matters is whether waiting helps."""
-    failures = list(error.failures.values())
-    if all(isinstance(failure, ModelNotFoundError) for failure in failures):
-        return HTTPStatus.NOT_FOUND, "model_not_found", _NOT_HERE
-    if any(isinstance(failure, NodeBusyError) for failure in failures):
-        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_busy", _TOO_BUSY
-    if any(isinstance(failure, NodeUnreachableError) for failure in failures):
-        return HTTPStatus.SERVICE_UNAVAILABLE, "nodes_down", _NODES_SILENT
-    if all(isinstance(failure, NodeTimeoutError) for failure in failures):
-        return HTTPStatus.GATEWAY_TIMEOUT, "timeout", _TOO_SLOW
-    return HTTPStatus.BAD_GATEWAY, "nodes_failed", _FAILED
-
-
-def _client_status(error: RequestRefusedError) -> int:
-    """The node's own where it is one of the client's errors: 413 or 422 say more than 400."""
-    status = error.status or HTTPStatus.BAD_REQUEST
-    client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
-    return status if status in client_errors else HTTPStatus.BAD_REQUEST
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
+    status, code, sentence = _NO_CANDIDATE
+    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -1208,6 +787,101 @@ class PackValves(BaseModel):
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
+
+
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
 
 
 # --- ollama_pack.webui.early_errors ---
@@ -1236,8 +910,6 @@ _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
 
-AsgiMessage = dict[str, Any]
-
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
     """Note why a request is not answered, or no further.
@@ -1253,44 +925,17 @@ def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
     if app is not None:
-        routes = app.router.routes
-        others = [route for route in routes if getattr(route, "name", "") != ROUTE_NAME]
-        routes[:] = [_early_errors_route(app), *others]  # in one step: requests look at this very list
+        put_in_front(app, ROUTE_NAME, lambda scope: _form_of(scope) is not None, _held_back)
 
 
-def _early_errors_route(app: Any) -> Any:
-    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with Open WebUI
-
-    class EarlyErrorsRoute(BaseRoute):
-        """Hands a chat on to the route behind this one."""
-
-        name = ROUTE_NAME
-        path = "/api"
-
-        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
-            is_chat = scope["type"] == "http" and scope["method"] == "POST" and _form_of(scope) is not None
-            return (Match.FULL if is_chat and self._behind(scope) else Match.NONE), {}
-
-        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-            found = self._behind(scope)
-            if found is not None:
-                route, child = found
-                scope.update(child)
-                await route.handle(scope, receive, HeldBack(scope, send).send)
-
-        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
-            for route in app.router.routes:
-                if route is not self:
-                    match, child = route.matches(scope)
-                    if match == Match.FULL:
-                        return route, child
-            return None
-
-    return EarlyErrorsRoute()
+async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = HeldBack(scope, send)
+    await behind(receive, held.send)
+    await held.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:
-    return _CHAT_FORMS.get(str(scope["path"]).removeprefix(str(scope.get("root_path") or "")))
+    return _CHAT_FORMS.get(path_of(scope))
 
 
 class HeldBack:
@@ -1317,12 +962,22 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
-            self._way = "open"
-            for held in self._held:
-                await self._send(held)
-            self._held.clear()
+            await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._held and self._way == "held":
+            await self._let_pass()
+
+    async def _let_pass(self) -> None:
+        self._way = "open"
+        start, *others = self._held
+        await send_start(self._send, start)
+        for held in others:
+            await self._send(held)
+        self._held.clear()
 
     @property
     def _noted(self) -> Refusal | None:
@@ -1346,16 +1001,8 @@ class HeldBack:
         return kind_of(bytes(message.get("body") or b""))
 
     async def _refuse(self, refusal: Refusal) -> None:
-        form = _form_of(self._scope)
-        content = orjson.dumps(refusal.body(form or "openai"))
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(content)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": content})
+        for message in refusal_messages(refusal, _form_of(self._scope) or "openai"):
+            await self._send(message)
 
 
 def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
@@ -1589,7 +1236,7 @@ class Filter:
 
 def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
-    refusal = refusal_of(error, for_admin=user.get("role") == "admin")
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 

@@ -9,80 +9,78 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8411, which the server calls.
+# Begin here: `class Event`, line 8327, which the server calls.
 # The modules that it uses come first:
-#    143  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    158  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    176  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    183  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    326  engines.event_text          A server-sent event as text.
-#    344  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    450  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    522  engines.lines               Cutting a stream of bytes into lines of bounded length.
-#    530  engines.sse                 Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    618  errors                      Every error that the pack raises on purpose, and the base of them all.
-#    700  webui.errors                What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#    762  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    899  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    905  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    989  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1128  webui.streams               Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#   1149  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1273  services.pack_valves        What all valves of the pack have in common.
-#   1287  aliases.errors              What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#   1309  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1332  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1630  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1748  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1791  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1851  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1904  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   2018  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2071  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2240  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2291  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2393  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2617  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2878  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   3006  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3148  speech.errors               What goes wrong with transcription: see the tree in `ollama_pack.errors`.
-#   3510  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3587  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3679  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3715  speech.values               What recordings turn into, and what an engine is.
-#   3972  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4122  speech.wav                  Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4483  speech.sentences            Segments of about a sentence, made from words with times.
-#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5402  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   5467  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   6057  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6145  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6219  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6487  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6537  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6679  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6945  webui.voice_store           Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   6975  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7088  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7226  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7380  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7560  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7786  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7830  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7891  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8208  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8294  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8328  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8384  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    174  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    181  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    324  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    430  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    502  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    611  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    636  webui.errors                What goes wrong between the pack and Open WebUI.
+#    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    835  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    841  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    925  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1064  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1087  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1211  services.pack_valves        What all valves of the pack have in common.
+#   1225  aliases.errors              What goes wrong with aliases.
+#   1247  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1270  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1568  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1729  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2009  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2178  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2229  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2327  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2551  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2812  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   2938  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3078  speech.errors               What goes wrong with transcription.
+#   3440  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3517  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3609  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3645  speech.values               What recordings turn into, and what an engine is.
+#   3902  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4052  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4134  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4318  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4341  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4474  speech.sentences            Segments of about a sentence, made from words with times.
+#   4528  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4706  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4934  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5056  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5140  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5229  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5393  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   5983  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6071  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6145  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6413  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6463  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6605  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6871  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6901  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7014  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7152  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7306  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7484  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7708  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7750  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7811  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8128  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8214  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8248  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8302  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -323,24 +321,6 @@ def voice_metrics(counts: Mapping[str, float]) -> str:
     return "".join(families)
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.engines.ollama.from_openai ---
 # An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 
@@ -519,18 +499,16 @@ class Refusal:
         }
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
+# --- ollama_pack.engines.sse ---
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
 
 
 class LineTooLongError(Exception):
     """A line is longer than it may be. Never leaves `engines/`."""
 
-
-# --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -615,76 +593,23 @@ class SseBuffer:
         return event
 
 
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -697,8 +622,19 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class AudienceError(PackError, ValueError):
@@ -877,9 +813,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
         status: of HTTP, unless the error tells its own.
         headers: of the answer.
     """
-    found = body if isinstance(body, Mapping) else {}
+    found = object_at(body)
     error = found.get("error") or found.get("detail") or body
-    fields = error if isinstance(error, Mapping) else {}
+    fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
@@ -1125,8 +1061,10 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
     return Response(text, headers=headers, media_type=media_type)
 
 
-# --- ollama_pack.webui.streams ---
-# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+# --- ollama_pack.webui.server ---
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def event_stream(events: AsyncIterator[str]) -> Any:
@@ -1285,7 +1223,7 @@ class PackValves(BaseModel):
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -2291,7 +2229,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 # --- ollama_pack.webui.contact ---
 # The way from the events function to the running `gpu_router`: another plugin, which may not be there.
 
-log_contact = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
@@ -2316,7 +2254,7 @@ class RouterContact:
         Raises:
             RouterUnavailableError: the router cannot be asked.
         """
-        return _as_mapping(await self._ask("system_load"))
+        return object_at(await self._ask("system_load"))
 
     async def dashboard(self) -> Mapping[str, Any]:
         """What an admin may want to see.
@@ -2324,7 +2262,7 @@ class RouterContact:
         Raises:
             RouterUnavailableError: the router cannot be asked.
         """
-        return _as_mapping(await self._ask("dashboard"))
+        return object_at(await self._ask("dashboard"))
 
     async def metrics(self) -> str:
         """What it did, in Prometheus' text format.
@@ -2375,7 +2313,7 @@ class RouterContact:
     def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
         if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
-            log_contact.warning("%s", fault)
+            log.warning("%s", fault)
         self._said[method] = fault
 
 
@@ -2384,10 +2322,6 @@ def _method(router: Any, name: str) -> Any:
         message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
         raise RouterUnavailableError(message)
     return method
-
-
-def _as_mapping(told: Any) -> Mapping[str, Any]:
-    return told if isinstance(told, Mapping) else {}
 
 
 # --- ollama_pack.webui.publication ---
@@ -2878,8 +2812,6 @@ def _has_our_mark(about: Mapping[str, Any]) -> bool:
 # --- ollama_pack.webui.rows ---
 # Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
 
-log_rows = logging.getLogger(__name__)
-
 
 async def read_rows() -> dict[str, ExistingRow]:
     """Every row, by id."""
@@ -2910,7 +2842,7 @@ async def write_rows(changes: tuple[RowChange, ...], owner: str) -> list[RowChan
             if await _write_row(change, owner):
                 done.append(change)
         except Exception:
-            log_rows.exception("%r was not carried out, and is tried again", change)
+            log.exception("%r was not carried out, and is tried again", change)
     return done
 
 
@@ -3005,8 +2937,6 @@ async def refresh_models(app: Any) -> None:
 
 # --- ollama_pack.services.publishing ---
 # Publishing: what the router and the alias tables offer becomes models that users see and may use.
-
-log_publishing = logging.getLogger(__name__)
 
 GRACE_SECONDS = 900.0  # a node that restarts, or loads its driver anew, is back sooner
 NO_TABLES = AliasTables(None, None, frozenset(), are_known=False)
@@ -3136,7 +3066,7 @@ class Publisher:
     def _conclude(self, publication: Publication) -> None:
         for problem in publication.problems:
             if problem not in self.last.problems:
-                log_publishing.warning("%s", problem)
+                log.warning("%s", problem)
         self.last = publication
 
 
@@ -3146,7 +3076,7 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
 
 
 # --- ollama_pack.speech.errors ---
-# What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+# What goes wrong with transcription.
 
 _MEBIBYTE = 2**20
 
@@ -4119,8 +4049,69 @@ def _within(time: float, seconds: float) -> float:
     return min(max(0.0, time), seconds)
 
 
-# --- ollama_pack.speech.wav ---
-# Windows as other programs take them: 16-bit samples, and WAV files of them.
+# --- ollama_pack.speech.pcm ---
+# Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+
+_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
+MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
+MAX_CHANNELS = 64
+_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
+_MAX_CHUNKS = 1000  # of a WAV file, before its samples
+
+
+def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
+    """The name of PyAV's format for raw samples, and its options.
+
+    Raises:
+        ValueError: there are no such samples.
+    """
+    if pcm.width not in _CODECS:
+        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
+        raise ValueError(
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
+            f"1 to {MAX_CHANNELS} channels"
+        )
+    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
+    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
+
+
+def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
+    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
+
+    Args:
+        file: at any position; it is moved.
+    """
+    file.seek(0)
+    head = file.read(16)
+    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
+        return None
+    place, pcm = 12, None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        chunk = file.read(24)
+        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+        if name == b"data":
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
+            pcm = _pcm_in(chunk[8:])
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
+            return None
+        place += _CHUNK_HEAD + size + size % 2
+    return None
+
+
+def _pcm_in(fmt: bytes) -> PcmFormat | None:
+    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
+    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
+    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
+    try:
+        pcm_container(pcm)
+    except ValueError:
+        return None
+    return pcm if codec in _WAVE_FORMATS else None
 
 
 def int16_bytes(samples: Samples) -> bytes:
@@ -4330,12 +4321,12 @@ def _retry_seconds(header: str) -> float:
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
 
-ProcessShared = TypeVar("ProcessShared")
+T = TypeVar("T")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
+def process_wide(name: str, make: Callable[[], T]) -> T:
     """The one object of that name in this process, made at the first call.
 
     Args:
@@ -4343,7 +4334,7 @@ def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: ProcessShared = vars(state).setdefault(name, make())
+    kept: T = vars(state).setdefault(name, make())
     return kept
 
 
@@ -5397,71 +5388,6 @@ def _mp3_counts_frames(file: BinaryIO) -> bool:
     file.seek(start)
     head = file.read(_MP3_HEAD)
     return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-# --- ollama_pack.speech.pcm ---
-# Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-
-_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
-MAX_CHANNELS = 64
-_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
-_CHUNK_HEAD = 8  # bytes: four of name, four of size
-_MAX_CHUNKS = 1000  # of a WAV file, before its samples
-
-
-def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
-    """The name of PyAV's format for raw samples, and its options.
-
-    Raises:
-        ValueError: there are no such samples.
-    """
-    if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
-    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
-        raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
-        )
-    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
-    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
-    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
-
-
-def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
-    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
-
-    Args:
-        file: at any position; it is moved.
-    """
-    file.seek(0)
-    head = file.read(16)
-    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
-        return None
-    place, pcm = 12, None
-    for _ in range(_MAX_CHUNKS):
-        file.seek(place)
-        chunk = file.read(24)
-        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
-        if name == b"data":
-            return (place + _CHUNK_HEAD, pcm) if pcm else None
-        if name == b"fmt ":
-            pcm = _pcm_in(chunk[8:])
-        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
-            return None
-        place += _CHUNK_HEAD + size + size % 2
-    return None
-
-
-def _pcm_in(fmt: bytes) -> PcmFormat | None:
-    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
-    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
-    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
-    try:
-        pcm_container(pcm)
-    except ValueError:
-        return None
-    return pcm if codec in _WAVE_FORMATS else None
 
 
 # --- ollama_pack.speech.decode ---
@@ -6942,8 +6868,8 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
-# --- ollama_pack.webui.voice_store ---
-# Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+# --- ollama_pack.webui.voice_files ---
+# Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
 MAX_USER_ID = 64  # characters; Open WebUI's have 36
 
@@ -7380,8 +7306,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
-log_uploads = logging.getLogger(__name__)
-
 FILE_FIELDS = ("file", "audio")
 MAX_FIELDS, MAX_FIELD_BYTES = 32, 16 * 2**10
 MAX_TYPE = 256  # characters of a Content-Type: parsing takes time by the square of its length
@@ -7482,7 +7406,7 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log_uploads.warning("a recording could not be kept while it is read: %s", error)
+        log.warning("a recording could not be kept while it is read: %s", error)
         raise NoRoomError from error
 
 
@@ -7559,8 +7483,6 @@ def _texts(form: Any, name: str) -> list[str]:
 
 # --- ollama_pack.services.voice_routes ---
 # The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-
-log_voice = logging.getLogger(__name__)
 
 TRANSCRIBE_PATH = "/api/voice/transcribe"
 OPENAI_PATH = "/api/voice/v1/audio/transcriptions"
@@ -7764,7 +7686,7 @@ def _failure(error: PackError, user: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
     if is_fault := is_engine_fault(error):
-        log_voice.error("a recording was not transcribed: %s", error)
+        log.error("a recording was not transcribed: %s", error)
     message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
     kind = "server_error" if is_fault else "invalid_request_error"
     body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
@@ -7785,8 +7707,6 @@ def _status(error: PackError) -> int:
 
 # --- ollama_pack.webui.cache_contact ---
 # The way from the events function to the running `response_cache_filter`, which may not be there.
-
-log_cache_contact = logging.getLogger(__name__)
 
 CACHE_ID = "response_cache_filter"
 NO_CACHE = (
@@ -7823,7 +7743,7 @@ class CacheContact:
             cache = await live_function(self._app, CACHE_ID)
             return await getattr(cache, method)(*values)
         except Exception as error:
-            log_cache_contact.exception("%s could not be asked: %s", CACHE_ID, method)
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
             return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
 
 
@@ -8229,7 +8149,7 @@ def _model_names(value: Any) -> list[str]:
 
 def _states(value: Any) -> dict[str, str]:
     """Models that are not asked for at a node since they have failed → `open` or `half-open`."""
-    told = value if isinstance(value, Mapping) else {}
+    told = object_at(value)
     return {str(model): state for model, state in told.items() if isinstance(state, str)}
 
 
@@ -8328,15 +8248,13 @@ async def _make_row(state: FunctionState) -> None:
 # --- ollama_pack.webui.shared ---
 # One answer for many askers: asked for once, given to all who wait, and kept for a moment.
 
-Shared = TypeVar("Shared")
 
-
-class SharedAnswer(Generic[Shared]):
+class SharedAnswer(Generic[T]):
     """However many ask, the source is asked at most once at a time and once in so many seconds."""
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[Shared]],
+        ask: Callable[[], Awaitable[T]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -8350,10 +8268,10 @@ class SharedAnswer(Generic[Shared]):
         self._ask = ask
         self._seconds = seconds
         self._clock = clock
-        self._kept: tuple[float, Shared] | None = None
-        self._task: asyncio.Task[Shared] | None = None
+        self._kept: tuple[float, T] | None = None
+        self._task: asyncio.Task[T] | None = None
 
-    async def get(self) -> Shared:
+    async def get(self) -> T:
         """The answer, at most so many seconds old."""
         if self._kept is not None and self._clock() < self._kept[0]:
             return self._kept[1]
@@ -8362,11 +8280,11 @@ class SharedAnswer(Generic[Shared]):
             self._task.add_done_callback(_retrieve)
         return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
 
-    def keep(self, answer: Shared) -> None:
+    def keep(self, answer: T) -> None:
         """Keep an answer that is known from elsewhere."""
         self._kept = (self._clock() + self._seconds, answer)
 
-    async def _renew(self) -> Shared:
+    async def _renew(self) -> T:
         try:
             answer = await self._ask()
             self.keep(answer)
@@ -8375,7 +8293,7 @@ class SharedAnswer(Generic[Shared]):
             self._task = None
 
 
-def _retrieve(task: asyncio.Task[Shared]) -> None:
+def _retrieve(task: asyncio.Task[T]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
@@ -8387,8 +8305,6 @@ def _retrieve(task: asyncio.Task[Shared]) -> None:
 # Open WebUI tells events in one process only, and a function that is deleted is told nothing. So whoever
 # answers a request first makes sure that the function is still on, and the task does so too. It also notices
 # code and valves that were changed through another replica.
-
-log_service = logging.getLogger(__name__)
 
 SERVICES = "OLLAMA_PACK_SERVICES"  # on `app.state`: function id → the service that runs, also older code's
 LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all look at once
@@ -8475,9 +8391,7 @@ class EventService:
             try:
                 await self._look_once()
             except Exception:
-                log_service.exception(
-                    "%s could not look after its routes and models, and tries again", self._id
-                )
+                log.exception("%s could not look after its routes and models, and tries again", self._id)
             if not self.runs:
                 return
             await self._rest(LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, hides nothing
@@ -8524,8 +8438,6 @@ def _services(app: Any) -> dict[str, Any]:
 
 
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
-
-log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 1.0  # so long an answer is good for all who ask
 # Events that may change which models there are, or for whom; the rest is found twice a minute.

@@ -9,19 +9,20 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 716, which the server calls.
+# Begin here: `class Pipeline`, line 654, which the server calls.
 # The modules that it uses come first:
-#     42  errors                      Every error that the pack raises on purpose, and the base of them all.
-#    118  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    136  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    161  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#    520  services.pack_valves        What all valves of the pack have in common.
-#    534  services.cache_valves       The valves of the response cache, wherever it runs.
-#    595  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    618  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    624  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    641  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#    698  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     43  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     51  cache.errors                What goes wrong with the cache.
+#     69  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#     94  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#    453  services.pack_valves        What all valves of the pack have in common.
+#    467  services.cache_valves       The valves of the response cache, wherever it runs.
+#    528  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    539  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    562  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    568  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    585  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    636  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -40,75 +41,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -116,7 +49,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -592,6 +525,17 @@ class CacheValves(PackValves):
         return check_secret(secret)
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.services.caching ---
 # The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 
@@ -639,7 +583,7 @@ def is_background_task(task: object) -> bool:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -673,26 +617,20 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
 def goes_to_router(body: Mapping[str, Any]) -> bool:
     """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
     model = str(body.get("model") or "")
-    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    row = object_at(body, "metadata", "model", "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
     return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:
     """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
-    metadata = body.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
+    metadata = object_at(body, "metadata")
     note = {name: value for name in _NOTED if (value := metadata.get(name))}
     note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
-    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    about = object_at(metadata, "model", "info", "meta")
     if about.get("knowledge"):
         note["model"] = {"info": {"meta": {"knowledge": True}}}
     return {**with_hints(body), NOTE_FIELD: note}
-
-
-def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -701,7 +639,7 @@ def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
 
-valves_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def _own_digest() -> str:
@@ -756,14 +694,12 @@ def starting_valves(
         return kind(**values)
     except ValidationError as error:
         refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-        for valve, reason in refused.items():
-            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
-        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    for valve, reason in refused.items():
+        log.error("%s is left out: %s", variables.get(valve, valve), reason)
+    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_filter ---
-
-log = logging.getLogger(__name__)
 
 VARIABLE = "RESPONSE_CACHE_"  # begins the names of the variables that the valves start from
 SECRET_VALVES = ("redis_url", "secret")  # valves are shown to whoever asks: from a variable, they become none

@@ -10,42 +10,40 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4670, which the server calls.
+# Begin here: `class Tools`, line 4590, which the server calls.
 # The modules that it uses come first:
-#     86  errors                   Every error that the pack raises on purpose, and the base of them all.
-#    168  services.pack_valves     What all valves of the pack have in common.
-#    182  speech.errors            What goes wrong with transcription: see the tree in `ollama_pack.errors`.
-#    545  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    622  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    714  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    750  speech.values            What recordings turn into, and what an engine is.
-#   1007  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1157  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   1178  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1362  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   1385  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1518  speech.sentences         Segments of about a sentence, made from words with times.
-#   1572  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1750  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1978  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2099  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2183  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2272  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2436  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   2501  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3091  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3179  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3253  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3521  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3571  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3713  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3979  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   3990  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4103  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4241  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4378  webui.errors             What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#   4394  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
-#   4488  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     98  services.pack_valves     What all valves of the pack have in common.
+#    112  speech.errors            What goes wrong with transcription.
+#    475  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    552  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    644  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    680  speech.values            What recordings turn into, and what an engine is.
+#    937  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1087  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1169  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1353  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   1376  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1509  speech.sentences         Segments of about a sentence, made from words with times.
+#   1563  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1741  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1969  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2090  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2174  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2263  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2427  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3017  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3105  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3639  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3905  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3921  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4022  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4135  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4273  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4410  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -84,75 +82,7 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -180,7 +110,7 @@ class PackValves(BaseModel):
 
 
 # --- ollama_pack.speech.errors ---
-# What goes wrong with transcription: see the tree in `ollama_pack.errors`.
+# What goes wrong with transcription.
 
 _MEBIBYTE = 2**20
 
@@ -1154,8 +1084,69 @@ def _within(time: float, seconds: float) -> float:
     return min(max(0.0, time), seconds)
 
 
-# --- ollama_pack.speech.wav ---
-# Windows as other programs take them: 16-bit samples, and WAV files of them.
+# --- ollama_pack.speech.pcm ---
+# Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+
+_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
+MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
+MAX_CHANNELS = 64
+_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
+_MAX_CHUNKS = 1000  # of a WAV file, before its samples
+
+
+def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
+    """The name of PyAV's format for raw samples, and its options.
+
+    Raises:
+        ValueError: there are no such samples.
+    """
+    if pcm.width not in _CODECS:
+        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
+        raise ValueError(
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
+            f"1 to {MAX_CHANNELS} channels"
+        )
+    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
+    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
+
+
+def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
+    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
+
+    Args:
+        file: at any position; it is moved.
+    """
+    file.seek(0)
+    head = file.read(16)
+    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
+        return None
+    place, pcm = 12, None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        chunk = file.read(24)
+        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+        if name == b"data":
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
+            pcm = _pcm_in(chunk[8:])
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
+            return None
+        place += _CHUNK_HEAD + size + size % 2
+    return None
+
+
+def _pcm_in(fmt: bytes) -> PcmFormat | None:
+    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
+    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
+    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
+    try:
+        pcm_container(pcm)
+    except ValueError:
+        return None
+    return pcm if codec in _WAVE_FORMATS else None
 
 
 def int16_bytes(samples: Samples) -> bytes:
@@ -1365,12 +1356,12 @@ def _retry_seconds(header: str) -> float:
 # Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
 # the server runs leaves objects of its older classes behind.
 
-ProcessShared = TypeVar("ProcessShared")
+T = TypeVar("T")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
+def process_wide(name: str, make: Callable[[], T]) -> T:
     """The one object of that name in this process, made at the first call.
 
     Args:
@@ -1378,7 +1369,7 @@ def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: ProcessShared = vars(state).setdefault(name, make())
+    kept: T = vars(state).setdefault(name, make())
     return kept
 
 
@@ -2431,71 +2422,6 @@ def _mp3_counts_frames(file: BinaryIO) -> bool:
     file.seek(start)
     head = file.read(_MP3_HEAD)
     return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-# --- ollama_pack.speech.pcm ---
-# Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-
-_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
-MAX_CHANNELS = 64
-_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
-_CHUNK_HEAD = 8  # bytes: four of name, four of size
-_MAX_CHUNKS = 1000  # of a WAV file, before its samples
-
-
-def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
-    """The name of PyAV's format for raw samples, and its options.
-
-    Raises:
-        ValueError: there are no such samples.
-    """
-    if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
-    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
-        raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
-        )
-    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
-    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
-    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
-
-
-def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
-    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
-
-    Args:
-        file: at any position; it is moved.
-    """
-    file.seek(0)
-    head = file.read(16)
-    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
-        return None
-    place, pcm = 12, None
-    for _ in range(_MAX_CHUNKS):
-        file.seek(place)
-        chunk = file.read(24)
-        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
-        if name == b"data":
-            return (place + _CHUNK_HEAD, pcm) if pcm else None
-        if name == b"fmt ":
-            pcm = _pcm_in(chunk[8:])
-        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
-            return None
-        place += _CHUNK_HEAD + size + size % 2
-    return None
-
-
-def _pcm_in(fmt: bytes) -> PcmFormat | None:
-    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
-    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
-    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
-    try:
-        pcm_container(pcm)
-    except ValueError:
-        return None
-    return pcm if codec in _WAVE_FORMATS else None
 
 
 # --- ollama_pack.speech.decode ---
@@ -3976,8 +3902,114 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
-# --- ollama_pack.webui.voice_store ---
-# Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+# --- ollama_pack.webui.voice_files ---
+# Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecording:
+    """A file that the user may read.
+
+    Attributes:
+        id: its own.
+        name: as it was uploaded.
+        path: in Open WebUI's storage.
+    """
+
+    id: str
+    name: str
+    path: str
+
+
+async def readable_recording(file_id: str, user_id: str) -> StoredRecording:
+    """A file, by the rule by which Open WebUI's own routes give its content.
+
+    Raises:
+        StoredFileError: there is none, or the user may not read it.
+    """
+    from open_webui.models.files import Files  # noqa: PLC0415 - Open WebUI is imported where it is used
+    from open_webui.models.users import Users  # noqa: PLC0415
+    from open_webui.utils.access_control.files import has_access_to_file  # noqa: PLC0415
+
+    user, file = await Users.get_user_by_id(user_id), await Files.get_file_by_id(file_id)
+    if user is None or file is None or not file.path:
+        raise StoredFileError(file_id)
+    if (
+        file.user_id != user.id
+        and user.role != "admin"
+        and not await has_access_to_file(file_id, "read", user)
+    ):
+        raise StoredFileError(file_id)
+    return StoredRecording(file.id, str((file.meta or {}).get("name") or file.filename), file.path)
+
+
+@asynccontextmanager
+async def local_copy(recording: StoredRecording) -> AsyncIterator[Path]:
+    """The file on this machine. What was fetched from a cloud storage for it goes again, as with Open WebUI.
+
+    Raises:
+        StoredFileError: the storage does not have it any more.
+    """
+    from open_webui.config import STORAGE_LOCAL_CACHE, STORAGE_PROVIDER  # noqa: PLC0415
+    from open_webui.storage.provider import Storage  # noqa: PLC0415
+
+    path = Path(await asyncio.to_thread(Storage.get_file, recording.path))
+    if not await asyncio.to_thread(path.is_file):
+        raise StoredFileError(recording.name)
+    try:
+        yield path
+    finally:
+        if STORAGE_PROVIDER != "local" and not STORAGE_LOCAL_CACHE:
+            with suppress(OSError):
+                await asyncio.to_thread(path.unlink)
+
+
+async def store_text(request: Any, user_id: str, name: str, text: str, media_type: str) -> dict[str, Any]:
+    """Make a text a file of the user's, and give it as messages of a chat have files.
+
+    Args:
+        request: Starlette's, or what stands for one.
+        user_id: whose it becomes.
+        name: of the file.
+        text: all of it.
+        media_type: such as text/plain.
+    """
+    from open_webui.models.files import Files  # noqa: PLC0415
+    from open_webui.models.users import Users  # noqa: PLC0415
+    from open_webui.routers.files import upload_file_handler  # noqa: PLC0415
+    from starlette.datastructures import Headers, UploadFile  # noqa: PLC0415
+
+    content = text.encode()
+    headers = Headers({"content-type": media_type.partition(";")[0]})
+    upload = UploadFile(io.BytesIO(content), size=len(content), filename=name, headers=headers)
+    user = await Users.get_user_by_id(user_id)
+    stored = await upload_file_handler(request, upload, metadata={}, process=False, user=user)
+    await Files.update_file_data_by_id(stored.id, {"content": text, "status": "completed"})  # for its preview
+    return {
+        "type": "file",
+        "id": stored.id,
+        "url": stored.id,
+        "name": name,
+        "content_type": media_type.partition(";")[0],
+        "size": len(content),
+        "status": "uploaded",
+    }
 
 
 def model_folders() -> tuple[Path, Path]:
@@ -4375,120 +4407,10 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-# --- ollama_pack.webui.voice_files ---
-# Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecording:
-    """A file that the user may read.
-
-    Attributes:
-        id: its own.
-        name: as it was uploaded.
-        path: in Open WebUI's storage.
-    """
-
-    id: str
-    name: str
-    path: str
-
-
-async def readable_recording(file_id: str, user_id: str) -> StoredRecording:
-    """A file, by the rule by which Open WebUI's own routes give its content.
-
-    Raises:
-        StoredFileError: there is none, or the user may not read it.
-    """
-    from open_webui.models.files import Files  # noqa: PLC0415 - Open WebUI is imported where it is used
-    from open_webui.models.users import Users  # noqa: PLC0415
-    from open_webui.utils.access_control.files import has_access_to_file  # noqa: PLC0415
-
-    user, file = await Users.get_user_by_id(user_id), await Files.get_file_by_id(file_id)
-    if user is None or file is None or not file.path:
-        raise StoredFileError(file_id)
-    if (
-        file.user_id != user.id
-        and user.role != "admin"
-        and not await has_access_to_file(file_id, "read", user)
-    ):
-        raise StoredFileError(file_id)
-    return StoredRecording(file.id, str((file.meta or {}).get("name") or file.filename), file.path)
-
-
-@asynccontextmanager
-async def local_copy(recording: StoredRecording) -> AsyncIterator[Path]:
-    """The file on this machine. What was fetched from a cloud storage for it goes again, as with Open WebUI.
-
-    Raises:
-        StoredFileError: the storage does not have it any more.
-    """
-    from open_webui.config import STORAGE_LOCAL_CACHE, STORAGE_PROVIDER  # noqa: PLC0415
-    from open_webui.storage.provider import Storage  # noqa: PLC0415
-
-    path = Path(await asyncio.to_thread(Storage.get_file, recording.path))
-    if not await asyncio.to_thread(path.is_file):
-        raise StoredFileError(recording.name)
-    try:
-        yield path
-    finally:
-        if STORAGE_PROVIDER != "local" and not STORAGE_LOCAL_CACHE:
-            with suppress(OSError):
-                await asyncio.to_thread(path.unlink)
-
-
-async def store_text(request: Any, user_id: str, name: str, text: str, media_type: str) -> dict[str, Any]:
-    """Make a text a file of the user's, and give it as messages of a chat have files.
-
-    Args:
-        request: Starlette's, or what stands for one.
-        user_id: whose it becomes.
-        name: of the file.
-        text: all of it.
-        media_type: such as text/plain.
-    """
-    from open_webui.models.files import Files  # noqa: PLC0415
-    from open_webui.models.users import Users  # noqa: PLC0415
-    from open_webui.routers.files import upload_file_handler  # noqa: PLC0415
-    from starlette.datastructures import Headers, UploadFile  # noqa: PLC0415
-
-    content = text.encode()
-    headers = Headers({"content-type": media_type.partition(";")[0]})
-    upload = UploadFile(io.BytesIO(content), size=len(content), filename=name, headers=headers)
-    user = await Users.get_user_by_id(user_id)
-    stored = await upload_file_handler(request, upload, metadata={}, process=False, user=user)
-    await Files.update_file_data_by_id(stored.id, {"content": text, "status": "completed"})  # for its preview
-    return {
-        "type": "file",
-        "id": stored.id,
-        "url": stored.id,
-        "name": name,
-        "content_type": media_type.partition(";")[0],
-        "size": len(content),
-        "status": "uploaded",
-    }
-
-
 # --- ollama_pack.services.voice_job ---
 # One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
-log_job = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
@@ -4566,7 +4488,7 @@ class VoiceJob:
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
-            log_job.error("a recording was not transcribed: %s", error)
+            log.error("a recording was not transcribed: %s", error)
         return told_to(error, is_admin=self._is_admin)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
@@ -4663,8 +4585,6 @@ def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, b
 
 
 # --- ollama_pack.plugins.tools.voice_transcription ---
-
-log = logging.getLogger(__name__)
 
 
 class Tools:

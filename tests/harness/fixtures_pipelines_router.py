@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,17 @@ class RoutedPipelines:
 
     def ask(self, model: str = CHAT, text: str = "hello", **more: Any) -> requests.Response:
         """Send a chat; a streamed answer comes back as soon as it has a status."""
-        body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True, **more}
+        body = chat_body(model, text, **more)
         return requests.post(
             f"{self.server.url}/chat/completions", json=body, stream=body["stream"], timeout=60
         )
+
+    def send(self, model: str = CHAT, text: str = "hello") -> HTTPConnection:
+        """Send a chat without waiting for its answer to begin. Closing the connection leaves it."""
+        connection = HTTPConnection(self.server.url.removeprefix("http://"), timeout=60)
+        body = json.dumps(chat_body(model, text))
+        connection.request("POST", "/chat/completions", body, {"Content-Type": "application/json"})
+        return connection
 
     def condition(self) -> JSON:
         """How the server is, told by somebody else's pipeline."""
@@ -79,6 +87,11 @@ def routed_pipelines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Route
         }
         with pipelines_server(folder, environment=environment) as server:
             yield RoutedPipelines(server, (gpu0, gpu1))
+
+
+def chat_body(model: str, text: str, **more: Any) -> JSON:
+    """A chat that wants a stream, unless `more` says otherwise."""
+    return {"model": model, "messages": [{"role": "user", "content": text}], "stream": True, **more}
 
 
 def chunks_of(answer: requests.Response) -> list[JSON]:

@@ -242,6 +242,25 @@ def test_lists_are_what_the_server_takes(webui: Callable[[str], ModuleType], loa
             assert load(kind, item.id, item.content).frontmatter == item.meta.manifest
 
 
+@pytest.mark.parametrize("kind", ["functions", "tools"])
+def test_thin_files_do_the_same(kind: str, webui_loader: Loader) -> None:
+    """A thin plugin that is another type, has other valves, or brings a copy of the package's code."""
+    thin = json.loads(package.outputs(package.build(ROOT))[f"dist/thin-{kind}.json"])
+    assert [item["id"] for item in thin] == [path.stem for path in FILES[kind]]
+    for item in thin:
+        loaded = webui_loader.load(kind, item["id"], item["content"])
+        assert loaded.type == TYPES[item["id"]]
+        assert loaded.frontmatter == item["meta"]["manifest"]
+        assert type(loaded.instance).__module__ == f"ollama_pack.plugins.{kind}.{item['id']}"
+        whole = webui_loader.load(
+            kind, item["id"], (ROOT / kind / f"{item['id']}.py").read_text("utf-8")
+        ).instance
+        for name in ("Valves", "UserValves"):
+            valves = [getattr(one, name, None) for one in (loaded.instance, whole)]
+            ours, theirs = (one and one.model_json_schema() for one in valves)
+            assert ours == theirs
+
+
 @for_pipelines
 def test_pipelines_server_loads_it(path: Path, load_pipeline: LoadPipeline) -> None:
     """A file that the server moves to failed/, takes for another type, or that needs the pack installed."""

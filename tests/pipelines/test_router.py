@@ -1,7 +1,10 @@
 """`gpu_router` on the real Pipelines server behind a real Open WebUI."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import anthropic
+import openai
 import pytest
 
 from deploy.client import OpenWebUI
@@ -70,6 +73,52 @@ def test_a_refusal_has_its_sentence(piped: PipedWebUI, user: OpenWebUI) -> None:
     for stream in (True, False):
         answer = piped.ask(user, "gpt-4", stream=stream, temperature="hot")
         assert "temperature must be a number, not 'hot'" in answer.text
+
+
+FAILURES = {
+    "refused": ([(400, "this prompt is too long")] * 2, 400),
+    "poison": ([(500, "no such grammar")] * 2, 400),
+    "failed": ([(500, "out of memory"), (500, "the runner has ended")], 502),
+    "busy": ([(503, "server busy")] * 2, 503),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("way", ["pipelines", "openai", "anthropic"])
+def test_a_failure_is_the_sdk_s_own_exception(piped: PipedWebUI, way: str, *, stream: bool) -> None:
+    """Would catch failures with status 200, which clients take for an answer, and poison that stays."""
+    for what, (refusals, status) in FAILURES.items():
+        for node, refusal in zip(piped.nodes, refusals, strict=True):
+            node.enqueue(Answer(refusal=refusal))
+        with pytest.raises((openai.APIStatusError, anthropic.APIStatusError)) as caught:
+            ask_by_sdk(piped, way, stream=stream)
+        assert caught.value.status_code == status, what
+        assert caught.value.response.headers.get("retry-after") == ("10" if status == 503 else None)
+        assert "127.0.0.1" not in str(caught.value)
+    assert ask_by_sdk(piped, way, stream=stream) == "You said: hello"
+
+
+def ask_by_sdk(piped: PipedWebUI, way: str, *, stream: bool) -> str:
+    """What an SDK makes of an answer: of Open WebUI's, as a plain user, or of the Pipelines server's own."""
+    messages: Any = [{"role": "user", "content": "hello"}]
+    base, key = f"{piped.webui.url}/api", str(piped.student.key)
+    if way == "anthropic":
+        with anthropic.Anthropic(base_url=base, auth_token=key, max_retries=0) as client:
+            asked: Any = {"model": "gpt-4", "max_tokens": 100, "messages": messages}
+            if not stream:
+                (block,) = client.messages.create(**asked).content
+                return block.text if block.type == "text" else ""
+            with client.messages.stream(**asked) as events:
+                return "".join(events.text_stream)
+    model = "gpt-4"
+    if way == "pipelines":
+        base, key, model = f"{piped.pipelines.url}/v1", piped.pipelines.key, "gpu_router.gpt-4"
+    with openai.OpenAI(base_url=base, api_key=key, max_retries=0) as client:
+        if not stream:
+            whole = client.chat.completions.create(model=model, messages=messages)
+            return whole.choices[0].message.content or ""
+        chunks = client.chat.completions.create(model=model, messages=messages, stream=True)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
 def test_a_client_who_leaves_ends_the_generation(piped: PipedWebUI) -> None:

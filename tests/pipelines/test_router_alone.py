@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -97,13 +98,14 @@ def test_another_node_answers_for_one_that_is_gone(routed_pipelines: RoutedPipel
     home, other = routed_pipelines.nodes if first == "gpu0" else routed_pipelines.nodes[::-1]
     home.enqueue(FOREVER)
     before = len(home.requests)
-    waiting = routed_pipelines.ask()
-    until(lambda: any(request.path == "/api/chat" for request in home.requests[before:]))
-    home.kill()
-    try:
-        chunks = chunks_of(waiting)
-    finally:
-        home.start()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: chunks_of(routed_pipelines.ask()))
+        until(lambda: any(request.path == "/api/chat" for request in home.requests[before:]))
+        home.kill()
+        try:
+            chunks = waiting.result()
+        finally:
+            home.start()
     assert said(chunks) == "You said: hello"
     assert chunks[-1]["ollama_pack"]["node"] != first
     assert other.requests[-1].path in {"/api/chat", "/api/show"}
@@ -141,7 +143,7 @@ def test_silent_streams_keep_nobody_waiting(routed_pipelines: RoutedPipelines) -
     for node in routed_pipelines.nodes:
         node.enqueue(*[FOREVER] * 48)
     before = {id(request) for request in routed_pipelines.chats()}
-    answers = [routed_pipelines.ask(text=f"chat {number}") for number in range(48)]
+    answers = [routed_pipelines.send(text=f"chat {number}") for number in range(48)]
     until(lambda: len(routed_pipelines.chats()) == len(before) + 48)
     assert routed_pipelines.condition()["pool"] == 40 + 48
     silent = [request for request in routed_pipelines.chats() if id(request) not in before]

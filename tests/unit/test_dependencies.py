@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import ollama_pack
 from bundle.rules import KINDS, frontmatter_keys
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +146,25 @@ def test_importing_does_nothing_and_needs_little() -> None:
     assert done.returncode == 0, done.stderr
     found = {name for name in map(name_of, MODULES) if not name.endswith("__init__")}
     assert found <= set(done.stdout.split())
+
+
+def test_the_family_of_errors_is_drawn_as_it_is() -> None:
+    """An error that the drawing in `ollama_pack` lacks, or has below another parent."""
+    drawn: list[tuple[str, str]] = []
+    above = [""]
+    for row in (ollama_pack.__doc__ or "").splitlines():
+        if found := re.match(r"([│├└─ ]*)(\w+Error)\b", row):
+            depth = len(found[1]) // 4
+            above[depth + 1 :] = [found[2]]
+            drawn.append((above[depth], found[2]))
+    classes = [
+        (ast.unparse(node.bases[0]) if node.name != "PackError" else "", node.name)
+        for path in MODULES
+        if path.stem == "errors"
+        for node in ast.parse(path.read_bytes()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(drawn) == sorted(classes)
 
 
 def version() -> str:

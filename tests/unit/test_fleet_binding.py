@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_pack.routing.decide.assignment import Assignment
-from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
+from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest, by_kind
 from ollama_pack.routing.decide.planner import Planner
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.prefix import PrefixMirror
@@ -70,13 +70,13 @@ def queue(*requests: FleetRequest, came: float = 100.0) -> list[WaitingRequest]:
     line = FairQueue(1000, POLICY.background_patience)
     for request in requests:
         line.push(request, came, 1.0)
-    return line.order(came)
+    return list(line.order(100.0))
 
 
 def plan(nodes: Sequence[NodeView], *requests: FleetRequest, **demand: float) -> list[Assignment]:
     rates = {f"blob-{name}": rate for name, rate in demand.items()}
     view = FleetView(100.0, tuple(nodes), rates, RETURNS)
-    return Planner(POLICY, dice()).plan(view, queue(*requests))
+    return Planner(POLICY, dice()).plan(view, by_kind(queue(*requests)))
 
 
 def told(placed: list[Assignment]) -> list[tuple[str, str, bool]]:
@@ -167,9 +167,9 @@ def test_background_waits_rather_than_harm_at_once() -> None:
     nodes = [node("x", runner(prefixes=in_use()))]
     view = FleetView(100.0, tuple(nodes), returns=RETURNS)
     waiting = queue(ask(background=True))
-    (placed,) = Planner(POLICY, dice()).plan(view, waiting, lambda _: False)
+    (placed,) = Planner(POLICY, dice()).plan(view, by_kind(waiting))
     assert not placed.starts
-    (placed,) = Planner(POLICY, dice()).plan(view, queue(ask(background=True), came=90.0), lambda _: True)
+    (placed,) = Planner(POLICY, dice()).plan(view, by_kind(queue(ask(background=True), came=90.0)))
     assert placed.starts
 
 
@@ -238,7 +238,7 @@ def test_equals_share_the_work_by_weight(policy: RoutingPolicy) -> None:
     view = FleetView(100.0, (node("x", runner()), node("y", runner(), weight=3.0)))
     chance = dice(7)
     asked = [FleetRequest("r", "ann", ("a",), f"c{number}") for number in range(400)]
-    chosen = [Planner(policy, chance).plan(view, queue(one))[0].node for one in asked]
+    chosen = [Planner(policy, chance).plan(view, by_kind(queue(one)))[0].node for one in asked]
     assert 60 < chosen.count("x") < 140
 
 
@@ -248,7 +248,7 @@ def test_workers_that_do_not_hear_of_each_other_agree_on_a_chats_node() -> None:
 
     def choose(request: FleetRequest, seed: int, busy: str = "", policy: RoutingPolicy = AGREEING) -> str:
         nodes = tuple(node(name, runner(ends=(102.0,) * (name == busy), slots=2)) for name in names)
-        placed = Planner(policy, dice(seed)).plan(FleetView(100.0, nodes), queue(request))
+        placed = Planner(policy, dice(seed)).plan(FleetView(100.0, nodes), by_kind(queue(request)))
         return placed[0].node
 
     home = {choose(ask(prompt=blocks(1, 2 + seed % 3)), seed) for seed in range(40)}
@@ -272,7 +272,7 @@ def test_a_request_overtaken_too_often_is_next() -> None:
     first, second = queue(ask("b"), ask("a"))
     view = FleetView(100.0, tuple(nodes), {"blob-a": 1.0})
     first.overtaken = POLICY.overtake_limit
-    assert [one for one in Planner(POLICY, dice()).plan(view, [first, second]) if one.starts] == []
+    assert [one for one in Planner(POLICY, dice()).plan(view, by_kind([first, second])) if one.starts] == []
 
 
 def test_a_long_queue_is_looked_at_in_samples() -> None:
@@ -303,3 +303,26 @@ def test_nodes_that_would_load_are_not_asked_where_one_answers_sooner() -> None:
     (placed,) = plan([node("x", runner()), node("y"), node("z", runner("blob-b"))], ask(), b=1.0)
     assert [cost.name for cost in placed.costs] == ["x"]
     assert [virtual.view.name for virtual in placed.unasked] == ["y", "z"]
+
+
+def test_a_free_slot_of_a_large_fleet_is_found_behind_a_long_queue() -> None:
+    """Would catch slots that stay empty, since the look at the queue ends before those who could use them."""
+    busy = [node(f"x{n}", runner(ends=(100.5 + n,))) for n in range(60)]
+    idle = node("y", runner("blob-b"), models={"b": B})
+    requests = [ask(id=f"a{number}") for number in range(300)] + [ask("b", id="last")]
+    assert ("last", "y", True) in told(plan([*busy, idle], *requests, a=9.0, b=9.0))
+
+
+def test_what_cannot_begin_is_not_looked_at_again_until_something_changes() -> None:
+    """Would catch decisions that go through the whole queue after every event."""
+    nodes = [node(f"x{n}", runner(ends=(101.0,))) for n in range(40)] + [node("y", runner("blob-b"))]
+    waiting = by_kind(queue(*[ask(id=f"a{number}") for number in range(100)]))
+    planner, demand = Planner(POLICY, dice()), {"blob-a": 9.0, "blob-b": 90.0}
+    assert planner.plan(FleetView(100.0, tuple(nodes), demand), waiting)
+    assert planner.plan(FleetView(100.1, tuple(nodes), demand), waiting) == []
+    assert planner.look_again > 100.1
+    nodes[3] = node("x3", runner())
+    assert told(planner.plan(FleetView(100.2, tuple(nodes), demand), waiting))[0] == ("a0", "x3", True)
+    nodes[3] = node("x3", runner(ends=(110.0,)))
+    planner.plan(FleetView(100.3, tuple(nodes), demand), waiting)
+    assert planner.plan(FleetView(planner.look_again, tuple(nodes), demand), waiting)

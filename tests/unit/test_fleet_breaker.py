@@ -87,3 +87,12 @@ def test_backoff_doubles_up_to_its_limit() -> None:
         waits.append(breaker.retry_at - now)
         now = breaker.retry_at
     assert waits == [5, 10, 20, 40, 80, 120, 120]
+
+
+def test_who_is_busy_is_asked_again_soon() -> None:
+    """Would catch a model that is shut for minutes, as its nodes said a few times that they were busy."""
+    breaker, now = Breaker(BreakerRule()), 0.0
+    for _ in range(4):
+        breaker.failed(now, grows=False)
+        assert breaker.retry_at == now + 5
+        now = breaker.retry_at

@@ -1,4 +1,4 @@
-"""What goes wrong with aliases: see the tree in `ollama_pack.errors`."""
+"""What goes wrong with aliases."""
 
 from ollama_pack.errors import PackError
 

@@ -1,4 +1,4 @@
-"""What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+"""What goes wrong with the cache.
 
 None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 """

@@ -25,7 +25,7 @@ END_RECORD, LOST_RECORD = b"null", b"false"
 _RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
 _SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
 
-_Told = TypeVar("_Told")
+T = TypeVar("T")
 
 Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
 
@@ -318,7 +318,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> "_Told | StoreTrouble":
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)

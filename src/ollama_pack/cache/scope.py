@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
+from ollama_pack.engines.body import object_at
+
 ScopeRule = Literal["user", "group", "global"]
 CacheWhen = Literal["always", "deterministic"]
 
@@ -65,8 +67,7 @@ def is_deterministic(body: Mapping[str, Any]) -> bool:
 
     Open WebUI puts the parameters of an Ollama model under `options`, and of others at the top.
     """
-    options = body.get("options")
-    places = (body, options if isinstance(options, Mapping) else {})
+    places = (body, object_at(body, "options"))
     return any(_is_number(place.get("seed")) or _is_zero(place.get("temperature")) for place in places)
 
 

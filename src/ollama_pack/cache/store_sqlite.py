@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.01  # between two looks for records of another process
 _BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_Result = TypeVar("_Result")
+T = TypeVar("T")
 
 
 def host_milliseconds() -> int:
@@ -139,7 +139,7 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    async def _do(self, step: Callable[[SqliteCache], T]) -> T:
         """One step in the thread; as often as another process has the file's lock, until it has been free.
 
         A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
@@ -153,7 +153,7 @@ class SqliteStore:
             except _LockedError:
                 await asyncio.sleep(_BUSY_SECONDS)
 
-    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    def _step(self, step: Callable[[SqliteCache], T]) -> T:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
             return step(self._current())

@@ -24,6 +24,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     raise _unfit(value, field, "an object")
 
 
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
     """The value as a list of objects; absent counts as empty.
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a node: see the tree in `ollama_pack.errors`."""
+"""What goes wrong with a node."""
 
 from typing import Literal
 

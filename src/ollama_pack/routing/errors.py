@@ -1,4 +1,4 @@
-"""What goes wrong with routing: see the tree in `ollama_pack.errors`."""
+"""What goes wrong with routing."""
 
 from collections.abc import Mapping
 

@@ -16,8 +16,9 @@ from ollama_pack.engines.errors import (
     NodeUnreachableError,
     RequestRefusedError,
 )
-from ollama_pack.engines.event_text import LAST_EVENT, event_text
+from ollama_pack.engines.ollama.stream import completion_of
 from ollama_pack.engines.refusals import Refusal
+from ollama_pack.engines.sse import LAST_EVENT, event_text
 from ollama_pack.errors import PackError
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
@@ -30,7 +31,7 @@ from ollama_pack.routing.errors import (
 )
 from ollama_pack.webui.errors import ModelClosedError
 
-answers_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
@@ -47,6 +48,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -75,7 +77,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -86,6 +88,12 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
+
+
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
+    status, code, sentence = _NO_CANDIDATE
+    return Refusal(status=status, message=str(error) if for_admin else sentence, code=code, param="model")
 
 
 def _param(error: PackError) -> str | None:
@@ -106,7 +114,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():
@@ -153,3 +161,10 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})

@@ -20,9 +20,9 @@ from ollama_pack.services.line_stream import Lines, LineStream, pump_lines
 
 FAREWELL_SECONDS = 1.0  # that a server's end waits for ours
 
-bridge_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_R = TypeVar("_R")
+T = TypeVar("T")
 
 
 class Portal(Protocol):
@@ -53,7 +53,7 @@ class ThreadPool:
         try:
             self._loop.call_soon_threadsafe(self._add, threads)
         except RuntimeError:  # the server's loop is closed, and its pool with it
-            bridge_log.debug("The server has ended before a stream")
+            log.debug("The server has ended before a stream")
 
     def _add(self, threads: int) -> None:
         self._limiter.total_tokens += threads
@@ -78,7 +78,7 @@ class Bridge:
         """Say whose threads will wait."""
         self._pool = pool
 
-    def call(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it, in a thread that has no loop of its own."""
         home = self._begin()
         try:
@@ -97,7 +97,7 @@ class Bridge:
             self._leave()
             raise
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it on another one."""
         home = self._begin()
         try:
@@ -173,9 +173,9 @@ class _LoopThread:
                 started.set_result(portal)
                 self.over.wait()
                 portal.call(closing)
-        except Exception as error:  # noqa: BLE001 - whoever started it gets it
+        except Exception as error:
             if started.done():
-                bridge_log.exception("An event loop did not end well")
+                log.exception("An event loop did not end well")
             else:
                 started.set_exception(error)
         finally:

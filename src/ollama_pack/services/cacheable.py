@@ -12,6 +12,7 @@ from ollama_pack.cache.key import AnswerBasis, NotCacheable, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Question
 from ollama_pack.cache.scope import CacheWhen, ScopeFacts, ScopeRule, is_deterministic, scope_for, uses_tools
+from ollama_pack.engines.body import object_at
 
 LARGE_CHARACTERS = 200_000  # from here on the key is made in a thread
 _TEMPORARY = ("temporary:", "local:")  # so the id of a chat begins that is kept nowhere; the second is older
@@ -76,8 +77,8 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
     """What a request draws on that others may not see."""
     metadata, body = asked.metadata, asked.body
-    features = _mapping(metadata.get("features"))
-    about = _mapping(_mapping(_mapping(metadata.get("model")).get("info")).get("meta"))
+    features = object_at(metadata, "features")
+    about = object_at(metadata, "model", "info", "meta")
     looked_up = ("sources", "folder_knowledge", "folder_id")
     return ScopeFacts(
         user_id=asked.user_id,
@@ -109,7 +110,3 @@ def _text_sizes(messages: object) -> Iterator[int]:
     elif isinstance(messages, list):
         for value in messages:
             yield from _text_sizes(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

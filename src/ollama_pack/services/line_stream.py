@@ -16,7 +16,7 @@ LINES_AHEAD = 512  # that are kept for a client who is slow to take them
 SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
 FORGOTTEN_SECONDS = 2.0  # that lines lie there before somebody looks whether their stream is rubbish
 
-stream_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Lines = Callable[[], AsyncGenerator[str, None]]
 
@@ -95,8 +95,8 @@ async def pump_lines(lines: Lines, kept: SimpleQueue[str | None]) -> None:
                 while kept.qsize() > LINES_AHEAD:
                     await asyncio.sleep(SLOW_CLIENT_SECONDS)
                     await reader.look()
-    except Exception:  # noqa: BLE001 - nobody else would hear of it
-        stream_log.exception("A stream broke off")
+    except Exception:
+        log.exception("A stream broke off")
     finally:
         kept.put(None)
 

@@ -1,4 +1,4 @@
-"""What a pipeline can know of a request, and how it tells the next one.
+"""What a pipeline can know of a request, how it tells the next one, and the others of its server.
 
 Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -6,10 +6,12 @@ may set them as well: `prompt_cache_key` for the conversation, `service_tier: fl
 What the response cache has to know travels in a field of ours.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.webui_tasks import is_background_prompt, is_background_task
 
@@ -82,23 +84,26 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
 def goes_to_router(body: Mapping[str, Any]) -> bool:
     """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
     model = str(body.get("model") or "")
-    row = _mapping_in(_mapping_in(_mapping_in(body, "metadata"), "model"), "info")
+    row = object_at(body, "metadata", "model", "info")
     base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
     return model.startswith(ROUTER) or base.startswith(ROUTER)
 
 
 def noted(body: dict[str, Any]) -> dict[str, Any]:
     """The body of an inlet, with a note of what Open WebUI will add to the chat after it, or says of it."""
-    metadata = body.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
+    metadata = object_at(body, "metadata")
     note = {name: value for name in _NOTED if (value := metadata.get(name))}
     note |= {name: True for name in ("files", "sources", "folder_knowledge") if note.get(name)}
-    about = _mapping_in(_mapping_in(_mapping_in(metadata, "model"), "info"), "meta")
+    about = object_at(metadata, "model", "info", "meta")
     if about.get("knowledge"):
         note["model"] = {"info": {"meta": {"knowledge": True}}}
     return {**with_hints(body), NOTE_FIELD: note}
 
 
-def _mapping_in(value: object, name: str) -> Mapping[str, Any]:
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
+
+
+def sibling(name: str) -> Any:
+    """A pipeline as it is loaded now; None where there is none of this name."""
+    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
+    return loaded.get(name)

@@ -32,7 +32,7 @@ from ollama_pack.webui.publication import (
 )
 from ollama_pack.webui.rows import group_ids, listed_models, read_rows, refresh_models, write_rows
 
-log_publishing = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 900.0  # a node that restarts, or loads its driver anew, is back sooner
 NO_TABLES = AliasTables(None, None, frozenset(), are_known=False)
@@ -162,7 +162,7 @@ class Publisher:
     def _conclude(self, publication: Publication) -> None:
         for problem in publication.problems:
             if problem not in self.last.problems:
-                log_publishing.warning("%s", problem)
+                log.warning("%s", problem)
         self.last = publication
 
 

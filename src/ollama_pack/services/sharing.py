@@ -7,7 +7,7 @@ from ollama_pack.cache.redis_url import check_redis_url, redis_client
 from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import Connect
 
-sharing_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def usable_redis_url(url: str) -> str:
@@ -31,7 +31,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )

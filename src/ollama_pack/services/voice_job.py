@@ -16,7 +16,7 @@ from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SpeechProgress, Transcript
 from ollama_pack.webui.voice_files import StoredRecording, local_copy, readable_recording, store_text
 
-log_job = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
@@ -94,7 +94,7 @@ class VoiceJob:
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
-            log_job.error("a recording was not transcribed: %s", error)
+            log.error("a recording was not transcribed: %s", error)
         return told_to(error, is_admin=self._is_admin)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:

@@ -40,9 +40,9 @@ from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
 from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
 from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
-from ollama_pack.webui.voice_store import forwarded_user, tool_valves
+from ollama_pack.webui.voice_files import forwarded_user, tool_valves
 
-log_voice = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 TRANSCRIBE_PATH = "/api/voice/transcribe"
 OPENAI_PATH = "/api/voice/v1/audio/transcriptions"
@@ -246,7 +246,7 @@ def _failure(error: PackError, user: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
     if is_fault := is_engine_fault(error):
-        log_voice.error("a recording was not transcribed: %s", error)
+        log.error("a recording was not transcribed: %s", error)
     message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
     kind = "server_error" if is_fault else "invalid_request_error"
     body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}

@@ -1,4 +1,4 @@
-"""What goes wrong with transcription: see the tree in `ollama_pack.errors`."""
+"""What goes wrong with transcription."""
 
 from collections.abc import Iterable
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
-ProcessShared = TypeVar("ProcessShared")
+T = TypeVar("T")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
+def process_wide(name: str, make: Callable[[], T]) -> T:
     """The one object of that name in this process, made at the first call.
 
     Args:
@@ -22,5 +22,5 @@ def process_wide(name: str, make: Callable[[], ProcessShared]) -> ProcessShared:
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: ProcessShared = vars(state).setdefault(name, make())
+    kept: T = vars(state).setdefault(name, make())
     return kept

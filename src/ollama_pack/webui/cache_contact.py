@@ -5,7 +5,7 @@ from typing import Any
 
 from ollama_pack.webui.functions import function_state, live_function
 
-log_cache_contact = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CACHE_ID = "response_cache_filter"
 NO_CACHE = (
@@ -42,5 +42,5 @@ class CacheContact:
             cache = await live_function(self._app, CACHE_ID)
             return await getattr(cache, method)(*values)
         except Exception as error:
-            log_cache_contact.exception("%s could not be asked: %s", CACHE_ID, method)
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
             return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.sse import ServerEvent, SseBuffer
 from ollama_pack.webui.errors import ModelRefusedError
@@ -126,9 +127,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
         status: of HTTP, unless the error tells its own.
         headers: of the answer.
     """
-    found = body if isinstance(body, Mapping) else {}
+    found = object_at(body)
     error = found.get("error") or found.get("detail") or body
-    fields = error if isinstance(error, Mapping) else {}
+    fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import function_state, live_function
 
-log_contact = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
@@ -33,7 +34,7 @@ class RouterContact:
         Raises:
             RouterUnavailableError: the router cannot be asked.
         """
-        return _as_mapping(await self._ask("system_load"))
+        return object_at(await self._ask("system_load"))
 
     async def dashboard(self) -> Mapping[str, Any]:
         """What an admin may want to see.
@@ -41,7 +42,7 @@ class RouterContact:
         Raises:
             RouterUnavailableError: the router cannot be asked.
         """
-        return _as_mapping(await self._ask("dashboard"))
+        return object_at(await self._ask("dashboard"))
 
     async def metrics(self) -> str:
         """What it did, in Prometheus' text format.
@@ -92,7 +93,7 @@ class RouterContact:
     def _tell(self, method: str, fault: str) -> None:
         """Log a fault once, not at every question; that there is no router is none."""
         if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
-            log_contact.warning("%s", fault)
+            log.warning("%s", fault)
         self._said[method] = fault
 
 
@@ -101,7 +102,3 @@ def _method(router: Any, name: str) -> Any:
         message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
         raise RouterUnavailableError(message)
     return method
-
-
-def _as_mapping(told: Any) -> Mapping[str, Any]:
-    return told if isinstance(told, Mapping) else {}

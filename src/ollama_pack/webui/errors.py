@@ -1,4 +1,4 @@
-"""What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`."""
+"""What goes wrong between the pack and Open WebUI."""
 
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.errors import PackError

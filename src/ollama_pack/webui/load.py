@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollama_pack.engines.body import object_at
+
 _USAGE = re.compile(r"gpu\d+_usage")
 
 EMPTY_LOAD: Mapping[str, Any] = {"nodes": []}
@@ -25,7 +27,7 @@ def _model_names(value: Any) -> list[str]:
 
 def _states(value: Any) -> dict[str, str]:
     """Models that are not asked for at a node since they have failed → `open` or `half-open`."""
-    told = value if isinstance(value, Mapping) else {}
+    told = object_at(value)
     return {str(model): state for model, state in told.items() if isinstance(state, str)}
 
 

@@ -9,7 +9,7 @@ from ollama_pack.webui.models import may_use
 from ollama_pack.webui.replay_row import REPLAY, share_replay
 from ollama_pack.webui.rows import refresh_models
 
-log_replay = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 REPLAY_SECONDS = 2.0  # between two looks
 
@@ -57,5 +57,5 @@ class ReplayModel:
     def _tell(self, what: str) -> bool:
         if what not in self._said:
             self._said.add(what)
-            log_replay.warning("%s", what)
+            log.warning("%s", what)
         return False

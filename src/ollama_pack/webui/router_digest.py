@@ -7,7 +7,7 @@ from typing import Any
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.functions import live_function
 
-log_digest = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _ROUTER_ID = ROUTER.rstrip(".")
 
@@ -28,7 +28,7 @@ async def routed_weights(
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
     except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
-        log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
+        log.debug("gpu_router does not know what answers %r: %s", model, error)
         return None, ""
     found = found or {}
     return found.get("weights") or None, str(found.get("model") or "")

@@ -16,7 +16,7 @@ from ollama_pack.webui.publication import (
     closed_mark,
 )
 
-log_rows = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 async def read_rows() -> dict[str, ExistingRow]:
@@ -48,7 +48,7 @@ async def write_rows(changes: tuple[RowChange, ...], owner: str) -> list[RowChan
             if await _write_row(change, owner):
                 done.append(change)
         except Exception:
-            log_rows.exception("%r was not carried out, and is tried again", change)
+            log.exception("%r was not carried out, and is tried again", change)
     return done
 
 

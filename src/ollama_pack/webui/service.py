@@ -17,7 +17,7 @@ from ollama_pack.webui.functions import FunctionState, function_state, live_func
 from ollama_pack.webui.routes import RouteSpec, not_found, place_routes
 from ollama_pack.webui.shared import SharedAnswer
 
-log_service = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SERVICES = "OLLAMA_PACK_SERVICES"  # on `app.state`: function id → the service that runs, also older code's
 LOOK_SECONDS = 30.0  # between two looks; spread, so that replicas do not all look at once
@@ -104,9 +104,7 @@ class EventService:
             try:
                 await self._look_once()
             except Exception:
-                log_service.exception(
-                    "%s could not look after its routes and models, and tries again", self._id
-                )
+                log.exception("%s could not look after its routes and models, and tries again", self._id)
             if not self.runs:
                 return
             await self._rest(LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, hides nothing

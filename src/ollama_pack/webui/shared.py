@@ -5,15 +5,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-Shared = TypeVar("Shared")
+T = TypeVar("T")
 
 
-class SharedAnswer(Generic[Shared]):
+class SharedAnswer(Generic[T]):
     """However many ask, the source is asked at most once at a time and once in so many seconds."""
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[Shared]],
+        ask: Callable[[], Awaitable[T]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -27,10 +27,10 @@ class SharedAnswer(Generic[Shared]):
         self._ask = ask
         self._seconds = seconds
         self._clock = clock
-        self._kept: tuple[float, Shared] | None = None
-        self._task: asyncio.Task[Shared] | None = None
+        self._kept: tuple[float, T] | None = None
+        self._task: asyncio.Task[T] | None = None
 
-    async def get(self) -> Shared:
+    async def get(self) -> T:
         """The answer, at most so many seconds old."""
         if self._kept is not None and self._clock() < self._kept[0]:
             return self._kept[1]
@@ -39,11 +39,11 @@ class SharedAnswer(Generic[Shared]):
             self._task.add_done_callback(_retrieve)
         return await asyncio.shield(self._task)  # one who gives up takes nothing from the others
 
-    def keep(self, answer: Shared) -> None:
+    def keep(self, answer: T) -> None:
         """Keep an answer that is known from elsewhere."""
         self._kept = (self._clock() + self._seconds, answer)
 
-    async def _renew(self) -> Shared:
+    async def _renew(self) -> T:
         try:
             answer = await self._ask()
             self.keep(answer)
@@ -52,7 +52,7 @@ class SharedAnswer(Generic[Shared]):
             self._task = None
 
 
-def _retrieve(task: asyncio.Task[Shared]) -> None:
+def _retrieve(task: asyncio.Task[T]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
 
-log_uploads = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FILE_FIELDS = ("file", "audio")
 MAX_FIELDS, MAX_FIELD_BYTES = 32, 16 * 2**10
@@ -113,7 +113,7 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log_uploads.warning("a recording could not be kept while it is read: %s", error)
+        log.warning("a recording could not be kept while it is read: %s", error)
         raise NoRoomError from error
 
 

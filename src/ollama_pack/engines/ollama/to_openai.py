@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.body import object_at
+
 NANOSECONDS = 1_000_000_000
 _FINISH_REASONS = {"length": "length"}  # all others, "load" and "unload" among them, are a plain end
 _DURATIONS = ("total_duration", "load_duration")
@@ -76,8 +78,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (

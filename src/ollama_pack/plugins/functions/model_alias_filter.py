@@ -19,7 +19,7 @@ from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import PackError
-from ollama_pack.services.answers import refusal_of
+from ollama_pack.services.answers import alias_refusal
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (
@@ -124,7 +124,7 @@ class Filter:
 
 def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
-    refusal = refusal_of(error, for_admin=user.get("role") == "admin")
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin")
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 

@@ -25,12 +25,11 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.services.answers import answer_events, refusal_of
+from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.bridge import Bridge, ThreadPool
-from ollama_pack.services.completions import whole_answer
 from ollama_pack.services.line_stream import LineStream
-from ollama_pack.services.pipeline_requests import asking, with_hints, without_asking
-from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_answers import gives_status, put_route, take_route
+from ollama_pack.services.pipeline_requests import asking, sibling, with_hints, without_asking
 from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
@@ -114,6 +113,7 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
+        put_route()
         await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
@@ -128,6 +128,7 @@ class Pipeline:
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
+        take_route()
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
@@ -169,7 +170,10 @@ class Pipeline:
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            raise _http_refusal(error) from error
+            refusal = _refused(error)
+            if gives_status():
+                return refusal.body()
+            raise _http_error(refusal) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
         async with aclosing(self._chunks(name, body)) as chunks:
@@ -247,10 +251,9 @@ def _refused(error: Exception) -> Refusal:
     return refusal_of(error, for_admin=False)
 
 
-def _http_refusal(error: Exception) -> Exception:
+def _http_error(refusal: Refusal) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 
-    refusal = _refused(error)
     made: Exception = HTTPException(refusal.status, refusal.message, refusal.headers)
     return made

@@ -9,6 +9,8 @@ from ollama_pack.routing.decide.node_timeline import Quote, VirtualNode
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.view import FleetRequest
 
+ConsideredNode = tuple[str, str, CostTerms]  # the node, the model's name there, its cost
+
 
 @dataclass(slots=True)
 class NodeCost:
@@ -114,7 +116,7 @@ class Assignment:
         """What the choice cost."""
         return self.chosen.terms(self.request.tokens, self.policy)
 
-    def considered(self) -> list[tuple[str, str, CostTerms]]:
+    def considered(self) -> list[ConsideredNode]:
         """The nodes that were thought of, each with the model's name there and its terms.
 
         Of a node that was not asked the load is the only term.

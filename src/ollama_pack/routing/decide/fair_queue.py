@@ -6,13 +6,17 @@ tags, in seconds of service: the later of the queue's virtual time and the end o
 (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 of the expected ones. What a user has had lately fades as time passes while nobody waits.
 
+Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+
 In a full queue the last request of the user with the most places makes room for a user who has fewer.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import nlargest
+from heapq import heappop, heappush, nlargest
+from itertools import chain, islice
 
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.errors import QueueFullError
@@ -20,12 +24,16 @@ from ollama_pack.routing.naming import fold_name
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
+Place = tuple[bool, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -42,8 +50,10 @@ class WaitingRequest:
         turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
-        kind: equal for requests that any node would treat alike, but for their prompts. A string, because
-            decisions count them, and a string computes its hash once.
+        kind: equal for requests that any node would treat alike, except for their prompts.
+        behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -57,11 +67,21 @@ class WaitingRequest:
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
+    behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
-    def place(self) -> tuple[int, float, int]:
-        return self.turn, self.start, self.number
+    def place(self) -> Place:
+        """What fair order goes by."""
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -74,8 +94,9 @@ class FairQueue:
     def __init__(self, limit: int, patience: float) -> None:
         self.limit = limit
         self._patience = patience
-        self._people: list[WaitingRequest] = []
-        self._background: list[WaitingRequest] = []
+        self._order: list[WaitingRequest] = []  # fair
+        self._kinds: dict[str, list[WaitingRequest]] = {}  # each in fair order
+        self._behind: list[tuple[float, int, WaitingRequest]] = []  # a heap: by when they came
         self._by_id: dict[str, WaitingRequest] = {}
         self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
         self._waiting_of: dict[str, int] = {}
@@ -120,8 +141,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -141,10 +184,11 @@ class FairQueue:
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
             found = self._own.get((user, True)) or self._own[user, False]
-        elif self._background and not own and not request.background:
-            found = self._background
         else:
-            return None
+            held = () if own or request.background else self._order
+            found = [entry for entry in held if entry.request.background]
+            if not found:
+                return None
         return found[-1].request
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
@@ -162,8 +206,22 @@ class FairQueue:
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
         own.insert(before, entry)
-        insort(self._list_of(entry), entry, key=_fair_place)
+        entry.behind = entry.request.background
+        if entry.behind:
+            heappush(self._behind, (entry.came, entry.number, entry))
+        self._line_up(entry)
         self._renew_turns(entry.owner)
+
+    def _line_up(self, entry: WaitingRequest) -> None:
+        insort(self._order, entry, key=_fair_place)
+        insort(self._kinds.setdefault(entry.kind, []), entry, key=_fair_place)
+
+    def _step_out(self, entry: WaitingRequest) -> None:
+        alike = self._kinds[entry.kind]
+        for entries in (self._order, alike):
+            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        if not alike:
+            del self._kinds[entry.kind]
 
     def _renew_turns(self, owner: Owner, later: float = 0.0) -> None:
         """Give an owner's requests the turns that they have now, and start tags that are so much later."""
@@ -174,38 +232,42 @@ class FairQueue:
                 if turn == MAX_TURN:
                     return  # and so are those behind
                 continue
-            entries = self._list_of(entry)
-            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+            self._step_out(entry)
             entry.turn, entry.start = turn, entry.start + later
-            insort(entries, entry, key=_fair_place)
+            self._line_up(entry)
 
-    def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
-        return self._background if entry.request.background else self._people
-
-    def order(self, now: float) -> list[WaitingRequest]:
+    def order(self, now: float) -> Sequence[WaitingRequest]:
         """All that wait, in fair order; background calls that have waited long enough among the people."""
-        since = now - self._patience
-        ripe = [entry for entry in self._background if entry.came <= since]
-        if not ripe:
-            return self._people + self._background
-        behind = [entry for entry in self._background if entry.came > since]
-        return sorted(self._people + ripe, key=_fair_place) + behind
+        self._ripen(now)
+        return self._order
 
-    def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
-        """Whether it is a person's, or has waited behind people for long enough."""
-        return not entry.request.background or entry.came <= now - self._patience
+    def kinds(self, now: float) -> Mapping[str, Sequence[WaitingRequest]]:
+        """The same by kind, each in fair order."""
+        self._ripen(now)
+        return self._kinds
+
+    def _ripen(self, now: float) -> None:
+        """Background calls that have waited behind people for long enough step between them."""
+        while (until := self.ripens_at()) is not None and until <= now:
+            _, _, entry = heappop(self._behind)
+            self._step_out(entry)
+            entry.behind = False
+            self._line_up(entry)
 
     def ripens_at(self) -> float | None:
-        """When the next background call has waited long enough; None when none waits."""
-        return min((entry.came + self._patience for entry in self._background), default=None)
+        """When the next background call has waited behind people for long enough; None: none does."""
+        behind = self._behind
+        while behind and not (behind[0][2].behind and self.get(behind[0][2].request.id) is behind[0][2]):
+            heappop(behind)  # it has a node, or nobody wants it any more
+        return behind[0][0] + self._patience if behind else None
 
     def bound(self, request_id: str, now: float) -> WaitingRequest:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""
         entry = self._by_id[request_id]
-        if self.is_ripe(entry, now):
-            for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
+        if not entry.behind:
+            for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -227,6 +289,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
@@ -240,8 +304,7 @@ class FairQueue:
     def _remove(self, entry: WaitingRequest) -> None:
         user = entry.request.user
         del self._by_id[entry.request.id]
-        entries = self._list_of(entry)
-        del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        self._step_out(entry)
         own = self._own[entry.owner]
         own.remove(entry)
         if not own:
@@ -260,7 +323,15 @@ class FairQueue:
             self._ends = {name: end for end, name in nlargest(most, ahead)}
 
 
-def _fair_place(entry: WaitingRequest) -> tuple[int, float, int]:
+def by_kind(entries: Iterable[WaitingRequest]) -> dict[str, list[WaitingRequest]]:
+    """Requests in fair order, by kind."""
+    kinds: dict[str, list[WaitingRequest]] = {}
+    for entry in entries:
+        kinds.setdefault(entry.kind, []).append(entry)
+    return kinds
+
+
+def _fair_place(entry: WaitingRequest) -> Place:
     return entry.place
 
 

@@ -8,6 +8,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from ollama_pack.routing.decide.cost import (
     decode_share,
@@ -197,7 +198,7 @@ class VirtualNode:
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def answers(self, model: str) -> int:
-        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        """Requests for a model that it answers now, without those placed here or waiting for its load."""
         blob, now = self.view.models[model].blob, self._moment.now
         return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
 
@@ -238,11 +239,38 @@ class VirtualNode:
             and runner.ready_at <= self._moment.now
         )
 
-    def opens_at(self) -> float:
-        """When it may be open though nothing happens: a load has ended by then."""
-        due = [runner.ready_at for runner in self.runners.values()]
-        now = self._moment.now
-        return min([when for when in (*due, self._loading_until) if when > now], default=float("inf"))
+    def has(self, model: str) -> bool:
+        """Whether a model that it may be asked for is in memory."""
+        installed = self.view.models.get(model)
+        return installed is not None and installed.blob in self.runners
+
+    def load_seconds(self, model: str) -> float:
+        """How long loading a model that it has takes."""
+        return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
+    def free_at(self, runner: VirtualRunner) -> float:
+        """About when a runner has a slot free; in the past: any moment."""
+        if runner.has_slot:
+            return runner.ready_at
+        return max(runner.ready_at, runner.ends[len(runner.ends) - runner.slots])
+
+    def can_load(self) -> tuple[bool, float]:
+        """Whether it can load something once a load is over, and about when that or an idle runner is.
+
+        How much memory that takes, and what is in the way, `quote` finds out.
+        """
+        if self._reserved:
+            return False, self._loading_until
+        used, idle_at = 0, inf
+        for runner in self.runners.values():
+            used += runner.size
+            if not runner.remote:
+                idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
+                if not runner.ends and runner.ready_at <= self._loading_until:
+                    return True, max(self._loading_until, runner.ready_at)
+        if not used or used < self.view.room:
+            return True, self._loading_until
+        return False, max(self._loading_until, idle_at)
 
     def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
         """What it can offer for a model that it has, to any request of this kind.
@@ -367,14 +395,6 @@ class VirtualNode:
             runner.ends = runner.busy_until(now, overdue)[len(runner.ends) - runner.slots + 1 :]
         insort(runner.ends, max(now, quote.starts_at + quote.load) + service)
         runner.placed += 1
-
-    def delay(self, blob: str, seconds: float) -> None:
-        """Each busy slot for these weights is free so much later: others that wait will use it."""
-        if runner := self.runners.get(blob):
-            self.forget_quotes()
-            self.changed = True
-            now = self._moment.now
-            runner.ends = [max(now, end) + seconds for end in runner.ends]
 
     def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
         for blob in quote.victims:

@@ -1,57 +1,86 @@
 """Late binding on a virtual timeline: which of the waiting requests begin now, and where.
 
 Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
-already placed. If the best node can begin now, it goes there; if not, place the request there virtually and
-go on, so that those behind see the true queue. A request that does not start may choose otherwise the next
+already placed. If the best node can begin now, it goes there; if not, those behind wait as much longer as it
+will hold a slot, so that they see the true queue. A request that does not start may choose otherwise the next
 time.
 
 Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
 sooner elsewhere. The prefix that it overwrites there is spared by background calls, and among equal nodes:
 holding people back for it has cost more than it saved on every trace.
 
-Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
-nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
+A decision costs what the event before it touched, not what the fleet and the queue hold. Nodes are found by
+model: those with a free slot, those that have one next, those that hold the prompt, those that can load.
+Requests are found by kind: of a kind that cannot begin, as many are passed over as would not change that, and
+the whole kind until something changes for it. What is left has a bound: then the next decision goes on.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from random import Random
 from typing import Self
 
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.cost import predict_output
-from ollama_pack.routing.decide.fair_queue import WaitingRequest
-from ollama_pack.routing.decide.node_timeline import Quote, QuoteKey, TimelineContext, VirtualNode
+from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
+from ollama_pack.routing.decide.node_timeline import (
+    FRESH_SECONDS,
+    Quote,
+    QuoteKey,
+    TimelineContext,
+    VirtualNode,
+)
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView
 
 
 @dataclass(slots=True)
-class Candidates:
-    """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
+class WarmNodes:
+    """The nodes that have some weights in memory.
 
-    warm: list[VirtualNode]
-    cold: list[VirtualNode]
-    shortest_load: float = math.inf
+    Attributes:
+        ready: those with a slot free now, by name.
+        busy: when each of the others is free, and its name; sorted.
+        slots: of all of them.
+        gains: counts how often a slot became free.
+    """
 
-    def __bool__(self) -> bool:
-        return bool(self.warm or self.cold)
+    ready: dict[str, VirtualNode] = field(default_factory=dict)
+    busy: list[tuple[float, str]] = field(default_factory=list)
+    slots: int = 0
+    gains: int = 0
 
-    def move(self, node: VirtualNode, *, warm: bool) -> None:
-        """A node has loaded the model, or has unloaded it."""
-        old, new = (self.cold, self.warm) if warm else (self.warm, self.cold)
-        if node in old:
-            old.remove(node)
-            new.append(node)
 
-    def without(self, names: Collection[str]) -> Self:
-        """All except the nodes of these names."""
-        warm = [node for node in self.warm if node.view.name not in names]
-        cold = [node for node in self.cold if node.view.name not in names]
-        return replace(self, warm=warm, cold=cold)
+@dataclass(slots=True)
+class Listed:
+    """Where a node is found in the indexes.
+
+    Attributes:
+        load_at: whether it has to wait before it can load, until when, and its name.
+        runners: of each the weights, when it has a slot free (None: now), and its slots.
+    """
+
+    load_at: tuple[bool, float, str]
+    runners: list[tuple[str, float | None, int]]
+
+    def offers_more(self, before: Self | None, now: float) -> bool:
+        """Whether a request that could not begin may look otherwise now, apart from free slots."""
+        later, at, _ = self.load_at
+        blobs = {blob for blob, _, _ in self.runners}
+        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+
+
+@dataclass(slots=True)
+class Having:
+    """The nodes that have a model, by name, and the weights that they call by that name."""
+
+    nodes: list[str]
+    blobs: list[str]
 
 
 @dataclass(slots=True)
@@ -59,92 +88,114 @@ class Kind:
     """The waiting requests of one kind, in one decision.
 
     Attributes:
-        model: which of their models answers.
-        candidates: the nodes.
-        waiting: how many there are, and
-        stride: one in so many is looked at, of those behind the first few.
+        waiting: all of them, in fair order.
+        tried: nodes that have failed them.
+        model: which of their models answers, and
+        having: the nodes that have it.
         seen: how many of them the walk has passed.
-        next_look: which of them is looked at next.
-        known_at: the count of changes for which these hold:
-        able: some open node has the model, and
-        free: one has it in memory, and a slot free.
+        misses: how many of those that were looked at in a row cannot begin now.
+        cold: nodes that could load the model, the cheapest of those that were asked.
+        hopeless: none has begun, and nobody needs to look again until something changes.
     """
 
+    name: str
+    waiting: Sequence[WaitingRequest]
+    tried: Collection[str]
     model: str
-    candidates: Candidates
-    waiting: int = 0
-    stride: int = 1
+    having: Having
     seen: int = 0
-    next_look: int = 1
-    known_at: int = -1
-    able: bool = False
-    free: bool = False
+    misses: int = 0
+    cold: list[VirtualNode] = field(default_factory=list)
+    hopeless: bool = True
 
 
 class Timelines:
-    """The nodes' futures, kept from one decision to the next until their nodes change."""
+    """The nodes' futures, kept from one decision to the next until their nodes change, and found by model.
+
+    Attributes:
+        moment: what all of them go by.
+        nodes: by name.
+        open: the names of those that can begin something now.
+        roomy: the names of those that can load a small model now and unload nothing for it.
+        warm: the nodes that have some weights in memory, by these.
+        gains: counts the changes after which a request may begin that could not before.
+    """
 
     def __init__(self, policy: RoutingPolicy) -> None:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
         self.roomy: set[str] = set()
-        self._having: dict[str, list[str]] = {}
-        self._opening: dict[str, float] = {}
+        self.warm: dict[str, WarmNodes] = {}
+        self._loading: list[tuple[bool, float, str]] = []  # sorted: who can load first
+        self._listed: dict[str, Listed] = {}
+        self._having: dict[str, Having] = {}
+        self.gains = 0
 
     def follow(self, view: FleetView) -> None:
         """Take in how the fleet looks now."""
         moment = self.moment
         moment.now, moment.demand, moment.returns = view.now, view.demand, view.returns
-        names = {node.name for node in view.nodes} if view.changed is None else view.changed
+        names = view.by_name.keys() if view.changed is None else view.changed
         if view.changed is None:
             for name in [name for name in self.nodes if name not in names]:
                 self._drop(name)
-        for node in view.nodes if view.changed is None else [view.by_name[name] for name in names]:
-            known = self.nodes.get(node.name)
-            if known is None or known.view is not node or known.changed:
-                self._renew(node.name, view)
-        for name in [name for name, known in self._opening.items() if known <= view.now]:
-            self._look(name)
+        for name in names:
+            known = self.nodes.get(name)
+            if known is None or known.view is not view.by_name[name] or known.changed:
+                before = self._listed.get(name)
+                self.renew(view.by_name[name])
+                after = self._listed.get(name)
+                self.gains += after is None or after.offers_more(before, view.now)
+                for blob, free_at, _ in after.runners if after else ():
+                    self.warm[blob].gains += free_at is None
 
-    def _renew(self, name: str, view: FleetView) -> None:
-        before, node = self.nodes.get(name), view.by_name[name]
+    def renew(self, view: NodeView) -> None:
+        """Begin a node's future again, from how it looks now."""
+        before = self.nodes.get(view.name)
         if before is not None:
             self.moment.held.subtract([runner.blob for runner in before.view.runners])
-        if node.weight <= 0:
-            self.nodes.pop(name, None)
+        if before is None or before.view.models is not view.models:
             self._having.clear()
-            self.open.discard(name)
-            self.roomy.discard(name)
-            self._opening.pop(name, None)
+            self.gains += 1
+        if view.weight <= 0:
+            if before is not None:
+                self._forget(view.name)
             return
-        if before is None or before.view.models is not node.models:
-            self._having.clear()
-        self.moment.held.update([runner.blob for runner in node.runners])
-        self.nodes[name] = VirtualNode(node, self.moment)
-        self._look(name)
+        self.moment.held.update([runner.blob for runner in view.runners])
+        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        self.list_again(node)
 
     def _drop(self, name: str) -> None:
-        gone = self.nodes.pop(name)
-        self.moment.held.subtract([runner.blob for runner in gone.view.runners])
+        self.moment.held.subtract([runner.blob for runner in self.nodes[name].view.runners])
         self._having.clear()
+        self.gains += 1
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        del self.nodes[name]
+        self._unlist(name)
         self.open.discard(name)
         self.roomy.discard(name)
-        self._opening.pop(name, None)
 
-    def _look(self, name: str) -> None:
-        """See whether a node can begin anything, and when it may look otherwise."""
-        node = self.nodes[name]
-        self.note_open(node)
-        opens_at = node.opens_at()
-        if opens_at < math.inf:
-            self._opening[name] = opens_at
-        else:
-            self._opening.pop(name, None)
-
-    def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything, and whether it has room for a model more."""
+    def list_again(self, node: VirtualNode) -> None:
+        """Note what a node can begin, and when."""
         name = node.view.name
+        self._unlist(name)
+        loads_now, loads_at = node.can_load()
+        listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
+        insort(self._loading, listed.load_at)
+        for blob, runner in node.runners.items():
+            warm = self.warm.get(blob)
+            if warm is None:
+                warm = self.warm[blob] = WarmNodes()
+            free_at = None if node.serves_now(blob) else node.free_at(runner)
+            if free_at is None:
+                warm.ready[name] = node
+            else:
+                insort(warm.busy, (free_at, name))
+            warm.slots += runner.slots
+            listed.runners.append((blob, free_at, runner.slots))
         if node.is_open():
             self.open.add(name)
         else:
@@ -154,24 +205,47 @@ class Timelines:
         else:
             self.roomy.discard(name)
 
-    def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
-        """What was placed on the timelines was a thought: forget it."""
-        self.moment.held = held
-        for node in touched:
-            self._renew(node.view.name, view)
+    def _unlist(self, name: str) -> None:
+        listed = self._listed.pop(name, None)
+        if listed is None:
+            return
+        del self._loading[bisect_left(self._loading, listed.load_at)]
+        for blob, free_at, slots in listed.runners:
+            warm = self.warm[blob]
+            warm.slots -= slots
+            if free_at is None:
+                del warm.ready[name]
+            else:
+                del warm.busy[bisect_left(warm.busy, (free_at, name))]
+            if len(self.warm) > MAX_MODELS and not warm.ready and not warm.busy:
+                del self.warm[blob]
+                self.gains += 1
 
-    def having(self, model: str) -> list[str]:
-        """The names of the nodes that have a model."""
+    def having(self, model: str) -> Having:
+        """The nodes that have a model."""
         found = self._having.get(model)
         if found is None:
             if len(self._having) > MAX_MODELS:
                 self._having.clear()
-            found = [name for name, node in self.nodes.items() if model in node.view.models]
-            self._having[model] = found
+            nodes = [name for name, node in self.nodes.items() if model in node.view.models]
+            blobs = {self.nodes[name].view.models[model].blob: None for name in nodes}
+            found = self._having[model] = Having(nodes, list(blobs))
         return found
+
+    def can_load(self) -> bool:
+        """Whether any node can load something now."""
+        return bool(self._loading) and not self._loading[0][0] and self._loading[0][1] <= self.moment.now
+
+    def loading_first(self) -> Iterator[tuple[bool, str]]:
+        """The nodes' names, those first that can load something first, and whether they can do so now."""
+        now = self.moment.now
+        return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
 MAX_MODELS = 256  # whose nodes are remembered
+PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
+MAX_HOPELESS = 256  # kinds that are remembered
+FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
 @dataclass(slots=True)
@@ -182,7 +256,8 @@ class Planner:
         policy: weights and bounds.
         dice: breaks ties.
         ahead: loads that nobody waits for, which had better begin now.
-        exhausted: the last decision has reached its bound before it had seen all: decide again soon.
+        exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
+        look_again: when requests that were passed over may look otherwise though nothing has happened.
     """
 
     policy: RoutingPolicy
@@ -193,32 +268,28 @@ class Planner:
     _kinds: dict[str, Kind] = field(init=False, default_factory=dict)
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
-    _changes: int = field(init=False, default=0)
+    _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
     ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
+    look_again: float = field(init=False, default=math.inf)
+    _hopeless: dict[str, tuple[int, int, float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._timelines = Timelines(self.policy)
 
-    def plan(
-        self,
-        view: FleetView,
-        waiting: Sequence[WaitingRequest],
-        may_start: Callable[[WaitingRequest], bool] = lambda _: True,
-    ) -> list[Assignment]:
+    def plan(self, view: FleetView, waiting: Mapping[str, Sequence[WaitingRequest]]) -> list[Assignment]:
         """Assign nodes to requests until nothing more can begin now.
 
         Args:
             view: the fleet at this moment.
-            waiting: the requests in fair order.
-            may_start: whether a request need not wait behind people (any more).
+            waiting: the requests by kind, each in fair order.
 
         Returns:
             The assignments of those that were looked at; those that `starts` begin now.
         """
         self._begin(view)
-        found = self._walk(waiting, may_start)
+        found = self._walk(waiting)
         self.ahead = self._loads_ahead(found)
         self._end()
         return found
@@ -227,37 +298,78 @@ class Planner:
         self._view = view
         self._timelines.follow(view)
         self._kinds, self._touched, self._held = {}, {}, None
-        self._asked, self.exhausted = 0, False
+        self._delays.clear()
+        self._asked, self.exhausted, self.look_again = 0, False, math.inf
 
     def _end(self) -> None:
-        if self._touched:
-            held = self._timelines.moment.held if self._held is None else self._held
-            self._timelines.restore(self._view, self._touched.values(), held)
+        """What was placed on the timelines was a thought: forget it."""
+        if self._held is not None:
+            self._timelines.moment.held = self._held
+        for name in self._touched:
+            self._timelines.renew(self._view.by_name[name])
 
-    def _walk(
-        self, waiting: Sequence[WaitingRequest], may_start: Callable[[WaitingRequest], bool]
-    ) -> list[Assignment]:
+    def _walk(self, waiting: Mapping[str, Sequence[WaitingRequest]]) -> list[Assignment]:
+        """Go through the requests in fair order, and pass over those that have nothing to begin."""
         if not self._timelines.open:
             return []
         found: list[Assignment] = []
-        counts, kinds, looks = Counter([entry.kind for entry in waiting]), self._kinds, 0
-        for entry in waiting:
-            kind = kinds.get(entry.kind) or self._kind_of(entry, counts[entry.kind])
-            kind.seen += 1
-            if kind.known_at != self._changes:
-                self._see_what_is_open(kind, entry)
-            if not kind.able or (kind.seen < kind.next_look and not kind.free):
-                continue
-            crowd = self._crowd(kind)
-            if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
-                looks += 1
-                found.append(assignment)
-            if not self._timelines.open:
-                break
-            if self._asked >= self.policy.most_costs and looks >= self.policy.window:
+        ahead: list[tuple[Place, Kind]] = []
+        for name, entries in waiting.items():
+            kind = self._kind_of(name, entries)
+            if kind and not self._is_hopeless(kind):
+                self._kinds[name] = kind
+                heappush(ahead, (entries[0].place, kind))
+        while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
+            _, kind = heappop(ahead)
+            if self._asked >= self.policy.most_costs and not self._has_ready(kind):
                 self.exhausted = True
-                break
+                if kind.misses:
+                    self._give_up(kind)  # the next decision looks at others
+                continue
+            if assignment := self._look(kind):
+                found.append(assignment)
+            if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
+                heappush(ahead, (kind.waiting[kind.seen].place, kind))
+            else:
+                self._give_up(kind)
         return found
+
+    def _look(self, kind: Kind) -> Assignment | None:
+        """Place the next request of a kind; None when no node may answer it."""
+        entry = kind.waiting[kind.seen]
+        kind.seen += 1
+        assignment = self.assign(entry, kind)
+        if assignment is None:
+            return None
+        if assignment.starts:
+            kind.misses, kind.hopeless = 0, False
+        else:
+            kind.misses += 1
+            self._pass_over(kind, assignment)
+        return assignment
+
+    def _give_up(self, kind: Kind) -> None:
+        """Pass over a kind of which none could begin, until something changes."""
+        if not kind.hopeless:
+            return
+        if len(self._hopeless) >= MAX_HOPELESS:
+            self._hopeless.clear()
+        until = self._view.now + (PATIENT_SECONDS if self._has_ready(kind) else FRESH_SECONDS)
+        self._hopeless[kind.name] = self._gains(kind), len(kind.waiting), until
+        self.look_again = min(self.look_again, until)
+
+    def _gains(self, kind: Kind) -> int:
+        """Counts the changes after which a request of this kind may begin that could not before."""
+        warm = self._timelines.warm
+        return self._timelines.gains + sum([warm[blob].gains for blob in kind.having.blobs if blob in warm])
+
+    def _is_hopeless(self, kind: Kind) -> bool:
+        """Whether none could begin a moment ago, and nothing has changed that matters to them."""
+        gains, waiting, until = self._hopeless.get(kind.name, (-1, 0, 0.0))
+        if gains != self._gains(kind) or len(kind.waiting) > waiting or until <= self._view.now:
+            return False
+        self.look_again = min(self.look_again, until)
+        return True
 
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
         """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
@@ -273,15 +385,17 @@ class Planner:
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
         """The loads of one model, given the choice for a request that asks for it."""
         kind, request = self._kinds[assignment.entry.kind], assignment.request
-        warm, roomy = kind.candidates.warm, self._timelines.roomy
-        slots = sum([self._slots_of(node, kind.model) for node in warm])
-        busy = kind.waiting + sum([node.answers(kind.model) for node in warm])
+        nodes, roomy = self._timelines.nodes, self._timelines.roomy
+        warm = [node for name in kind.having.nodes if (node := nodes[name]).has(kind.model)]
+        slots = self._slots(kind)
+        busy = len(kind.waiting) + sum([node.answers(kind.model) for node in warm])
         nearest = min([node.view.tier for node in warm], default=-1)
         left = len(roomy)
-        for node in kind.candidates.cold:
+        for name in kind.having.nodes:
+            node = nodes[name]
             if busy <= max(1.0, self.policy.prewarm_share * slots):
                 return
-            if node.view.name not in roomy or node.view.tier > nearest:
+            if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
             if left == 1 and self._leaves_models_out(node, kind.model):
                 return
@@ -312,123 +426,111 @@ class Planner:
         cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
         return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
-    def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
-        behind = max(0, waiting - self.policy.window)
-        stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
-        kind = self._kinds[entry.kind] = Kind(*self._able(entry), waiting, stride)
-        return kind
+    def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
+        """The requests of a kind, with the first of their models that any node has; None: no node has any."""
+        first = entries[0]
+        for model in first.models:
+            having = self._timelines.having(model)
+            if any(name not in first.tried for name in having.nodes):
+                return Kind(name, entries, first.tried, model, having)
+        return None
 
-    def _see_what_is_open(self, kind: Kind, entry: WaitingRequest) -> None:
-        """Whether any open node has the model, and whether one has it in memory and a slot free."""
-        kind.known_at, kind.able, kind.free = self._changes, False, False
-        nodes = self._timelines.nodes
-        for name in self._timelines.open:
-            node = nodes[name]
-            model = node.view.models.get(kind.model)
-            if model is not None and name not in entry.tried:
-                kind.able = True
-                if node.serves_now(model.blob):
-                    kind.free = True
-                    return
+    def _has_ready(self, kind: Kind) -> bool:
+        """Whether a node has the model in memory, and a slot free."""
+        warm = [self._timelines.warm.get(blob) for blob in kind.having.blobs]
+        return any(one.ready.keys() - kind.tried if kind.tried else one.ready for one in warm if one)
 
-    def _crowd(self, kind: Kind) -> int:
-        """How many a request stands for, so that a long queue takes no longer.
-
-        The first few of a kind stand for themselves; of those behind, one in a number of them stands for all.
-        One that is looked at only because a slot is free stands for itself.
-        """
-        if kind.seen < kind.next_look or kind.seen <= self.policy.window:
-            kind.next_look = max(kind.next_look, kind.seen + 1)
-            return 1
-        kind.next_look = kind.seen + kind.stride
-        return min(kind.stride, kind.waiting - kind.seen + 1)
-
-    def assign(self, entry: WaitingRequest, kind: Kind, *, ripe: bool, crowd: int = 1) -> Assignment | None:
-        """Place one request on the timelines, for `crowd` of its kind; None when no node may answer it."""
+    def assign(self, entry: WaitingRequest, kind: Kind) -> Assignment | None:
+        """Place one request on the timelines; None when no node may answer it."""
         request, policy, now = entry.request, self.policy, self._view.now
-        model, candidates = kind.model, kind.candidates
-        if entry.tried:
-            candidates = candidates.without(entry.tried)
-        if not candidates:
+        pressing, ripe = entry.overtaken >= policy.overtake_limit, not entry.behind
+        costs = self._costs(entry, kind, pressing=pressing)
+        if not costs:
             return None
-        key = (model, entry.kind, request.max_output)
-        pressing = entry.overtaken >= policy.overtake_limit
-        price = self._price(kind)
-        costs = self._costs(candidates, key, request, price, pressing=pressing)
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
-        if ripe or starts:
+        if starts or (ripe and chosen.quote.reused is None):
             self._take(chosen, request)
-            if not starts and crowd > 1:
-                self._delay(kind, (crowd - 1) * self._seconds(chosen, request))
-        if pressing and not starts:
+        if pressing and not starts and chosen.name in self._timelines.open:
             chosen.node.reserve()
             self._touch(chosen.node)
-            self._timelines.open.discard(chosen.name)
+            kind.hopeless = False  # it has to be kept free in the next decision as well
         asked = {cost.name for cost in costs}
-        unasked = [node for node in candidates.cold if node.view.name not in asked]
-        return Assignment(entry, model, chosen, costs, unasked, starts, policy, now - entry.came)
+        unasked = [node for node in kind.cold if node.view.name not in asked]
+        return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)
+
+    def _pass_over(self, kind: Kind, missed: Assignment) -> None:
+        """Go on with the first one behind that may begin now though this one cannot.
+
+        Each that is passed over will use the slots that are free next, so those behind wait longer, until
+        something that can begin now, such as a load, costs less. The more were looked at to no purpose, the
+        more are passed over, so a long queue takes no longer.
+        """
+        chosen = missed.chosen
+        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+        each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
+        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        passed = int(min(enough, len(kind.waiting) - kind.seen))
+        kind.seen += passed
+        self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
 
     def _price(self, kind: Kind) -> float:
         """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
-        behind = kind.waiting - kind.seen
-        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm]) if behind else 0
+        behind = len(kind.waiting) - kind.seen
+        slots = self._slots(kind) if behind else 0
         return behind / slots if slots else 0.0
 
-    @staticmethod
-    def _slots_of(node: VirtualNode, model: str) -> int:
-        runner = node.runners.get(node.view.models[model].blob)
-        return runner.slots if runner else 0
+    def _slots(self, kind: Kind) -> int:
+        """The slots of all nodes that have the model in memory."""
+        warm = self._timelines.warm
+        return sum([warm[blob].slots for blob in kind.having.blobs if blob in warm])
 
-    def _able(self, entry: WaitingRequest) -> tuple[str, Candidates]:
-        """The first model that any node has, and the nodes."""
-        for model in entry.models:
-            found = self._nodes_with(model)
-            if found and (not entry.tried or found.without(entry.tried)):
-                return model, found
-        return "", Candidates([], [])
-
-    def _nodes_with(self, model: str) -> Candidates:
-        found = Candidates([], [])
-        nodes = self._timelines.nodes
-        for name in self._timelines.having(model):
-            node = nodes[name]
-            blob = node.view.models[model].blob
-            if blob in node.runners:
-                found.warm.append(node)
-            else:
-                found.cold.append(node)
-                found.shortest_load = min(found.shortest_load, node.view.rates[blob].load)
-        return found
-
-    def _costs(
-        self, candidates: Candidates, key: QuoteKey, request: FleetRequest, price: float, *, pressing: bool
-    ) -> list[NodeCost]:
+    def _costs(self, entry: WaitingRequest, kind: Kind, *, pressing: bool) -> list[NodeCost]:
         """The costs that may be the least: nodes that load are asked when waiting takes as long."""
-        warm = self._some(candidates.warm, request)
-        costs = self._ask(warm, key, request, price, pressing=pressing)
+        key, price = (kind.model, entry.kind, entry.request.max_output), self._price(kind)
+        warm = self._warm(kind, entry.request)
+        costs = self._ask(warm, key, entry.request, price, pressing=pressing)
+        kind.cold = [node for node in kind.cold if not node.changed] or self._cold(kind)
+        if not kind.cold:
+            return costs
         best = min([cost.total for cost in costs], default=math.inf)
-        enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough:
-            cold = self._some(candidates.cold, request)
-            costs += self._ask(cold, key, request, price, pressing=pressing)
+        shortest_load = min([node.load_seconds(kind.model) for node in kind.cold])
+        enough = best * (1 + self.policy.tie_share) < shortest_load
+        if entry.request.background or not enough:
+            cold = self._ask(kind.cold, key, entry.request, price, pressing=pressing)
+            costs += cold
+            kind.cold = [cost.node for cost in sorted(cold, key=_total)[:FEW_BUSY]]
         return costs
 
-    def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
-        """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
-        most = self.policy.candidates
-        if len(nodes) <= most:
-            return nodes
-        is_open = self._timelines.open
-        holders = self._view.holders_of(request.blocks)
-        chosen = [node for node in nodes if node.view.name in holders] if holders else []
-        free = [node for node in nodes if node.view.name in is_open]
-        if len(free) > most:
-            free = self.dice.sample(free, most)
-        rest = most - len(free)
-        others = self.dice.sample(nodes, rest) if rest > 0 else []
-        return list({node.view.name: node for node in (*chosen, *free, *others)}.values())
+    def _warm(self, kind: Kind, request: FleetRequest) -> list[VirtualNode]:
+        """Of the nodes that have the model in memory those that hold the prompt, and those free first."""
+        most, nodes = self.policy.candidates, self._timelines.nodes
+        found: dict[str, VirtualNode] = {}
+        for name in self._view.holders_of(request.blocks):
+            if name in nodes and nodes[name].has(kind.model):
+                found[name] = nodes[name]
+        for blob in kind.having.blobs:
+            if warm := self._timelines.warm.get(blob):
+                ready = warm.ready
+                found |= ready if len(ready) <= most else dict(self.dice.sample(list(ready.items()), most))
+                for _, name in warm.busy[:FEW_BUSY]:
+                    found[name] = nodes[name]
+        return [node for name, node in found.items() if name not in kind.tried and node.has(kind.model)]
+
+    def _cold(self, kind: Kind) -> list[VirtualNode]:
+        """Some nodes that could load the model now, and those that can do so next."""
+        found: list[VirtualNode] = []
+        next_ones = FEW_BUSY
+        for loads_now, name in self._timelines.loading_first():
+            node = self._timelines.nodes[name]
+            if kind.model in node.view.models and name not in kind.tried and not node.has(kind.model):
+                next_ones -= not loads_now
+                if next_ones < 0 or len(found) == self.policy.candidates:
+                    break
+                found.append(node)
+        return found
 
     def _ask(
         self,
@@ -443,7 +545,7 @@ class Planner:
         costs: list[NodeCost] = []
         self._asked += len(nodes)
         blocks, tokens, background = request.blocks, request.tokens, request.background
-        now = self._view.now
+        now, delay = self._view.now, self._delays[key[0]]
         for node in nodes:
             quote = node.quote(key, request)
             hit, own, hoped = 0, False, 0
@@ -453,6 +555,8 @@ class Planner:
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
+            if wait and runner is not None:
+                wait += delay
             total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
             if not own and not pressing and (background or runner is None):
                 total += quote.evict
@@ -512,43 +616,30 @@ class Planner:
         output = predict_output(rates, background=request.background, limit=request.max_output)
         return chosen.prompt(request.tokens) + output * rates.token
 
-    def _delay(self, kind: Kind, seconds: float) -> None:
-        """Those that a request stands for are spread over all nodes that have the model in memory."""
-        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm])
-        for node in kind.candidates.warm:
-            self._touch(node)
-            node.delay(node.view.models[kind.model].blob, seconds / slots)
-
     def _take(self, chosen: NodeCost, request: FleetRequest) -> None:
         quote, node = chosen.quote, chosen.node
-        self._touch(node)
         node.place(quote, request, self._seconds(chosen, request))
+        self._touch(node)
         if quote.reused is None:
-            self._loaded(chosen)
-        self._timelines.note_open(node)
+            self._loaded(quote)
 
     def _touch(self, node: VirtualNode) -> None:
         self._touched[node.view.name] = node
-        self._changes += 1
+        self._timelines.list_again(node)
 
-    def _loaded(self, chosen: NodeCost) -> None:
+    def _loaded(self, quote: Quote) -> None:
         """A model was loaded on a timeline: what evicting it elsewhere costs has changed."""
         held = self._timelines.moment.held
         if self._held is None:
             self._held = held.copy()
-        quote = chosen.quote
         held.update([quote.blob])
         held.subtract(quote.victims)
-        for kind in self._kinds.values():
-            model = chosen.node.view.models.get(kind.model)
-            if model is not None and model.blob == quote.blob:
-                kind.candidates.move(chosen.node, warm=True)
-            elif model is not None and model.blob in quote.victims:
-                kind.candidates.move(chosen.node, warm=False)
-        if quote.victims:
-            for node in self._timelines.nodes.values():
-                if not node.runners.keys().isdisjoint(quote.victims):
-                    node.forget_quotes()
+        for blob in quote.victims:
+            warm = self._timelines.warm.get(blob)
+            names = [*warm.ready, *[name for _, name in warm.busy]] if warm else []
+            if len(names) <= self.policy.candidates:  # of more than that, one less changes little
+                for name in names:
+                    self._timelines.nodes[name].forget_quotes()
 
 
 def _total(cost: NodeCost) -> float:

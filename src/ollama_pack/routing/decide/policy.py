@@ -20,9 +20,6 @@ class RoutingPolicy:
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
-        window: waiting requests of each kind that are all looked at; of those behind, one in
-        crowd: stands for all, and so many in
-        samples: at most, unless a slot is free.
         most_costs: of a node for a request that are computed in one decision.
         candidates: nodes that are asked for one request at most, besides those that hold its prefix.
         probe_requests: requests between two tries whether a runner has one more slot.
@@ -43,11 +40,8 @@ class RoutingPolicy:
     prewarm_share: float = 0.5
     overtake_limit: int = 16
     overdue_share: float = 0.25
-    window: int = 4
-    crowd: int = 16
-    samples: int = 4
-    most_costs: int = 96
-    candidates: int = 16
+    most_costs: int = 48
+    candidates: int = 8
     probe_requests: int = 64
     unsynced_peers: bool = False
     busy_percent: float = 50.0

@@ -4,7 +4,9 @@ They see the same nodes as late binding does, and wait in the same queue; failov
 draining are the scheduler's, and hold for all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from heapq import merge
+from operator import attrgetter
 
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
 from ollama_pack.routing.decide.fair_queue import WaitingRequest
@@ -20,28 +22,25 @@ class PlainPlanner(Planner):
     def plan(
         self,
         view: FleetView,
-        waiting: Sequence[WaitingRequest],
-        may_start: Callable[[WaitingRequest], bool] = lambda _: True,  # noqa: ARG002 - all may
+        waiting: Mapping[str, Sequence[WaitingRequest]],
     ) -> list[Assignment]:
         """Assign what can begin now, in fair order; the rest waits."""
         self._begin(view)
         found: list[Assignment] = []
-        stuck: set[str] = set()  # kinds that no node has a slot for
-        for entry in waiting:
-            if entry.kind in stuck:
+        kinds = {name: kind for name, entries in waiting.items() if (kind := self._kind_of(name, entries))}
+        for entry in merge(*waiting.values(), key=attrgetter("place")):
+            kind = kinds.get(entry.kind)
+            if kind is None:
                 continue
-            model, candidates = self._able(entry)
-            nodes = [
-                node for node in (*candidates.warm, *candidates.cold) if node.view.name not in entry.tried
-            ]
-            key = (model, entry.kind, entry.request.max_output)
+            nodes = [self._timelines.nodes[name] for name in kind.having.nodes if name not in kind.tried]
+            key = (kind.model, entry.kind, entry.request.max_output)
             costs = self._ask(nodes, key, entry.request, 0.0, pressing=False)
             if chosen := self.pick(costs):
                 self._take(chosen, entry.request)
                 waited = view.now - entry.came
-                found.append(Assignment(entry, model, chosen, costs, (), True, self.policy, waited))  # noqa: FBT003 - `starts`
+                found.append(Assignment(entry, kind.model, chosen, costs, (), True, self.policy, waited))  # noqa: FBT003 - `starts`
             else:
-                stuck.add(entry.kind)
+                del kinds[entry.kind]  # no node has a slot for it
         self._end()
         return found
 

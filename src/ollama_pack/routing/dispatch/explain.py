@@ -1,9 +1,10 @@
 """Decisions in words: status lines for people, records for the dashboard."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ollama_pack.routing.decide.assignment import Assignment
+from ollama_pack.routing.decide.assignment import Assignment, ConsideredNode
 
 
 def loading_line(binding: Assignment, seconds: float) -> str:
@@ -55,7 +56,7 @@ def _seconds(value: float) -> str:
 
 @dataclass(slots=True)
 class Decision:
-    """One decision and what came of it. Holds nothing of the conversation and not who asked.
+    """One decision and what came of it. Shows nothing of the conversation and not who asked.
 
     Attributes:
         at: Unix time, in seconds.
@@ -68,7 +69,7 @@ class Decision:
         predicted: seconds to the first token at the node, as predicted.
         actual: seconds that it took; None: not yet, or never.
         background: it was a background call.
-        considered: every node that was looked at, with the terms of its cost in seconds.
+        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
     """
 
     at: float
@@ -81,19 +82,20 @@ class Decision:
     predicted: float
     actual: float | None
     background: bool
-    considered: list[dict[str, Any]] = field(default_factory=list)
+    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self)
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        considered = [
+            {"node": node, "model": model, "terms": terms.as_dict()}
+            for node, model, terms in self.considered()
+        ]
+        return {**told, "considered": considered}
 
 
 def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
-    considered = [
-        {"node": node, "model": model, "terms": terms.as_dict()}
-        for node, model, terms in assignment.considered()
-    ]
     return Decision(
         at=at,
         node=assignment.node,
@@ -105,5 +107,5 @@ def explained(assignment: Assignment, at: float) -> Decision:
         predicted=assignment.terms.predict_ttft,
         actual=None,
         background=assignment.request.background,
-        considered=considered,
+        considered=assignment.considered,
     )

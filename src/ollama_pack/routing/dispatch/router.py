@@ -17,6 +17,7 @@ import aiohttp
 
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
+    NodeBusyError,
     NodeError,
     NodeUnreachableError,
     RequestRefusedError,
@@ -305,7 +306,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -500,7 +501,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()

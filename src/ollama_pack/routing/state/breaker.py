@@ -62,19 +62,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff

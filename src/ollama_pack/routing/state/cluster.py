@@ -102,8 +102,8 @@ class KnownNodes:
         """All that a decision goes by, as of now."""
         return self._view(self._clock())
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
+    def _refresh(self, now: float) -> None:
+        """Look at the nodes that may look otherwise than before."""
         if now >= self._stale_at:
             self._stale.update(self.nodes)
         if self._stale:
@@ -114,6 +114,10 @@ class KnownNodes:
                     self._changed.add(name)
             self._stale.clear()
             self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+
+    def _view(self, now: float) -> FleetView:
+        """The same, with the nodes that look otherwise than at the last decision."""
+        self._refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
@@ -132,8 +136,7 @@ class KnownNodes:
         followed = learner.asked(request.blocks, now, background=request.background)
         if followed is None:
             return 0, 0
-        if len(self.nodes) > self.policy.candidates:
-            self._remember_holder(node, request.blocks)
+        self._remember_holder(node, request.blocks)
         return followed.shared, followed.kind
 
     def _prompt_sent_elsewhere(

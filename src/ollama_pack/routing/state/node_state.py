@@ -167,13 +167,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -376,10 +376,11 @@ class NodeState:
 
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
-        due = [self.paused_until, *self.retry_at()]
+        due = [self.paused_until, self.loading_until, *self.retry_at()]
         if self.gpu.count:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
+            due.append(runner.ready_at)
             if runner.foreign.count:
                 due += runner.foreign.changes_at()
         return due

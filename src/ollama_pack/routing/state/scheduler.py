@@ -10,9 +10,9 @@ Call `decide` after every event, and at `wake_at`. All is bounded: by the queue'
 the models that the nodes have.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from random import Random
 
 from ollama_pack.routing.decide.assignment import Assignment
@@ -42,8 +42,7 @@ from ollama_pack.routing.state.peer_requests import node_key
 from ollama_pack.routing.state.running import RunningRequest, Undo
 
 MAX_FAILOVERS = 2
-SOON = 0.002  # seconds
-MOST_WALKS = 4  # through the queue, in one decision
+SOON = 0.002  # seconds; meanwhile others have the event loop
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
@@ -219,7 +218,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -227,6 +234,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -239,8 +247,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -322,19 +331,16 @@ class Scheduler(KnownNodes):
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
-        self.remote.expire(self._clock())
-        assignments: list[Assignment] = []
-        for _ in range(MOST_WALKS):
-            if not len(self._queue):
-                break
-            started = self._walk_through()
-            assignments += started
-            if len(started) < self.policy.window or self._planner.exhausted:
-                break  # else those who were behind it, and seen in samples only, may begin as well
-        self.wake_at = self._next_wake(self._clock())
-        if assignments and self._planner.exhausted and len(self._queue):
-            self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
-        return assignments
+        now = self._clock()
+        self.remote.expire(now)
+        if not len(self._queue):
+            self.wake_at = None
+            return []
+        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
+        self._changed.clear()
+        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        return started
 
     def load_ahead(self) -> list[Assignment]:
         """Loads that begin now though nobody waits for them: to be asked for after `decide`.
@@ -350,14 +356,6 @@ class Scheduler(KnownNodes):
         if running := self._running.get(request_id):
             self.cancel(request_id)
             running.node.did_not_load(running.runner, self._clock())
-
-    def _walk_through(self) -> list[Assignment]:
-        """Go through the waiting requests once."""
-        now = self._clock()
-        may_start = partial(self._queue.is_ripe, now=now)
-        planned = self._planner.plan(self._view(now), self._queue.order(now), may_start)
-        self._changed.clear()
-        return [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
@@ -401,11 +399,10 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
         if not len(self._queue):
             return None
-        due: list[float] = []
-        for node in self.nodes.values():
-            due.append(node.loading_until)
-            due.extend(node.changes_at())
+        self._refresh(now)
+        due = [self._stale_at, self._planner.look_again]
         if (until := self.remote.expires_at()) is not None:
             due.append(until)
-        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
-        return min((when for when in due if when > now), default=None)
+        if (until := self._queue.ripens_at()) is not None:
+            due.append(min(until, now + BACKGROUND_LOOK))
+        return min([when for when in due if now < when < math.inf], default=None)
