@@ -9,56 +9,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5296, which the server calls.
+# Begin here: `class Filter`, line 5150, which the server calls.
 # The modules that it uses come first:
-#    114  errors                    Every error that the pack raises on purpose, and the base of them all.
-#    190  cache.errors              What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    238  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#    311  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    427  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    596  cache.key                 What makes two requests the same: the key of a cached answer.
-#    832  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1025  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1180  cache.entry               An answer as it is kept.
-#   1249  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1330  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1450  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1456  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1465  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1829  services.pack_valves      What all valves of the pack have in common.
-#   1843  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1904  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1980  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2087  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2242  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2292  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2396  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2719  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2817  cache.joining             Many who ask the same at the same time ask once.
-#   2883  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2908  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2941  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3082  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3368  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3463  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3809  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   4004  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4331  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4536  services.completions      What `gpu_router` gives a client that wants no stream.
-#   4547  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4763  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4799  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4864  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4918  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4965  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   5024  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5038  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5089  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5123  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5147  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5202  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5232  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#   5254  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    113  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    121  cache.errors              What goes wrong with the cache.
+#    169  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    285  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    454  cache.key                 What makes two requests the same: the key of a cached answer.
+#    690  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    883  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1039  cache.entry               An answer as it is kept.
+#   1108  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1189  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1309  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1315  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1324  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1688  services.pack_valves      What all valves of the pack have in common.
+#   1702  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1763  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1774  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1849  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1952  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2107  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2157  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2261  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2582  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2680  cache.joining             Many who ask the same at the same time ask once.
+#   2746  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2771  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2804  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2945  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3231  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3326  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3672  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3867  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4194  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4397  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4408  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4624  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4660  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4725  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4779  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4826  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4885  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4899  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4950  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   4984  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5008  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5061  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5089  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -112,75 +111,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -188,7 +119,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -233,79 +164,6 @@ class LeaderLostError(PackError):
             "the answer was shared with another request, whose generation was lost half-way: regenerate it"
         )
         self.chunks = chunks
-
-
-# --- ollama_pack.cache.limits ---
-# Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#
-# `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
-# cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
-
-_Given = TypeVar("_Given")
-
-
-class _Wait:
-    """A task that waits, until when it may by the loop's clock, and whether it was cancelled for that."""
-
-    __slots__ = ("end", "late", "task")
-
-    def __init__(self, task: asyncio.Task[Any], end: float) -> None:
-        self.task = task
-        self.end = end
-        self.late = False
-
-
-class TimeLimits:
-    """Limits of any length. Used from one event loop."""
-
-    def __init__(self) -> None:
-        self._waits: set[_Wait] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def within(self, seconds: float, step: Awaitable[_Given]) -> _Given:
-        """What a step gives, if it does so in time; otherwise the step is cancelled.
-
-        Raises:
-            TimeoutError: the time ran out. Whoever cancels the task meanwhile is heard all the same.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit is for a task")
-        wait = _Wait(task, loop.time() + seconds)
-        self._waits.add(wait)
-        if self._timer is None or wait.end < self._timer.when():
-            self._wake_at(wait.end, loop)
-        before = task.cancelling()
-        try:
-            return await step
-        except asyncio.CancelledError as error:
-            if not wait.late:
-                raise
-            wait.late = False
-            if task.uncancel() > before:  # somebody else cancelled it too
-                raise
-            raise TimeoutError from error
-        finally:
-            self._waits.discard(wait)
-            if wait.late:  # the step ended in another way
-                task.uncancel()
-
-    def _wake_at(self, end: float, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(end, self._expire, loop)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now, ends = loop.time(), []
-        for wait in self._waits:
-            if wait.end > now:
-                ends.append(wait.end)
-            elif not wait.late:
-                wait.late = True
-                wait.task.cancel()
-        if ends:
-            self._wake_at(min(ends), loop)
 
 
 # --- ollama_pack.cache.canonical ---
@@ -1025,9 +883,9 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
-guard_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_Answer = TypeVar("_Answer")
+T = TypeVar("T")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
@@ -1081,7 +939,6 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -1099,8 +956,8 @@ class StoreGuard:
         return self._rule.probe_limit
 
     async def ask(
-        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> "_Answer | StoreTrouble":
+        self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -1113,7 +970,8 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            answer = await self._limits.within(seconds, step(self._store))
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -1144,12 +1002,12 @@ class StoreGuard:
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
             self._full = True
-            guard_log.warning("The response cache keeps no new answers: %s", fault)
+            log.warning("The response cache keeps no new answers: %s", fault)
 
     def _log_trouble(self, fault: str) -> None:
         if not self._logged:
             self._logged = True
-            guard_log.warning(
+            log.warning(
                 "The response cache cannot use its store: %s. Chats go to their models until it can", fault
             )
 
@@ -1157,7 +1015,7 @@ class StoreGuard:
         self.fault = ""
         if self._logged:
             self._logged = False
-            guard_log.warning("The response cache can use its store again")
+            log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1165,7 +1023,8 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            await self._limits.within(self._rule.probe_limit, self._store.ping())
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
@@ -1901,6 +1760,17 @@ class CacheValves(PackValves):
         return check_secret(secret)
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.cache.scope ---
 # Who may share an answer. The scope is part of an entry's key and of its encryption.
 
@@ -1964,8 +1834,7 @@ def is_deterministic(body: Mapping[str, Any]) -> bool:
 
     Open WebUI puts the parameters of an Ollama model under `options`, and of others at the top.
     """
-    options = body.get("options")
-    places = (body, options if isinstance(options, Mapping) else {})
+    places = (body, object_at(body, "options"))
     return any(_is_number(place.get("seed")) or _is_zero(place.get("temperature")) for place in places)
 
 
@@ -2045,8 +1914,8 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
     """What a request draws on that others may not see."""
     metadata, body = asked.metadata, asked.body
-    features = _mapping(metadata.get("features"))
-    about = _mapping(_mapping(_mapping(metadata.get("model")).get("info")).get("meta"))
+    features = object_at(metadata, "features")
+    about = object_at(metadata, "model", "info", "meta")
     looked_up = ("sources", "folder_knowledge", "folder_id")
     return ScopeFacts(
         user_id=asked.user_id,
@@ -2078,10 +1947,6 @@ def _text_sizes(messages: object) -> Iterator[int]:
     elif isinstance(messages, list):
         for value in messages:
             yield from _text_sizes(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.collect ---
@@ -2403,8 +2268,6 @@ END_RECORD, LOST_RECORD = b"null", b"false"
 _RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
 _SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
 
-_Told = TypeVar("_Told")
-
 Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
 
 
@@ -2696,7 +2559,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> "_Told | StoreTrouble":
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -4335,8 +4198,6 @@ _POLL_SECONDS = 0.01  # between two looks for records of another process
 _BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_Result = TypeVar("_Result")
-
 
 def host_milliseconds() -> int:
     """Time that all processes of this host share, that nobody sets, and that goes on while it sleeps."""
@@ -4445,7 +4306,7 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    async def _do(self, step: Callable[[SqliteCache], T]) -> T:
         """One step in the thread; as often as another process has the file's lock, until it has been free.
 
         A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
@@ -4459,7 +4320,7 @@ class SqliteStore:
             except _LockedError:
                 await asyncio.sleep(_BUSY_SECONDS)
 
-    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    def _step(self, step: Callable[[SqliteCache], T]) -> T:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
             return step(self._current())
@@ -4533,8 +4394,8 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
+# --- ollama_pack.services.answers ---
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
 
 def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -5147,8 +5008,6 @@ async def refresh_models(app: Any) -> None:
 # --- ollama_pack.webui.replay_model ---
 # Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
 
-log_replay = logging.getLogger(__name__)
-
 REPLAY_SECONDS = 2.0  # between two looks
 
 NO_REPLAY = (
@@ -5195,14 +5054,12 @@ class ReplayModel:
     def _tell(self, what: str) -> bool:
         if what not in self._said:
             self._said.add(what)
-            log_replay.warning("%s", what)
+            log.warning("%s", what)
         return False
 
 
 # --- ollama_pack.webui.router_digest ---
 # What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-
-log_digest = logging.getLogger(__name__)
 
 _ROUTER_ID = ROUTER.rstrip(".")
 
@@ -5223,14 +5080,16 @@ async def routed_weights(
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
     except Exception as error:  # noqa: BLE001 - another plugin: when it answers the chat, it says this itself
-        log_digest.debug("gpu_router does not know what answers %r: %s", model, error)
+        log.debug("gpu_router does not know what answers %r: %s", model, error)
         return None, ""
     found = found or {}
     return found.get("weights") or None, str(found.get("model") or "")
 
 
 # --- ollama_pack.webui.server ---
-# What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def server_secret(purpose: str) -> str:
@@ -5250,9 +5109,6 @@ def data_folder() -> Path:
 
     return Path(DATA_DIR)
 
-
-# --- ollama_pack.webui.succession ---
-# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
 
@@ -5283,8 +5139,6 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---
-
-log = logging.getLogger(__name__)
 
 DATABASE = "ollama_pack_cache.sqlite3"  # in Open WebUI's folder of data
 

@@ -8,104 +8,103 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 11794, which the server calls.
+# Begin here: `class Pipeline`, line 12090, which the server calls.
 # The modules that it uses come first:
-#    175  errors                         Every error that the pack raises on purpose, and the base of them all.
-#    251  aliases.errors                 What goes wrong with aliases: see the tree in `ollama_pack.errors`.
-#    292  engines.errors                 What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#    434  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    553  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    628  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    689  cache.errors                   What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    721  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    846  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    918  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1007  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1061  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1109  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1422  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1514  routing.errors                 What goes wrong with routing: see the tree in `ollama_pack.errors`.
-#   1659  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1787  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1799  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2450  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2572  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2670  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2791  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2906  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3014  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3125  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3272  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3305  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3361  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3449  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3770  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3990  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4107  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4214  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4263  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4328  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4429  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4631  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4806  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5156  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5232  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5275  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5380  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5613  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5671  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5769  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5977  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6152  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6481  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6734  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6819  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6966  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7160  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7243  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7323  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7389  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7438  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7866  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8003  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8169  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8391  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8494  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8588  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8749  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8782  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8964  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8999  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9545  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9624  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9770  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9908  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#   9966  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10348  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10615  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10714  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11171  engines.event_text             A server-sent event as text.
-#  11189  webui.errors                   What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
-#  11205  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11333  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11464  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11637  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11648  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11683  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  11750  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11762  services.pack_valves           What all valves of the pack have in common.
-#  11776  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  11850  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12148  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12194  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12228  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12274  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12338  services.router_valves         The valves of the router, wherever it runs.
-#  12431  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  12790  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  12904  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13197  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    177  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    185  aliases.errors                 What goes wrong with aliases.
+#    226  engines.errors                 What goes wrong with a node.
+#    368  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    494  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    569  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    630  cache.errors                   What goes wrong with the cache.
+#    662  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    786  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    858  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    947  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    995  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1043  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1356  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1448  routing.errors                 What goes wrong with routing.
+#   1593  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1721  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1733  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2056  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2465  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2589  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2687  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2808  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2923  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3031  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3142  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3289  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3345  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3479  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3798  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4018  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4135  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4243  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4292  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4357  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4458  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4660  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4835  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5185  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5261  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5304  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5409  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5642  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5700  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5797  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6000  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6171  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6500  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6753  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6838  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6985  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7179  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7262  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7343  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7409  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7458  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7887  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8024  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8190  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8412  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8515  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8609  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8770  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8803  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8985  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9020  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9649  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9725  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9871  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10012  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10070  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10449  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10716  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10815  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11276  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11292  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11426  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11555  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11724  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11825  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11831  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  11866  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  11942  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12060  services.pack_valves           What all valves of the pack have in common.
+#  12074  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12146  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12444  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12490  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12524  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12570  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12634  services.router_valves         The valves of the router, wherever it runs.
+#  12727  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13086  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13200  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13493  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -139,16 +138,19 @@ from collections.abc import (
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
-from heapq import nlargest
+from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
-from math import exp
+from itertools import chain, islice
+from math import exp, inf
+from operator import attrgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from random import Random
@@ -173,75 +175,7 @@ from pydantic import (
 )
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -249,7 +183,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.aliases.errors ---
-# What goes wrong with aliases: see the tree in `ollama_pack.errors`.
+# What goes wrong with aliases.
 
 
 class AliasTableError(PackError, ValueError):
@@ -290,7 +224,7 @@ class AliasUnavailableError(PackError):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -448,6 +382,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -687,7 +628,7 @@ def _text_bytes(message: Mapping[str, Any]) -> int:
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -779,8 +720,7 @@ def openai_calls(calls: object, head: ReplyHead, before: int = 0) -> list[dict[s
 
 
 def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[str, Any]:
-    function = call.get("function")
-    given = function if isinstance(function, Mapping) else {}
+    given = object_at(call, "function")
     arguments = given.get("arguments") or {}
     compact = (",", ":")
     text = (
@@ -1025,9 +965,6 @@ class RoutingPolicy:
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
-        window: waiting requests of each kind that are all looked at; of those behind, one in
-        crowd: stands for all, and so many in
-        samples: at most, unless a slot is free.
         most_costs: of a node for a request that are computed in one decision.
         candidates: nodes that are asked for one request at most, besides those that hold its prefix.
         probe_requests: requests between two tries whether a runner has one more slot.
@@ -1048,11 +985,8 @@ class RoutingPolicy:
     prewarm_share: float = 0.5
     overtake_limit: int = 16
     overdue_share: float = 0.25
-    window: int = 4
-    crowd: int = 16
-    samples: int = 4
-    most_costs: int = 96
-    candidates: int = 16
+    most_costs: int = 48
+    candidates: int = 8
     probe_requests: int = 64
     unsynced_peers: bool = False
     busy_percent: float = 50.0
@@ -1512,7 +1446,7 @@ def overwrite_prefix(
 
 
 # --- ollama_pack.routing.errors ---
-# What goes wrong with routing: see the tree in `ollama_pack.errors`.
+# What goes wrong with routing.
 
 
 class NodeTableError(PackError, ValueError):
@@ -1805,16 +1739,23 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
 
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
+Place = tuple[bool, int, float, int]
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -1831,8 +1772,10 @@ class WaitingRequest:
         turn: how many of its user's requests are in service or wait before it.
         overtaken: how often a request behind it was bound before it.
         tried: nodes that have failed it.
-        kind: equal for requests that any node would treat alike, but for their prompts. A string, because
-            decisions count them, and a string computes its hash once.
+        kind: equal for requests that any node would treat alike, except for their prompts.
+        behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -1846,11 +1789,21 @@ class WaitingRequest:
     overtaken: int = 0
     tried: frozenset[str] = field(default_factory=frozenset)
     kind: str = ""
+    behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
-    def place(self) -> tuple[int, float, int]:
-        return self.turn, self.start, self.number
+    def place(self) -> Place:
+        """What fair order goes by."""
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -1863,8 +1816,9 @@ class FairQueue:
     def __init__(self, limit: int, patience: float) -> None:
         self.limit = limit
         self._patience = patience
-        self._people: list[WaitingRequest] = []
-        self._background: list[WaitingRequest] = []
+        self._order: list[WaitingRequest] = []  # fair
+        self._kinds: dict[str, list[WaitingRequest]] = {}  # each in fair order
+        self._behind: list[tuple[float, int, WaitingRequest]] = []  # a heap: by when they came
         self._by_id: dict[str, WaitingRequest] = {}
         self._ends: dict[str, float] = {}  # user → the end of the tag of the user's last request
         self._waiting_of: dict[str, int] = {}
@@ -1909,8 +1863,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -1930,10 +1906,11 @@ class FairQueue:
         user = max(places, key=places.__getitem__, default="")
         if places.get(user, 0) > own + 1:  # of one user, what nobody looks at goes first
             found = self._own.get((user, True)) or self._own[user, False]
-        elif self._background and not own and not request.background:
-            found = self._background
         else:
-            return None
+            held = () if own or request.background else self._order
+            found = [entry for entry in held if entry.request.background]
+            if not found:
+                return None
         return found[-1].request
 
     def put_back(self, entry: WaitingRequest, failed_node: str = "") -> None:
@@ -1951,8 +1928,22 @@ class FairQueue:
         before = bisect_left(own, _start_place(entry), key=_start_place)
         entry.turn = min(MAX_TURN, self._serving.get(entry.owner, 0) + before)
         own.insert(before, entry)
-        insort(self._list_of(entry), entry, key=_fair_place)
+        entry.behind = entry.request.background
+        if entry.behind:
+            heappush(self._behind, (entry.came, entry.number, entry))
+        self._line_up(entry)
         self._renew_turns(entry.owner)
+
+    def _line_up(self, entry: WaitingRequest) -> None:
+        insort(self._order, entry, key=_fair_place)
+        insort(self._kinds.setdefault(entry.kind, []), entry, key=_fair_place)
+
+    def _step_out(self, entry: WaitingRequest) -> None:
+        alike = self._kinds[entry.kind]
+        for entries in (self._order, alike):
+            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        if not alike:
+            del self._kinds[entry.kind]
 
     def _renew_turns(self, owner: Owner, later: float = 0.0) -> None:
         """Give an owner's requests the turns that they have now, and start tags that are so much later."""
@@ -1963,38 +1954,42 @@ class FairQueue:
                 if turn == MAX_TURN:
                     return  # and so are those behind
                 continue
-            entries = self._list_of(entry)
-            del entries[bisect_left(entries, entry.place, key=_fair_place)]
+            self._step_out(entry)
             entry.turn, entry.start = turn, entry.start + later
-            insort(entries, entry, key=_fair_place)
+            self._line_up(entry)
 
-    def _list_of(self, entry: WaitingRequest) -> list[WaitingRequest]:
-        return self._background if entry.request.background else self._people
-
-    def order(self, now: float) -> list[WaitingRequest]:
+    def order(self, now: float) -> Sequence[WaitingRequest]:
         """All that wait, in fair order; background calls that have waited long enough among the people."""
-        since = now - self._patience
-        ripe = [entry for entry in self._background if entry.came <= since]
-        if not ripe:
-            return self._people + self._background
-        behind = [entry for entry in self._background if entry.came > since]
-        return sorted(self._people + ripe, key=_fair_place) + behind
+        self._ripen(now)
+        return self._order
 
-    def is_ripe(self, entry: WaitingRequest, now: float) -> bool:
-        """Whether it is a person's, or has waited behind people for long enough."""
-        return not entry.request.background or entry.came <= now - self._patience
+    def kinds(self, now: float) -> Mapping[str, Sequence[WaitingRequest]]:
+        """The same by kind, each in fair order."""
+        self._ripen(now)
+        return self._kinds
+
+    def _ripen(self, now: float) -> None:
+        """Background calls that have waited behind people for long enough step between them."""
+        while (until := self.ripens_at()) is not None and until <= now:
+            _, _, entry = heappop(self._behind)
+            self._step_out(entry)
+            entry.behind = False
+            self._line_up(entry)
 
     def ripens_at(self) -> float | None:
-        """When the next background call has waited long enough; None when none waits."""
-        return min((entry.came + self._patience for entry in self._background), default=None)
+        """When the next background call has waited behind people for long enough; None: none does."""
+        behind = self._behind
+        while behind and not (behind[0][2].behind and self.get(behind[0][2].request.id) is behind[0][2]):
+            heappop(behind)  # it has a node, or nobody wants it any more
+        return behind[0][0] + self._patience if behind else None
 
     def bound(self, request_id: str, now: float) -> WaitingRequest:
         """Take out a request that has a node. Those before it in fair order have been overtaken."""
         entry = self._by_id[request_id]
-        if self.is_ripe(entry, now):
-            for other in self._people[: bisect_left(self._people, entry.place, key=_fair_place)]:
+        if not entry.behind:
+            for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -2016,6 +2011,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
@@ -2029,8 +2026,7 @@ class FairQueue:
     def _remove(self, entry: WaitingRequest) -> None:
         user = entry.request.user
         del self._by_id[entry.request.id]
-        entries = self._list_of(entry)
-        del entries[bisect_left(entries, entry.place, key=_fair_place)]
+        self._step_out(entry)
         own = self._own[entry.owner]
         own.remove(entry)
         if not own:
@@ -2049,7 +2045,7 @@ class FairQueue:
             self._ends = {name: end for end, name in nlargest(most, ahead)}
 
 
-def _fair_place(entry: WaitingRequest) -> tuple[int, float, int]:
+def _fair_place(entry: WaitingRequest) -> Place:
     return entry.place
 
 
@@ -2229,7 +2225,7 @@ class VirtualNode:
         return self._placed + sum([len(runner.ends) for runner in self.view.runners])
 
     def answers(self, model: str) -> int:
-        """Requests for a model that it answers now, without those that were placed here or wait for its load."""
+        """Requests for a model that it answers now, without those placed here or waiting for its load."""
         blob, now = self.view.models[model].blob, self._moment.now
         return sum([len(one.ends) for one in self.view.runners if one.blob == blob and one.ready_at <= now])
 
@@ -2270,11 +2266,38 @@ class VirtualNode:
             and runner.ready_at <= self._moment.now
         )
 
-    def opens_at(self) -> float:
-        """When it may be open though nothing happens: a load has ended by then."""
-        due = [runner.ready_at for runner in self.runners.values()]
-        now = self._moment.now
-        return min([when for when in (*due, self._loading_until) if when > now], default=float("inf"))
+    def has(self, model: str) -> bool:
+        """Whether a model that it may be asked for is in memory."""
+        installed = self.view.models.get(model)
+        return installed is not None and installed.blob in self.runners
+
+    def load_seconds(self, model: str) -> float:
+        """How long loading a model that it has takes."""
+        return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
+    def free_at(self, runner: VirtualRunner) -> float:
+        """About when a runner has a slot free; in the past: any moment."""
+        if runner.has_slot:
+            return runner.ready_at
+        return max(runner.ready_at, runner.ends[len(runner.ends) - runner.slots])
+
+    def can_load(self) -> tuple[bool, float]:
+        """Whether it can load something once a load is over, and about when that or an idle runner is.
+
+        How much memory that takes, and what is in the way, `quote` finds out.
+        """
+        if self._reserved:
+            return False, self._loading_until
+        used, idle_at = 0, inf
+        for runner in self.runners.values():
+            used += runner.size
+            if not runner.remote:
+                idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
+                if not runner.ends and runner.ready_at <= self._loading_until:
+                    return True, max(self._loading_until, runner.ready_at)
+        if not used or used < self.view.room:
+            return True, self._loading_until
+        return False, max(self._loading_until, idle_at)
 
     def quote(self, key: QuoteKey, request: FleetRequest) -> Quote:
         """What it can offer for a model that it has, to any request of this kind.
@@ -2400,14 +2423,6 @@ class VirtualNode:
         insort(runner.ends, max(now, quote.starts_at + quote.load) + service)
         runner.placed += 1
 
-    def delay(self, blob: str, seconds: float) -> None:
-        """Each busy slot for these weights is free so much later: others that wait will use it."""
-        if runner := self.runners.get(blob):
-            self.forget_quotes()
-            self.changed = True
-            now = self._moment.now
-            runner.ends = [max(now, end) + seconds for end in runner.ends]
-
     def _load(self, quote: Quote, request: FleetRequest) -> VirtualRunner:
         for blob in quote.victims:
             del self.runners[blob]
@@ -2449,6 +2464,8 @@ def _virtual_runner(runner: RunnerView) -> VirtualRunner:
 
 # --- ollama_pack.routing.decide.assignment ---
 # The choice of a node for one request: what each node would cost it, and which one it goes to.
+
+ConsideredNode = tuple[str, str, CostTerms]  # the node, the model's name there, its cost
 
 
 @dataclass(slots=True)
@@ -2555,7 +2572,7 @@ class Assignment:
         """What the choice cost."""
         return self.chosen.terms(self.request.tokens, self.policy)
 
-    def considered(self) -> list[tuple[str, str, CostTerms]]:
+    def considered(self) -> list[ConsideredNode]:
         """The nodes that were thought of, each with the model's name there and its terms.
 
         Of a node that was not asked the load is the only term.
@@ -3269,39 +3286,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.silence ---
 # A limit on the silence between two pieces of a stream, with one timer for all of them.
 
@@ -3359,9 +3343,40 @@ class SilenceWatch:
 
 
 # --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -3446,6 +3461,21 @@ class SseBuffer:
         return event
 
 
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
 # --- ollama_pack.engines.transport ---
 # Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
 
@@ -3454,12 +3484,12 @@ REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is
 MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
-transport_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
-_Piece = TypeVar("_Piece")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -3482,13 +3512,13 @@ class NodeLimits:
     answer_bytes: int = 16 * 2**20
 
 
-class StreamBuffer(Protocol[_Piece]):
+class StreamBuffer(Protocol[T]):
     """Cuts a stream of bytes into the pieces that a kind of engine sends."""
 
-    def feed(self, data: bytes) -> list[_Piece]:
+    def feed(self, data: bytes) -> list[T]:
         """The pieces that are complete now; LineTooLongError where one is too long."""
 
-    def end(self) -> list[_Piece]:
+    def end(self) -> list[T]:
         """What came last, when nothing more does."""
 
 
@@ -3532,7 +3562,7 @@ class NodeTransport:
         """Log something odd about the node, each thing once."""
         if sentence not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(sentence)
-            transport_log.warning("Node %s: %s", self.name, sentence)
+            log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
@@ -3610,11 +3640,11 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: "StreamBuffer[_Piece]",
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
-    ) -> AsyncGenerator[_Piece, None]:
+    ) -> AsyncGenerator[T, None]:
         """The pieces of the answer to a POST, to the end of its body."""
         until = asyncio.get_running_loop().time() + first_byte
         async with self._within("first byte", first_byte):
@@ -3707,9 +3737,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(
-        self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[_Piece]"
-    ) -> list[_Piece]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -4157,7 +4185,7 @@ def _seconds(value: float) -> str:
 
 @dataclass(slots=True)
 class Decision:
-    """One decision and what came of it. Holds nothing of the conversation and not who asked.
+    """One decision and what came of it. Shows nothing of the conversation and not who asked.
 
     Attributes:
         at: Unix time, in seconds.
@@ -4170,7 +4198,7 @@ class Decision:
         predicted: seconds to the first token at the node, as predicted.
         actual: seconds that it took; None: not yet, or never.
         background: it was a background call.
-        considered: every node that was looked at, with the terms of its cost in seconds.
+        considered: computes every node that was looked at, with the terms of its cost, when somebody looks.
     """
 
     at: float
@@ -4183,19 +4211,20 @@ class Decision:
     predicted: float
     actual: float | None
     background: bool
-    considered: list[dict[str, Any]] = field(default_factory=list)
+    considered: Callable[[], list[ConsideredNode]] = field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self)
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        considered = [
+            {"node": node, "model": model, "terms": terms.as_dict()}
+            for node, model, terms in self.considered()
+        ]
+        return {**told, "considered": considered}
 
 
 def explained(assignment: Assignment, at: float) -> Decision:
     """A decision as it is recorded."""
-    considered = [
-        {"node": node, "model": model, "terms": terms.as_dict()}
-        for node, model, terms in assignment.considered()
-    ]
     return Decision(
         at=at,
         node=assignment.node,
@@ -4207,7 +4236,7 @@ def explained(assignment: Assignment, at: float) -> Decision:
         predicted=assignment.terms.predict_ttft,
         actual=None,
         background=assignment.request.background,
-        considered=considered,
+        considered=assignment.considered,
     )
 
 
@@ -5759,8 +5788,7 @@ def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
     """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    architecture = entry.get("architecture")
-    places = (architecture if isinstance(architecture, Mapping) else {}, entry)
+    places = (object_at(entry, "architecture"), entry)
     found = (place.get("output_modalities") for place in places)
     given = next((outputs for outputs in found if isinstance(outputs, list)), [])
     return [output.lower() for output in given if isinstance(output, str)]
@@ -5844,9 +5872,9 @@ class EngineModel:
             return (NO_CHAT,)
         if not self.capabilities:
             return ()
-        modalities = _part(props, "modalities")
+        modalities = object_at(props, "modalities")
         seen = [ability for ability in _MODALITIES.values() if modalities.get(ability)]
-        tools = ["tools"] if _part(props, "chat_template_caps").get("supports_tools", True) else []
+        tools = ["tools"] if object_at(props, "chat_template_caps").get("supports_tools", True) else []
         return tuple(dict.fromkeys((*self.capabilities, *seen, *tools)))
 
 
@@ -5909,7 +5937,7 @@ def nameless_models(answer: Mapping[str, Any]) -> int:
 
 def served_context(props: Mapping[str, Any]) -> int:
     """The context in tokens that llama.cpp's `/props` tells; 0: none."""
-    return _whole_or_zero(_part(props, "default_generation_settings").get("n_ctx"))
+    return _whole_or_zero(object_at(props, "default_generation_settings").get("n_ctx"))
 
 
 def _name_in(entry: object) -> str:
@@ -5919,12 +5947,12 @@ def _name_in(entry: object) -> str:
 
 
 def _engine_model(entry: Mapping[str, Any], name: str, beside: Mapping[str, tuple[str, ...]]) -> EngineModel:
-    meta, aliases, engine = _part(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
+    meta, aliases, engine = object_at(entry, "meta"), entry.get("aliases"), entry.get("owned_by")
     return EngineModel(
         name=name,
         others=tuple(map(str, aliases)) if isinstance(aliases, list) else (),
         engine=engine if isinstance(engine, str) else "",
-        loaded=_part(entry, "status").get("value", "loaded") == "loaded",
+        loaded=object_at(entry, "status").get("value", "loaded") == "loaded",
         context=_whole_or_zero(entry.get("max_model_len")) or _whole_or_zero(meta.get("n_ctx")),
         longest=_whole_or_zero(meta.get("n_ctx_train")),
         size=_whole_or_zero(meta.get("size")),
@@ -5946,7 +5974,7 @@ def _capabilities_beside(models: object) -> dict[str, tuple[str, ...]]:
 
 
 def _capabilities(entry: Mapping[str, Any], beside: tuple[str, ...]) -> tuple[str, ...]:
-    inputs = _part(entry, "architecture").get("input_modalities")
+    inputs = object_at(entry, "architecture").get("input_modalities")
     told = inputs if isinstance(inputs, list) else []
     seen = [_MODALITIES[name] for name in told if name in _MODALITIES]
     base = [ability for ability in beside if ability != "multimodal"] or (["completion"] if told else [])
@@ -5963,11 +5991,6 @@ def _parameter_size(count: int) -> str:
     if count >= _BILLION:
         return f"{count / _BILLION:.1f}B"
     return f"{count / _MILLION:.2f}M" if count >= _MILLION else ""
-
-
-def _part(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _whole_or_zero(value: object) -> int:
@@ -5998,7 +6021,7 @@ class PendingCall:
 
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
-        function = _object_or_empty(fragment.get("function"))
+        function = object_at(fragment, "function")
         self.id = self.id or _string_or_empty(fragment.get("id"))
         self.name = self.name or _string_or_empty(function.get("name"))
         self.arguments += _string_or_empty(function.get("arguments"))
@@ -6047,10 +6070,10 @@ class EngineReply:
         choice = _first_choice(chunk)
         reason = choice.get("finish_reason")
         self._reason = reason if isinstance(reason, str) and reason else self._reason
-        given = _object_or_empty(choice.get("delta"))
+        given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(_object_or_empty(fragment))
+            self._take_call(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
         if not delta and not logprobs and (self._started or not self._calls):
             return []
@@ -6076,7 +6099,7 @@ class EngineReply:
         """
         index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
         if index is None:
-            named = identity or _object_or_empty(fragment.get("function")).get("name")
+            named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self._calls else self._calls[-1]
         else:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -6133,16 +6156,12 @@ def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, An
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     """The choice numbered 0, or without a number; empty where there is none."""
     choices = chunk.get("choices")
-    given = [_object_or_empty(choice) for choice in choices] if isinstance(choices, list) else []
+    given = [object_at(choice) for choice in choices] if isinstance(choices, list) else []
     return next((choice for choice in given if not choice.get("index")), {})
 
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _object_or_empty(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _string_or_empty(value: object) -> str:
@@ -7302,19 +7321,20 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False) -> None:
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
         self._trying = False
         self._failures += 1
-        if was_open:
+        if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
             self._retry_at = now + self._backoff
@@ -7585,13 +7605,13 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
-        """A request failed, for the node's sake or for one model's."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
+        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
             self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -7794,10 +7814,11 @@ class NodeState:
 
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
-        due = [self.paused_until, *self.retry_at()]
+        due = [self.paused_until, self.loading_until, *self.retry_at()]
         if self.gpu.count:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
+            due.append(runner.ready_at)
             if runner.foreign.count:
                 due += runner.foreign.changes_at()
         return due
@@ -9000,41 +9021,62 @@ def may_take(load: int, total: int, share: float) -> bool:
 # Late binding on a virtual timeline: which of the waiting requests begin now, and where.
 #
 # Go through them in fair order. For each, predict what every node would cost it, given that those ahead are
-# already placed. If the best node can begin now, it goes there; if not, place the request there virtually and
-# go on, so that those behind see the true queue. A request that does not start may choose otherwise the next
+# already placed. If the best node can begin now, it goes there; if not, those behind wait as much longer as it
+# will hold a slot, so that they see the true queue. A request that does not start may choose otherwise the next
 # time.
 #
 # Work conserving: while a node that has the model in memory has a free slot, a request waits only if it starts
 # sooner elsewhere. The prefix that it overwrites there is spared by background calls, and among equal nodes:
 # holding people back for it has cost more than it saved on every trace.
 #
-# Bounded: requests that no open node could serve are passed over, few of each kind are looked at, and of many
-# nodes a sample is asked. Timelines are kept from one decision to the next until their nodes change.
+# A decision costs what the event before it touched, not what the fleet and the queue hold. Nodes are found by
+# model: those with a free slot, those that have one next, those that hold the prompt, those that can load.
+# Requests are found by kind: of a kind that cannot begin, as many are passed over as would not change that, and
+# the whole kind until something changes for it. What is left has a bound: then the next decision goes on.
 
 
 @dataclass(slots=True)
-class Candidates:
-    """The nodes that have a model: in memory, and only on disk; and the seconds of the shortest load."""
+class WarmNodes:
+    """The nodes that have some weights in memory.
 
-    warm: list[VirtualNode]
-    cold: list[VirtualNode]
-    shortest_load: float = math.inf
+    Attributes:
+        ready: those with a slot free now, by name.
+        busy: when each of the others is free, and its name; sorted.
+        slots: of all of them.
+        gains: counts how often a slot became free.
+    """
 
-    def __bool__(self) -> bool:
-        return bool(self.warm or self.cold)
+    ready: dict[str, VirtualNode] = field(default_factory=dict)
+    busy: list[tuple[float, str]] = field(default_factory=list)
+    slots: int = 0
+    gains: int = 0
 
-    def move(self, node: VirtualNode, *, warm: bool) -> None:
-        """A node has loaded the model, or has unloaded it."""
-        old, new = (self.cold, self.warm) if warm else (self.warm, self.cold)
-        if node in old:
-            old.remove(node)
-            new.append(node)
 
-    def without(self, names: Collection[str]) -> Self:
-        """All except the nodes of these names."""
-        warm = [node for node in self.warm if node.view.name not in names]
-        cold = [node for node in self.cold if node.view.name not in names]
-        return replace(self, warm=warm, cold=cold)
+@dataclass(slots=True)
+class Listed:
+    """Where a node is found in the indexes.
+
+    Attributes:
+        load_at: whether it has to wait before it can load, until when, and its name.
+        runners: of each the weights, when it has a slot free (None: now), and its slots.
+    """
+
+    load_at: tuple[bool, float, str]
+    runners: list[tuple[str, float | None, int]]
+
+    def offers_more(self, before: Self | None, now: float) -> bool:
+        """Whether a request that could not begin may look otherwise now, apart from free slots."""
+        later, at, _ = self.load_at
+        blobs = {blob for blob, _, _ in self.runners}
+        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+
+
+@dataclass(slots=True)
+class Having:
+    """The nodes that have a model, by name, and the weights that they call by that name."""
+
+    nodes: list[str]
+    blobs: list[str]
 
 
 @dataclass(slots=True)
@@ -9042,92 +9084,114 @@ class Kind:
     """The waiting requests of one kind, in one decision.
 
     Attributes:
-        model: which of their models answers.
-        candidates: the nodes.
-        waiting: how many there are, and
-        stride: one in so many is looked at, of those behind the first few.
+        waiting: all of them, in fair order.
+        tried: nodes that have failed them.
+        model: which of their models answers, and
+        having: the nodes that have it.
         seen: how many of them the walk has passed.
-        next_look: which of them is looked at next.
-        known_at: the count of changes for which these hold:
-        able: some open node has the model, and
-        free: one has it in memory, and a slot free.
+        misses: how many of those that were looked at in a row cannot begin now.
+        cold: nodes that could load the model, the cheapest of those that were asked.
+        hopeless: none has begun, and nobody needs to look again until something changes.
     """
 
+    name: str
+    waiting: Sequence[WaitingRequest]
+    tried: Collection[str]
     model: str
-    candidates: Candidates
-    waiting: int = 0
-    stride: int = 1
+    having: Having
     seen: int = 0
-    next_look: int = 1
-    known_at: int = -1
-    able: bool = False
-    free: bool = False
+    misses: int = 0
+    cold: list[VirtualNode] = field(default_factory=list)
+    hopeless: bool = True
 
 
 class Timelines:
-    """The nodes' futures, kept from one decision to the next until their nodes change."""
+    """The nodes' futures, kept from one decision to the next until their nodes change, and found by model.
+
+    Attributes:
+        moment: what all of them go by.
+        nodes: by name.
+        open: the names of those that can begin something now.
+        roomy: the names of those that can load a small model now and unload nothing for it.
+        warm: the nodes that have some weights in memory, by these.
+        gains: counts the changes after which a request may begin that could not before.
+    """
 
     def __init__(self, policy: RoutingPolicy) -> None:
         self.moment = TimelineContext(policy)
         self.nodes: dict[str, VirtualNode] = {}
         self.open: set[str] = set()
         self.roomy: set[str] = set()
-        self._having: dict[str, list[str]] = {}
-        self._opening: dict[str, float] = {}
+        self.warm: dict[str, WarmNodes] = {}
+        self._loading: list[tuple[bool, float, str]] = []  # sorted: who can load first
+        self._listed: dict[str, Listed] = {}
+        self._having: dict[str, Having] = {}
+        self.gains = 0
 
     def follow(self, view: FleetView) -> None:
         """Take in how the fleet looks now."""
         moment = self.moment
         moment.now, moment.demand, moment.returns = view.now, view.demand, view.returns
-        names = {node.name for node in view.nodes} if view.changed is None else view.changed
+        names = view.by_name.keys() if view.changed is None else view.changed
         if view.changed is None:
             for name in [name for name in self.nodes if name not in names]:
                 self._drop(name)
-        for node in view.nodes if view.changed is None else [view.by_name[name] for name in names]:
-            known = self.nodes.get(node.name)
-            if known is None or known.view is not node or known.changed:
-                self._renew(node.name, view)
-        for name in [name for name, known in self._opening.items() if known <= view.now]:
-            self._look(name)
+        for name in names:
+            known = self.nodes.get(name)
+            if known is None or known.view is not view.by_name[name] or known.changed:
+                before = self._listed.get(name)
+                self.renew(view.by_name[name])
+                after = self._listed.get(name)
+                self.gains += after is None or after.offers_more(before, view.now)
+                for blob, free_at, _ in after.runners if after else ():
+                    self.warm[blob].gains += free_at is None
 
-    def _renew(self, name: str, view: FleetView) -> None:
-        before, node = self.nodes.get(name), view.by_name[name]
+    def renew(self, view: NodeView) -> None:
+        """Begin a node's future again, from how it looks now."""
+        before = self.nodes.get(view.name)
         if before is not None:
             self.moment.held.subtract([runner.blob for runner in before.view.runners])
-        if node.weight <= 0:
-            self.nodes.pop(name, None)
+        if before is None or before.view.models is not view.models:
             self._having.clear()
-            self.open.discard(name)
-            self.roomy.discard(name)
-            self._opening.pop(name, None)
+            self.gains += 1
+        if view.weight <= 0:
+            if before is not None:
+                self._forget(view.name)
             return
-        if before is None or before.view.models is not node.models:
-            self._having.clear()
-        self.moment.held.update([runner.blob for runner in node.runners])
-        self.nodes[name] = VirtualNode(node, self.moment)
-        self._look(name)
+        self.moment.held.update([runner.blob for runner in view.runners])
+        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        self.list_again(node)
 
     def _drop(self, name: str) -> None:
-        gone = self.nodes.pop(name)
-        self.moment.held.subtract([runner.blob for runner in gone.view.runners])
+        self.moment.held.subtract([runner.blob for runner in self.nodes[name].view.runners])
         self._having.clear()
+        self.gains += 1
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        del self.nodes[name]
+        self._unlist(name)
         self.open.discard(name)
         self.roomy.discard(name)
-        self._opening.pop(name, None)
 
-    def _look(self, name: str) -> None:
-        """See whether a node can begin anything, and when it may look otherwise."""
-        node = self.nodes[name]
-        self.note_open(node)
-        opens_at = node.opens_at()
-        if opens_at < math.inf:
-            self._opening[name] = opens_at
-        else:
-            self._opening.pop(name, None)
-
-    def note_open(self, node: VirtualNode) -> None:
-        """See whether a node can begin anything, and whether it has room for a model more."""
+    def list_again(self, node: VirtualNode) -> None:
+        """Note what a node can begin, and when."""
         name = node.view.name
+        self._unlist(name)
+        loads_now, loads_at = node.can_load()
+        listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
+        insort(self._loading, listed.load_at)
+        for blob, runner in node.runners.items():
+            warm = self.warm.get(blob)
+            if warm is None:
+                warm = self.warm[blob] = WarmNodes()
+            free_at = None if node.serves_now(blob) else node.free_at(runner)
+            if free_at is None:
+                warm.ready[name] = node
+            else:
+                insort(warm.busy, (free_at, name))
+            warm.slots += runner.slots
+            listed.runners.append((blob, free_at, runner.slots))
         if node.is_open():
             self.open.add(name)
         else:
@@ -9137,24 +9201,47 @@ class Timelines:
         else:
             self.roomy.discard(name)
 
-    def restore(self, view: FleetView, touched: Iterable[VirtualNode], held: Counter[str]) -> None:
-        """What was placed on the timelines was a thought: forget it."""
-        self.moment.held = held
-        for node in touched:
-            self._renew(node.view.name, view)
+    def _unlist(self, name: str) -> None:
+        listed = self._listed.pop(name, None)
+        if listed is None:
+            return
+        del self._loading[bisect_left(self._loading, listed.load_at)]
+        for blob, free_at, slots in listed.runners:
+            warm = self.warm[blob]
+            warm.slots -= slots
+            if free_at is None:
+                del warm.ready[name]
+            else:
+                del warm.busy[bisect_left(warm.busy, (free_at, name))]
+            if len(self.warm) > MAX_MODELS and not warm.ready and not warm.busy:
+                del self.warm[blob]
+                self.gains += 1
 
-    def having(self, model: str) -> list[str]:
-        """The names of the nodes that have a model."""
+    def having(self, model: str) -> Having:
+        """The nodes that have a model."""
         found = self._having.get(model)
         if found is None:
             if len(self._having) > MAX_MODELS:
                 self._having.clear()
-            found = [name for name, node in self.nodes.items() if model in node.view.models]
-            self._having[model] = found
+            nodes = [name for name, node in self.nodes.items() if model in node.view.models]
+            blobs = {self.nodes[name].view.models[model].blob: None for name in nodes}
+            found = self._having[model] = Having(nodes, list(blobs))
         return found
+
+    def can_load(self) -> bool:
+        """Whether any node can load something now."""
+        return bool(self._loading) and not self._loading[0][0] and self._loading[0][1] <= self.moment.now
+
+    def loading_first(self) -> Iterator[tuple[bool, str]]:
+        """The nodes' names, those first that can load something first, and whether they can do so now."""
+        now = self.moment.now
+        return ((not later and at <= now, name) for later, at, name in self._loading)
 
 
 MAX_MODELS = 256  # whose nodes are remembered
+PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
+MAX_HOPELESS = 256  # kinds that are remembered
+FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
 @dataclass(slots=True)
@@ -9165,7 +9252,8 @@ class Planner:
         policy: weights and bounds.
         dice: breaks ties.
         ahead: loads that nobody waits for, which had better begin now.
-        exhausted: the last decision has reached its bound before it had seen all: decide again soon.
+        exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
+        look_again: when requests that were passed over may look otherwise though nothing has happened.
     """
 
     policy: RoutingPolicy
@@ -9176,32 +9264,28 @@ class Planner:
     _kinds: dict[str, Kind] = field(init=False, default_factory=dict)
     _touched: dict[str, VirtualNode] = field(init=False, default_factory=dict)
     _held: Counter[str] | None = field(init=False, default=None)
-    _changes: int = field(init=False, default=0)
+    _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
     ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
+    look_again: float = field(init=False, default=math.inf)
+    _hopeless: dict[str, tuple[int, int, float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._timelines = Timelines(self.policy)
 
-    def plan(
-        self,
-        view: FleetView,
-        waiting: Sequence[WaitingRequest],
-        may_start: Callable[[WaitingRequest], bool] = lambda _: True,
-    ) -> list[Assignment]:
+    def plan(self, view: FleetView, waiting: Mapping[str, Sequence[WaitingRequest]]) -> list[Assignment]:
         """Assign nodes to requests until nothing more can begin now.
 
         Args:
             view: the fleet at this moment.
-            waiting: the requests in fair order.
-            may_start: whether a request need not wait behind people (any more).
+            waiting: the requests by kind, each in fair order.
 
         Returns:
             The assignments of those that were looked at; those that `starts` begin now.
         """
         self._begin(view)
-        found = self._walk(waiting, may_start)
+        found = self._walk(waiting)
         self.ahead = self._loads_ahead(found)
         self._end()
         return found
@@ -9210,37 +9294,78 @@ class Planner:
         self._view = view
         self._timelines.follow(view)
         self._kinds, self._touched, self._held = {}, {}, None
-        self._asked, self.exhausted = 0, False
+        self._delays.clear()
+        self._asked, self.exhausted, self.look_again = 0, False, math.inf
 
     def _end(self) -> None:
-        if self._touched:
-            held = self._timelines.moment.held if self._held is None else self._held
-            self._timelines.restore(self._view, self._touched.values(), held)
+        """What was placed on the timelines was a thought: forget it."""
+        if self._held is not None:
+            self._timelines.moment.held = self._held
+        for name in self._touched:
+            self._timelines.renew(self._view.by_name[name])
 
-    def _walk(
-        self, waiting: Sequence[WaitingRequest], may_start: Callable[[WaitingRequest], bool]
-    ) -> list[Assignment]:
+    def _walk(self, waiting: Mapping[str, Sequence[WaitingRequest]]) -> list[Assignment]:
+        """Go through the requests in fair order, and pass over those that have nothing to begin."""
         if not self._timelines.open:
             return []
         found: list[Assignment] = []
-        counts, kinds, looks = Counter([entry.kind for entry in waiting]), self._kinds, 0
-        for entry in waiting:
-            kind = kinds.get(entry.kind) or self._kind_of(entry, counts[entry.kind])
-            kind.seen += 1
-            if kind.known_at != self._changes:
-                self._see_what_is_open(kind, entry)
-            if not kind.able or (kind.seen < kind.next_look and not kind.free):
-                continue
-            crowd = self._crowd(kind)
-            if assignment := self.assign(entry, kind, ripe=may_start(entry), crowd=crowd):
-                looks += 1
-                found.append(assignment)
-            if not self._timelines.open:
-                break
-            if self._asked >= self.policy.most_costs and looks >= self.policy.window:
+        ahead: list[tuple[Place, Kind]] = []
+        for name, entries in waiting.items():
+            kind = self._kind_of(name, entries)
+            if kind and not self._is_hopeless(kind):
+                self._kinds[name] = kind
+                heappush(ahead, (entries[0].place, kind))
+        while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
+            _, kind = heappop(ahead)
+            if self._asked >= self.policy.most_costs and not self._has_ready(kind):
                 self.exhausted = True
-                break
+                if kind.misses:
+                    self._give_up(kind)  # the next decision looks at others
+                continue
+            if assignment := self._look(kind):
+                found.append(assignment)
+            if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
+                heappush(ahead, (kind.waiting[kind.seen].place, kind))
+            else:
+                self._give_up(kind)
         return found
+
+    def _look(self, kind: Kind) -> Assignment | None:
+        """Place the next request of a kind; None when no node may answer it."""
+        entry = kind.waiting[kind.seen]
+        kind.seen += 1
+        assignment = self.assign(entry, kind)
+        if assignment is None:
+            return None
+        if assignment.starts:
+            kind.misses, kind.hopeless = 0, False
+        else:
+            kind.misses += 1
+            self._pass_over(kind, assignment)
+        return assignment
+
+    def _give_up(self, kind: Kind) -> None:
+        """Pass over a kind of which none could begin, until something changes."""
+        if not kind.hopeless:
+            return
+        if len(self._hopeless) >= MAX_HOPELESS:
+            self._hopeless.clear()
+        until = self._view.now + (PATIENT_SECONDS if self._has_ready(kind) else FRESH_SECONDS)
+        self._hopeless[kind.name] = self._gains(kind), len(kind.waiting), until
+        self.look_again = min(self.look_again, until)
+
+    def _gains(self, kind: Kind) -> int:
+        """Counts the changes after which a request of this kind may begin that could not before."""
+        warm = self._timelines.warm
+        return self._timelines.gains + sum([warm[blob].gains for blob in kind.having.blobs if blob in warm])
+
+    def _is_hopeless(self, kind: Kind) -> bool:
+        """Whether none could begin a moment ago, and nothing has changed that matters to them."""
+        gains, waiting, until = self._hopeless.get(kind.name, (-1, 0, 0.0))
+        if gains != self._gains(kind) or len(kind.waiting) > waiting or until <= self._view.now:
+            return False
+        self.look_again = min(self.look_again, until)
+        return True
 
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
         """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
@@ -9256,15 +9381,17 @@ class Planner:
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
         """The loads of one model, given the choice for a request that asks for it."""
         kind, request = self._kinds[assignment.entry.kind], assignment.request
-        warm, roomy = kind.candidates.warm, self._timelines.roomy
-        slots = sum([self._slots_of(node, kind.model) for node in warm])
-        busy = kind.waiting + sum([node.answers(kind.model) for node in warm])
+        nodes, roomy = self._timelines.nodes, self._timelines.roomy
+        warm = [node for name in kind.having.nodes if (node := nodes[name]).has(kind.model)]
+        slots = self._slots(kind)
+        busy = len(kind.waiting) + sum([node.answers(kind.model) for node in warm])
         nearest = min([node.view.tier for node in warm], default=-1)
         left = len(roomy)
-        for node in kind.candidates.cold:
+        for name in kind.having.nodes:
+            node = nodes[name]
             if busy <= max(1.0, self.policy.prewarm_share * slots):
                 return
-            if node.view.name not in roomy or node.view.tier > nearest:
+            if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
             if left == 1 and self._leaves_models_out(node, kind.model):
                 return
@@ -9295,123 +9422,111 @@ class Planner:
         cost = NodeCost(quote.fixed, 0.0, 0, False, node, quote)  # noqa: FBT003 - `own`
         return Assignment(entry, assignment.asked_for, cost, (cost,), (), True, self.policy)  # noqa: FBT003 - `starts`
 
-    def _kind_of(self, entry: WaitingRequest, waiting: int) -> Kind:
-        behind = max(0, waiting - self.policy.window)
-        stride = max(self.policy.crowd, math.ceil(behind / self.policy.samples))
-        kind = self._kinds[entry.kind] = Kind(*self._able(entry), waiting, stride)
-        return kind
+    def _kind_of(self, name: str, entries: Sequence[WaitingRequest]) -> Kind | None:
+        """The requests of a kind, with the first of their models that any node has; None: no node has any."""
+        first = entries[0]
+        for model in first.models:
+            having = self._timelines.having(model)
+            if any(name not in first.tried for name in having.nodes):
+                return Kind(name, entries, first.tried, model, having)
+        return None
 
-    def _see_what_is_open(self, kind: Kind, entry: WaitingRequest) -> None:
-        """Whether any open node has the model, and whether one has it in memory and a slot free."""
-        kind.known_at, kind.able, kind.free = self._changes, False, False
-        nodes = self._timelines.nodes
-        for name in self._timelines.open:
-            node = nodes[name]
-            model = node.view.models.get(kind.model)
-            if model is not None and name not in entry.tried:
-                kind.able = True
-                if node.serves_now(model.blob):
-                    kind.free = True
-                    return
+    def _has_ready(self, kind: Kind) -> bool:
+        """Whether a node has the model in memory, and a slot free."""
+        warm = [self._timelines.warm.get(blob) for blob in kind.having.blobs]
+        return any(one.ready.keys() - kind.tried if kind.tried else one.ready for one in warm if one)
 
-    def _crowd(self, kind: Kind) -> int:
-        """How many a request stands for, so that a long queue takes no longer.
-
-        The first few of a kind stand for themselves; of those behind, one in a number of them stands for all.
-        One that is looked at only because a slot is free stands for itself.
-        """
-        if kind.seen < kind.next_look or kind.seen <= self.policy.window:
-            kind.next_look = max(kind.next_look, kind.seen + 1)
-            return 1
-        kind.next_look = kind.seen + kind.stride
-        return min(kind.stride, kind.waiting - kind.seen + 1)
-
-    def assign(self, entry: WaitingRequest, kind: Kind, *, ripe: bool, crowd: int = 1) -> Assignment | None:
-        """Place one request on the timelines, for `crowd` of its kind; None when no node may answer it."""
+    def assign(self, entry: WaitingRequest, kind: Kind) -> Assignment | None:
+        """Place one request on the timelines; None when no node may answer it."""
         request, policy, now = entry.request, self.policy, self._view.now
-        model, candidates = kind.model, kind.candidates
-        if entry.tried:
-            candidates = candidates.without(entry.tried)
-        if not candidates:
+        pressing, ripe = entry.overtaken >= policy.overtake_limit, not entry.behind
+        costs = self._costs(entry, kind, pressing=pressing)
+        if not costs:
             return None
-        key = (model, entry.kind, request.max_output)
-        pressing = entry.overtaken >= policy.overtake_limit
-        price = self._price(kind)
-        costs = self._costs(candidates, key, request, price, pressing=pressing)
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
-        if ripe or starts:
+        if starts or (ripe and chosen.quote.reused is None):
             self._take(chosen, request)
-            if not starts and crowd > 1:
-                self._delay(kind, (crowd - 1) * self._seconds(chosen, request))
-        if pressing and not starts:
+        if pressing and not starts and chosen.name in self._timelines.open:
             chosen.node.reserve()
             self._touch(chosen.node)
-            self._timelines.open.discard(chosen.name)
+            kind.hopeless = False  # it has to be kept free in the next decision as well
         asked = {cost.name for cost in costs}
-        unasked = [node for node in candidates.cold if node.view.name not in asked]
-        return Assignment(entry, model, chosen, costs, unasked, starts, policy, now - entry.came)
+        unasked = [node for node in kind.cold if node.view.name not in asked]
+        return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)
+
+    def _pass_over(self, kind: Kind, missed: Assignment) -> None:
+        """Go on with the first one behind that may begin now though this one cannot.
+
+        Each that is passed over will use the slots that are free next, so those behind wait longer, until
+        something that can begin now, such as a load, costs less. The more were looked at to no purpose, the
+        more are passed over, so a long queue takes no longer.
+        """
+        chosen = missed.chosen
+        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+        each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
+        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        passed = int(min(enough, len(kind.waiting) - kind.seen))
+        kind.seen += passed
+        self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
 
     def _price(self, kind: Kind) -> float:
         """What a second of a slot costs those who wait behind, in seconds: each waits for its share of it."""
-        behind = kind.waiting - kind.seen
-        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm]) if behind else 0
+        behind = len(kind.waiting) - kind.seen
+        slots = self._slots(kind) if behind else 0
         return behind / slots if slots else 0.0
 
-    @staticmethod
-    def _slots_of(node: VirtualNode, model: str) -> int:
-        runner = node.runners.get(node.view.models[model].blob)
-        return runner.slots if runner else 0
+    def _slots(self, kind: Kind) -> int:
+        """The slots of all nodes that have the model in memory."""
+        warm = self._timelines.warm
+        return sum([warm[blob].slots for blob in kind.having.blobs if blob in warm])
 
-    def _able(self, entry: WaitingRequest) -> tuple[str, Candidates]:
-        """The first model that any node has, and the nodes."""
-        for model in entry.models:
-            found = self._nodes_with(model)
-            if found and (not entry.tried or found.without(entry.tried)):
-                return model, found
-        return "", Candidates([], [])
-
-    def _nodes_with(self, model: str) -> Candidates:
-        found = Candidates([], [])
-        nodes = self._timelines.nodes
-        for name in self._timelines.having(model):
-            node = nodes[name]
-            blob = node.view.models[model].blob
-            if blob in node.runners:
-                found.warm.append(node)
-            else:
-                found.cold.append(node)
-                found.shortest_load = min(found.shortest_load, node.view.rates[blob].load)
-        return found
-
-    def _costs(
-        self, candidates: Candidates, key: QuoteKey, request: FleetRequest, price: float, *, pressing: bool
-    ) -> list[NodeCost]:
+    def _costs(self, entry: WaitingRequest, kind: Kind, *, pressing: bool) -> list[NodeCost]:
         """The costs that may be the least: nodes that load are asked when waiting takes as long."""
-        warm = self._some(candidates.warm, request)
-        costs = self._ask(warm, key, request, price, pressing=pressing)
+        key, price = (kind.model, entry.kind, entry.request.max_output), self._price(kind)
+        warm = self._warm(kind, entry.request)
+        costs = self._ask(warm, key, entry.request, price, pressing=pressing)
+        kind.cold = [node for node in kind.cold if not node.changed] or self._cold(kind)
+        if not kind.cold:
+            return costs
         best = min([cost.total for cost in costs], default=math.inf)
-        enough = best * (1 + self.policy.tie_share) < candidates.shortest_load
-        if request.background or not enough:
-            cold = self._some(candidates.cold, request)
-            costs += self._ask(cold, key, request, price, pressing=pressing)
+        shortest_load = min([node.load_seconds(kind.model) for node in kind.cold])
+        enough = best * (1 + self.policy.tie_share) < shortest_load
+        if entry.request.background or not enough:
+            cold = self._ask(kind.cold, key, entry.request, price, pressing=pressing)
+            costs += cold
+            kind.cold = [cost.node for cost in sorted(cold, key=_total)[:FEW_BUSY]]
         return costs
 
-    def _some(self, nodes: Sequence[VirtualNode], request: FleetRequest) -> Sequence[VirtualNode]:
-        """Of many nodes those that hold the prompt, and a sample of the others, open ones first."""
-        most = self.policy.candidates
-        if len(nodes) <= most:
-            return nodes
-        is_open = self._timelines.open
-        holders = self._view.holders_of(request.blocks)
-        chosen = [node for node in nodes if node.view.name in holders] if holders else []
-        free = [node for node in nodes if node.view.name in is_open]
-        if len(free) > most:
-            free = self.dice.sample(free, most)
-        rest = most - len(free)
-        others = self.dice.sample(nodes, rest) if rest > 0 else []
-        return list({node.view.name: node for node in (*chosen, *free, *others)}.values())
+    def _warm(self, kind: Kind, request: FleetRequest) -> list[VirtualNode]:
+        """Of the nodes that have the model in memory those that hold the prompt, and those free first."""
+        most, nodes = self.policy.candidates, self._timelines.nodes
+        found: dict[str, VirtualNode] = {}
+        for name in self._view.holders_of(request.blocks):
+            if name in nodes and nodes[name].has(kind.model):
+                found[name] = nodes[name]
+        for blob in kind.having.blobs:
+            if warm := self._timelines.warm.get(blob):
+                ready = warm.ready
+                found |= ready if len(ready) <= most else dict(self.dice.sample(list(ready.items()), most))
+                for _, name in warm.busy[:FEW_BUSY]:
+                    found[name] = nodes[name]
+        return [node for name, node in found.items() if name not in kind.tried and node.has(kind.model)]
+
+    def _cold(self, kind: Kind) -> list[VirtualNode]:
+        """Some nodes that could load the model now, and those that can do so next."""
+        found: list[VirtualNode] = []
+        next_ones = FEW_BUSY
+        for loads_now, name in self._timelines.loading_first():
+            node = self._timelines.nodes[name]
+            if kind.model in node.view.models and name not in kind.tried and not node.has(kind.model):
+                next_ones -= not loads_now
+                if next_ones < 0 or len(found) == self.policy.candidates:
+                    break
+                found.append(node)
+        return found
 
     def _ask(
         self,
@@ -9426,7 +9541,7 @@ class Planner:
         costs: list[NodeCost] = []
         self._asked += len(nodes)
         blocks, tokens, background = request.blocks, request.tokens, request.background
-        now = self._view.now
+        now, delay = self._view.now, self._delays[key[0]]
         for node in nodes:
             quote = node.quote(key, request)
             hit, own, hoped = 0, False, 0
@@ -9436,6 +9551,8 @@ class Planner:
                 match = runner.prefixes.match(blocks, newest)
                 hit, own, hoped = match.hit, match.own, match.hoped
             wait = max(0.0, quote.starts_at - now)
+            if wait and runner is not None:
+                wait += delay
             total = wait + quote.fixed + ((tokens - hit - hoped) * quote.pace + quote.head) * (1 + price)
             if not own and not pressing and (background or runner is None):
                 total += quote.evict
@@ -9495,43 +9612,30 @@ class Planner:
         output = predict_output(rates, background=request.background, limit=request.max_output)
         return chosen.prompt(request.tokens) + output * rates.token
 
-    def _delay(self, kind: Kind, seconds: float) -> None:
-        """Those that a request stands for are spread over all nodes that have the model in memory."""
-        slots = sum([self._slots_of(node, kind.model) for node in kind.candidates.warm])
-        for node in kind.candidates.warm:
-            self._touch(node)
-            node.delay(node.view.models[kind.model].blob, seconds / slots)
-
     def _take(self, chosen: NodeCost, request: FleetRequest) -> None:
         quote, node = chosen.quote, chosen.node
-        self._touch(node)
         node.place(quote, request, self._seconds(chosen, request))
+        self._touch(node)
         if quote.reused is None:
-            self._loaded(chosen)
-        self._timelines.note_open(node)
+            self._loaded(quote)
 
     def _touch(self, node: VirtualNode) -> None:
         self._touched[node.view.name] = node
-        self._changes += 1
+        self._timelines.list_again(node)
 
-    def _loaded(self, chosen: NodeCost) -> None:
+    def _loaded(self, quote: Quote) -> None:
         """A model was loaded on a timeline: what evicting it elsewhere costs has changed."""
         held = self._timelines.moment.held
         if self._held is None:
             self._held = held.copy()
-        quote = chosen.quote
         held.update([quote.blob])
         held.subtract(quote.victims)
-        for kind in self._kinds.values():
-            model = chosen.node.view.models.get(kind.model)
-            if model is not None and model.blob == quote.blob:
-                kind.candidates.move(chosen.node, warm=True)
-            elif model is not None and model.blob in quote.victims:
-                kind.candidates.move(chosen.node, warm=False)
-        if quote.victims:
-            for node in self._timelines.nodes.values():
-                if not node.runners.keys().isdisjoint(quote.victims):
-                    node.forget_quotes()
+        for blob in quote.victims:
+            warm = self._timelines.warm.get(blob)
+            names = [*warm.ready, *[name for _, name in warm.busy]] if warm else []
+            if len(names) <= self.policy.candidates:  # of more than that, one less changes little
+                for name in names:
+                    self._timelines.nodes[name].forget_quotes()
 
 
 def _total(cost: NodeCost) -> float:
@@ -9557,28 +9661,25 @@ class PlainPlanner(Planner):
     def plan(
         self,
         view: FleetView,
-        waiting: Sequence[WaitingRequest],
-        may_start: Callable[[WaitingRequest], bool] = lambda _: True,  # noqa: ARG002 - all may
+        waiting: Mapping[str, Sequence[WaitingRequest]],
     ) -> list[Assignment]:
         """Assign what can begin now, in fair order; the rest waits."""
         self._begin(view)
         found: list[Assignment] = []
-        stuck: set[str] = set()  # kinds that no node has a slot for
-        for entry in waiting:
-            if entry.kind in stuck:
+        kinds = {name: kind for name, entries in waiting.items() if (kind := self._kind_of(name, entries))}
+        for entry in merge(*waiting.values(), key=attrgetter("place")):
+            kind = kinds.get(entry.kind)
+            if kind is None:
                 continue
-            model, candidates = self._able(entry)
-            nodes = [
-                node for node in (*candidates.warm, *candidates.cold) if node.view.name not in entry.tried
-            ]
-            key = (model, entry.kind, entry.request.max_output)
+            nodes = [self._timelines.nodes[name] for name in kind.having.nodes if name not in kind.tried]
+            key = (kind.model, entry.kind, entry.request.max_output)
             costs = self._ask(nodes, key, entry.request, 0.0, pressing=False)
             if chosen := self.pick(costs):
                 self._take(chosen, entry.request)
                 waited = view.now - entry.came
-                found.append(Assignment(entry, model, chosen, costs, (), True, self.policy, waited))  # noqa: FBT003 - `starts`
+                found.append(Assignment(entry, kind.model, chosen, costs, (), True, self.policy, waited))  # noqa: FBT003 - `starts`
             else:
-                stuck.add(entry.kind)
+                del kinds[entry.kind]  # no node has a slot for it
         self._end()
         return found
 
@@ -9853,8 +9954,8 @@ class KnownNodes:
         """All that a decision goes by, as of now."""
         return self._view(self._clock())
 
-    def _view(self, now: float) -> FleetView:
-        """The same, with the nodes that look otherwise than at the last decision."""
+    def _refresh(self, now: float) -> None:
+        """Look at the nodes that may look otherwise than before."""
         if now >= self._stale_at:
             self._stale.update(self.nodes)
         if self._stale:
@@ -9865,6 +9966,10 @@ class KnownNodes:
                     self._changed.add(name)
             self._stale.clear()
             self._stale_at = min([node.next_change for node in self.nodes.values()], default=math.inf)
+
+    def _view(self, now: float) -> FleetView:
+        """The same, with the nodes that look otherwise than at the last decision."""
+        self._refresh(now)
         returns = {blob: learner.curves(now) for blob, learner in self._returns.items()}
         nodes = tuple(self._views.values())
         return FleetView(
@@ -9883,8 +9988,7 @@ class KnownNodes:
         followed = learner.asked(request.blocks, now, background=request.background)
         if followed is None:
             return 0, 0
-        if len(self.nodes) > self.policy.candidates:
-            self._remember_holder(node, request.blocks)
+        self._remember_holder(node, request.blocks)
         return followed.shared, followed.kind
 
     def _prompt_sent_elsewhere(
@@ -9976,8 +10080,7 @@ class RunningRequest:
 # the models that the nodes have.
 
 MAX_FAILOVERS = 2
-SOON = 0.002  # seconds
-MOST_WALKS = 4  # through the queue, in one decision
+SOON = 0.002  # seconds; meanwhile others have the event loop
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = PairRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
@@ -10153,7 +10256,15 @@ class Scheduler(KnownNodes):
         running.node.learned(blob)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
+    def failed(
+        self,
+        request_id: str,
+        *,
+        node_down: bool,
+        hung: bool = False,
+        blamed: bool = True,
+        busy: bool = False,
+    ) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -10161,6 +10272,7 @@ class Scheduler(KnownNodes):
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
+            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -10173,8 +10285,9 @@ class Scheduler(KnownNodes):
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung)
-            self.listener(FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
+            # Other workers learn by themselves that it is busy, and for how long.
+            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
@@ -10256,19 +10369,16 @@ class Scheduler(KnownNodes):
 
     def decide(self) -> list[Assignment]:
         """Which waiting requests begin now. They count as running from here on."""
-        self.remote.expire(self._clock())
-        assignments: list[Assignment] = []
-        for _ in range(MOST_WALKS):
-            if not len(self._queue):
-                break
-            started = self._walk_through()
-            assignments += started
-            if len(started) < self.policy.window or self._planner.exhausted:
-                break  # else those who were behind it, and seen in samples only, may begin as well
-        self.wake_at = self._next_wake(self._clock())
-        if assignments and self._planner.exhausted and len(self._queue):
-            self.wake_at = self._clock() + SOON  # the event loop is not held for longer at a time
-        return assignments
+        now = self._clock()
+        self.remote.expire(now)
+        if not len(self._queue):
+            self.wake_at = None
+            return []
+        planned = self._planner.plan(self._view(now), self._queue.kinds(now))
+        self._changed.clear()
+        started = [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
+        self.wake_at = now + SOON if self._planner.exhausted else self._next_wake(now)
+        return started
 
     def load_ahead(self) -> list[Assignment]:
         """Loads that begin now though nobody waits for them: to be asked for after `decide`.
@@ -10284,14 +10394,6 @@ class Scheduler(KnownNodes):
         if running := self._running.get(request_id):
             self.cancel(request_id)
             running.node.did_not_load(running.runner, self._clock())
-
-    def _walk_through(self) -> list[Assignment]:
-        """Go through the waiting requests once."""
-        now = self._clock()
-        may_start = partial(self._queue.is_ripe, now=now)
-        planned = self._planner.plan(self._view(now), self._queue.order(now), may_start)
-        self._changed.clear()
-        return [self._start(one, now) for one in planned if one.starts and self._allows(one, now)]
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
@@ -10335,14 +10437,13 @@ class Scheduler(KnownNodes):
         """When to decide again though nothing happens: a load ends, a breaker lets one try, patience ends."""
         if not len(self._queue):
             return None
-        due: list[float] = []
-        for node in self.nodes.values():
-            due.append(node.loading_until)
-            due.extend(node.changes_at())
+        self._refresh(now)
+        due = [self._stale_at, self._planner.look_again]
         if (until := self.remote.expires_at()) is not None:
             due.append(until)
-        due += [min(until, now + BACKGROUND_LOOK)] if (until := self._queue.ripens_at()) is not None else []
-        return min((when for when in due if when > now), default=None)
+        if (until := self._queue.ripens_at()) is not None:
+            due.append(min(until, now + BACKGROUND_LOOK))
+        return min([when for when in due if now < when < math.inf], default=None)
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -10947,7 +11048,7 @@ class Router:
                 await asyncio.shield(last)
 
     def _displace(self, request: FleetRequest) -> None:
-        """Refuse a request that has waited: its user has the most places, and somebody needs this one."""
+        """Refuse a request that waits: its user has the most places, and another user needs this one."""
         own = self.scheduler.places_of(request.user) + 1
         bound = self._journeys[request.id].bound
         bound.set_exception(QueueFullError(self.settings.max_queue, self.scheduler.waiting, own))
@@ -11142,7 +11243,11 @@ class Router:
         self._attempts.end(journey.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
-            journey.request.id, node_down=is_down(error), hung=is_hang(error), blamed=not unexplained
+            journey.request.id,
+            node_down=is_down(error),
+            hung=is_hang(error),
+            blamed=not unexplained,
+            busy=isinstance(error, NodeBusyError),
         )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
@@ -11168,26 +11273,8 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
         pause = attempt.elapsed
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI: see the tree in `ollama_pack.errors`.
+# What goes wrong between the pack and Open WebUI.
 
 
 class ModelClosedError(PackError):
@@ -11205,8 +11292,6 @@ class ModelClosedError(PackError):
 # --- ollama_pack.services.answers ---
 # An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
-answers_log = logging.getLogger(__name__)
-
 RETRY_AFTER_SECONDS = 10  # after which a node may be up or free again; clients wait for that long
 
 _CHOOSE_OTHER = "Choose another model, or ask an admin."
@@ -11222,6 +11307,7 @@ _CUT_OFF = "The answer broke off and is incomplete. Generate it again."
 _UNFORESEEN = "The answer failed unexpectedly. Try again; admins find the cause in the server's log."
 
 _Meaning = tuple[int, str | None, str]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
 async def answer_events(
@@ -11250,7 +11336,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
         for_admin: the sentence says which node did what, and how to put it right.
     """
     if not isinstance(error, PackError):
-        answers_log.error("A chat was not answered", exc_info=error)
+        log.error("A chat was not answered", exc_info=error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -11281,7 +11367,7 @@ def _meaning(error: PackError) -> _Meaning:  # noqa: PLR0911 - a line for each k
         case ModelClosedError():
             return HTTPStatus.NOT_FOUND, "model_not_found", str(error)
         case AliasUnavailableError() | ModelNotFoundError():
-            return HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS
+            return _NO_CANDIDATE
         case AnswerBrokenError() | LeaderLostError():
             return HTTPStatus.BAD_GATEWAY, "answer_broken", _CUT_OFF
         case RequestFailsError():
@@ -11330,6 +11416,13 @@ def _client_status(error: RequestRefusedError) -> int:
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
 
 
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
+
+
 # --- ollama_pack.services.line_stream ---
 # A streamed answer on its way from an event loop to a server that goes through it in threads.
 #
@@ -11339,8 +11432,6 @@ LOOK_SECONDS = 0.2  # between two looks at whether the client is still there, wh
 LINES_AHEAD = 512  # that are kept for a client who is slow to take them
 SLOW_CLIENT_SECONDS = 0.05  # between two looks at whether he has taken some
 FORGOTTEN_SECONDS = 2.0  # that lines lie there before somebody looks whether their stream is rubbish
-
-stream_log = logging.getLogger(__name__)
 
 Lines = Callable[[], AsyncGenerator[str, None]]
 
@@ -11419,8 +11510,8 @@ async def pump_lines(lines: Lines, kept: SimpleQueue[str | None]) -> None:
                 while kept.qsize() > LINES_AHEAD:
                     await asyncio.sleep(SLOW_CLIENT_SECONDS)
                     await reader.look()
-    except Exception:  # noqa: BLE001 - nobody else would hear of it
-        stream_log.exception("A stream broke off")
+    except Exception:
+        log.exception("A stream broke off")
     finally:
         kept.put(None)
 
@@ -11472,10 +11563,6 @@ def _client_has_left() -> bool:
 
 FAREWELL_SECONDS = 1.0  # that a server's end waits for ours
 
-bridge_log = logging.getLogger(__name__)
-
-_R = TypeVar("_R")
-
 
 class Portal(Protocol):
     """anyio's `BlockingPortal`: the way to an event loop for other threads."""
@@ -11505,7 +11592,7 @@ class ThreadPool:
         try:
             self._loop.call_soon_threadsafe(self._add, threads)
         except RuntimeError:  # the server's loop is closed, and its pool with it
-            bridge_log.debug("The server has ended before a stream")
+            log.debug("The server has ended before a stream")
 
     def _add(self, threads: int) -> None:
         self._limiter.total_tokens += threads
@@ -11530,7 +11617,7 @@ class Bridge:
         """Say whose threads will wait."""
         self._pool = pool
 
-    def call(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it, in a thread that has no loop of its own."""
         home = self._begin()
         try:
@@ -11549,7 +11636,7 @@ class Bridge:
             self._leave()
             raise
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, _R]]) -> _R:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop and wait for it on another one."""
         home = self._begin()
         try:
@@ -11625,24 +11712,120 @@ class _LoopThread:
                 started.set_result(portal)
                 self.over.wait()
                 portal.call(closing)
-        except Exception as error:  # noqa: BLE001 - whoever started it gets it
+        except Exception as error:
             if started.done():
-                bridge_log.exception("An event loop did not end well")
+                log.exception("An event loop did not end well")
             else:
                 started.set_exception(error)
         finally:
             self.ended.set_result(None)
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+# Answers a chat: calls the server's own route, which is the last argument, with a `receive` and a `send`.
+Around = Callable[
+    [AsgiScope, AsgiReceive, AsgiSend, Callable[[AsgiReceive, AsgiSend], Awaitable[None]]], Awaitable[None]
+]
 
 
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
+def put_in_front(app: Any, name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> None:
+    """Put a route in front of all others, in place of one of this name.
+
+    Args:
+        app: the server's FastAPI application.
+        name: of the route.
+        is_chat: whether a POST of this scope is one.
+        around: called for each chat.
+    """
+    routes = app.router.routes
+    front = _front_route(app, name, is_chat, around)
+    # in one step: requests look at this very list
+    routes[:] = [front, *(route for route in routes if getattr(route, "name", "") != name)]
+
+
+def take_from_front(app: Any, name: str) -> None:
+    """Take the route of this name away."""
+    routes = app.router.routes
+    routes[:] = [route for route in routes if getattr(route, "name", "") != name]
+
+
+def _front_route(app: Any, route_name: str, is_chat: Callable[[AsgiScope], bool], around: Around) -> Any:
+    from starlette.routing import BaseRoute, Match  # noqa: PLC0415 - it comes with the server
+
+    class FrontRoute(BaseRoute):
+        """Hands a chat on to the route behind this one."""
+
+        name = route_name
+        path = "/"
+
+        def matches(self, scope: Any) -> tuple[Any, AsgiMessage]:
+            is_ours = scope["type"] == "http" and scope["method"] == "POST" and is_chat(scope)
+            return (Match.FULL if is_ours and self._behind(scope) else Match.NONE), {}
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            found = self._behind(scope)
+            if found is not None:
+                route, child = found
+                scope.update(child)
+                await around(scope, receive, send, partial(route.handle, scope))
+
+        def _behind(self, scope: Any) -> tuple[Any, AsgiMessage] | None:
+            for route in app.router.routes:
+                if route is not self:
+                    match, child = route.matches(scope)
+                    if match == Match.FULL:
+                        return route, child
+            return None
+
+    return FrontRoute()
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request, as the application's routes have it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path") or ""))
+
+
+def refusal_messages(refusal: Refusal, form: ApiForm) -> tuple[AsgiMessage, AsgiMessage]:
+    """A refusal as the whole HTTP response."""
+    content = orjson.dumps(refusal.body(form))
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": refusal.status, "headers": raw},
+        {"type": "http.response.body", "body": content},
+    )
+
+
+async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
+    """Send the start of an answer, also while its request is being cancelled: its client may have left.
+
+    A middleware that waits for the start would take its absence for a fault of the server.
+    """
+    from anyio import CancelScope  # noqa: PLC0415 - it comes with the server
+
+    with CancelScope(shield=True):
+        await send(start)
+
+
+# --- ollama_pack.engines.routed_names ---
+# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.services.webui_tasks ---
@@ -11681,7 +11864,7 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -11747,9 +11930,6 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, **hints}
 
 
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
-
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 
 
@@ -11757,6 +11937,124 @@ def sibling(name: str) -> Any:
     """A pipeline as it is loaded now; None where there is none of this name."""
     loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
     return loaded.get(name)
+
+
+# --- ollama_pack.services.pipeline_answers ---
+# What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#
+# The server sends the status 200 of a stream before it asks a pipeline, makes `{"detail": …}` of what one
+# raises, and streams where a client says nothing of it. A route in front of its own holds back the beginning of
+# what `gpu_router` answers, and sends an error that comes before the answer as OpenAI's API does. Chats with
+# other pipelines go through as they are.
+
+ROUTE = "ollama_pack:answers"
+_CHAT_PATHS = frozenset({"/chat/completions", "/v1/chat/completions"})
+_REFUSAL_KEYS = frozenset({"message", "code", "param", "status", "retry_after"})
+_STATUSES = range(HTTPStatus.BAD_REQUEST, 600)
+
+
+def put_route() -> None:
+    """Put the route in front of the server's own; nothing where another server runs the pipeline."""
+    if (app := _server()) is not None:
+        put_in_front(app, ROUTE, lambda scope: path_of(scope) in _CHAT_PATHS, _held_back)
+
+
+def take_route() -> None:
+    """Take the route away."""
+    if (app := _server()) is not None:
+        take_from_front(app, ROUTE)
+
+
+def gives_status() -> bool:
+    """Whether a refusal that is the whole body of this request's answer gets its status. It will, then."""
+    if held := _this_request.get():
+        held.is_ours = True
+    return held is not None
+
+
+def _server() -> Any:
+    return getattr(sys.modules.get(SERVER_MODULE), "app", None)
+
+
+class _HeldBack:
+    """The way of one request and its answer.
+
+    Attributes:
+        is_ours: the start of the answer waits for its first bytes.
+    """
+
+    def __init__(self, receive: AsgiReceive, send: AsgiSend) -> None:
+        self._receive = receive
+        self._send = send
+        self.is_ours = False
+        self._asked: list[bytes] | None = []  # the request's body until it is whole
+        self._start: AsgiMessage | None = None
+        self._is_refused = False
+
+    async def receive(self) -> AsgiMessage:
+        """The body in one piece, as the server wants it anyway; after it what comes."""
+        while (message := await self._receive())["type"] == "http.request" and self._asked is not None:
+            self._asked.append(message.get("body") or b"")
+            if not message.get("more_body"):
+                body, self._asked = b"".join(self._asked), None
+                return {"type": "http.request", "body": self._understood(body), "more_body": False}
+        return message
+
+    def _understood(self, body: bytes) -> bytes:
+        """The body as the pipeline is to get it."""
+        try:
+            chat = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return body  # the server says what is wrong
+        self.is_ours = isinstance(chat, dict) and str(chat.get("model")).startswith(ROUTER)
+        if not self.is_ours or chat.get("stream") is not None:
+            return body
+        return orjson.dumps({**chat, "stream": False})
+
+    async def send(self, message: AsgiMessage) -> None:
+        if self._is_refused:
+            return
+        if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK and self.is_ours:
+            self._start = message
+            return
+        if self._start is not None:
+            if refusal := early_refusal(bytes(message.get("body") or b"")):
+                self._is_refused = True
+                for part in refusal_messages(refusal, "openai"):
+                    await self._send(part)
+                return
+            await self.end()
+        await self._send(message)
+
+    async def end(self) -> None:
+        """The server sends no more. It waits for a start even where its client has left before an answer."""
+        if self._start is not None and not self._is_refused:
+            await send_start(self._send, self._start)
+            self._start = None
+
+
+# Also in the server's threads, which a request's context goes along with.
+_this_request: ContextVar[_HeldBack | None] = ContextVar("this_request", default=None)
+
+
+async def _held_back(_scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    held = _HeldBack(receive, send)
+    _this_request.set(held)
+    await behind(held.receive, held.send)
+    await held.end()
+
+
+def early_refusal(beginning: bytes) -> Refusal | None:
+    """The error that a body begins with; None: it begins with something else, or with another's error."""
+    first = beginning.split(b"\n", 1)[0].removeprefix(b"data:")
+    try:
+        found = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return None
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict) or not error.keys() >= _REFUSAL_KEYS or error["status"] not in _STATUSES:
+        return None
+    return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -11778,8 +12076,6 @@ class PackValves(BaseModel):
 
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Tells upload.py which code runs here. Whatever is written into it changes nothing."
-
-valves_log = logging.getLogger(__name__)
 
 
 def _own_digest() -> str:
@@ -11842,9 +12138,9 @@ def starting_valves(
         return kind(**values)
     except ValidationError as error:
         refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-        for valve, reason in refused.items():
-            valves_log.error("%s is left out: %s", variables.get(valve, valve), reason)
-        return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    for valve, reason in refused.items():
+        log.error("%s is left out: %s", variables.get(valve, valve), reason)
+    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.aliases.table ---
@@ -13197,8 +13493,6 @@ def _share_records(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
 # --- ollama_pack.services.sharing ---
 # Workers that share what they know of the nodes over a Redis or Valkey.
 
-sharing_log = logging.getLogger(__name__)
-
 
 def usable_redis_url(url: str) -> str:
     """The URL, which is none or can be used; unchecked where redis-py is missing.
@@ -13221,7 +13515,7 @@ def redis_sharing(url: str) -> Connect | None:
     if not url:
         return None
     if not _has_redis_py():
-        sharing_log.warning(
+        log.warning(
             "redis_url has no effect: the package redis is not installed here, so the router shares nothing "
             "with others. Install it on the server (pip install redis), or take its full image"
         )
@@ -13238,8 +13532,6 @@ def _has_redis_py() -> bool:
 
 
 # --- ollama_pack.plugins.pipelines.gpu_router ---
-
-log = logging.getLogger(__name__)
 
 CACHE = "response_cache_replay"
 VARIABLE = "GPU_ROUTER_"  # begins the names of the variables that the valves start from
@@ -13310,6 +13602,7 @@ class Pipeline:
 
     async def on_startup(self) -> None:
         self._bridge.use_pool(ThreadPool())
+        put_route()
         await self._look_at_nodes()
 
     async def on_valves_updated(self) -> None:
@@ -13324,6 +13617,7 @@ class Pipeline:
 
     async def on_shutdown(self) -> None:
         """The server ends, or loads all pipelines anew: chats under way are answered to their end."""
+        take_route()
         await self._bridge.retire()
 
     def pipelines(self) -> list[dict[str, str]]:
@@ -13365,7 +13659,10 @@ class Pipeline:
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            raise _http_refusal(error) from error
+            refusal = _refused(error)
+            if gives_status():
+                return refusal.body()
+            raise _http_error(refusal) from error
 
     async def _completion(self, name: str, body: Body) -> Body:
         async with aclosing(self._chunks(name, body)) as chunks:
@@ -13443,10 +13740,9 @@ def _refused(error: Exception) -> Refusal:
     return refusal_of(error, for_admin=False)
 
 
-def _http_refusal(error: Exception) -> Exception:
+def _http_error(refusal: Refusal) -> Exception:
     """What the server makes a refusal of. It is imported here as only the server has its web framework."""
     from fastapi import HTTPException  # noqa: PLC0415
 
-    refusal = _refused(error)
     made: Exception = HTTPException(refusal.status, refusal.message, refusal.headers)
     return made

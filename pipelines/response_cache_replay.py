@@ -9,43 +9,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4464, which the server calls.
+# Begin here: `class Pipeline`, line 4317, which the server calls.
 # The modules that it uses come first:
-#     97  errors                      Every error that the pack raises on purpose, and the base of them all.
-#    173  cache.errors                What goes wrong with the cache: see the tree in `ollama_pack.errors`.
-#    221  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    337  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    495  cache.key                   What makes two requests the same: the key of a cached answer.
-#    731  cache.entry                 An answer as it is kept.
-#    800  cache.collect               From the chunks of a generation to what may be kept of it.
-#    955  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1005  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#   1078  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1271  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1426  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1530  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1611  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1934  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   2032  cache.joining               Many who ask the same at the same time ask once.
-#   2098  engines.errors              What goes wrong with a node: see the tree in `ollama_pack.errors`.
-#   2116  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2159  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2184  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2201  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2281  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2567  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2643  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2750  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   3101  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3196  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3542  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3737  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4064  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4269  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4392  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#   4422  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
-#   4434  services.pack_valves        What all valves of the pack have in common.
-#   4448  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     95  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    103  cache.errors                What goes wrong with the cache.
+#    151  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    267  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    425  cache.key                   What makes two requests the same: the key of a cached answer.
+#    661  cache.entry                 An answer as it is kept.
+#    730  cache.collect               From the chunks of a generation to what may be kept of it.
+#    885  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    935  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1128  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1284  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1388  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1469  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1790  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   1888  cache.joining               Many who ask the same at the same time ask once.
+#   1954  engines.errors              What goes wrong with a node.
+#   1972  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2022  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2047  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2064  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2144  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2430  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2505  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2608  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   2959  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3054  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3400  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3595  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3922  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4125  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4248  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4287  services.pack_valves        What all valves of the pack have in common.
+#   4301  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -95,75 +93,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
-# Every error that the pack raises on purpose, and the base of them all.
-#
-# Each part defines its own in `<part>/errors.py`, so that a plugin carries only those that it can raise.
-#
-# PackError
-# ├── AliasTableError             a row of an alias table cannot be used
-# ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-# ├── CacheConfigError            the cache cannot be used as it is configured
-# ├── StoreError                  a store of the cache did not do what it was asked
-# │   ├── StoreDownError              it cannot be reached, or failed
-# │   └── StoreFullError              it takes no more, and still answers
-# ├── EntryUnreadableError        what a store of the cache holds was changed
-# ├── LeaderLostError             a generation that was shared was lost half-way
-# ├── AudienceError               an audience cannot be read
-# ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-# ├── NodeTableError              a row of the `nodes` valve cannot be used
-# ├── RouterUnavailableError      gpu_router cannot be asked
-# ├── ModelRefusedError          a model asked through Open WebUI gave an error
-# ├── ModelClosedError            a user may not use the model that would answer
-# ├── StoredFileError             no such file, or none that this user may read
-# ├── UploadError                 a request has no file in it that can be taken
-# │   └── UploadTooLargeError         too many bytes
-# ├── RoutingError                a request cannot be given to a node
-# │   ├── NoNodeError                 none has the model
-# │   ├── NodesDownError              those that have it do not answer
-# │   ├── QueueFullError              too many wait already
-# │   ├── WaitedTooLongError          none became free in time
-# │   ├── NoAnswerError               all that were tried failed before the first token
-# │   │   └── RequestFailsError           several did in the same way: the request is the likely reason
-# │   └── AnswerBrokenError           one failed after it
-# ├── SpeechError                 a recording was not transcribed
-# │   ├── AudioError                  the recording is at fault
-# │   │   ├── EmptyAudioError             no byte in it
-# │   │   ├── NotAudioError               neither audio nor video
-# │   │   ├── NoAudioTrackError           a video without sound
-# │   │   ├── ZeroLengthError             a track without a sample
-# │   │   ├── NoSpeechError               nobody says anything
-# │   │   ├── AudioTooLargeError          too many bytes
-# │   │   └── AudioTooLongError           it lasts too long
-# │   ├── LanguageTagError            no language that can be used
-# │   ├── NoAttachmentError           nothing to transcribe
-# │   ├── TranscriptFormatError       no format of transcripts
-# │   ├── SpeechQueueFullError        too many recordings wait already
-# │   └── SpeechEngineError           the engine does not do its work
-# │       ├── SpeechDependencyError       a package is missing
-# │       ├── SpeechModelMissingError     the model is nowhere
-# │       ├── SpeechModelUnusableError    the model cannot be loaded
-# │       ├── SpeechLanguageError         the engine does not know the language
-# │       ├── CloudNotAllowedError        recordings would leave this machine
-# │       ├── SpeechEngineFaultError      it failed while it worked
-# │       └── SpeechServerError           a transcription server
-# │           ├── SpeechServerUnreachableError  no connection
-# │           ├── SpeechServerTimeoutError      a limit ran out
-# │           ├── SpeechServerBusyError         it asks for patience
-# │           ├── SpeechServerKeyError          it wants another key
-# │           ├── SpeechServerTooLargeError     a piece is too large for it
-# │           ├── SpeechServerRefusedError      it will not take the request
-# │           └── SpeechServerFaultError        it failed, talked garbage or hung up
-# └── NodeError                   a node did not do what it was asked
-#     ├── RetryableNodeError          another node may do it
-#     │   ├── NodeUnreachableError        no connection
-#     │   │   └── NodeCertificateError        no TLS
-#     │   ├── NodeTimeoutError            a limit ran out
-#     │   ├── NodeBusyError               its queue is full
-#     │   ├── NodeFaultError              it failed, talked garbage or hung up
-#     │   ├── NodeGoneError               it has stopped answering
-#     │   ├── WrongModelError             it answers with another model
-#     │   └── ModelNotFoundError          it does not have the model
-#     └── RequestRefusedError         it will not take this request, and no other node would
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
 
 class PackError(Exception):
@@ -171,7 +101,7 @@ class PackError(Exception):
 
 
 # --- ollama_pack.cache.errors ---
-# What goes wrong with the cache: see the tree in `ollama_pack.errors`.
+# What goes wrong with the cache.
 #
 # None but `LeaderLostError` reaches a chat: a store that fails is a miss.
 
@@ -1002,79 +932,6 @@ class CacheCounters:
             self._taken[name] -= value
 
 
-# --- ollama_pack.cache.limits ---
-# Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#
-# `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
-# cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
-
-_Given = TypeVar("_Given")
-
-
-class _Wait:
-    """A task that waits, until when it may by the loop's clock, and whether it was cancelled for that."""
-
-    __slots__ = ("end", "late", "task")
-
-    def __init__(self, task: asyncio.Task[Any], end: float) -> None:
-        self.task = task
-        self.end = end
-        self.late = False
-
-
-class TimeLimits:
-    """Limits of any length. Used from one event loop."""
-
-    def __init__(self) -> None:
-        self._waits: set[_Wait] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def within(self, seconds: float, step: Awaitable[_Given]) -> _Given:
-        """What a step gives, if it does so in time; otherwise the step is cancelled.
-
-        Raises:
-            TimeoutError: the time ran out. Whoever cancels the task meanwhile is heard all the same.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit is for a task")
-        wait = _Wait(task, loop.time() + seconds)
-        self._waits.add(wait)
-        if self._timer is None or wait.end < self._timer.when():
-            self._wake_at(wait.end, loop)
-        before = task.cancelling()
-        try:
-            return await step
-        except asyncio.CancelledError as error:
-            if not wait.late:
-                raise
-            wait.late = False
-            if task.uncancel() > before:  # somebody else cancelled it too
-                raise
-            raise TimeoutError from error
-        finally:
-            self._waits.discard(wait)
-            if wait.late:  # the step ended in another way
-                task.uncancel()
-
-    def _wake_at(self, end: float, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(end, self._expire, loop)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now, ends = loop.time(), []
-        for wait in self._waits:
-            if wait.end > now:
-                ends.append(wait.end)
-            elif not wait.late:
-                wait.late = True
-                wait.task.cancel()
-        if ends:
-            self._wake_at(min(ends), loop)
-
-
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1271,9 +1128,9 @@ class CacheStore(Protocol):
 # --- ollama_pack.cache.guard ---
 # A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
 
-guard_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_Answer = TypeVar("_Answer")
+T = TypeVar("T")
 
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
@@ -1327,7 +1184,6 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -1345,8 +1201,8 @@ class StoreGuard:
         return self._rule.probe_limit
 
     async def ask(
-        self, step: Callable[[CacheStore], Awaitable[_Answer]], limit: float | None = None
-    ) -> "_Answer | StoreTrouble":
+        self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -1359,7 +1215,8 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            answer = await self._limits.within(seconds, step(self._store))
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -1390,12 +1247,12 @@ class StoreGuard:
     def _log_full(self, fault: str) -> None:
         if not self._full:  # once: what is kept can be read, so it does not recover in one moment
             self._full = True
-            guard_log.warning("The response cache keeps no new answers: %s", fault)
+            log.warning("The response cache keeps no new answers: %s", fault)
 
     def _log_trouble(self, fault: str) -> None:
         if not self._logged:
             self._logged = True
-            guard_log.warning(
+            log.warning(
                 "The response cache cannot use its store: %s. Chats go to their models until it can", fault
             )
 
@@ -1403,7 +1260,7 @@ class StoreGuard:
         self.fault = ""
         if self._logged:
             self._logged = False
-            guard_log.warning("The response cache can use its store again")
+            log.warning("The response cache can use its store again")
 
     def _try_again(self, retry_at: float) -> None:
         if self._probe is None and self._clock() >= retry_at:
@@ -1411,7 +1268,8 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            await self._limits.within(self._rule.probe_limit, self._store.ping())
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
@@ -1617,8 +1475,6 @@ END_RECORD, LOST_RECORD = b"null", b"false"
 
 _RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
 _SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
-
-_Told = TypeVar("_Told")
 
 Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
 
@@ -1911,7 +1767,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[_Told]]) -> "_Told | StoreTrouble":
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -2096,7 +1952,7 @@ class JoinedCalls(Generic[_Key, _Shared]):
 
 
 # --- ollama_pack.engines.errors ---
-# What goes wrong with a node: see the tree in `ollama_pack.errors`.
+# What goes wrong with a node.
 
 
 class ChatBodyError(PackError, ValueError):
@@ -2130,6 +1986,13 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     raise _unfit(value, field, "an object")
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def switch_in(value: object, field: str) -> bool:
@@ -2627,8 +2490,7 @@ def is_deterministic(body: Mapping[str, Any]) -> bool:
 
     Open WebUI puts the parameters of an Ollama model under `options`, and of others at the top.
     """
-    options = body.get("options")
-    places = (body, options if isinstance(options, Mapping) else {})
+    places = (body, object_at(body, "options"))
     return any(_is_number(place.get("seed")) or _is_zero(place.get("temperature")) for place in places)
 
 
@@ -2708,8 +2570,8 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
     """What a request draws on that others may not see."""
     metadata, body = asked.metadata, asked.body
-    features = _mapping(metadata.get("features"))
-    about = _mapping(_mapping(_mapping(metadata.get("model")).get("info")).get("meta"))
+    features = object_at(metadata, "features")
+    about = object_at(metadata, "model", "info", "meta")
     looked_up = ("sources", "folder_knowledge", "folder_id")
     return ScopeFacts(
         user_id=asked.user_id,
@@ -2741,10 +2603,6 @@ def _text_sizes(messages: object) -> Iterator[int]:
     elif isinstance(messages, list):
         for value in messages:
             yield from _text_sizes(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.cache.redis_url ---
@@ -4068,8 +3926,6 @@ _POLL_SECONDS = 0.01  # between two looks for records of another process
 _BUSY_SECONDS = 0.002  # between two tries to get the lock that another process has
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_Result = TypeVar("_Result")
-
 
 def host_milliseconds() -> int:
     """Time that all processes of this host share, that nobody sets, and that goes on while it sleeps."""
@@ -4178,7 +4034,7 @@ class SqliteStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def _do(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    async def _do(self, step: Callable[[SqliteCache], T]) -> T:
         """One step in the thread; as often as another process has the file's lock, until it has been free.
 
         A process that is held up with the lock, or makes the file on a slow disk, may have it for longer than
@@ -4192,7 +4048,7 @@ class SqliteStore:
             except _LockedError:
                 await asyncio.sleep(_BUSY_SECONDS)
 
-    def _step(self, step: Callable[[SqliteCache], _Result]) -> _Result:
+    def _step(self, step: Callable[[SqliteCache], T]) -> T:
         """In the thread: one step, or what went wrong in the store's own terms."""
         try:
             return step(self._current())
@@ -4390,7 +4246,7 @@ class CacheKeeper:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -4418,9 +4274,6 @@ class Asking:
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
 
-
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 
@@ -4481,8 +4334,6 @@ class PipelineValves(PackValves):
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---
-
-log = logging.getLogger(__name__)
 
 FILTER = "response_cache_filter"
 # Begins the names of users whom a client names itself, so that they are none of Open WebUI's.
