@@ -9,114 +9,115 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13941, which the server calls.
+# Begin here: `class Pipe`, line 14083, which the server calls.
 # The modules that it uses come first:
-#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    200  aliases.errors                 What goes wrong with aliases.
-#    241  engines.errors                 What goes wrong with a node.
-#    383  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    509  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    584  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    645  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    943  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1071  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1117  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1151  cache.errors                   What goes wrong with the cache.
-#   1183  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1542  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1666  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1738  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1744  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1809  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1857  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1905  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2218  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2310  routing.errors                 What goes wrong with routing.
-#   2455  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2467  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2790  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3199  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3323  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3424  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3513  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3611  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3732  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3847  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3955  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4066  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4213  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4246  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4302  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4390  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4709  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4929  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5046  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5154  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5203  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5580  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5930  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6006  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6049  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6154  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6387  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6445  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6542  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6745  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6916  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7245  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7498  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7583  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7753  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7947  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8030  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8111  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8177  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8226  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8655  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8792  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8958  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9180  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9283  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9377  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9538  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9571  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9753  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9788  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10417  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10493  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10639  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10780  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10838  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11217  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11484  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11583  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12044  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12113  engines.event_text             A server-sent event as text.
-#  12131  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12147  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12274  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12285  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12291  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12405  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12440  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12534  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12706  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12796  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12842  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12906  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13012  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13059  services.pack_valves           What all valves of the pack have in common.
-#  13073  services.router_valves         The valves of the router, wherever it runs.
-#  13166  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13280  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13573  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13605  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13622  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13717  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13873  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13888  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13902  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    188  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    202  aliases.errors                 What goes wrong with aliases.
+#    243  engines.errors                 What goes wrong with a node.
+#    385  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    511  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    586  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    647  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    945  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1073  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1119  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1153  cache.errors                   What goes wrong with the cache.
+#   1185  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1544  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1668  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1740  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1746  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1811  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1859  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1907  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2220  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2312  routing.errors                 What goes wrong with routing.
+#   2457  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2469  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2792  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3201  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3325  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3426  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3515  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3613  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3734  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3849  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3957  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4068  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4215  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   4248  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4304  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   4392  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4711  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4931  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5048  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5156  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5205  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5407  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5582  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5932  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6008  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6051  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6156  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6389  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6447  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6544  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6747  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6918  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7247  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7509  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7594  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7764  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7958  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8041  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8122  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8188  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8237  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8666  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8803  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8969  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9191  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9294  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9388  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9549  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9582  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9764  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9799  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10428  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10504  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10650  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10791  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10849  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11228  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11495  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11594  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12055  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12124  engines.event_text             A server-sent event as text.
+#  12142  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12158  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12285  services.completions           What `gpu_router` gives a client that wants no stream.
+#  12296  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12302  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12416  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12451  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12545  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12717  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12807  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12937  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12983  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13047  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13153  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13200  services.pack_valves           What all valves of the pack have in common.
+#  13214  services.router_valves         The valves of the router, wherever it runs.
+#  13308  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13422  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13715  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13747  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13764  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13859  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14015  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+#  14030  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#  14044  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 import asyncio
 import base64
@@ -157,6 +158,7 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from ipaddress import ip_address
 from itertools import accumulate, chain, islice
 from math import exp, inf
 from operator import attrgetter
@@ -7253,17 +7255,20 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+#     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -7377,7 +7382,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7420,6 +7425,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:
@@ -12793,6 +12804,136 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.services.discovery ---
+# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+
+discovery_log = logging.getLogger(__name__)
+
+FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
+Servers = tuple[tuple[str, int], ...]  # host and port, in order
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_LONGEST_NAME = 64
+
+
+async def resolve_srv(address: str) -> Servers:
+    """The servers of a name, asked of this machine's DNS servers or of the one in the address.
+
+    Args:
+        address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
+
+    Raises:
+        Exception: aiodns is not installed, or the name has none now.
+    """
+    from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
+
+    server, _, name = address.removeprefix(SRV).rpartition("/")
+    options: dict[str, Any] = {"timeout": 1.0, "tries": 2}
+    if server:
+        host, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "53")
+        options |= {"nameservers": [host], "udp_port": int(port), "tcp_port": int(port)}
+    resolver = DNSResolver(**options)
+    try:
+        found = await resolver.query(name, "SRV")
+    finally:
+        await resolver.close()
+    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+class NodeDiscovery:
+    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            resolve: as `resolve_srv`.
+            clock: monotonic seconds.
+        """
+        self._resolve = resolve
+        self._clock = clock
+        self._servers: dict[str, Servers] = {}
+        self._faults: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
+
+    async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
+        """The rows, with one for each server in place of one with a name.
+
+        Args:
+            rows: as the admin wrote them.
+            seconds: between two questions to DNS.
+        """
+        names = [row.url for row in rows if row.url.startswith(SRV)]
+        if not names:
+            return rows
+        is_news = not self._servers.keys() >= set(names)
+        age = self._clock() - self._asked_at
+        if self._task is None and (is_news or age >= seconds):
+            self._task = asyncio.get_running_loop().create_task(self._ask(names))
+        if self._task is not None and (is_news or age >= 2 * seconds):
+            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        if self._made[:2] != (rows, self._servers):
+            self._made = rows, dict(self._servers), expanded(rows, self._servers)
+        return self._made[2]
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        try:
+            await asyncio.gather(*map(self._ask_one, names))
+        finally:
+            self._asked_at = self._clock()
+            self._task = None
+
+    async def _ask_one(self, name: str) -> None:
+        try:
+            self._servers[name] = await self._resolve(name)
+            self._faults.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known holds
+            self._servers.setdefault(name, ())
+            fault = f"{type(error).__name__}: {error}"
+            if self._faults.get(name) != fault:
+                discovery_log.warning("The nodes at %s could not be looked up: %s", name, fault)
+            self._faults[name] = fault
+
+
+def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[NodeRow, ...]:
+    """The rows, with one for each server in place of one with a name; none whose name or address is taken."""
+    found: list[NodeRow] = []
+    names = {row.name for row in rows}
+    addresses = {row.url for row in rows}
+    for row in rows:
+        if not row.url.startswith(SRV):
+            found.append(row)
+            continue
+        for host, port in servers.get(row.url, ()):
+            url = f"http://{host}:{port}"
+            name = _node_name(row.name, host, "")
+            name = _node_name(row.name, host, f"-{port}") if name in names else name
+            if url not in addresses and name not in names and len(found) < MAX_NODES:
+                names.add(name)
+                addresses.add(url)
+                found.append(replace(row, name=name, url=url))
+    return tuple(found)
+
+
+def _node_name(row: str, host: str, end: str) -> str:
+    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    label = host if _is_ip(host) else host.partition(".")[0]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
@@ -13076,7 +13217,8 @@ class PackValves(BaseModel):
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 
@@ -13974,6 +14116,7 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
+        self._discovery = NodeDiscovery()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -14114,7 +14257,8 @@ class Pipe:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
         await self._look_at_connections()
-        rows = valves.rows or self._connections
+        written = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        rows = written if valves.rows else self._connections
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)

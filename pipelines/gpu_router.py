@@ -8,107 +8,108 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12108, which the server calls.
+# Begin here: `class Pipeline`, line 12249, which the server calls.
 # The modules that it uses come first:
-#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    191  aliases.errors                 What goes wrong with aliases.
-#    232  engines.errors                 What goes wrong with a node.
-#    374  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    500  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    575  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    636  cache.errors                   What goes wrong with the cache.
-#    668  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    792  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    864  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    953  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1001  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1049  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1362  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1454  routing.errors                 What goes wrong with routing.
-#   1599  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1727  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1739  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2062  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2471  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2595  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2693  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2814  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2929  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3037  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3148  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3295  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3328  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3384  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3472  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3791  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4011  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4128  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4236  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4285  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4350  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4451  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4653  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4828  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5178  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5254  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5297  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5402  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5635  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5693  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5790  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5993  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6164  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6493  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6746  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6831  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6978  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7172  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7255  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7336  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7402  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7451  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7880  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8017  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8183  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8405  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8508  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8602  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8763  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8796  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8978  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9013  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9642  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9718  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9864  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10005  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10063  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10442  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10709  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10808  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11269  engines.event_text             A server-sent event as text.
-#  11287  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11303  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11430  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11559  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11728  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11739  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11840  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11846  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11858  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  11976  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12011  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  12078  services.pack_valves           What all valves of the pack have in common.
-#  12092  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12164  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12462  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12508  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12542  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12588  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12652  services.router_valves         The valves of the router, wherever it runs.
-#  12745  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13104  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13218  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13511  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    193  aliases.errors                 What goes wrong with aliases.
+#    234  engines.errors                 What goes wrong with a node.
+#    376  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    502  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    577  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    638  cache.errors                   What goes wrong with the cache.
+#    670  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    794  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    866  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    955  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1003  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1051  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1364  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1456  routing.errors                 What goes wrong with routing.
+#   1601  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1729  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1741  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2064  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2473  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2597  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2695  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2816  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2931  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3039  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3150  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3297  engines.lines                  Cutting a stream of bytes into lines of bounded length.
+#   3330  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3386  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+#   3474  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3793  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4013  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4130  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4238  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4287  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4352  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4453  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4655  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4830  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5180  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5256  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5299  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5404  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5637  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5695  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5792  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   5995  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6166  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6495  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6757  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6842  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6989  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7183  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7266  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7347  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7413  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7462  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7891  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8028  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8194  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8416  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8519  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8613  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8774  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8807  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8989  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9024  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9653  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9729  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9875  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10016  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10074  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10453  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10720  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10819  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11280  engines.event_text             A server-sent event as text.
+#  11298  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11314  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11441  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11570  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11739  services.completions           What `gpu_router` gives a client that wants no stream.
+#  11750  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11880  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11981  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11987  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
+#  11999  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12117  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12152  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
+#  12219  services.pack_valves           What all valves of the pack have in common.
+#  12233  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12305  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12603  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12649  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12683  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12729  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12793  services.router_valves         The valves of the router, wherever it runs.
+#  12887  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13246  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13360  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13653  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -152,6 +153,7 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from ipaddress import ip_address
 from itertools import chain, islice
 from math import exp, inf
 from operator import attrgetter
@@ -6501,17 +6503,20 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+#     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -6625,7 +6630,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -6668,6 +6673,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:
@@ -11736,6 +11747,136 @@ def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return made | ({"ollama_pack": routed} if routed else {})
 
 
+# --- ollama_pack.services.discovery ---
+# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+
+discovery_log = logging.getLogger(__name__)
+
+FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
+Servers = tuple[tuple[str, int], ...]  # host and port, in order
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_LONGEST_NAME = 64
+
+
+async def resolve_srv(address: str) -> Servers:
+    """The servers of a name, asked of this machine's DNS servers or of the one in the address.
+
+    Args:
+        address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
+
+    Raises:
+        Exception: aiodns is not installed, or the name has none now.
+    """
+    from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
+
+    server, _, name = address.removeprefix(SRV).rpartition("/")
+    options: dict[str, Any] = {"timeout": 1.0, "tries": 2}
+    if server:
+        host, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "53")
+        options |= {"nameservers": [host], "udp_port": int(port), "tcp_port": int(port)}
+    resolver = DNSResolver(**options)
+    try:
+        found = await resolver.query(name, "SRV")
+    finally:
+        await resolver.close()
+    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+class NodeDiscovery:
+    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            resolve: as `resolve_srv`.
+            clock: monotonic seconds.
+        """
+        self._resolve = resolve
+        self._clock = clock
+        self._servers: dict[str, Servers] = {}
+        self._faults: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
+
+    async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
+        """The rows, with one for each server in place of one with a name.
+
+        Args:
+            rows: as the admin wrote them.
+            seconds: between two questions to DNS.
+        """
+        names = [row.url for row in rows if row.url.startswith(SRV)]
+        if not names:
+            return rows
+        is_news = not self._servers.keys() >= set(names)
+        age = self._clock() - self._asked_at
+        if self._task is None and (is_news or age >= seconds):
+            self._task = asyncio.get_running_loop().create_task(self._ask(names))
+        if self._task is not None and (is_news or age >= 2 * seconds):
+            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        if self._made[:2] != (rows, self._servers):
+            self._made = rows, dict(self._servers), expanded(rows, self._servers)
+        return self._made[2]
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        try:
+            await asyncio.gather(*map(self._ask_one, names))
+        finally:
+            self._asked_at = self._clock()
+            self._task = None
+
+    async def _ask_one(self, name: str) -> None:
+        try:
+            self._servers[name] = await self._resolve(name)
+            self._faults.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known holds
+            self._servers.setdefault(name, ())
+            fault = f"{type(error).__name__}: {error}"
+            if self._faults.get(name) != fault:
+                discovery_log.warning("The nodes at %s could not be looked up: %s", name, fault)
+            self._faults[name] = fault
+
+
+def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[NodeRow, ...]:
+    """The rows, with one for each server in place of one with a name; none whose name or address is taken."""
+    found: list[NodeRow] = []
+    names = {row.name for row in rows}
+    addresses = {row.url for row in rows}
+    for row in rows:
+        if not row.url.startswith(SRV):
+            found.append(row)
+            continue
+        for host, port in servers.get(row.url, ()):
+            url = f"http://{host}:{port}"
+            name = _node_name(row.name, host, "")
+            name = _node_name(row.name, host, f"-{port}") if name in names else name
+            if url not in addresses and name not in names and len(found) < MAX_NODES:
+                names.add(name)
+                addresses.add(url)
+                found.append(replace(row, name=name, url=url))
+    return tuple(found)
+
+
+def _node_name(row: str, host: str, end: str) -> str:
+    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    label = host if _is_ip(host) else host.partition(".")[0]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 # --- ollama_pack.engines.front_route ---
 # A route in front of a server's own, which sees each answer of a chat before its client does.
 #
@@ -12655,7 +12796,8 @@ class RouterHost:
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 
@@ -13602,6 +13744,7 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._given_url = _given_redis_url()
+        self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
@@ -13728,7 +13871,8 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+        rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
 
 
 def _given_redis_url() -> str:
