@@ -9,115 +9,110 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14083, which the server calls.
+# Begin here: `class Pipe`, line 14064, which the server calls.
 # The modules that it uses come first:
-#    188  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    202  aliases.errors                 What goes wrong with aliases.
-#    243  engines.errors                 What goes wrong with a node.
-#    385  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    511  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    586  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    647  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    945  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1073  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1119  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1153  cache.errors                   What goes wrong with the cache.
-#   1185  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1544  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1668  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1740  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1746  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1811  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1859  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1907  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2220  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2312  routing.errors                 What goes wrong with routing.
-#   2457  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2469  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2792  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3201  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3325  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3426  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3515  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3613  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3734  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3849  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3957  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4068  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4215  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4248  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4304  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4392  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4711  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4931  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5048  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5156  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5205  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5407  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5582  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5932  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6008  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6051  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6156  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6389  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6447  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6544  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6747  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6918  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7247  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7509  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7594  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7764  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7958  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8041  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8122  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8188  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8237  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8666  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8803  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8969  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9191  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9294  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9388  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9549  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9582  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9764  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9799  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10428  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10504  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10650  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10791  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10849  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11228  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11495  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11594  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12055  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12124  engines.event_text             A server-sent event as text.
-#  12142  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12158  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12285  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12296  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12302  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12416  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12451  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12545  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12717  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12807  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12937  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12983  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13047  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13153  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13200  services.pack_valves           What all valves of the pack have in common.
-#  13214  services.router_valves         The valves of the router, wherever it runs.
-#  13308  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13422  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13715  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13747  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13764  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13859  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14015  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  14030  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  14044  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    197  aliases.errors                 What goes wrong with aliases.
+#    238  engines.errors                 What goes wrong with a node.
+#    380  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    506  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    581  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    642  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    940  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1068  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1114  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1148  cache.errors                   What goes wrong with the cache.
+#   1180  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1539  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1663  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1735  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1741  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1806  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1854  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1902  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2215  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2307  routing.errors                 What goes wrong with routing.
+#   2452  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2464  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2787  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3196  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3320  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3421  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3510  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3608  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3729  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3844  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3952  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4063  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4210  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4266  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4400  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4719  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4939  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5056  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5164  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5213  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5415  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5590  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5940  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6016  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6059  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6164  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6397  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6455  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6552  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6755  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6926  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7255  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7517  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7602  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7772  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7966  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8049  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8130  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8196  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8245  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8674  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8811  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8977  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9199  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9302  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9396  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9557  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9590  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9772  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9807  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10436  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10512  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10658  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10799  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10857  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11236  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11503  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11602  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12063  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12132  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12148  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12282  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12288  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12402  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12437  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12531  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12703  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12793  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12923  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12969  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13033  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13139  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13186  services.pack_valves           What all valves of the pack have in common.
+#  13200  services.router_valves         The valves of the router, wherever it runs.
+#  13294  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13408  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13701  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13733  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13750  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13845  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14001  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -4212,39 +4207,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.silence ---
 # A limit on the silence between two pieces of a stream, with one timer for all of them.
 
@@ -4302,9 +4264,40 @@ class SilenceWatch:
 
 
 # --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -4387,6 +4380,21 @@ class SseBuffer:
         event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
         self._data, self._size, self._is_error = [], 0, False
         return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
 
 
 # --- ollama_pack.engines.transport ---
@@ -12121,24 +12129,6 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -12280,10 +12270,6 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
-
-
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
 
 
 def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -14013,7 +13999,9 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
 
 
 # --- ollama_pack.webui.server ---
-# What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def server_secret(purpose: str) -> str:
@@ -14027,10 +14015,6 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-# --- ollama_pack.webui.streams ---
-# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-
-
 def event_stream(events: AsyncIterator[str]) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
@@ -14040,9 +14024,6 @@ def event_stream(events: AsyncIterator[str]) -> Any:
 
     return StreamingResponse(events, media_type="text/event-stream")
 
-
-# --- ollama_pack.webui.succession ---
-# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
 

@@ -8,108 +8,104 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12249, which the server calls.
+# Begin here: `class Pipeline`, line 12233, which the server calls.
 # The modules that it uses come first:
-#    185  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    193  aliases.errors                 What goes wrong with aliases.
-#    234  engines.errors                 What goes wrong with a node.
-#    376  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    502  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    577  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    638  cache.errors                   What goes wrong with the cache.
-#    670  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    794  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    866  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    955  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1003  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1051  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1364  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1456  routing.errors                 What goes wrong with routing.
-#   1601  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1729  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1741  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2064  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2473  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2597  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2695  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2816  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2931  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3039  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3150  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3297  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3330  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3386  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3474  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3793  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4013  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4130  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4238  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4287  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4352  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4453  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4655  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4830  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5180  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5256  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5299  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5404  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5637  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5695  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5792  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5995  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6166  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6495  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6757  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6842  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6989  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7183  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7266  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7347  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7413  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7462  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7891  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8028  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8194  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8416  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8519  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8613  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8774  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8807  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8989  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9024  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9653  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9729  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9875  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10016  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10074  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10453  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10720  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10819  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11280  engines.event_text             A server-sent event as text.
-#  11298  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11314  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11441  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11570  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11739  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11750  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11880  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11981  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11987  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11999  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12117  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12152  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  12219  services.pack_valves           What all valves of the pack have in common.
-#  12233  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12305  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12603  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12649  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12683  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12729  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12793  services.router_valves         The valves of the router, wherever it runs.
-#  12887  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13246  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13360  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13653  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    189  aliases.errors                 What goes wrong with aliases.
+#    230  engines.errors                 What goes wrong with a node.
+#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    634  cache.errors                   What goes wrong with the cache.
+#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1360  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1452  routing.errors                 What goes wrong with routing.
+#   1597  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1725  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1737  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2469  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2593  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2691  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2812  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2927  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3035  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3146  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3293  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3349  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3483  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3802  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4022  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4139  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4247  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4296  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4361  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4462  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4664  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4839  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5189  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5265  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5308  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5413  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5646  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5704  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5801  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6004  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6175  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6504  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6766  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6851  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   6998  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7192  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7275  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7356  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7422  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7471  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7900  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8037  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8203  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8425  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8528  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8622  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8783  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8816  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   8998  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9033  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9662  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9738  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9884  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10025  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10083  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10462  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10729  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10828  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11289  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11305  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11439  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11568  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11737  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11867  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11968  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11974  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12009  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12085  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12203  services.pack_valves           What all valves of the pack have in common.
+#  12217  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12289  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12587  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12633  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12667  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12713  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12777  services.router_valves         The valves of the router, wherever it runs.
+#  12871  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13230  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13344  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13637  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -3294,39 +3290,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.silence ---
 # A limit on the silence between two pieces of a stream, with one timer for all of them.
 
@@ -3384,9 +3347,40 @@ class SilenceWatch:
 
 
 # --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -3469,6 +3463,21 @@ class SseBuffer:
         event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
         self._data, self._size, self._is_error = [], 0, False
         return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
 
 
 # --- ollama_pack.engines.transport ---
@@ -11277,24 +11286,6 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
         pause = attempt.elapsed
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -11436,6 +11427,13 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
 
 
 # --- ollama_pack.services.line_stream ---
@@ -11736,17 +11734,6 @@ class _LoopThread:
             self.ended.set_result(None)
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
-
-
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
-
-
 # --- ollama_pack.services.discovery ---
 # Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
 
@@ -11984,8 +11971,107 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
+# --- ollama_pack.services.webui_tasks ---
+# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#
+# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
+# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
+
+# Values of `metadata.task`; what is not among them is waited for.
+_NOBODY_WAITS = frozenset(
+    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
+)
+# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
+_PROMPT_BEGINNINGS = (
+    "### Task:\nGenerate a concise",
+    "### Task:\nGenerate 1-3 broad tags",
+    "### Task:\nSuggest 3-5 relevant follow-up",
+    "### Task:\nPredict 3-5 useful messages",
+    "Your task is to reflect the speaker's likely facial expression",
+)
+
+
+def is_background_task(task: object) -> bool:
+    """Whether nobody waits for a call with this `metadata.task`."""
+    return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+def is_background_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
+
+
+# --- ollama_pack.services.pipeline_requests ---
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#
+# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
+# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
+# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+# What the response cache has to know travels in a field of ours.
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD = "ollama_pack"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, and what for.
+
+    Attributes:
+        user: whom fairness counts it for; empty: unknown.
+        chat: the conversation; empty: unknown.
+        background: nobody looks at the answer as it is written.
+        from_webui: Open WebUI sent it, and put its own tools into it.
+        note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
+    """
+
+    user: str = ""
+    chat: str = ""
+    background: bool = False
+    from_webui: bool = False
+    note: Mapping[str, Any] | None = None
+    is_admin: bool = False
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
+        from_webui,
+        note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
+    )
+
+
+def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what is nobody's business further on."""
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    return {name: value for name, value in body.items() if name not in ours}
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if is_background_task(metadata.get("task")):
+        hints[URGENCY_FIELD] = BACKGROUND
+    return {**body, **hints}
+
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 
@@ -12112,108 +12198,6 @@ def early_refusal(beginning: bytes) -> Refusal | None:
     if not isinstance(error, dict) or not error.keys() >= _REFUSAL_KEYS or error["status"] not in _STATUSES:
         return None
     return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
-
-
-# --- ollama_pack.services.webui_tasks ---
-# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#
-# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
-# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
-
-# Values of `metadata.task`; what is not among them is waited for.
-_NOBODY_WAITS = frozenset(
-    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
-)
-# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
-_PROMPT_BEGINNINGS = (
-    "### Task:\nGenerate a concise",
-    "### Task:\nGenerate 1-3 broad tags",
-    "### Task:\nSuggest 3-5 relevant follow-up",
-    "### Task:\nPredict 3-5 useful messages",
-    "Your task is to reflect the speaker's likely facial expression",
-)
-
-
-def is_background_task(task: object) -> bool:
-    """Whether nobody waits for a call with this `metadata.task`."""
-    return isinstance(task, str) and task in _NOBODY_WAITS
-
-
-def is_background_prompt(body: Mapping[str, Any]) -> bool:
-    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
-
-
-# --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
-#
-# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
-# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
-# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
-
-CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Who asks, and what for.
-
-    Attributes:
-        user: whom fairness counts it for; empty: unknown.
-        chat: the conversation; empty: unknown.
-        background: nobody looks at the answer as it is written.
-        from_webui: Open WebUI sent it, and put its own tools into it.
-        note: as `noted` has made it; None where no filter has seen the request.
-        is_admin: Open WebUI says so of the user.
-    """
-
-    user: str = ""
-    chat: str = ""
-    background: bool = False
-    from_webui: bool = False
-    note: Mapping[str, Any] | None = None
-    is_admin: bool = False
-
-
-def asking(body: Mapping[str, Any]) -> Asking:
-    """Read a request. What is not of the expected form counts as absent."""
-    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
-    from_webui = isinstance(user, Mapping)
-    name = user.get("id") if isinstance(user, Mapping) else user
-    return Asking(
-        name if isinstance(name, str) else "",
-        chat if isinstance(chat, str) else "",
-        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
-        from_webui,
-        note if isinstance(note, Mapping) else None,
-        isinstance(user, Mapping) and user.get("role") == "admin",
-    )
-
-
-def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
-    return {name: value for name, value in body.items() if name not in ours}
-
-
-def with_hints(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
-    metadata = body.get("metadata")
-    if not isinstance(metadata, Mapping):
-        return body
-    hints: dict[str, Any] = {}
-    if isinstance(chat := metadata.get("chat_id"), str) and chat:
-        hints[CHAT_FIELD] = chat
-    if is_background_task(metadata.get("task")):
-        hints[URGENCY_FIELD] = BACKGROUND
-    return {**body, **hints}
 
 
 # --- ollama_pack.services.pack_valves ---

@@ -21,7 +21,7 @@ version: 0.1.0
 #    539  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
 #    562  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
 #    568  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    585  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
+#    585  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #    636  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
@@ -583,7 +583,7 @@ def is_background_task(task: object) -> bool:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client

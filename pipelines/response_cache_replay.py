@@ -9,43 +9,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4392, which the server calls.
+# Begin here: `class Pipeline`, line 4317, which the server calls.
 # The modules that it uses come first:
-#     97  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    105  cache.errors                What goes wrong with the cache.
-#    153  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    269  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    427  cache.key                   What makes two requests the same: the key of a cached answer.
-#    663  cache.entry                 An answer as it is kept.
-#    732  cache.collect               From the chunks of a generation to what may be kept of it.
-#    887  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    937  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#   1010  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1203  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1356  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1460  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1541  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1862  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   1960  cache.joining               Many who ask the same at the same time ask once.
-#   2026  engines.errors              What goes wrong with a node.
-#   2044  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2094  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2119  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2136  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2216  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2502  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2577  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2680  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   3031  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3126  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3472  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3667  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3994  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4197  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4320  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#   4350  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
-#   4362  services.pack_valves        What all valves of the pack have in common.
-#   4376  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     95  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    103  cache.errors                What goes wrong with the cache.
+#    151  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    267  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    425  cache.key                   What makes two requests the same: the key of a cached answer.
+#    661  cache.entry                 An answer as it is kept.
+#    730  cache.collect               From the chunks of a generation to what may be kept of it.
+#    885  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    935  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1128  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1284  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1388  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1469  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1790  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   1888  cache.joining               Many who ask the same at the same time ask once.
+#   1954  engines.errors              What goes wrong with a node.
+#   1972  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2022  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2047  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2064  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2144  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2430  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2505  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2608  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   2959  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
+#   3054  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3400  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3595  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3922  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4125  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4248  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4287  services.pack_valves        What all valves of the pack have in common.
+#   4301  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -934,79 +932,6 @@ class CacheCounters:
             self._taken[name] -= value
 
 
-# --- ollama_pack.cache.limits ---
-# Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#
-# `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
-# cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
-
-T = TypeVar("T")
-
-
-class _Wait:
-    """A task that waits, until when it may by the loop's clock, and whether it was cancelled for that."""
-
-    __slots__ = ("end", "late", "task")
-
-    def __init__(self, task: asyncio.Task[Any], end: float) -> None:
-        self.task = task
-        self.end = end
-        self.late = False
-
-
-class TimeLimits:
-    """Limits of any length. Used from one event loop."""
-
-    def __init__(self) -> None:
-        self._waits: set[_Wait] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def within(self, seconds: float, step: Awaitable[T]) -> T:
-        """What a step gives, if it does so in time; otherwise the step is cancelled.
-
-        Raises:
-            TimeoutError: the time ran out. Whoever cancels the task meanwhile is heard all the same.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit is for a task")
-        wait = _Wait(task, loop.time() + seconds)
-        self._waits.add(wait)
-        if self._timer is None or wait.end < self._timer.when():
-            self._wake_at(wait.end, loop)
-        before = task.cancelling()
-        try:
-            return await step
-        except asyncio.CancelledError as error:
-            if not wait.late:
-                raise
-            wait.late = False
-            if task.uncancel() > before:  # somebody else cancelled it too
-                raise
-            raise TimeoutError from error
-        finally:
-            self._waits.discard(wait)
-            if wait.late:  # the step ended in another way
-                task.uncancel()
-
-    def _wake_at(self, end: float, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(end, self._expire, loop)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now, ends = loop.time(), []
-        for wait in self._waits:
-            if wait.end > now:
-                ends.append(wait.end)
-            elif not wait.late:
-                wait.late = True
-                wait.task.cancel()
-        if ends:
-            self._wake_at(min(ends), loop)
-
-
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1205,6 +1130,8 @@ class CacheStore(Protocol):
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
 # `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
@@ -1257,7 +1184,6 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -1289,7 +1215,8 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            answer = await self._limits.within(seconds, step(self._store))
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -1341,7 +1268,8 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            await self._limits.within(self._rule.probe_limit, self._store.ping())
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
@@ -4318,7 +4246,7 @@ class CacheKeeper:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -4346,9 +4274,6 @@ class Asking:
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
 
-
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 

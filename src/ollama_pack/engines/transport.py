@@ -21,9 +21,8 @@ from ollama_pack.engines.errors import (
     RequestRefusedError,
 )
 from ollama_pack.engines.failures import node_name, said_in, shortened, status_error
-from ollama_pack.engines.lines import LineBuffer, LineTooLongError
 from ollama_pack.engines.silence import SilenceWatch
-from ollama_pack.engines.sse import ServerEvent, SseBuffer
+from ollama_pack.engines.sse import LineBuffer, LineTooLongError, ServerEvent, SseBuffer
 
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter

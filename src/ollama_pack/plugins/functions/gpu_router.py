@@ -30,8 +30,7 @@ from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSetting
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.services.answers import answer_events, refusal_of
-from ollama_pack.services.completions import whole_answer
+from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
@@ -52,9 +51,7 @@ from ollama_pack.webui.connections import (
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
-from ollama_pack.webui.server import server_secret
-from ollama_pack.webui.streams import event_stream
-from ollama_pack.webui.succession import take_over
+from ollama_pack.webui.server import event_stream, server_secret, take_over
 
 log = logging.getLogger(__name__)
 

@@ -25,14 +25,12 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.services.answers import answer_events, refusal_of
+from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.bridge import Bridge, ThreadPool
-from ollama_pack.services.completions import whole_answer
 from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.line_stream import LineStream
 from ollama_pack.services.pipeline_answers import gives_status, put_route, take_route
-from ollama_pack.services.pipeline_requests import asking, with_hints, without_asking
-from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_requests import asking, sibling, with_hints, without_asking
 from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
