@@ -9,110 +9,111 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14064, which the server calls.
+# Begin here: `class Pipe`, line 14139, which the server calls.
 # The modules that it uses come first:
-#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    197  aliases.errors                 What goes wrong with aliases.
-#    238  engines.errors                 What goes wrong with a node.
-#    380  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    506  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    581  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    642  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    940  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1068  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1114  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1148  cache.errors                   What goes wrong with the cache.
-#   1180  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1539  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1663  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1735  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1741  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1806  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1854  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1902  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2215  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2307  routing.errors                 What goes wrong with routing.
-#   2452  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2464  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2787  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3196  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3320  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3421  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3510  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3608  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3729  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3844  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3952  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4063  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4210  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4266  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4400  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4719  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4939  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5056  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5164  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5213  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5415  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5590  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5940  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6016  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6059  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6164  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6397  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6455  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6552  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6755  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6926  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7255  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7517  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7602  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7772  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7966  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8049  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8130  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8196  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8245  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8674  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8811  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8977  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9199  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9302  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9396  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9557  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9590  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9772  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9807  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10436  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10512  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10658  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10799  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10857  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11236  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11503  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11602  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12063  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12132  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12148  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12282  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12288  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12402  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12437  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12531  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12703  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12793  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12923  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12969  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13033  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13139  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13186  services.pack_valves           What all valves of the pack have in common.
-#  13200  services.router_valves         The valves of the router, wherever it runs.
-#  13294  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13408  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13701  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13733  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13750  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13845  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14001  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    184  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    198  aliases.errors                 What goes wrong with aliases.
+#    239  engines.errors                 What goes wrong with a node.
+#    381  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    507  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    582  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    643  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    941  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1069  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1115  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1149  cache.errors                   What goes wrong with the cache.
+#   1181  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1540  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1664  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1736  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1742  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1807  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1855  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1903  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2216  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2308  routing.errors                 What goes wrong with routing.
+#   2453  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2465  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2788  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3197  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3321  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3424  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3513  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3611  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3732  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3847  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3955  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4066  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4213  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4269  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4403  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4722  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4942  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5059  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5167  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5225  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5427  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5602  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5952  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6028  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6071  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6176  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6409  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6467  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6564  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6767  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6938  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7267  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7529  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7614  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7784  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7978  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8061  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8142  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8208  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8257  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8686  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8823  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8989  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9211  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9314  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9408  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9569  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9602  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9784  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9819  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10448  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10524  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10670  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10811  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10869  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11248  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11515  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11619  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12085  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12154  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12170  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12304  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12310  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12424  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12459  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12553  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12725  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12815  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12945  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12966  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13044  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13108  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13214  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13261  services.pack_valves           What all valves of the pack have in common.
+#  13275  services.router_valves         The valves of the router, wherever it runs.
+#  13369  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13483  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13776  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13808  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13825  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13920  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14076  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -160,7 +161,7 @@ from operator import attrgetter
 from random import Random
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
@@ -3389,6 +3390,7 @@ class Journey:
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -3403,6 +3405,7 @@ class Journey:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    place: int | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
@@ -5173,6 +5176,8 @@ SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
 SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
 SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
 LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+LEAST_KNOWN_LIMIT = 120.0  # seconds for a load whose usual time was measured
+KNOWN_FACTOR = 20.0  # so many times the measured seconds: the file was in the page cache then, perhaps
 SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
@@ -5188,13 +5193,20 @@ def honest_silence(assignment: Assignment) -> float:
 
 
 def longest_load(binding: Assignment, most: float) -> float:
-    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`.
+
+    `/api/ps` shows a load and the first answer after it alike, where Ollama runs a model with its own engine:
+    the model is listed, and `expires_at` moves. So a hang in that answer is left when this time is over.
+    That is why a load that was measured gets less.
+    """
     quote = binding.chosen.quote
     size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
-    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
-    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+    if quote.rates.load_measured:
+        slow = SUSPICION_FACTOR * size / SLOWEST_LOAD
+        return min(most, max(LEAST_KNOWN_LIMIT, slow, KNOWN_FACTOR * quote.rates.load))
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE))
 
 
 def _evaluation(quote: Quote, tokens: int) -> float:
@@ -11550,8 +11562,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -11561,7 +11578,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
@@ -11704,11 +11721,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -11886,14 +11908,14 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        place, told = self.settings.max_queue, ""
+        told = ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
             ahead = self.scheduler.ahead(journey.request.id) or 0
-            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
-            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            journey.place = ahead if journey.place is None else min(journey.place, ahead)
+            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
             if line != told and not journey.request.background:
                 told = line
                 await journey.say(line, done=False)
@@ -12920,8 +12942,61 @@ def _is_ip(host: str) -> bool:
     return True
 
 
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without models
+    from before Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(
@@ -14107,7 +14182,12 @@ class Pipe:
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
-        return [{"id": model["id"], "name": model["name"]} for model in await self.routed_models()]
+        try:
+            models = await self.routed_models()
+        except Exception:
+            log.exception("The models could not be listed: those from before are offered")
+            models = offered_meanwhile(None, [])
+        return [{"id": model["id"], "name": model["name"]} for model in models]
 
     async def pipe(
         self,
@@ -14198,7 +14278,8 @@ class Pipe:
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
-        catalogue = (await self._ready()).catalogue()
+        router = await self._ready()
+        catalogue = router.catalogue()
         table = self.valves.table
         aliases = routed_aliases(table, catalogue)
         named = [
@@ -14211,7 +14292,7 @@ class Pipe:
             for name, model in catalogue.models.items()
             if name not in aliases
         ]
-        return named + models
+        return offered_meanwhile(router, named + models)
 
     async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
@@ -14220,7 +14301,8 @@ class Pipe:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
             ModelClosedError: the user may not use the model.
         """
-        table, catalogue = self.valves.table, router.catalogue()
+        table = self.valves.table
+        catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         denied: set[str] = set()
         while True:

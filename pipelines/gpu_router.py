@@ -8,104 +8,105 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12233, which the server calls.
+# Begin here: `class Pipeline`, line 12256, which the server calls.
 # The modules that it uses come first:
-#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    189  aliases.errors                 What goes wrong with aliases.
-#    230  engines.errors                 What goes wrong with a node.
-#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    634  cache.errors                   What goes wrong with the cache.
-#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1360  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1452  routing.errors                 What goes wrong with routing.
-#   1597  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1725  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1737  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2469  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2593  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2691  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2812  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2927  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3035  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3146  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3293  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3349  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   3483  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3802  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4022  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4139  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4247  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4296  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4361  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4462  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4664  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4839  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5189  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5265  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5308  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5413  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5646  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5704  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5801  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6004  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6175  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6504  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6766  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6851  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6998  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7192  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7275  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7356  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7422  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7471  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7900  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8037  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8203  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8425  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8528  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8622  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8783  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8816  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8998  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9033  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9662  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9738  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9884  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10025  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10083  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10462  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10729  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10828  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11289  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11305  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11439  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11568  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11737  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11867  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11968  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11974  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12009  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12085  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12203  services.pack_valves           What all valves of the pack have in common.
-#  12217  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12289  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12587  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12633  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12667  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12713  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12777  services.router_valves         The valves of the router, wherever it runs.
-#  12871  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13230  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13344  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13637  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    183  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    191  aliases.errors                 What goes wrong with aliases.
+#    232  engines.errors                 What goes wrong with a node.
+#    374  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    500  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    575  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    636  cache.errors                   What goes wrong with the cache.
+#    668  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    792  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    864  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    953  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1001  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1049  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1362  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1454  routing.errors                 What goes wrong with routing.
+#   1599  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1727  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1739  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2062  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2471  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2595  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2693  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2814  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2929  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3037  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3148  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3295  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3351  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3485  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3804  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4024  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4141  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4249  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4307  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4372  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4475  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4677  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4852  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5202  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5278  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5321  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5426  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5659  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5717  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5814  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6017  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6188  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6517  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6779  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6864  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7011  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7205  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7288  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7369  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7435  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7484  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7913  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8050  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8216  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8438  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8541  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8635  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8796  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8829  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9011  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9046  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9675  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9751  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9897  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10038  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10096  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10475  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10742  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10846  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11312  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11328  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11462  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11591  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11760  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11890  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11991  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11997  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12032  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12108  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12226  services.pack_valves           What all valves of the pack have in common.
+#  12240  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12312  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12610  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12656  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12690  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12711  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12789  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12853  services.router_valves         The valves of the router, wherever it runs.
+#  12947  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13306  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13420  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13713  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -159,6 +160,7 @@ from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
 from string import punctuation
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
@@ -4256,6 +4258,8 @@ SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
 SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
 SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
 LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+LEAST_KNOWN_LIMIT = 120.0  # seconds for a load whose usual time was measured
+KNOWN_FACTOR = 20.0  # so many times the measured seconds: the file was in the page cache then, perhaps
 SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
@@ -4271,13 +4275,20 @@ def honest_silence(assignment: Assignment) -> float:
 
 
 def longest_load(binding: Assignment, most: float) -> float:
-    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`.
+
+    `/api/ps` shows a load and the first answer after it alike, where Ollama runs a model with its own engine:
+    the model is listed, and `expires_at` moves. So a hang in that answer is left when this time is over.
+    That is why a load that was measured gets less.
+    """
     quote = binding.chosen.quote
     size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
-    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
-    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+    if quote.rates.load_measured:
+        slow = SUSPICION_FACTOR * size / SLOWEST_LOAD
+        return min(most, max(LEAST_KNOWN_LIMIT, slow, KNOWN_FACTOR * quote.rates.load))
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE))
 
 
 def _evaluation(quote: Quote, tokens: int) -> float:
@@ -4430,6 +4441,7 @@ class Journey:
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -4444,6 +4456,7 @@ class Journey:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    place: int | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
@@ -10776,8 +10789,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -10787,7 +10805,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
@@ -10930,11 +10948,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -11112,14 +11135,14 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        place, told = self.settings.max_queue, ""
+        told = ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
             ahead = self.scheduler.ahead(journey.request.id) or 0
-            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
-            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            journey.place = ahead if journey.place is None else min(journey.place, ahead)
+            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
             if line != told and not journey.request.background:
                 told = line
                 await journey.say(line, done=False)
@@ -12664,8 +12687,61 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without models
+    from before Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(
@@ -13784,9 +13860,11 @@ class Pipeline:
         catalogue, aliases = router.catalogue(), self.valves.aliases
         if (catalogue, aliases) != self._offered[:2]:
             names = dict.fromkeys([*routed_aliases(self.valves.table, catalogue), *catalogue.models])
-            self._names = {name.replace("/", SLASH): name for name in names}
-            offered = [{"id": sub_id, "name": name} for sub_id, name in self._names.items()]
-            self._offered = catalogue, aliases, offered
+            own = [{"id": name.replace("/", SLASH), "name": name} for name in names]
+            offered = offered_meanwhile(router, own)
+            self._names = {model["id"]: model["name"] for model in offered}
+            # What is from before goes once all nodes have been looked at.
+            self._offered = catalogue if router.has_seen_all else None, aliases, offered
         return self._offered[2]
 
     def _keep_looking(self, router: Router) -> None:
@@ -13817,7 +13895,7 @@ class Pipeline:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
         who = asking(body)
         router, table = await self._router(), self.valves.table
-        catalogue = router.catalogue()
+        catalogue = await catalogue_for(router, table, name)
         try:
             models = models_for(table, request_facts(body, name), catalogue)
         except AliasUnavailableError as error:

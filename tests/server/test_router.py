@@ -16,7 +16,7 @@ from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
 from harness.dns_server import ServiceDns
 from harness.fixtures_routing import LLAMA, RoutedWebUI
 from harness.fixtures_webui import upload
-from harness.ollama_node import Answer, OllamaNode
+from harness.ollama_node import Answer, Fault, OllamaNode
 
 Json = dict[str, Any]
 
@@ -250,6 +250,24 @@ def test_new_settings_break_no_answer(routed: RoutedWebUI) -> None:
     chat.join()
     assert said(found[0]).endswith("word59 ")
     assert upload(routed.webui, str(routed.pack_yaml)).returncode == 0
+
+
+def test_an_update_loses_no_model_where_nodes_are_slow_to_answer(routed: RoutedWebUI) -> None:
+    """Would catch "Model not found" while new code of the router looks at its nodes for the first time."""
+    before = routed.admin.models(refresh=True)
+    function = routed.admin.get("/api/v1/functions/id/gpu_router")
+    kept = {name: function[name] for name in ("id", "name", "content", "meta")}
+    for node in routed.nodes:
+        node.command(Fault("slow", path="/api/tags", seconds=4.0))
+    try:
+        other = kept | {"content": kept["content"] + "\n# newer\n"}
+        routed.admin.post("/api/v1/functions/id/gpu_router/update", other)
+        assert set(routed.admin.models(refresh=True)) == set(before)
+        assert ask(routed.student, "gpt-4")["choices"][0]["message"]["content"] == "You said: hello"
+    finally:
+        for node in routed.nodes:
+            node.clear_faults()
+        routed.admin.post("/api/v1/functions/id/gpu_router/update", kept)
 
 
 def test_models_come_and_go_with_the_nodes(routed: RoutedWebUI) -> None:

@@ -33,7 +33,14 @@ from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
-from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
+from ollama_pack.services.routed import (
+    catalogue_for,
+    models_for,
+    offered_meanwhile,
+    routed_aliases,
+    weights_behind,
+    why_absent,
+)
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.services.router_valves import RouterValves
@@ -107,7 +114,12 @@ class Pipe:
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
-        return [{"id": model["id"], "name": model["name"]} for model in await self.routed_models()]
+        try:
+            models = await self.routed_models()
+        except Exception:
+            log.exception("The models could not be listed: those from before are offered")
+            models = offered_meanwhile(None, [])
+        return [{"id": model["id"], "name": model["name"]} for model in models]
 
     async def pipe(
         self,
@@ -198,7 +210,8 @@ class Pipe:
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
-        catalogue = (await self._ready()).catalogue()
+        router = await self._ready()
+        catalogue = router.catalogue()
         table = self.valves.table
         aliases = routed_aliases(table, catalogue)
         named = [
@@ -211,7 +224,7 @@ class Pipe:
             for name, model in catalogue.models.items()
             if name not in aliases
         ]
-        return named + models
+        return offered_meanwhile(router, named + models)
 
     async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
@@ -220,7 +233,8 @@ class Pipe:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
             ModelClosedError: the user may not use the model.
         """
-        table, catalogue = self.valves.table, router.catalogue()
+        table = self.valves.table
+        catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         denied: set[str] = set()
         while True:
