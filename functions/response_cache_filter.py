@@ -955,7 +955,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
-    ) -> T | StoreTrouble:
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -2560,7 +2560,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -3000,7 +3000,7 @@ class ResponseCache:
             detached=set(),
         )
         self._hub = LiveHub(self._tools)
-        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
 
