@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14140, which the server calls.
+# Begin here: `class Pipe`, line 14144, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -82,38 +82,38 @@ version: 0.1.0
 #   9603  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #   9785  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #   9820  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10449  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10525  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10671  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10812  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10870  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11249  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11516  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11620  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12086  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12155  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12171  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12305  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12311  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12425  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12460  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12554  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12726  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12816  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12946  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12967  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13045  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13109  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13215  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13262  services.pack_valves           What all valves of the pack have in common.
-#  13276  services.router_valves         The valves of the router, wherever it runs.
-#  13370  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13484  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13777  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13809  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13826  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13921  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14077  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  10453  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10529  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10675  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10816  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10874  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11253  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11520  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12090  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12159  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12175  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12309  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12315  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12429  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12464  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12558  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12730  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12820  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12950  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12971  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13049  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13113  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13219  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13266  services.pack_valves           What all valves of the pack have in common.
+#  13280  services.router_valves         The valves of the router, wherever it runs.
+#  13374  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13488  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13781  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13813  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13830  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13925  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14081  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -10041,6 +10041,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -10264,10 +10265,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each

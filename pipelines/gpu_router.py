@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12254, which the server calls.
+# Begin here: `class Pipeline`, line 12258, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -76,37 +76,37 @@ version: 0.1.0
 #   8827  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #   9009  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #   9044  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9673  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9749  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9895  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10036  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10094  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10473  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10740  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10844  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11310  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11326  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11460  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11589  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11758  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11888  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11989  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11995  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12030  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12106  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12224  services.pack_valves           What all valves of the pack have in common.
-#  12238  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12310  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12608  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12654  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12688  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12709  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12787  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12851  services.router_valves         The valves of the router, wherever it runs.
-#  12945  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13307  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13421  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13714  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9677  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9753  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9899  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10040  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10098  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10477  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10744  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10848  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11314  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11330  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11464  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11593  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11762  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11892  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11993  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11999  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12034  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12110  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12228  services.pack_valves           What all valves of the pack have in common.
+#  12242  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12314  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12612  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12658  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12692  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12791  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12855  services.router_valves         The valves of the router, wherever it runs.
+#  12949  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13311  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13425  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13718  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -9265,6 +9265,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -9488,10 +9489,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
