@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12115, which the server calls.
+# Begin here: `class Pipeline`, line 12258, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -58,54 +58,55 @@ version: 0.1.0
 #   6015  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
 #   6186  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 #   6515  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6768  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6853  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7000  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7194  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7277  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7358  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7424  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7473  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7902  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8039  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8205  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8427  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8530  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8624  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8785  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8818  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9000  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9035  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9664  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9740  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9886  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10027  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10085  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10464  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10731  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10835  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11301  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11317  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11451  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11580  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11749  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11850  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11856  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11891  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  11967  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12085  services.pack_valves           What all valves of the pack have in common.
-#  12099  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12171  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12469  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12515  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12549  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12570  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12648  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12712  services.router_valves         The valves of the router, wherever it runs.
-#  12805  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13164  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13278  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13571  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   6777  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6862  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7009  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7203  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7286  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7367  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7433  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7482  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7911  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8048  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8214  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8436  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8539  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8633  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8794  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8827  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9009  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9044  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9677  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9753  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9899  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10040  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10098  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10477  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10744  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10848  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11314  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11330  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11464  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11593  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11762  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11892  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11993  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11999  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12034  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12110  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12228  services.pack_valves           What all valves of the pack have in common.
+#  12242  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12314  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12612  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12658  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12692  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12791  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12855  services.router_valves         The valves of the router, wherever it runs.
+#  12949  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13311  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13425  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13718  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -149,6 +150,7 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from ipaddress import ip_address
 from itertools import chain, islice
 from math import exp, inf
 from operator import attrgetter
@@ -166,9 +168,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -3644,7 +3644,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[T],
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -3741,7 +3741,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -4508,17 +4508,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -4585,7 +4575,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -4599,11 +4594,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:
@@ -6523,17 +6523,20 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+#     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -6647,7 +6650,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -6690,6 +6693,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:
@@ -9256,6 +9265,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -9479,10 +9489,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
@@ -11746,6 +11759,136 @@ class _LoopThread:
             self.ended.set_result(None)
 
 
+# --- ollama_pack.services.discovery ---
+# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+
+discovery_log = logging.getLogger(__name__)
+
+FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
+Servers = tuple[tuple[str, int], ...]  # host and port, in order
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_LONGEST_NAME = 64
+
+
+async def resolve_srv(address: str) -> Servers:
+    """The servers of a name, asked of this machine's DNS servers or of the one in the address.
+
+    Args:
+        address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
+
+    Raises:
+        Exception: aiodns is not installed, or the name has none now.
+    """
+    from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
+
+    server, _, name = address.removeprefix(SRV).rpartition("/")
+    options: dict[str, Any] = {"timeout": 1.0, "tries": 2}
+    if server:
+        host, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "53")
+        options |= {"nameservers": [host], "udp_port": int(port), "tcp_port": int(port)}
+    resolver = DNSResolver(**options)
+    try:
+        found = await resolver.query(name, "SRV")
+    finally:
+        await resolver.close()
+    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+class NodeDiscovery:
+    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            resolve: as `resolve_srv`.
+            clock: monotonic seconds.
+        """
+        self._resolve = resolve
+        self._clock = clock
+        self._servers: dict[str, Servers] = {}
+        self._faults: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
+
+    async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
+        """The rows, with one for each server in place of one with a name.
+
+        Args:
+            rows: as the admin wrote them.
+            seconds: between two questions to DNS.
+        """
+        names = [row.url for row in rows if row.url.startswith(SRV)]
+        if not names:
+            return rows
+        is_news = not self._servers.keys() >= set(names)
+        age = self._clock() - self._asked_at
+        if self._task is None and (is_news or age >= seconds):
+            self._task = asyncio.get_running_loop().create_task(self._ask(names))
+        if self._task is not None and (is_news or age >= 2 * seconds):
+            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        if self._made[:2] != (rows, self._servers):
+            self._made = rows, dict(self._servers), expanded(rows, self._servers)
+        return self._made[2]
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        try:
+            await asyncio.gather(*map(self._ask_one, names))
+        finally:
+            self._asked_at = self._clock()
+            self._task = None
+
+    async def _ask_one(self, name: str) -> None:
+        try:
+            self._servers[name] = await self._resolve(name)
+            self._faults.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known holds
+            self._servers.setdefault(name, ())
+            fault = f"{type(error).__name__}: {error}"
+            if self._faults.get(name) != fault:
+                discovery_log.warning("The nodes at %s could not be looked up: %s", name, fault)
+            self._faults[name] = fault
+
+
+def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[NodeRow, ...]:
+    """The rows, with one for each server in place of one with a name; none whose name or address is taken."""
+    found: list[NodeRow] = []
+    names = {row.name for row in rows}
+    addresses = {row.url for row in rows}
+    for row in rows:
+        if not row.url.startswith(SRV):
+            found.append(row)
+            continue
+        for host, port in servers.get(row.url, ()):
+            url = f"http://{host}:{port}"
+            name = _node_name(row.name, host, "")
+            name = _node_name(row.name, host, f"-{port}") if name in names else name
+            if url not in addresses and name not in names and len(found) < MAX_NODES:
+                names.add(name)
+                addresses.add(url)
+                found.append(replace(row, name=name, url=url))
+    return tuple(found)
+
+
+def _node_name(row: str, host: str, end: str) -> str:
+    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    label = host if _is_ip(host) else host.partition(".")[0]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 # --- ollama_pack.engines.front_route ---
 # A route in front of a server's own, which sees each answer of a chat before its client does.
 #
@@ -12715,7 +12858,8 @@ class RouterHost:
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 
@@ -12826,6 +12970,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -12851,6 +12997,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -13662,6 +13809,7 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._given_url = _given_redis_url()
+        self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
@@ -13790,7 +13938,8 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+        rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
 
 
 def _given_redis_url() -> str:

@@ -1,9 +1,11 @@
 """Every committed plugin file, through the loaders that will load it."""
 
 import ast
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ import pytest
 
 import package
 from bundle.rules import KINDS, OPTIONAL_KEYS, REQUIRED_KEYS, WEBUI_VERSION_KEY
+from harness.events_target import eventually
 from loader.conftest import Loaded, Loader
 from loader.load_pipeline import SECRET, valves_errors
 
@@ -50,6 +53,21 @@ def read(path: Path) -> tuple[str, str, str]:
 for_webui = pytest.mark.parametrize("path", FOR_WEBUI, ids=named)
 for_pipelines = pytest.mark.parametrize("path", FOR_PIPELINES, ids=named)
 for_all = pytest.mark.parametrize("path", [*FOR_WEBUI, *FOR_PIPELINES], ids=named)
+
+
+@for_webui
+def test_a_function_that_is_updated_leaves_nothing_in_memory(path: Path, load: Load) -> None:
+    """Would catch megabytes that each update leaves behind, as in the caches of `typing`."""
+    loaded = load(*read(path))
+    plugin = weakref.ref(type(loaded.instance))
+    sys.modules.pop(type(loaded.instance).__module__, None)
+    del loaded
+
+    def is_gone() -> bool:
+        gc.collect()
+        return plugin() is None
+
+    eventually(is_gone)  # a thread may still look for the driver of a GPU
 
 
 def test_there_is_something_to_load() -> None:

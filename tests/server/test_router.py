@@ -2,8 +2,10 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -11,6 +13,7 @@ import requests
 
 from deploy.client import OpenWebUI
 from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
+from harness.dns_server import ServiceDns
 from harness.fixtures_routing import LLAMA, RoutedWebUI
 from harness.fixtures_webui import upload
 from harness.ollama_node import Answer, Fault, OllamaNode
@@ -297,3 +300,25 @@ def test_a_key_reaches_its_node_only(routed: RoutedWebUI) -> None:
     assert routed.nodes[1].requests[-1].headers["Authorization"] == "Bearer node-secret"
     ask(routed.admin, "gpu_router.qwen2.5:32b")
     assert "Authorization" not in routed.nodes[0].requests[-1].headers
+
+
+def test_nodes_that_dns_names(routed: RoutedWebUI) -> None:
+    """Would catch a scaled service whose new server gets no chat, or whose removed one costs a chat."""
+    path = "/api/v1/functions/id/gpu_router/valves"
+    valves = routed.admin.get(path)
+    ports = [urlsplit(node.url).port or 0 for node in routed.nodes]
+    with ServiceDns() as dns:
+        dns.servers = [("localhost", ports[0])]
+        rows = f"pool {dns.address} slots=2"
+        routed.admin.post(f"{path}/update", {**valves, "nodes": rows, "probe_seconds": 0.5})
+        try:
+            assert ask(routed.admin, "gpt-4")["ollama_pack"]["node"] == "pool-localhost"
+            dns.servers = [("localhost", ports[1])]
+            before = len(routed.nodes[1].requests)
+            deadline = time.monotonic() + 10
+            while not any(one.path == "/api/chat" for one in routed.nodes[1].requests[before:]):
+                ask(routed.admin, "gpt-4")
+                assert time.monotonic() < deadline, "the new server got no chat within 10 s"
+        finally:
+            routed.admin.post(f"{path}/update", valves)
+    assert ask(routed.admin, "gpt-4")["ollama_pack"]["node"] in {"gpu0", "gpu1"}

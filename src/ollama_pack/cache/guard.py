@@ -83,7 +83,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
-    ) -> T | StoreTrouble:
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:

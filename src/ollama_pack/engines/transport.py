@@ -185,7 +185,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[T],
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -282,7 +282,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):

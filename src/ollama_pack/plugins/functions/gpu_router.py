@@ -32,6 +32,7 @@ from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
+from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.routed import (
     catalogue_for,
     models_for,
@@ -103,6 +104,7 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
+        self._discovery = NodeDiscovery()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -250,7 +252,8 @@ class Pipe:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
         await self._look_at_connections()
-        rows = valves.rows or self._connections
+        written = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        rows = written if valves.rows else self._connections
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)

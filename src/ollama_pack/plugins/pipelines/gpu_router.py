@@ -27,6 +27,7 @@ from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.bridge import Bridge, ThreadPool
+from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.line_stream import LineStream
 from ollama_pack.services.pipeline_answers import gives_status, put_route, take_route
 from ollama_pack.services.pipeline_requests import asking, sibling, with_hints, without_asking
@@ -102,6 +103,7 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._given_url = _given_redis_url()
+        self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
@@ -230,7 +232,8 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+        rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
 
 
 def _given_redis_url() -> str:
