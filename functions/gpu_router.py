@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14006, which the server calls.
+# Begin here: `class Pipe`, line 14153, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -23,96 +23,97 @@ version: 0.1.0
 #   1113  aliases.published              Which names of a table can be published as models, and what answers for them.
 #   1147  cache.errors                   What goes wrong with the cache.
 #   1179  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1538  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1662  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1734  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1740  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1805  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1853  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1901  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2214  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2306  routing.errors                 What goes wrong with routing.
-#   2451  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2463  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2786  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3195  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3319  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3422  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3511  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3609  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3730  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3845  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3953  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4064  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4211  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4267  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4401  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4720  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4940  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5057  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5165  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5223  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5425  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5600  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5950  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6026  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6069  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6174  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6407  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6465  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6562  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6765  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6936  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7265  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7518  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7603  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7773  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7967  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8050  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8131  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8197  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8246  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8675  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8812  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8978  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9200  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9303  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9397  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9558  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9591  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9773  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9808  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10437  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10513  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10659  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10800  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10858  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11237  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11504  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11608  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12074  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12143  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12159  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12293  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12299  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12413  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12460  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12551  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12723  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12813  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12834  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12912  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12976  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13082  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13129  services.pack_valves           What all valves of the pack have in common.
-#  13143  services.router_valves         The valves of the router, wherever it runs.
-#  13236  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13350  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13643  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13675  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13692  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13787  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13943  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2217  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2309  routing.errors                 What goes wrong with routing.
+#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2466  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2789  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3198  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3322  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3425  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3514  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3612  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3733  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3848  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3956  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4067  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4214  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4270  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4404  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4943  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5060  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5168  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5226  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5428  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5603  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5953  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6029  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6072  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6177  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6410  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6468  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6565  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6768  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6939  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7268  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7530  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7615  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7785  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7979  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8062  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8143  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8209  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8258  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8687  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8824  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8990  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9212  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9315  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9409  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9570  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9603  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9785  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9820  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10453  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10529  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10675  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10816  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10874  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11253  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11520  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12090  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12159  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12175  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12309  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12315  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12429  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12476  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12567  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12739  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12829  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12959  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12980  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13058  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13122  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13228  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13275  services.pack_valves           What all valves of the pack have in common.
+#  13289  services.router_valves         The valves of the router, wherever it runs.
+#  13383  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13497  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13790  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13822  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13839  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13934  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14090  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -153,6 +154,7 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from ipaddress import ip_address
 from itertools import accumulate, chain, islice
 from math import exp, inf
 from operator import attrgetter
@@ -167,9 +169,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -1200,6 +1200,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -1225,6 +1227,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -4562,7 +4565,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[T],
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -4659,7 +4662,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -5258,17 +5261,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -5335,7 +5328,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -5349,11 +5347,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:
@@ -7273,17 +7276,20 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+#     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -7397,7 +7403,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7440,6 +7446,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:
@@ -10029,6 +10041,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -10252,10 +10265,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
@@ -12810,6 +12826,136 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.services.discovery ---
+# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+
+discovery_log = logging.getLogger(__name__)
+
+FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
+Servers = tuple[tuple[str, int], ...]  # host and port, in order
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_LONGEST_NAME = 64
+
+
+async def resolve_srv(address: str) -> Servers:
+    """The servers of a name, asked of this machine's DNS servers or of the one in the address.
+
+    Args:
+        address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
+
+    Raises:
+        Exception: aiodns is not installed, or the name has none now.
+    """
+    from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
+
+    server, _, name = address.removeprefix(SRV).rpartition("/")
+    options: dict[str, Any] = {"timeout": 1.0, "tries": 2}
+    if server:
+        host, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "53")
+        options |= {"nameservers": [host], "udp_port": int(port), "tcp_port": int(port)}
+    resolver = DNSResolver(**options)
+    try:
+        found = await resolver.query(name, "SRV")
+    finally:
+        await resolver.close()
+    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+class NodeDiscovery:
+    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            resolve: as `resolve_srv`.
+            clock: monotonic seconds.
+        """
+        self._resolve = resolve
+        self._clock = clock
+        self._servers: dict[str, Servers] = {}
+        self._faults: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
+
+    async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
+        """The rows, with one for each server in place of one with a name.
+
+        Args:
+            rows: as the admin wrote them.
+            seconds: between two questions to DNS.
+        """
+        names = [row.url for row in rows if row.url.startswith(SRV)]
+        if not names:
+            return rows
+        is_news = not self._servers.keys() >= set(names)
+        age = self._clock() - self._asked_at
+        if self._task is None and (is_news or age >= seconds):
+            self._task = asyncio.get_running_loop().create_task(self._ask(names))
+        if self._task is not None and (is_news or age >= 2 * seconds):
+            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        if self._made[:2] != (rows, self._servers):
+            self._made = rows, dict(self._servers), expanded(rows, self._servers)
+        return self._made[2]
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        try:
+            await asyncio.gather(*map(self._ask_one, names))
+        finally:
+            self._asked_at = self._clock()
+            self._task = None
+
+    async def _ask_one(self, name: str) -> None:
+        try:
+            self._servers[name] = await self._resolve(name)
+            self._faults.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known holds
+            self._servers.setdefault(name, ())
+            fault = f"{type(error).__name__}: {error}"
+            if self._faults.get(name) != fault:
+                discovery_log.warning("The nodes at %s could not be looked up: %s", name, fault)
+            self._faults[name] = fault
+
+
+def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[NodeRow, ...]:
+    """The rows, with one for each server in place of one with a name; none whose name or address is taken."""
+    found: list[NodeRow] = []
+    names = {row.name for row in rows}
+    addresses = {row.url for row in rows}
+    for row in rows:
+        if not row.url.startswith(SRV):
+            found.append(row)
+            continue
+        for host, port in servers.get(row.url, ()):
+            url = f"http://{host}:{port}"
+            name = _node_name(row.name, host, "")
+            name = _node_name(row.name, host, f"-{port}") if name in names else name
+            if url not in addresses and name not in names and len(found) < MAX_NODES:
+                names.add(name)
+                addresses.add(url)
+                found.append(replace(row, name=name, url=url))
+    return tuple(found)
+
+
+def _node_name(row: str, host: str, end: str) -> str:
+    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    label = host if _is_ip(host) else host.partition(".")[0]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 # --- ollama_pack.speech.process ---
 # What all plugins of a process share: the tool and the route are two files, each with this code of its own.
 #
@@ -13146,7 +13292,8 @@ class PackValves(BaseModel):
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 
@@ -14039,6 +14186,7 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
+        self._discovery = NodeDiscovery()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -14186,7 +14334,8 @@ class Pipe:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
         await self._look_at_connections()
-        rows = valves.rows or self._connections
+        written = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        rows = written if valves.rows else self._connections
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)

@@ -9,55 +9,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5160, which the server calls.
+# Begin here: `class Filter`, line 5135, which the server calls.
 # The modules that it uses come first:
-#    114  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    122  cache.errors              What goes wrong with the cache.
-#    170  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    286  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    455  cache.key                 What makes two requests the same: the key of a cached answer.
-#    691  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    884  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1040  cache.entry               An answer as it is kept.
-#   1109  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1190  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1310  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1316  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1325  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1689  services.pack_valves      What all valves of the pack have in common.
-#   1703  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1764  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1775  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1850  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1953  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2108  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2158  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2262  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2583  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2681  cache.joining             Many who ask the same at the same time ask once.
-#   2747  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2772  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2805  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2946  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3232  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3327  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3673  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3868  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4195  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4398  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4409  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4625  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4661  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4726  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4780  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4836  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4895  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4909  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4960  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   4994  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5018  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5071  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5099  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    120  cache.errors              What goes wrong with the cache.
+#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    453  cache.key                 What makes two requests the same: the key of a cached answer.
+#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1038  cache.entry               An answer as it is kept.
+#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1690  services.pack_valves      What all valves of the pack have in common.
+#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2682  cache.joining             Many who ask the same at the same time ask once.
+#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -106,10 +106,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
-from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -958,7 +956,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
-    ) -> T | StoreTrouble:
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -1346,6 +1344,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -1371,6 +1371,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -2560,7 +2561,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -3000,7 +3001,7 @@ class ResponseCache:
             detached=set(),
         )
         self._hub = LiveHub(self._tools)
-        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
 
@@ -3230,33 +3231,27 @@ class _NothingShownError(Exception):
 
 
 # --- ollama_pack.cache.redis_link ---
-# The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#
-# `Redis.execute_command` takes a connection out of a pool, looks whether it is still good, tells its metrics of
-# it, and puts it back: more work than all else for a kept answer. The connections here are redis-py's own, with
-# its way to log in, to find the master and to read.
-
-if HIREDIS_AVAILABLE:
-    import hiredis
+# Commands to Redis with a bound on how many run at once, and failures in the store's terms.
 
 REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
 
 
 class RedisLink:
-    """Asks a server, or a cluster, so many things at once and no more. Used from one event loop."""
+    """Sends commands to a server or a cluster, at most `most` at once. Used from one event loop."""
 
     def __init__(self, client: RedisClient, most: int) -> None:
-        """Take what is needed later; nothing is connected.
+        """Connect nothing yet.
 
         Args:
-            client: as `redis_client` makes it.
+            client: as `redis_client` makes it. The link changes and closes it.
             most: commands at once, and so connections.
         """
         self._client = client
-        self._pool = connection_pool_of(client)
         self._free = asyncio.Semaphore(most)
-        self._idle: list[AbstractConnection] = []
+        self._running = 0
         self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
 
     async def ask(self, name: str, *values: bytes | str | float) -> Any:
         """The answer to a command, with texts as bytes.
@@ -3270,35 +3265,31 @@ class RedisLink:
             NoScriptError: the server does not know the script.
         """
         async with self._free:
+            self._running += 1
             try:
-                if self._pool is None:  # a cluster: its client alone knows which node to ask
-                    return await self._client.execute_command(name, *values)
-                return await self._ask_server((name, *values))
+                return await self._execute(name, *values)
             except NoScriptError:
                 raise
             except REDIS_FAULTS as error:
                 raise store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _execute(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
 
     async def close(self) -> None:
-        """Give the connections back; those in use, once they have their answer."""
+        """Close the connections; if some are in use, when the last has its answer."""
         self._closed = True
-        for connection in self._idle:
-            await connection.disconnect()
-        await self._client.aclose()
+        await self._disconnect_if_closed()
 
-    async def _ask_server(self, command: tuple[Any, ...]) -> Any:
-        connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
-        try:
-            packed = packed_command(connection, command)
-            try:
-                return await _answer_on(connection, packed)
-            except RedisConnectionError:  # that it broke while it was idle says nothing of the server
-                await connection.disconnect()
-                return await _answer_on(connection, packed)
-        finally:
-            if self._closed:
-                await connection.disconnect()
-            self._idle.append(connection)
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
 
 def store_error(error: Exception) -> StoreError:
@@ -3306,22 +3297,6 @@ def store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
     return StoreDownError(f"Redis failed: {redis_fault(error)}")
-
-
-def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
-    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    if HIREDIS_AVAILABLE:
-        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
-    packed: list[bytes] = connection.pack_command(*command)
-    return packed
-
-
-async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
-    if not connection.is_connected:
-        # to send would connect as well, but not ask the Sentinels where the master is now
-        await connection.connect()  # type: ignore[no-untyped-call] # it has no types
-    await connection.send_packed_command(packed, check_health=False)
-    return await connection.read_response()
 
 
 # --- ollama_pack.cache.redis_scripts ---
