@@ -31,6 +31,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("src", "tests", "scripts")]
 
+from harness.fixtures_cache import share  # noqa: E402
 from harness.fixtures_routing import NO_BACKGROUND  # noqa: E402 - the path is set above
 from harness.fixtures_webui import upload  # noqa: E402
 from harness.server_process import server_at  # noqa: E402
@@ -58,6 +59,7 @@ plugins: [gpu_router, model_alias_filter, response_cache_filter, response_cache_
 HANG_UP, REPEATED, STREAMED = 0.25, 0.4, 0.6  # shares of the chats
 CHANGE_EVERY = 100  # chats between two changes of a function or its valves
 SETTLE_SECONDS = 60.0
+REFUSED = 0.01  # share of the chats: the last of a flood, and some while a function is updated
 GROWTH, GROWTH_MB = 1.1, 40.0  # of memory since half-way, as Python's allocator comes and goes by so much
 FEW = 6  # threads and file descriptors: a pool that grows a little later
 
@@ -253,6 +255,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, simulated_nodes(*NODES) as nodes:
         run = _on_a_server(Path(scratch), nodes, given.chats, given.minutes * 60)
     wrong = findings(run.samples)
+    refused = sum(count for outcome, count in run.outcomes.items() if outcome.startswith("refused"))
+    if refused > REFUSED * given.chats:
+        wrong.append(f"{refused} chats were refused")
     told = {"outcomes": run.outcomes, "samples": [asdict(sample) for sample in run.samples], "wrong": wrong}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(told, indent=2) + "\n")
@@ -268,6 +273,8 @@ def _on_a_server(folder: Path, nodes: SimulatedNodes, chats: int, seconds: float
         done = upload(webui, str(config))
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr)
+        for model in ("llama3:8b", "qwen3:4b"):  # without a row a model is for admins
+            share(webui.as_admin(), model)
         database = folder / "webui/data/ollama_pack_cache.sqlite3"
         return asyncio.run(soak(webui, database, chats, seconds))
 

@@ -9,114 +9,111 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 13901, which the server calls.
+# Begin here: `class Pipe`, line 14153, which the server calls.
 # The modules that it uses come first:
-#    186  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    200  aliases.errors                 What goes wrong with aliases.
-#    241  engines.errors                 What goes wrong with a node.
-#    383  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    509  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    584  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    645  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    943  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1071  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1117  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   1151  cache.errors                   What goes wrong with the cache.
-#   1183  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1542  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1666  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1738  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1744  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   1809  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1857  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1905  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2218  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2310  routing.errors                 What goes wrong with routing.
-#   2455  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2467  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2750  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3159  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3283  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   3384  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3473  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3571  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3692  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3807  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3915  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4026  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4173  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   4206  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   4262  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   4350  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4669  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4889  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5006  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5114  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5163  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5365  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5540  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5890  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5966  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6009  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6114  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6347  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6405  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6502  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6705  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6876  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7205  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7458  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7543  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7713  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7907  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7990  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8071  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8137  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8186  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8615  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8752  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8918  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9140  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9243  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9337  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9498  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9531  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9713  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9748  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10377  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10453  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10599  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10740  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10798  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11177  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11444  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11543  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12004  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12073  engines.event_text             A server-sent event as text.
-#  12091  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12107  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12234  services.completions           What `gpu_router` gives a client that wants no stream.
-#  12245  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12251  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12365  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12400  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12494  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12666  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12756  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12802  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12866  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  12972  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13019  services.pack_valves           What all valves of the pack have in common.
-#  13033  services.router_valves         The valves of the router, wherever it runs.
-#  13126  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13240  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13533  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13565  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13582  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13677  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  13833  webui.server                   What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#  13848  webui.streams                  Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#  13862  webui.succession               Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    196  aliases.errors                 What goes wrong with aliases.
+#    237  engines.errors                 What goes wrong with a node.
+#    379  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    505  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    580  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    641  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    939  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1067  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1113  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   1147  cache.errors                   What goes wrong with the cache.
+#   1179  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1541  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1665  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1737  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1743  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   1808  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1856  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1904  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2217  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2309  routing.errors                 What goes wrong with routing.
+#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2466  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2789  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3198  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3322  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   3425  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3514  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3612  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3733  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3848  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3956  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4067  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4214  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   4270  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4404  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4943  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5060  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5168  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5226  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5428  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5603  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5953  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6029  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6072  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6177  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6410  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6468  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6565  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6768  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6939  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7268  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7530  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7615  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7785  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7979  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8062  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8143  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8209  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8258  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8687  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8824  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8990  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9212  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9315  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9409  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9570  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9603  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9785  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9820  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10453  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10529  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10675  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10816  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10874  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11253  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11520  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12090  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12159  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12175  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12309  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12315  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12429  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12476  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12567  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12739  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12829  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12959  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12980  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13058  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13122  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13228  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13275  services.pack_valves           What all valves of the pack have in common.
+#  13289  services.router_valves         The valves of the router, wherever it runs.
+#  13383  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13497  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13790  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13822  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13839  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13934  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14090  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -157,13 +154,14 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
-from itertools import accumulate, chain
+from ipaddress import ip_address
+from itertools import accumulate, chain, islice
 from math import exp, inf
 from operator import attrgetter
 from random import Random
 from ssl import SSLContext
 from string import punctuation
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
@@ -171,9 +169,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -1204,6 +1200,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -1229,6 +1227,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -2473,10 +2472,16 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -2502,6 +2507,8 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, except for their prompts.
         behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -2517,11 +2524,19 @@ class WaitingRequest:
     kind: str = ""
     behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, self.turn, self.start, self.number
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -2581,8 +2596,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -2685,7 +2722,7 @@ class FairQueue:
         if not entry.behind:
             for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -2707,6 +2744,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
@@ -3352,6 +3391,7 @@ class Journey:
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -3366,6 +3406,7 @@ class Journey:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    place: int | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
@@ -4170,39 +4211,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.silence ---
 # A limit on the silence between two pieces of a stream, with one timer for all of them.
 
@@ -4260,9 +4268,40 @@ class SilenceWatch:
 
 
 # --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -4345,6 +4384,21 @@ class SseBuffer:
         event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
         self._data, self._size, self._is_error = [], 0, False
         return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
 
 
 # --- ollama_pack.engines.transport ---
@@ -4511,7 +4565,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[T],
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -4608,7 +4662,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -5123,6 +5177,8 @@ SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
 SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
 SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
 LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+LEAST_KNOWN_LIMIT = 120.0  # seconds for a load whose usual time was measured
+KNOWN_FACTOR = 20.0  # so many times the measured seconds: the file was in the page cache then, perhaps
 SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
@@ -5138,13 +5194,20 @@ def honest_silence(assignment: Assignment) -> float:
 
 
 def longest_load(binding: Assignment, most: float) -> float:
-    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`.
+
+    `/api/ps` shows a load and the first answer after it alike, where Ollama runs a model with its own engine:
+    the model is listed, and `expires_at` moves. So a hang in that answer is left when this time is over.
+    That is why a load that was measured gets less.
+    """
     quote = binding.chosen.quote
     size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
-    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
-    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+    if quote.rates.load_measured:
+        slow = SUSPICION_FACTOR * size / SLOWEST_LOAD
+        return min(most, max(LEAST_KNOWN_LIMIT, slow, KNOWN_FACTOR * quote.rates.load))
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE))
 
 
 def _evaluation(quote: Quote, tokens: int) -> float:
@@ -5198,17 +5261,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -5275,7 +5328,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -5289,11 +5347,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:
@@ -7213,17 +7276,20 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+#     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -7337,7 +7403,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -7380,6 +7446,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:
@@ -9969,6 +10041,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -10192,10 +10265,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
@@ -11491,8 +11567,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -11502,7 +11583,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
@@ -11645,11 +11726,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -11827,14 +11913,14 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        place, told = self.settings.max_queue, ""
+        told = ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
             ahead = self.scheduler.ahead(journey.request.id) or 0
-            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
-            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            journey.place = ahead if journey.place is None else min(journey.place, ahead)
+            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
             if line != told and not journey.request.background:
                 told = line
                 await journey.say(line, done=False)
@@ -12070,24 +12156,6 @@ def _rate_details(view: NodeView, blob: str) -> dict[str, Any]:
     }
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -12229,10 +12297,6 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
-
-
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
 
 
 def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -12379,6 +12443,18 @@ def _tool_name(tool: Mapping[str, Any]) -> str:
     return str((tool.get("function") or {}).get("name"))
 
 
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
@@ -12451,7 +12527,7 @@ async def usable_models(
     def is_usable(model: CheckedModel) -> bool:
         if own := own_rows(model, rows):
             return any(row.active and reader.may_read(row) for row in own)
-        return reader.is_admin or is_opened
+        return reader.reads_all or is_opened  # with its switch off, Open WebUI refuses admins, too
 
     return frozenset(model.name for model in models if is_usable(model))
 
@@ -12481,11 +12557,8 @@ class _Reader:
 
 
 async def _reader(user: Mapping[str, Any]) -> _Reader:
-    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
-
     user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
-    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+    if reads_all(user):
         return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
     groups = (("group", group) for group in await group_ids_of(user))
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
@@ -12753,8 +12826,191 @@ def _has(listed: ConnectionModels, offered: str) -> bool:
     return listed.id_of(own) == offered
 
 
+# --- ollama_pack.services.discovery ---
+# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+
+discovery_log = logging.getLogger(__name__)
+
+FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
+Servers = tuple[tuple[str, int], ...]  # host and port, in order
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_LONGEST_NAME = 64
+
+
+async def resolve_srv(address: str) -> Servers:
+    """The servers of a name, asked of this machine's DNS servers or of the one in the address.
+
+    Args:
+        address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
+
+    Raises:
+        Exception: aiodns is not installed, or the name has none now.
+    """
+    from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
+
+    server, _, name = address.removeprefix(SRV).rpartition("/")
+    options: dict[str, Any] = {"timeout": 1.0, "tries": 2}
+    if server:
+        host, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "53")
+        options |= {"nameservers": [host], "udp_port": int(port), "tcp_port": int(port)}
+    resolver = DNSResolver(**options)
+    try:
+        found = await resolver.query(name, "SRV")
+    finally:
+        await resolver.close()
+    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+class NodeDiscovery:
+    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            resolve: as `resolve_srv`.
+            clock: monotonic seconds.
+        """
+        self._resolve = resolve
+        self._clock = clock
+        self._servers: dict[str, Servers] = {}
+        self._faults: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
+
+    async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
+        """The rows, with one for each server in place of one with a name.
+
+        Args:
+            rows: as the admin wrote them.
+            seconds: between two questions to DNS.
+        """
+        names = [row.url for row in rows if row.url.startswith(SRV)]
+        if not names:
+            return rows
+        is_news = not self._servers.keys() >= set(names)
+        age = self._clock() - self._asked_at
+        if self._task is None and (is_news or age >= seconds):
+            self._task = asyncio.get_running_loop().create_task(self._ask(names))
+        if self._task is not None and (is_news or age >= 2 * seconds):
+            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        if self._made[:2] != (rows, self._servers):
+            self._made = rows, dict(self._servers), expanded(rows, self._servers)
+        return self._made[2]
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        try:
+            await asyncio.gather(*map(self._ask_one, names))
+        finally:
+            self._asked_at = self._clock()
+            self._task = None
+
+    async def _ask_one(self, name: str) -> None:
+        try:
+            self._servers[name] = await self._resolve(name)
+            self._faults.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known holds
+            self._servers.setdefault(name, ())
+            fault = f"{type(error).__name__}: {error}"
+            if self._faults.get(name) != fault:
+                discovery_log.warning("The nodes at %s could not be looked up: %s", name, fault)
+            self._faults[name] = fault
+
+
+def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[NodeRow, ...]:
+    """The rows, with one for each server in place of one with a name; none whose name or address is taken."""
+    found: list[NodeRow] = []
+    names = {row.name for row in rows}
+    addresses = {row.url for row in rows}
+    for row in rows:
+        if not row.url.startswith(SRV):
+            found.append(row)
+            continue
+        for host, port in servers.get(row.url, ()):
+            url = f"http://{host}:{port}"
+            name = _node_name(row.name, host, "")
+            name = _node_name(row.name, host, f"-{port}") if name in names else name
+            if url not in addresses and name not in names and len(found) < MAX_NODES:
+                names.add(name)
+                addresses.add(url)
+                found.append(replace(row, name=name, url=url))
+    return tuple(found)
+
+
+def _node_name(row: str, host: str, end: str) -> str:
+    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    label = host if _is_ip(host) else host.partition(".")[0]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without models
+    from before Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(
@@ -13036,7 +13292,8 @@ class PackValves(BaseModel):
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 
@@ -13831,7 +14088,9 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
 
 
 # --- ollama_pack.webui.server ---
-# What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def server_secret(purpose: str) -> str:
@@ -13845,10 +14104,6 @@ def server_secret(purpose: str) -> str:
     return sha256(named.encode()).hexdigest() if WEBUI_SECRET_KEY else ""
 
 
-# --- ollama_pack.webui.streams ---
-# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-
-
 def event_stream(events: AsyncIterator[str]) -> Any:
     """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
 
@@ -13858,9 +14113,6 @@ def event_stream(events: AsyncIterator[str]) -> Any:
 
     return StreamingResponse(events, media_type="text/event-stream")
 
-
-# --- ollama_pack.webui.succession ---
-# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
 
@@ -13934,6 +14186,7 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
+        self._discovery = NodeDiscovery()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -13943,7 +14196,12 @@ class Pipe:
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
-        return [{"id": model["id"], "name": model["name"]} for model in await self.routed_models()]
+        try:
+            models = await self.routed_models()
+        except Exception:
+            log.exception("The models could not be listed: those from before are offered")
+            models = offered_meanwhile(None, [])
+        return [{"id": model["id"], "name": model["name"]} for model in models]
 
     async def pipe(
         self,
@@ -14034,7 +14292,8 @@ class Pipe:
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
-        catalogue = (await self._ready()).catalogue()
+        router = await self._ready()
+        catalogue = router.catalogue()
         table = self.valves.table
         aliases = routed_aliases(table, catalogue)
         named = [
@@ -14047,7 +14306,7 @@ class Pipe:
             for name, model in catalogue.models.items()
             if name not in aliases
         ]
-        return named + models
+        return offered_meanwhile(router, named + models)
 
     async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
@@ -14056,7 +14315,8 @@ class Pipe:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
             ModelClosedError: the user may not use the model.
         """
-        table, catalogue = self.valves.table, router.catalogue()
+        table = self.valves.table
+        catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         denied: set[str] = set()
         while True:
@@ -14074,7 +14334,8 @@ class Pipe:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
         await self._look_at_connections()
-        rows = valves.rows or self._connections
+        written = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        rows = written if valves.rows else self._connections
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)

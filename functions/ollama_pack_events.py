@@ -9,81 +9,78 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8337, which the server calls.
+# Begin here: `class Event`, line 8336, which the server calls.
 # The modules that it uses come first:
-#    144  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#    159  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#    177  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    184  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#    327  engines.event_text          A server-sent event as text.
-#    345  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#    451  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#    523  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    537  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    548  engines.lines               Cutting a stream of bytes into lines of bounded length.
-#    556  engines.sse                 Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    644  webui.errors                What goes wrong between the pack and Open WebUI.
-#    706  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    843  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    849  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#    933  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1072  webui.streams               Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
-#   1093  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   1217  services.pack_valves        What all valves of the pack have in common.
-#   1231  aliases.errors              What goes wrong with aliases.
-#   1253  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   1276  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1574  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1692  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1735  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   1795  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   1848  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   1962  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2015  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2184  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2235  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2333  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2557  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2818  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2944  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3084  speech.errors               What goes wrong with transcription.
-#   3446  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3523  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3615  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3651  speech.values               What recordings turn into, and what an engine is.
-#   3908  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4058  speech.wav                  Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   4079  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4263  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4286  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4419  speech.sentences            Segments of about a sentence, made from words with times.
-#   4473  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4651  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4879  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5001  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5085  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5174  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5338  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   5403  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5993  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6081  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6155  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6423  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6473  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6615  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6881  webui.voice_store           Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   6911  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7024  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7162  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7316  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7494  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7718  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7760  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7821  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8138  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8224  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8258  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8312  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#    174  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    181  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#    324  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#    430  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#    502  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    611  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    625  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    636  webui.errors                What goes wrong between the pack and Open WebUI.
+#    698  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    835  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    841  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#    925  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1064  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1087  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   1211  services.pack_valves        What all valves of the pack have in common.
+#   1225  aliases.errors              What goes wrong with aliases.
+#   1247  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   1270  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1568  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1686  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1729  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2021  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2187  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2238  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2336  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2560  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2821  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   2947  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3087  speech.errors               What goes wrong with transcription.
+#   3449  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3526  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3618  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3654  speech.values               What recordings turn into, and what an engine is.
+#   3911  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4061  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4483  speech.sentences            Segments of about a sentence, made from words with times.
+#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -324,24 +321,6 @@ def voice_metrics(counts: Mapping[str, float]) -> str:
     return "".join(families)
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.engines.ollama.from_openai ---
 # An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 
@@ -520,43 +499,16 @@ class Refusal:
         }
 
 
-# --- ollama_pack.errors ---
-# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-
-
-class PackError(Exception):
-    """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-def error_code(error: Exception) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
+# --- ollama_pack.engines.sse ---
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
 
 
 class LineTooLongError(Exception):
     """A line is longer than it may be. Never leaves `engines/`."""
 
-
-# --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -639,6 +591,46 @@ class SseBuffer:
         event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
         self._data, self._size, self._is_error = [], 0, False
         return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
+
+
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.webui.errors ---
@@ -1069,8 +1061,10 @@ def text_answer(text: str, media_type: str, headers: dict[str, str] | None = Non
     return Response(text, headers=headers, media_type=media_type)
 
 
-# --- ollama_pack.webui.streams ---
-# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+# --- ollama_pack.webui.server ---
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def event_stream(events: AsyncIterator[str]) -> Any:
@@ -1999,6 +1993,18 @@ class ModelCatalogue(Mapping[str, str]):
         return [found for found in (ROUTER + model, model) if found in self._models]
 
 
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
 async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids of the same groups."""
     return tuple(str(group.id) for group in await _groups_of(user))
@@ -2171,11 +2177,8 @@ class _Reader:
 
 
 async def _reader(user: Mapping[str, Any]) -> _Reader:
-    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
-
     user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
-    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+    if reads_all(user):
         return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
     groups = (("group", group) for group in await group_ids_of(user))
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)
@@ -4055,8 +4058,69 @@ def _within(time: float, seconds: float) -> float:
     return min(max(0.0, time), seconds)
 
 
-# --- ollama_pack.speech.wav ---
-# Windows as other programs take them: 16-bit samples, and WAV files of them.
+# --- ollama_pack.speech.pcm ---
+# Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+
+_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
+MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
+MAX_CHANNELS = 64
+_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
+_MAX_CHUNKS = 1000  # of a WAV file, before its samples
+
+
+def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
+    """The name of PyAV's format for raw samples, and its options.
+
+    Raises:
+        ValueError: there are no such samples.
+    """
+    if pcm.width not in _CODECS:
+        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
+        raise ValueError(
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
+            f"1 to {MAX_CHANNELS} channels"
+        )
+    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
+    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
+
+
+def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
+    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
+
+    Args:
+        file: at any position; it is moved.
+    """
+    file.seek(0)
+    head = file.read(16)
+    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
+        return None
+    place, pcm = 12, None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        chunk = file.read(24)
+        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+        if name == b"data":
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
+            pcm = _pcm_in(chunk[8:])
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
+            return None
+        place += _CHUNK_HEAD + size + size % 2
+    return None
+
+
+def _pcm_in(fmt: bytes) -> PcmFormat | None:
+    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
+    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
+    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
+    try:
+        pcm_container(pcm)
+    except ValueError:
+        return None
+    return pcm if codec in _WAVE_FORMATS else None
 
 
 def int16_bytes(samples: Samples) -> bytes:
@@ -5333,71 +5397,6 @@ def _mp3_counts_frames(file: BinaryIO) -> bool:
     file.seek(start)
     head = file.read(_MP3_HEAD)
     return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-# --- ollama_pack.speech.pcm ---
-# Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-
-_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
-MAX_CHANNELS = 64
-_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
-_CHUNK_HEAD = 8  # bytes: four of name, four of size
-_MAX_CHUNKS = 1000  # of a WAV file, before its samples
-
-
-def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
-    """The name of PyAV's format for raw samples, and its options.
-
-    Raises:
-        ValueError: there are no such samples.
-    """
-    if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
-    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
-        raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
-        )
-    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
-    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
-    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
-
-
-def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
-    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
-
-    Args:
-        file: at any position; it is moved.
-    """
-    file.seek(0)
-    head = file.read(16)
-    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
-        return None
-    place, pcm = 12, None
-    for _ in range(_MAX_CHUNKS):
-        file.seek(place)
-        chunk = file.read(24)
-        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
-        if name == b"data":
-            return (place + _CHUNK_HEAD, pcm) if pcm else None
-        if name == b"fmt ":
-            pcm = _pcm_in(chunk[8:])
-        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
-            return None
-        place += _CHUNK_HEAD + size + size % 2
-    return None
-
-
-def _pcm_in(fmt: bytes) -> PcmFormat | None:
-    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
-    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
-    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
-    try:
-        pcm_container(pcm)
-    except ValueError:
-        return None
-    return pcm if codec in _WAVE_FORMATS else None
 
 
 # --- ollama_pack.speech.decode ---
@@ -6878,8 +6877,8 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
-# --- ollama_pack.webui.voice_store ---
-# Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+# --- ollama_pack.webui.voice_files ---
+# Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
 
 MAX_USER_ID = 64  # characters; Open WebUI's have 36
 

@@ -9,57 +9,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5223, which the server calls.
+# Begin here: `class Filter`, line 5135, which the server calls.
 # The modules that it uses come first:
-#    115  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    123  cache.errors              What goes wrong with the cache.
-#    171  cache.limits              Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#    244  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    360  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    529  cache.key                 What makes two requests the same: the key of a cached answer.
-#    765  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    958  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1111  cache.entry               An answer as it is kept.
-#   1180  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1261  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1381  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1387  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1396  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1760  services.pack_valves      What all valves of the pack have in common.
-#   1774  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1835  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1846  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1921  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   2024  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2179  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2229  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2333  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2654  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2752  cache.joining             Many who ask the same at the same time ask once.
-#   2818  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2843  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2876  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3017  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3303  cache.redis_link          The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3398  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3744  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3939  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4266  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4469  services.completions      What `gpu_router` gives a client that wants no stream.
-#   4480  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4696  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4732  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4797  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4851  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4898  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4957  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4971  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5022  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5056  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5080  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5133  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5161  webui.server              What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
-#   5183  webui.succession          Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
+#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    120  cache.errors              What goes wrong with the cache.
+#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    453  cache.key                 What makes two requests the same: the key of a cached answer.
+#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1038  cache.entry               An answer as it is kept.
+#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1690  services.pack_valves      What all valves of the pack have in common.
+#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2682  cache.joining             Many who ask the same at the same time ask once.
+#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -70,6 +68,7 @@ import random
 import re
 import sqlite3
 import ssl
+import sys
 import time
 from bisect import bisect_left
 from collections import OrderedDict, defaultdict
@@ -107,10 +106,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
-from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -166,79 +163,6 @@ class LeaderLostError(PackError):
             "the answer was shared with another request, whose generation was lost half-way: regenerate it"
         )
         self.chunks = chunks
-
-
-# --- ollama_pack.cache.limits ---
-# Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#
-# `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
-# cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
-
-T = TypeVar("T")
-
-
-class _Wait:
-    """A task that waits, until when it may by the loop's clock, and whether it was cancelled for that."""
-
-    __slots__ = ("end", "late", "task")
-
-    def __init__(self, task: asyncio.Task[Any], end: float) -> None:
-        self.task = task
-        self.end = end
-        self.late = False
-
-
-class TimeLimits:
-    """Limits of any length. Used from one event loop."""
-
-    def __init__(self) -> None:
-        self._waits: set[_Wait] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def within(self, seconds: float, step: Awaitable[T]) -> T:
-        """What a step gives, if it does so in time; otherwise the step is cancelled.
-
-        Raises:
-            TimeoutError: the time ran out. Whoever cancels the task meanwhile is heard all the same.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit is for a task")
-        wait = _Wait(task, loop.time() + seconds)
-        self._waits.add(wait)
-        if self._timer is None or wait.end < self._timer.when():
-            self._wake_at(wait.end, loop)
-        before = task.cancelling()
-        try:
-            return await step
-        except asyncio.CancelledError as error:
-            if not wait.late:
-                raise
-            wait.late = False
-            if task.uncancel() > before:  # somebody else cancelled it too
-                raise
-            raise TimeoutError from error
-        finally:
-            self._waits.discard(wait)
-            if wait.late:  # the step ended in another way
-                task.uncancel()
-
-    def _wake_at(self, end: float, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(end, self._expire, loop)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now, ends = loop.time(), []
-        for wait in self._waits:
-            if wait.end > now:
-                ends.append(wait.end)
-            elif not wait.late:
-                wait.late = True
-                wait.task.cancel()
-        if ends:
-            self._wake_at(min(ends), loop)
 
 
 # --- ollama_pack.cache.canonical ---
@@ -960,6 +884,8 @@ class CacheStore(Protocol):
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
 # `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
@@ -1012,7 +938,6 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -1031,7 +956,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
-    ) -> T | StoreTrouble:
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -1044,7 +969,8 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            answer = await self._limits.within(seconds, step(self._store))
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -1096,7 +1022,8 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            await self._limits.within(self._rule.probe_limit, self._store.ping())
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
@@ -1417,6 +1344,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -1442,6 +1371,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -2631,7 +2561,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -3071,7 +3001,7 @@ class ResponseCache:
             detached=set(),
         )
         self._hub = LiveHub(self._tools)
-        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
 
@@ -3301,33 +3231,27 @@ class _NothingShownError(Exception):
 
 
 # --- ollama_pack.cache.redis_link ---
-# The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#
-# `Redis.execute_command` takes a connection out of a pool, looks whether it is still good, tells its metrics of
-# it, and puts it back: more work than all else for a kept answer. The connections here are redis-py's own, with
-# its way to log in, to find the master and to read.
-
-if HIREDIS_AVAILABLE:
-    import hiredis
+# Commands to Redis with a bound on how many run at once, and failures in the store's terms.
 
 REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
 
 
 class RedisLink:
-    """Asks a server, or a cluster, so many things at once and no more. Used from one event loop."""
+    """Sends commands to a server or a cluster, at most `most` at once. Used from one event loop."""
 
     def __init__(self, client: RedisClient, most: int) -> None:
-        """Take what is needed later; nothing is connected.
+        """Connect nothing yet.
 
         Args:
-            client: as `redis_client` makes it.
+            client: as `redis_client` makes it. The link changes and closes it.
             most: commands at once, and so connections.
         """
         self._client = client
-        self._pool = connection_pool_of(client)
         self._free = asyncio.Semaphore(most)
-        self._idle: list[AbstractConnection] = []
+        self._running = 0
         self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
 
     async def ask(self, name: str, *values: bytes | str | float) -> Any:
         """The answer to a command, with texts as bytes.
@@ -3341,35 +3265,31 @@ class RedisLink:
             NoScriptError: the server does not know the script.
         """
         async with self._free:
+            self._running += 1
             try:
-                if self._pool is None:  # a cluster: its client alone knows which node to ask
-                    return await self._client.execute_command(name, *values)
-                return await self._ask_server((name, *values))
+                return await self._execute(name, *values)
             except NoScriptError:
                 raise
             except REDIS_FAULTS as error:
                 raise store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _execute(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
 
     async def close(self) -> None:
-        """Give the connections back; those in use, once they have their answer."""
+        """Close the connections; if some are in use, when the last has its answer."""
         self._closed = True
-        for connection in self._idle:
-            await connection.disconnect()
-        await self._client.aclose()
+        await self._disconnect_if_closed()
 
-    async def _ask_server(self, command: tuple[Any, ...]) -> Any:
-        connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
-        try:
-            packed = packed_command(connection, command)
-            try:
-                return await _answer_on(connection, packed)
-            except RedisConnectionError:  # that it broke while it was idle says nothing of the server
-                await connection.disconnect()
-                return await _answer_on(connection, packed)
-        finally:
-            if self._closed:
-                await connection.disconnect()
-            self._idle.append(connection)
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
 
 def store_error(error: Exception) -> StoreError:
@@ -3377,22 +3297,6 @@ def store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
     return StoreDownError(f"Redis failed: {redis_fault(error)}")
-
-
-def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
-    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    if HIREDIS_AVAILABLE:
-        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
-    packed: list[bytes] = connection.pack_command(*command)
-    return packed
-
-
-async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
-    if not connection.is_connected:
-        # to send would connect as well, but not ask the Sentinels where the master is now
-        await connection.connect()  # type: ignore[no-untyped-call] # it has no types
-    await connection.send_packed_command(packed, check_health=False)
-    return await connection.read_response()
 
 
 # --- ollama_pack.cache.redis_scripts ---
@@ -4466,8 +4370,8 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
+# --- ollama_pack.services.answers ---
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 
 
 def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -4852,17 +4756,26 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
 
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
     from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
     if BYPASS_MODEL_ACCESS_CONTROL:
         return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if reads_all(user):
+        return True
+
+    from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
     try:
         await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
     except Exception as error:  # a refusal there is a bare Exception with this one text
@@ -5159,7 +5072,9 @@ async def routed_weights(
 
 
 # --- ollama_pack.webui.server ---
-# What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called.
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def server_secret(purpose: str) -> str:
@@ -5179,9 +5094,6 @@ def data_folder() -> Path:
 
     return Path(DATA_DIR)
 
-
-# --- ollama_pack.webui.succession ---
-# Which instance of a function runs here: Open WebUI tells none that other code of it is used from now on.
 
 RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
 

@@ -9,27 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1177, which the server calls.
+# Begin here: `class Pipe`, line 1172, which the server calls.
 # The modules that it uses come first:
-#     48  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     56  cache.errors              What goes wrong with the cache.
-#     76  engines.errors            What goes wrong with a node.
-#    184  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    234  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    259  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    276  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    348  aliases.errors            What goes wrong with aliases.
-#    371  engines.event_text        A server-sent event as text.
-#    389  routing.errors            What goes wrong with routing.
-#    501  webui.errors              What goes wrong between the pack and Open WebUI.
-#    529  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#    658  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#    667  engines.lines             Cutting a stream of bytes into lines of bounded length.
-#    675  engines.sse               Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#    763  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#    900  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#    995  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1151  webui.streams             Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+#     46  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     54  cache.errors              What goes wrong with the cache.
+#     74  engines.errors            What goes wrong with a node.
+#    182  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    232  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    257  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    274  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    346  aliases.errors            What goes wrong with aliases.
+#    369  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    478  routing.errors            What goes wrong with routing.
+#    590  webui.errors              What goes wrong between the pack and Open WebUI.
+#    618  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#    747  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#    756  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#    893  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#    988  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1144  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -368,8 +366,99 @@ class AliasUnavailableError(PackError):
         self.passed_over = passed_over
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
+# --- ollama_pack.engines.sse ---
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+DONE = b"[DONE]"  # OpenAI's last event
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event.
+
+    Attributes:
+        data: its lines, joined by line feeds.
+        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
+    """
+
+    data: bytes
+    is_error: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that matters comes after it."""
+        return self.data.strip() == DONE
+
+
+class SseBuffer:
+    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line and the longest event, in bytes."""
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the lines in `_data`, their ends included
+        self._is_error = False
+        self._begun = False
+        self._after_return = False  # a line feed that comes now belongs to the end of the line before
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """The events that are complete now. Comments, such as pings, give none.
+
+        Raises:
+            LineTooLongError: a line or an event is.
+        """
+        if self._after_return and data:
+            data = data.removeprefix(b"\n")
+            self._after_return = False
+        self._after_return = data.endswith(b"\r")
+        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, self._rest = whole.split(b"\n")
+        events = [event for line in lines if (event := self._take(line))]
+        if len(self._rest) > self._limit:
+            raise LineTooLongError
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What came after the last end of an event, as an event of its own."""
+        rest, self._rest = self._rest, b""
+        ended = [self._take(rest), self._take(b"")]
+        return [event for event in ended if event]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        """Take in a line; an empty one ends the event."""
+        if not self._begun:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+            self._begun = True
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._is_error = value == b"error"
+        elif field in {b"data", b"error"}:
+            self._is_error = self._is_error or field == b"error"
+            self._data.append(value)
+            self._size += len(value) + 1
+        if len(line) > self._limit or self._size > self._limit:
+            raise LineTooLongError
+        return None
+
+    def _dispatch(self) -> ServerEvent | None:
+        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
+        self._data, self._size, self._is_error = [], 0, False
+        return event
+
 
 LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
 
@@ -662,102 +751,6 @@ def _client_status(error: RequestRefusedError) -> int:
 # far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
 # `ticket` that it gives the answer for.
 STATE = "ollama_pack_cache"
-
-
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-# --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
-
-DONE = b"[DONE]"  # OpenAI's last event
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
-    """One event.
-
-    Attributes:
-        data: its lines, joined by line feeds.
-        is_error: it is called so: `event: error`, or `error:` instead of `data:` as older llama.cpp has it.
-    """
-
-    data: bytes
-    is_error: bool = False
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing that matters comes after it."""
-        return self.data.strip() == DONE
-
-
-class SseBuffer:
-    """Takes bytes as they come and gives whole events; never holds more than one event and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line and the longest event, in bytes."""
-        self._limit = limit
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._size = 0  # of the lines in `_data`, their ends included
-        self._is_error = False
-        self._begun = False
-        self._after_return = False  # a line feed that comes now belongs to the end of the line before
-
-    def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that are complete now. Comments, such as pings, give none.
-
-        Raises:
-            LineTooLongError: a line or an event is.
-        """
-        if self._after_return and data:
-            data = data.removeprefix(b"\n")
-            self._after_return = False
-        self._after_return = data.endswith(b"\r")
-        whole = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = whole.split(b"\n")
-        events = [event for line in lines if (event := self._take(line))]
-        if len(self._rest) > self._limit:
-            raise LineTooLongError
-        return events
-
-    def end(self) -> list[ServerEvent]:
-        """What came after the last end of an event, as an event of its own."""
-        rest, self._rest = self._rest, b""
-        ended = [self._take(rest), self._take(b"")]
-        return [event for event in ended if event]
-
-    def _take(self, line: bytes) -> ServerEvent | None:
-        """Take in a line; an empty one ends the event."""
-        if not self._begun:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-            self._begun = True
-        if not line:
-            return self._dispatch()
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"event":
-            self._is_error = value == b"error"
-        elif field in {b"data", b"error"}:
-            self._is_error = self._is_error or field == b"error"
-            self._data.append(value)
-            self._size += len(value) + 1
-        if len(line) > self._limit or self._size > self._limit:
-            raise LineTooLongError
-        return None
-
-    def _dispatch(self) -> ServerEvent | None:
-        event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
-        self._data, self._size, self._is_error = [], 0, False
-        return event
 
 
 # --- ollama_pack.webui.calling ---
@@ -1148,8 +1141,10 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
-# --- ollama_pack.webui.streams ---
-# Answers that Open WebUI passes on as they come. Imports its web framework when called, not before.
+# --- ollama_pack.webui.server ---
+# What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#
+# Imports Open WebUI and its web framework when called.
 
 
 def event_stream(events: AsyncIterator[str]) -> Any:

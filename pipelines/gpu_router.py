@@ -8,107 +8,105 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12067, which the server calls.
+# Begin here: `class Pipeline`, line 12258, which the server calls.
 # The modules that it uses come first:
-#    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    190  aliases.errors                 What goes wrong with aliases.
-#    231  engines.errors                 What goes wrong with a node.
-#    373  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    499  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    574  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    635  cache.errors                   What goes wrong with the cache.
-#    667  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    791  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    863  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#    952  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1000  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1048  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1361  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1453  routing.errors                 What goes wrong with routing.
-#   1598  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1726  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   1738  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2021  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   2430  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   2554  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   2652  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   2773  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2888  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   2996  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3107  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3254  engines.lines                  Cutting a stream of bytes into lines of bounded length.
-#   3287  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
-#   3343  engines.sse                    Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
-#   3431  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   3750  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   3970  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4087  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4195  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4244  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4309  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4410  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4612  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4787  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5137  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5213  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5256  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5361  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5594  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5652  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5749  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   5952  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6123  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6452  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6705  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6790  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   6937  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7131  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7214  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7295  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7361  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7410  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7839  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   7976  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8142  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8364  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8467  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8561  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8722  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8755  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   8937  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   8972  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9601  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9677  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9823  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#   9964  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10022  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10401  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10668  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10767  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11228  engines.event_text             A server-sent event as text.
-#  11246  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11262  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11389  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11518  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11687  services.completions           What `gpu_router` gives a client that wants no stream.
-#  11698  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11799  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11805  services.pipeline_siblings     Other pipelines of the same server: they work together there, in one process.
-#  11817  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  11935  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  11970  services.pipeline_requests     What a pipeline can know of a request, and how it tells the next one.
-#  12037  services.pack_valves           What all valves of the pack have in common.
-#  12051  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12123  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12421  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12467  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12501  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12547  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12611  services.router_valves         The valves of the router, wherever it runs.
-#  12704  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13063  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13177  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13470  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    189  aliases.errors                 What goes wrong with aliases.
+#    230  engines.errors                 What goes wrong with a node.
+#    372  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    498  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    573  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    634  cache.errors                   What goes wrong with the cache.
+#    666  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    862  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#    951  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#    999  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1047  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1360  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1452  routing.errors                 What goes wrong with routing.
+#   1597  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1725  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   1737  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   2469  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   2593  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   2691  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   2812  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2927  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3035  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3146  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3293  engines.silence                A limit on the silence between two pieces of a stream, with one timer for all of them.
+#   3349  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   3483  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   3802  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4022  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4139  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4247  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4305  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4370  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4473  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4675  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4850  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5200  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5276  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5319  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5424  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5657  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5715  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5812  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6015  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6186  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6515  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6777  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6862  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7009  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7203  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7286  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7367  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7433  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7482  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7911  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8048  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8214  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8436  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8539  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8633  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8794  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8827  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9009  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9044  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9677  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9753  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9899  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10040  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10098  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10477  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10744  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10848  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11314  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11330  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11464  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11593  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11762  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11892  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11993  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  11999  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12034  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12110  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12228  services.pack_valves           What all valves of the pack have in common.
+#  12242  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12314  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12612  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12658  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12692  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12791  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12855  services.router_valves         The valves of the router, wherever it runs.
+#  12949  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13311  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13425  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13718  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -152,6 +150,8 @@ from heapq import heappop, heappush, merge, nlargest
 from http import HTTPStatus
 from importlib import import_module
 from inspect import signature
+from ipaddress import ip_address
+from itertools import chain, islice
 from math import exp, inf
 from operator import attrgetter
 from pathlib import Path
@@ -160,6 +160,7 @@ from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
 from string import punctuation
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
@@ -167,9 +168,7 @@ from uuid import uuid4
 import aiohttp
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -1744,10 +1743,16 @@ def fold_name(name: str) -> str:
 # (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 # of the expected ones. What a user has had lately fades as time passes while nobody waits.
 #
+# Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+# for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+#
 # In a full queue the last request of the user with the most places makes room for a user who has fewer.
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -1773,6 +1778,8 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, except for their prompts.
         behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -1788,11 +1795,19 @@ class WaitingRequest:
     kind: str = ""
     behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, self.turn, self.start, self.number
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -1852,8 +1867,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -1956,7 +1993,7 @@ class FairQueue:
         if not entry.behind:
             for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -1978,6 +2015,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 
@@ -3251,39 +3290,6 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- ollama_pack.engines.lines ---
-# Cutting a stream of bytes into lines of bounded length.
-
-
-class LineTooLongError(Exception):
-    """A line is longer than it may be. Never leaves `engines/`."""
-
-
-class LineBuffer:
-    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: the longest line, in bytes."""
-        self._limit = limit
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends; empty ones are left out.
-
-        Raises:
-            LineTooLongError: one of them is, or what has come of the next.
-        """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise LineTooLongError
-        return [line for line in lines if line.strip()]
-
-    def end(self) -> list[bytes]:
-        """What came after the last end of a line, as a line of its own."""
-        rest, self._rest = self._rest, b""
-        return [rest] if rest.strip() else []
-
-
 # --- ollama_pack.engines.silence ---
 # A limit on the silence between two pieces of a stream, with one timer for all of them.
 
@@ -3341,9 +3347,40 @@ class SilenceWatch:
 
 
 # --- ollama_pack.engines.sse ---
-# Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+# Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #
-# Lenient where engines are: an event without an empty line after it counts when the stream ends.
+# Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+# stream ends.
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -3426,6 +3463,21 @@ class SseBuffer:
         event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
         self._data, self._size, self._is_error = [], 0, False
         return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"
 
 
 # --- ollama_pack.engines.transport ---
@@ -3592,7 +3644,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[T],
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -3689,7 +3741,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):
@@ -4204,6 +4256,8 @@ SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
 SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
 SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
 LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+LEAST_KNOWN_LIMIT = 120.0  # seconds for a load whose usual time was measured
+KNOWN_FACTOR = 20.0  # so many times the measured seconds: the file was in the page cache then, perhaps
 SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
@@ -4219,13 +4273,20 @@ def honest_silence(assignment: Assignment) -> float:
 
 
 def longest_load(binding: Assignment, most: float) -> float:
-    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`.
+
+    `/api/ps` shows a load and the first answer after it alike, where Ollama runs a model with its own engine:
+    the model is listed, and `expires_at` moves. So a hang in that answer is left when this time is over.
+    That is why a load that was measured gets less.
+    """
     quote = binding.chosen.quote
     size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
-    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
-    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+    if quote.rates.load_measured:
+        slow = SUSPICION_FACTOR * size / SLOWEST_LOAD
+        return min(most, max(LEAST_KNOWN_LIMIT, slow, KNOWN_FACTOR * quote.rates.load))
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE))
 
 
 def _evaluation(quote: Quote, tokens: int) -> float:
@@ -4378,6 +4439,7 @@ class Journey:
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -4392,6 +4454,7 @@ class Journey:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    place: int | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:
@@ -4445,17 +4508,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -4522,7 +4575,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -4536,11 +4594,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:
@@ -6460,17 +6523,20 @@ def _names_of(models: Iterable[EngineModel]) -> dict[str, frozenset[str]]:
 #     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
 #     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
 #     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+#     pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 
 NodeKind = Literal["ollama", "openai"]
 PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -6584,7 +6650,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -6627,6 +6693,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:
@@ -9193,6 +9265,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -9416,10 +9489,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each
@@ -10715,8 +10791,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -10726,7 +10807,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
@@ -10869,11 +10950,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -11051,14 +11137,14 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        place, told = self.settings.max_queue, ""
+        told = ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
             ahead = self.scheduler.ahead(journey.request.id) or 0
-            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
-            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            journey.place = ahead if journey.place is None else min(journey.place, ahead)
+            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
             if line != told and not journey.request.background:
                 told = line
                 await journey.say(line, done=False)
@@ -11225,24 +11311,6 @@ async def _tell_load(journey: Journey, attempt: Attempt) -> None:
         pause = attempt.elapsed
 
 
-# --- ollama_pack.engines.event_text ---
-# A server-sent event as text.
-
-LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
-
-# Ends of lines to Python's `splitlines`, with which some clients take events apart.
-_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-
-
-def event_text(value: Mapping[str, Any]) -> str:
-    """An object as one event."""
-    text = orjson.dumps(value).decode()
-    for separator, escaped in _SEPARATORS.items():
-        if separator in text:
-            text = text.replace(separator, escaped)
-    return f"data: {text}\n\n"
-
-
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -11384,6 +11452,13 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})
 
 
 # --- ollama_pack.services.line_stream ---
@@ -11684,15 +11759,134 @@ class _LoopThread:
             self.ended.set_result(None)
 
 
-# --- ollama_pack.services.completions ---
-# What `gpu_router` gives a client that wants no stream.
+# --- ollama_pack.services.discovery ---
+# Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+
+discovery_log = logging.getLogger(__name__)
+
+FIRST_ANSWER_SECONDS = 3.0  # that a chat waits where nothing is known of a name yet
+Servers = tuple[tuple[str, int], ...]  # host and port, in order
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_LONGEST_NAME = 64
 
 
-def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completion that all chunks make up, with what they say of the node that answered."""
-    made = completion_of(chunks)
-    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
-    return made | ({"ollama_pack": routed} if routed else {})
+async def resolve_srv(address: str) -> Servers:
+    """The servers of a name, asked of this machine's DNS servers or of the one in the address.
+
+    Args:
+        address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
+
+    Raises:
+        Exception: aiodns is not installed, or the name has none now.
+    """
+    from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
+
+    server, _, name = address.removeprefix(SRV).rpartition("/")
+    options: dict[str, Any] = {"timeout": 1.0, "tries": 2}
+    if server:
+        host, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "53")
+        options |= {"nameservers": [host], "udp_port": int(port), "tcp_port": int(port)}
+    resolver = DNSResolver(**options)
+    try:
+        found = await resolver.query(name, "SRV")
+    finally:
+        await resolver.close()
+    return tuple(sorted({(str(one.host).rstrip("."), int(one.port)) for one in found}))
+
+
+class NodeDiscovery:
+    """Keeps up what DNS says. What it said last holds while it does not answer. Lives on one event loop."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Awaitable[Servers]] = resolve_srv,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            resolve: as `resolve_srv`.
+            clock: monotonic seconds.
+        """
+        self._resolve = resolve
+        self._clock = clock
+        self._servers: dict[str, Servers] = {}
+        self._faults: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._made: tuple[tuple[NodeRow, ...], dict[str, Servers], tuple[NodeRow, ...]] = ((), {}, ())
+
+    async def rows(self, rows: tuple[NodeRow, ...], seconds: float) -> tuple[NodeRow, ...]:
+        """The rows, with one for each server in place of one with a name.
+
+        Args:
+            rows: as the admin wrote them.
+            seconds: between two questions to DNS.
+        """
+        names = [row.url for row in rows if row.url.startswith(SRV)]
+        if not names:
+            return rows
+        is_news = not self._servers.keys() >= set(names)
+        age = self._clock() - self._asked_at
+        if self._task is None and (is_news or age >= seconds):
+            self._task = asyncio.get_running_loop().create_task(self._ask(names))
+        if self._task is not None and (is_news or age >= 2 * seconds):
+            await asyncio.wait({self._task}, timeout=FIRST_ANSWER_SECONDS)
+        if self._made[:2] != (rows, self._servers):
+            self._made = rows, dict(self._servers), expanded(rows, self._servers)
+        return self._made[2]
+
+    async def _ask(self, names: Sequence[str]) -> None:
+        try:
+            await asyncio.gather(*map(self._ask_one, names))
+        finally:
+            self._asked_at = self._clock()
+            self._task = None
+
+    async def _ask_one(self, name: str) -> None:
+        try:
+            self._servers[name] = await self._resolve(name)
+            self._faults.pop(name, None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known holds
+            self._servers.setdefault(name, ())
+            fault = f"{type(error).__name__}: {error}"
+            if self._faults.get(name) != fault:
+                discovery_log.warning("The nodes at %s could not be looked up: %s", name, fault)
+            self._faults[name] = fault
+
+
+def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[NodeRow, ...]:
+    """The rows, with one for each server in place of one with a name; none whose name or address is taken."""
+    found: list[NodeRow] = []
+    names = {row.name for row in rows}
+    addresses = {row.url for row in rows}
+    for row in rows:
+        if not row.url.startswith(SRV):
+            found.append(row)
+            continue
+        for host, port in servers.get(row.url, ()):
+            url = f"http://{host}:{port}"
+            name = _node_name(row.name, host, "")
+            name = _node_name(row.name, host, f"-{port}") if name in names else name
+            if url not in addresses and name not in names and len(found) < MAX_NODES:
+                names.add(name)
+                addresses.add(url)
+                found.append(replace(row, name=name, url=url))
+    return tuple(found)
+
+
+def _node_name(row: str, host: str, end: str) -> str:
+    """`gpu-ollama-0` for the host ollama-0.ollama.svc; an IP address is kept whole."""
+    label = host if _is_ip(host) else host.partition(".")[0]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 # --- ollama_pack.engines.front_route ---
@@ -11802,8 +11996,107 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 ROUTER = "gpu_router."  # begins their ids
 
 
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
+# --- ollama_pack.services.webui_tasks ---
+# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#
+# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
+# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
+
+# Values of `metadata.task`; what is not among them is waited for.
+_NOBODY_WAITS = frozenset(
+    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
+)
+# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
+_PROMPT_BEGINNINGS = (
+    "### Task:\nGenerate a concise",
+    "### Task:\nGenerate 1-3 broad tags",
+    "### Task:\nSuggest 3-5 relevant follow-up",
+    "### Task:\nPredict 3-5 useful messages",
+    "Your task is to reflect the speaker's likely facial expression",
+)
+
+
+def is_background_task(task: object) -> bool:
+    """Whether nobody waits for a call with this `metadata.task`."""
+    return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+def is_background_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
+
+
+# --- ollama_pack.services.pipeline_requests ---
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#
+# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
+# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
+# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+# What the response cache has to know travels in a field of ours.
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD = "ollama_pack"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, and what for.
+
+    Attributes:
+        user: whom fairness counts it for; empty: unknown.
+        chat: the conversation; empty: unknown.
+        background: nobody looks at the answer as it is written.
+        from_webui: Open WebUI sent it, and put its own tools into it.
+        note: as `noted` has made it; None where no filter has seen the request.
+        is_admin: Open WebUI says so of the user.
+    """
+
+    user: str = ""
+    chat: str = ""
+    background: bool = False
+    from_webui: bool = False
+    note: Mapping[str, Any] | None = None
+    is_admin: bool = False
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
+        from_webui,
+        note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
+    )
+
+
+def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what is nobody's business further on."""
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    return {name: value for name, value in body.items() if name not in ours}
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if is_background_task(metadata.get("task")):
+        hints[URGENCY_FIELD] = BACKGROUND
+    return {**body, **hints}
+
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 
@@ -11930,108 +12223,6 @@ def early_refusal(beginning: bytes) -> Refusal | None:
     if not isinstance(error, dict) or not error.keys() >= _REFUSAL_KEYS or error["status"] not in _STATUSES:
         return None
     return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
-
-
-# --- ollama_pack.services.webui_tasks ---
-# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#
-# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
-# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
-
-# Values of `metadata.task`; what is not among them is waited for.
-_NOBODY_WAITS = frozenset(
-    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
-)
-# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
-_PROMPT_BEGINNINGS = (
-    "### Task:\nGenerate a concise",
-    "### Task:\nGenerate 1-3 broad tags",
-    "### Task:\nSuggest 3-5 relevant follow-up",
-    "### Task:\nPredict 3-5 useful messages",
-    "Your task is to reflect the speaker's likely facial expression",
-)
-
-
-def is_background_task(task: object) -> bool:
-    """Whether nobody waits for a call with this `metadata.task`."""
-    return isinstance(task, str) and task in _NOBODY_WAITS
-
-
-def is_background_prompt(body: Mapping[str, Any]) -> bool:
-    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or not messages:
-        return False
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, Mapping) else None
-    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
-
-
-# --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
-#
-# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
-# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
-# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
-
-CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Who asks, and what for.
-
-    Attributes:
-        user: whom fairness counts it for; empty: unknown.
-        chat: the conversation; empty: unknown.
-        background: nobody looks at the answer as it is written.
-        from_webui: Open WebUI sent it, and put its own tools into it.
-        note: as `noted` has made it; None where no filter has seen the request.
-        is_admin: Open WebUI says so of the user.
-    """
-
-    user: str = ""
-    chat: str = ""
-    background: bool = False
-    from_webui: bool = False
-    note: Mapping[str, Any] | None = None
-    is_admin: bool = False
-
-
-def asking(body: Mapping[str, Any]) -> Asking:
-    """Read a request. What is not of the expected form counts as absent."""
-    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
-    from_webui = isinstance(user, Mapping)
-    name = user.get("id") if isinstance(user, Mapping) else user
-    return Asking(
-        name if isinstance(name, str) else "",
-        chat if isinstance(chat, str) else "",
-        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
-        from_webui,
-        note if isinstance(note, Mapping) else None,
-        isinstance(user, Mapping) and user.get("role") == "admin",
-    )
-
-
-def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
-    return {name: value for name, value in body.items() if name not in ours}
-
-
-def with_hints(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
-    metadata = body.get("metadata")
-    if not isinstance(metadata, Mapping):
-        return body
-    hints: dict[str, Any] = {}
-    if isinstance(chat := metadata.get("chat_id"), str) and chat:
-        hints[CHAT_FIELD] = chat
-    if is_background_task(metadata.get("task")):
-        hints[URGENCY_FIELD] = BACKGROUND
-    return {**body, **hints}
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -12498,8 +12689,61 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
+# --- ollama_pack.speech.process ---
+# What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#
+# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
+# the server runs leaves objects of its older classes behind.
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+def process_wide(name: str, make: Callable[[], T]) -> T:
+    """The one object of that name in this process, made at the first call.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: T = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without models
+    from before Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(
@@ -12614,7 +12858,8 @@ class RouterHost:
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 
@@ -12725,6 +12970,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -12750,6 +12997,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -13561,6 +13809,7 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._given_url = _given_redis_url()
+        self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
@@ -13616,9 +13865,11 @@ class Pipeline:
         catalogue, aliases = router.catalogue(), self.valves.aliases
         if (catalogue, aliases) != self._offered[:2]:
             names = dict.fromkeys([*routed_aliases(self.valves.table, catalogue), *catalogue.models])
-            self._names = {name.replace("/", SLASH): name for name in names}
-            offered = [{"id": sub_id, "name": name} for sub_id, name in self._names.items()]
-            self._offered = catalogue, aliases, offered
+            own = [{"id": name.replace("/", SLASH), "name": name} for name in names]
+            offered = offered_meanwhile(router, own)
+            self._names = {model["id"]: model["name"] for model in offered}
+            # What is from before goes once all nodes have been looked at.
+            self._offered = catalogue if router.has_seen_all else None, aliases, offered
         return self._offered[2]
 
     def _keep_looking(self, router: Router) -> None:
@@ -13649,7 +13900,7 @@ class Pipeline:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
         who = asking(body)
         router, table = await self._router(), self.valves.table
-        catalogue = router.catalogue()
+        catalogue = await catalogue_for(router, table, name)
         try:
             models = models_for(table, request_facts(body, name), catalogue)
         except AliasUnavailableError as error:
@@ -13687,7 +13938,8 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+        rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
 
 
 def _given_redis_url() -> str:

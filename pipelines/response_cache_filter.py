@@ -9,20 +9,20 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 654, which the server calls.
+# Begin here: `class Pipeline`, line 657, which the server calls.
 # The modules that it uses come first:
 #     43  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #     51  cache.errors                What goes wrong with the cache.
 #     69  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #     94  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#    453  services.pack_valves        What all valves of the pack have in common.
-#    467  services.cache_valves       The valves of the response cache, wherever it runs.
-#    528  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    539  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    562  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    568  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    585  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#    636  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    456  services.pack_valves        What all valves of the pack have in common.
+#    470  services.cache_valves       The valves of the response cache, wherever it runs.
+#    531  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    542  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    565  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    571  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    588  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    639  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -115,6 +115,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -140,6 +142,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -583,7 +586,7 @@ def is_background_task(task: object) -> bool:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client

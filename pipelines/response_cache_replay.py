@@ -9,43 +9,41 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 4392, which the server calls.
+# Begin here: `class Pipeline`, line 4292, which the server calls.
 # The modules that it uses come first:
-#     97  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    105  cache.errors                What goes wrong with the cache.
-#    153  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    269  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    427  cache.key                   What makes two requests the same: the key of a cached answer.
-#    663  cache.entry                 An answer as it is kept.
-#    732  cache.collect               From the chunks of a generation to what may be kept of it.
-#    887  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#    937  cache.limits                Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#   1010  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1203  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1356  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1460  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   1541  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   1862  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   1960  cache.joining               Many who ask the same at the same time ask once.
-#   2026  engines.errors              What goes wrong with a node.
-#   2044  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2094  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2119  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2136  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2216  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   2502  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   2577  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   2680  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   3031  cache.redis_link            The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#   3126  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3472  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   3667  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   3994  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4197  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4320  services.pipeline_requests  What a pipeline can know of a request, and how it tells the next one.
-#   4350  services.pipeline_siblings  Other pipelines of the same server: they work together there, in one process.
-#   4362  services.pack_valves        What all valves of the pack have in common.
-#   4376  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     93  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    101  cache.errors                What goes wrong with the cache.
+#    149  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    265  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    423  cache.key                   What makes two requests the same: the key of a cached answer.
+#    659  cache.entry                 An answer as it is kept.
+#    728  cache.collect               From the chunks of a generation to what may be kept of it.
+#    883  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#    933  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1126  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1282  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1386  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   1467  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   1788  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   1886  cache.joining               Many who ask the same at the same time ask once.
+#   1952  engines.errors              What goes wrong with a node.
+#   1970  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2020  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2045  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2062  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2142  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   2428  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   2503  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   2606  cache.redis_url             A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   2960  cache.redis_link            Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3029  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3375  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   3570  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   3897  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4100  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4223  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   4262  services.pack_valves        What all valves of the pack have in common.
+#   4276  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -89,10 +87,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
-from redis.utils import HIREDIS_AVAILABLE
 
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
@@ -934,79 +930,6 @@ class CacheCounters:
             self._taken[name] -= value
 
 
-# --- ollama_pack.cache.limits ---
-# Time limits around many short waits, as `asyncio.timeout` sets them, for less.
-#
-# `asyncio.timeout` makes a timer for each wait, and two coroutines to enter and leave it: a sixteenth of what a
-# cache costs a request. Nearly all waits are over long before their limit, so here they share a timer.
-
-T = TypeVar("T")
-
-
-class _Wait:
-    """A task that waits, until when it may by the loop's clock, and whether it was cancelled for that."""
-
-    __slots__ = ("end", "late", "task")
-
-    def __init__(self, task: asyncio.Task[Any], end: float) -> None:
-        self.task = task
-        self.end = end
-        self.late = False
-
-
-class TimeLimits:
-    """Limits of any length. Used from one event loop."""
-
-    def __init__(self) -> None:
-        self._waits: set[_Wait] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def within(self, seconds: float, step: Awaitable[T]) -> T:
-        """What a step gives, if it does so in time; otherwise the step is cancelled.
-
-        Raises:
-            TimeoutError: the time ran out. Whoever cancels the task meanwhile is heard all the same.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit is for a task")
-        wait = _Wait(task, loop.time() + seconds)
-        self._waits.add(wait)
-        if self._timer is None or wait.end < self._timer.when():
-            self._wake_at(wait.end, loop)
-        before = task.cancelling()
-        try:
-            return await step
-        except asyncio.CancelledError as error:
-            if not wait.late:
-                raise
-            wait.late = False
-            if task.uncancel() > before:  # somebody else cancelled it too
-                raise
-            raise TimeoutError from error
-        finally:
-            self._waits.discard(wait)
-            if wait.late:  # the step ended in another way
-                task.uncancel()
-
-    def _wake_at(self, end: float, loop: asyncio.AbstractEventLoop) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(end, self._expire, loop)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now, ends = loop.time(), []
-        for wait in self._waits:
-            if wait.end > now:
-                ends.append(wait.end)
-            elif not wait.late:
-                wait.late = True
-                wait.task.cancel()
-        if ends:
-            self._wake_at(min(ends), loop)
-
-
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1205,6 +1128,8 @@ class CacheStore(Protocol):
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
 # `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
@@ -1257,7 +1182,6 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -1276,7 +1200,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
-    ) -> T | StoreTrouble:
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -1289,7 +1213,8 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            answer = await self._limits.within(seconds, step(self._store))
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -1341,7 +1266,8 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            await self._limits.within(self._rule.probe_limit, self._store.ping())
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)
@@ -1839,7 +1765,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)
@@ -2270,7 +2196,7 @@ class ResponseCache:
             detached=set(),
         )
         self._hub = LiveHub(self._tools)
-        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
 
@@ -2701,6 +2627,8 @@ _OWN_LIMITS = "the pack has time limits and connections of its own"
 class RedisClient(Protocol):
     """What is used of a client of redis-py, for one server, Sentinel or a cluster."""
 
+    response_callbacks: Any  # by command: what turns its answers into other values
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Send a command and return its answer, with bytes for strings."""
 
@@ -2726,6 +2654,7 @@ class _WatchedMaster:
     def __init__(self, master: RedisClient, sentinels: Sequence[RedisClient]) -> None:
         self.execute_command = master.execute_command
         self.script_load = master.script_load
+        self.response_callbacks = master.response_callbacks
         self.connection_pool = connection_pool_of(master)
         self.clients = master, *sentinels
 
@@ -3029,33 +2958,27 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 
 
 # --- ollama_pack.cache.redis_link ---
-# The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-#
-# `Redis.execute_command` takes a connection out of a pool, looks whether it is still good, tells its metrics of
-# it, and puts it back: more work than all else for a kept answer. The connections here are redis-py's own, with
-# its way to log in, to find the master and to read.
-
-if HIREDIS_AVAILABLE:
-    import hiredis
+# Commands to Redis with a bound on how many run at once, and failures in the store's terms.
 
 REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
 
 
 class RedisLink:
-    """Asks a server, or a cluster, so many things at once and no more. Used from one event loop."""
+    """Sends commands to a server or a cluster, at most `most` at once. Used from one event loop."""
 
     def __init__(self, client: RedisClient, most: int) -> None:
-        """Take what is needed later; nothing is connected.
+        """Connect nothing yet.
 
         Args:
-            client: as `redis_client` makes it.
+            client: as `redis_client` makes it. The link changes and closes it.
             most: commands at once, and so connections.
         """
         self._client = client
-        self._pool = connection_pool_of(client)
         self._free = asyncio.Semaphore(most)
-        self._idle: list[AbstractConnection] = []
+        self._running = 0
         self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
 
     async def ask(self, name: str, *values: bytes | str | float) -> Any:
         """The answer to a command, with texts as bytes.
@@ -3069,35 +2992,31 @@ class RedisLink:
             NoScriptError: the server does not know the script.
         """
         async with self._free:
+            self._running += 1
             try:
-                if self._pool is None:  # a cluster: its client alone knows which node to ask
-                    return await self._client.execute_command(name, *values)
-                return await self._ask_server((name, *values))
+                return await self._execute(name, *values)
             except NoScriptError:
                 raise
             except REDIS_FAULTS as error:
                 raise store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _execute(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
 
     async def close(self) -> None:
-        """Give the connections back; those in use, once they have their answer."""
+        """Close the connections; if some are in use, when the last has its answer."""
         self._closed = True
-        for connection in self._idle:
-            await connection.disconnect()
-        await self._client.aclose()
+        await self._disconnect_if_closed()
 
-    async def _ask_server(self, command: tuple[Any, ...]) -> Any:
-        connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
-        try:
-            packed = packed_command(connection, command)
-            try:
-                return await _answer_on(connection, packed)
-            except RedisConnectionError:  # that it broke while it was idle says nothing of the server
-                await connection.disconnect()
-                return await _answer_on(connection, packed)
-        finally:
-            if self._closed:
-                await connection.disconnect()
-            self._idle.append(connection)
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
 
 def store_error(error: Exception) -> StoreError:
@@ -3105,22 +3024,6 @@ def store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
     return StoreDownError(f"Redis failed: {redis_fault(error)}")
-
-
-def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
-    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    if HIREDIS_AVAILABLE:
-        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
-    packed: list[bytes] = connection.pack_command(*command)
-    return packed
-
-
-async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
-    if not connection.is_connected:
-        # to send would connect as well, but not ask the Sentinels where the master is now
-        await connection.connect()  # type: ignore[no-untyped-call] # it has no types
-    await connection.send_packed_command(packed, check_health=False)
-    return await connection.read_response()
 
 
 # --- ollama_pack.cache.redis_scripts ---
@@ -4318,7 +4221,7 @@ class CacheKeeper:
 
 
 # --- ollama_pack.services.pipeline_requests ---
-# What a pipeline can know of a request, and how it tells the next one.
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -4346,9 +4249,6 @@ class Asking:
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
 
-
-# --- ollama_pack.services.pipeline_siblings ---
-# Other pipelines of the same server: they work together there, in one process.
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
 

@@ -4,7 +4,8 @@
 
 `src/ollama_pack/plugins/<kind>/<id>.py` and the modules of the pack that it imports become `<kind>/<id>.py`,
 one self-contained file; these are committed. `dist/` gets the lists that the admin page imports, the
-pipelines as a zip, and checksums (`sha256sum -c dist/SHA256SUMS`, from the repository's root). What is
+pipelines as a zip, and checksums (`sha256sum -c dist/SHA256SUMS`, from the repository's root). The plugins in
+`dist/thin-*.json` are for servers that have the package's wheel: they import their class from it. What is
 written depends on the source alone, to the byte. With `--check` nothing is written, and a committed file that
 is not what the source gives is shown as a diff.
 
@@ -63,27 +64,31 @@ def outputs(plugins: Iterable[Plugin]) -> dict[str, bytes]:
     """Every file that the packager writes, by its path below the root."""
     plugins = tuple(plugins)
     files = {plugin.path: plugin.text.encode() for plugin in plugins}
-    pipelines = [plugin for plugin in plugins if plugin.kind == "pipelines"]
-    files["dist/functions.json"] = _json(
-        [_function(plugin) for plugin in plugins if plugin.kind == "functions"]
+    functions, tools, pipelines = (
+        [plugin for plugin in plugins if plugin.kind == kind] for kind in ("functions", "tools", "pipelines")
     )
-    files["dist/tools.json"] = _json([_item(plugin) for plugin in plugins if plugin.kind == "tools"])
+    for prefix, thin in (("", False), ("thin-", True)):
+        files[f"dist/{prefix}functions.json"] = _json([_function(plugin, thin=thin) for plugin in functions])
+        files[f"dist/{prefix}tools.json"] = _json([_item(plugin, thin=thin) for plugin in tools])
     files["dist/pipelines.zip"] = _zip({f"{plugin.id}.py": plugin.text for plugin in pipelines})
     sums = (f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items()))
     files["dist/SHA256SUMS"] = "".join(sums).encode()
     return files
 
 
-def _item(plugin: Plugin) -> dict[str, Any]:
+def _item(plugin: Plugin, *, thin: bool) -> dict[str, Any]:
     """What the admin page posts for each item of an imported list; the server reads no more than this."""
-    manifest = dict(plugin.frontmatter)
+    manifest = {
+        key: value for key, value in plugin.frontmatter.items() if not (thin and key == "requirements")
+    }
+    content = plugin.thin if thin else plugin.text
     meta = {"description": manifest["description"], "manifest": manifest}
-    return {"id": plugin.id, "name": manifest["title"], "content": plugin.text, "meta": meta}
+    return {"id": plugin.id, "name": manifest["title"], "content": content, "meta": meta}
 
 
-def _function(plugin: Plugin) -> dict[str, Any]:
+def _function(plugin: Plugin, *, thin: bool) -> dict[str, Any]:
     """As the admin page exports it, less what only a server knows. An import creates it switched off."""
-    return _item(plugin) | {"type": plugin.type, "is_active": False, "is_global": False}
+    return _item(plugin, thin=thin) | {"type": plugin.type, "is_active": False, "is_global": False}
 
 
 def _json(items: list[dict[str, Any]]) -> bytes:

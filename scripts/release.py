@@ -4,7 +4,8 @@
 
 Sets the version in pyproject.toml, uv.lock and the plugin files, and gives the changelog's "Unreleased" that
 version and a date. Then writes `dist/release/`: the lists that the admin page imports, the pipelines as a
-zip, the wheel, NOTES.md from the changelog, and SHA256SUMS (`sha256sum -c SHA256SUMS` where they lie).
+zip, the wheel and the lists of plugins that import from it, NOTES.md from the changelog, and SHA256SUMS
+(`sha256sum -c SHA256SUMS` where they lie).
 Nothing is committed: the last lines say how. Run again on what it made, it gives the same bytes.
 
 Exit status: 0 done, 1 refused, 2 bad usage.
@@ -24,7 +25,7 @@ from bundle.source import PackagingError
 from package import ROOT, add_version, build, pack_version, write
 
 RELEASE = ROOT / "dist" / "release"
-DOWNLOADS = ("functions.json", "tools.json", "pipelines.zip")
+DOWNLOADS = ("functions.json", "tools.json", "thin-functions.json", "thin-tools.json", "pipelines.zip")
 WHEEL_DATE = "1577836800"  # 2020-01-01: of all files in the wheel
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _HEADING = re.compile(r"(?m)^## \[(?P<version>[^\]]+)\](?: - (?P<date>\S+))?\n")

@@ -10,42 +10,40 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4600, which the server calls.
+# Begin here: `class Tools`, line 4590, which the server calls.
 # The modules that it uses come first:
-#     86  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    100  services.pack_valves     What all valves of the pack have in common.
-#    114  speech.errors            What goes wrong with transcription.
-#    477  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    554  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    646  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    682  speech.values            What recordings turn into, and what an engine is.
-#    939  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1089  speech.wav               Windows as other programs take them: 16-bit samples, and WAV files of them.
-#   1110  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1294  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   1317  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1450  speech.sentences         Segments of about a sentence, made from words with times.
-#   1504  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1682  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   1910  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2031  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2115  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2204  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2368  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-#   2433  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3023  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3111  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3185  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3453  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3503  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3645  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   3911  webui.voice_store        Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
-#   3922  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4035  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4173  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4310  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4326  webui.voice_files        Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
-#   4420  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     84  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     98  services.pack_valves     What all valves of the pack have in common.
+#    112  speech.errors            What goes wrong with transcription.
+#    475  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    552  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    644  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    680  speech.values            What recordings turn into, and what an engine is.
+#    937  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1087  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1169  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1353  speech.process           What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   1376  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1509  speech.sentences         Segments of about a sentence, made from words with times.
+#   1563  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1741  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   1969  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2090  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2174  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2263  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2427  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3017  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3105  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3179  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3447  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3497  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3639  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   3905  webui.errors             What goes wrong between the pack and Open WebUI.
+#   3921  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4022  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4135  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4273  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4410  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib
@@ -1086,8 +1084,69 @@ def _within(time: float, seconds: float) -> float:
     return min(max(0.0, time), seconds)
 
 
-# --- ollama_pack.speech.wav ---
-# Windows as other programs take them: 16-bit samples, and WAV files of them.
+# --- ollama_pack.speech.pcm ---
+# Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+
+_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
+MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
+MAX_CHANNELS = 64
+_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
+_CHUNK_HEAD = 8  # bytes: four of name, four of size
+_MAX_CHUNKS = 1000  # of a WAV file, before its samples
+
+
+def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
+    """The name of PyAV's format for raw samples, and its options.
+
+    Raises:
+        ValueError: there are no such samples.
+    """
+    if pcm.width not in _CODECS:
+        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
+        raise ValueError(
+            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
+            f"1 to {MAX_CHANNELS} channels"
+        )
+    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
+    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
+    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
+
+
+def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
+    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
+
+    Args:
+        file: at any position; it is moved.
+    """
+    file.seek(0)
+    head = file.read(16)
+    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
+        return None
+    place, pcm = 12, None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(place)
+        chunk = file.read(24)
+        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
+        if name == b"data":
+            return (place + _CHUNK_HEAD, pcm) if pcm else None
+        if name == b"fmt ":
+            pcm = _pcm_in(chunk[8:])
+        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
+            return None
+        place += _CHUNK_HEAD + size + size % 2
+    return None
+
+
+def _pcm_in(fmt: bytes) -> PcmFormat | None:
+    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
+    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
+    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
+    try:
+        pcm_container(pcm)
+    except ValueError:
+        return None
+    return pcm if codec in _WAVE_FORMATS else None
 
 
 def int16_bytes(samples: Samples) -> bytes:
@@ -2363,71 +2422,6 @@ def _mp3_counts_frames(file: BinaryIO) -> bool:
     file.seek(start)
     head = file.read(_MP3_HEAD)
     return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-# --- ollama_pack.speech.pcm ---
-# Samples without a usable header: raw PCM, and WAV files that PyAV refuses.
-
-_CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
-MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
-MAX_CHANNELS = 64
-_WAVE_FORMATS = frozenset({1, 0xFFFE})  # PCM, and "extensible", which is nearly always PCM too
-_CHUNK_HEAD = 8  # bytes: four of name, four of size
-_MAX_CHUNKS = 1000  # of a WAV file, before its samples
-
-
-def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
-    """The name of PyAV's format for raw samples, and its options.
-
-    Raises:
-        ValueError: there are no such samples.
-    """
-    if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
-    if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
-        raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
-        )
-    # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
-    layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
-    return _CODECS[pcm.width], {"sample_rate": str(pcm.rate), "ch_layout": layout}
-
-
-def wav_samples(file: BinaryIO) -> tuple[int, PcmFormat] | None:
-    """Where the samples of a WAV file begin whose header PyAV does not accept; None: it is none.
-
-    Args:
-        file: at any position; it is moved.
-    """
-    file.seek(0)
-    head = file.read(16)
-    if b"WAVE" not in head[8:12] and head[12:16] != b"fmt ":
-        return None
-    place, pcm = 12, None
-    for _ in range(_MAX_CHUNKS):
-        file.seek(place)
-        chunk = file.read(24)
-        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
-        if name == b"data":
-            return (place + _CHUNK_HEAD, pcm) if pcm else None
-        if name == b"fmt ":
-            pcm = _pcm_in(chunk[8:])
-        if len(chunk) < _CHUNK_HEAD or (name == b"fmt " and pcm is None):
-            return None
-        place += _CHUNK_HEAD + size + size % 2
-    return None
-
-
-def _pcm_in(fmt: bytes) -> PcmFormat | None:
-    """The format in a `fmt ` chunk; None where it is not PCM that can be read."""
-    codec, channels = int.from_bytes(fmt[:2], "little"), int.from_bytes(fmt[2:4], "little")
-    pcm = PcmFormat(int.from_bytes(fmt[4:8], "little"), channels, int.from_bytes(fmt[14:16], "little") // 8)
-    try:
-        pcm_container(pcm)
-    except ValueError:
-        return None
-    return pcm if codec in _WAVE_FORMATS else None
 
 
 # --- ollama_pack.speech.decode ---
@@ -3908,8 +3902,114 @@ async def _no_progress(progress: SpeechProgress) -> None:
     """For callers who want only the result."""
 
 
-# --- ollama_pack.webui.voice_store ---
-# Where Open WebUI keeps what transcription needs: models, the tool's valves. Imported when called.
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class StoredFileError(PackError):
+    """No such file, or none that this user may read: which of the two is not told.
+
+    Attributes:
+        wanted: id or name of the file.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
+        self.wanted = wanted
+
+
+# --- ollama_pack.webui.voice_files ---
+# Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecording:
+    """A file that the user may read.
+
+    Attributes:
+        id: its own.
+        name: as it was uploaded.
+        path: in Open WebUI's storage.
+    """
+
+    id: str
+    name: str
+    path: str
+
+
+async def readable_recording(file_id: str, user_id: str) -> StoredRecording:
+    """A file, by the rule by which Open WebUI's own routes give its content.
+
+    Raises:
+        StoredFileError: there is none, or the user may not read it.
+    """
+    from open_webui.models.files import Files  # noqa: PLC0415 - Open WebUI is imported where it is used
+    from open_webui.models.users import Users  # noqa: PLC0415
+    from open_webui.utils.access_control.files import has_access_to_file  # noqa: PLC0415
+
+    user, file = await Users.get_user_by_id(user_id), await Files.get_file_by_id(file_id)
+    if user is None or file is None or not file.path:
+        raise StoredFileError(file_id)
+    if (
+        file.user_id != user.id
+        and user.role != "admin"
+        and not await has_access_to_file(file_id, "read", user)
+    ):
+        raise StoredFileError(file_id)
+    return StoredRecording(file.id, str((file.meta or {}).get("name") or file.filename), file.path)
+
+
+@asynccontextmanager
+async def local_copy(recording: StoredRecording) -> AsyncIterator[Path]:
+    """The file on this machine. What was fetched from a cloud storage for it goes again, as with Open WebUI.
+
+    Raises:
+        StoredFileError: the storage does not have it any more.
+    """
+    from open_webui.config import STORAGE_LOCAL_CACHE, STORAGE_PROVIDER  # noqa: PLC0415
+    from open_webui.storage.provider import Storage  # noqa: PLC0415
+
+    path = Path(await asyncio.to_thread(Storage.get_file, recording.path))
+    if not await asyncio.to_thread(path.is_file):
+        raise StoredFileError(recording.name)
+    try:
+        yield path
+    finally:
+        if STORAGE_PROVIDER != "local" and not STORAGE_LOCAL_CACHE:
+            with suppress(OSError):
+                await asyncio.to_thread(path.unlink)
+
+
+async def store_text(request: Any, user_id: str, name: str, text: str, media_type: str) -> dict[str, Any]:
+    """Make a text a file of the user's, and give it as messages of a chat have files.
+
+    Args:
+        request: Starlette's, or what stands for one.
+        user_id: whose it becomes.
+        name: of the file.
+        text: all of it.
+        media_type: such as text/plain.
+    """
+    from open_webui.models.files import Files  # noqa: PLC0415
+    from open_webui.models.users import Users  # noqa: PLC0415
+    from open_webui.routers.files import upload_file_handler  # noqa: PLC0415
+    from starlette.datastructures import Headers, UploadFile  # noqa: PLC0415
+
+    content = text.encode()
+    headers = Headers({"content-type": media_type.partition(";")[0]})
+    upload = UploadFile(io.BytesIO(content), size=len(content), filename=name, headers=headers)
+    user = await Users.get_user_by_id(user_id)
+    stored = await upload_file_handler(request, upload, metadata={}, process=False, user=user)
+    await Files.update_file_data_by_id(stored.id, {"content": text, "status": "completed"})  # for its preview
+    return {
+        "type": "file",
+        "id": stored.id,
+        "url": stored.id,
+        "name": name,
+        "content_type": media_type.partition(";")[0],
+        "size": len(content),
+        "status": "uploaded",
+    }
 
 
 def model_folders() -> tuple[Path, Path]:
@@ -4305,116 +4405,6 @@ def _vtt_comment(note: SpeechNote) -> str:
 def _vtt_text(lines: tuple[str, ...]) -> str:
     """Cue text as the standard wants it (WebVTT, section 6.4): three characters mean something."""
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI.
-
-
-class StoredFileError(PackError):
-    """No such file, or none that this user may read: which of the two is not told.
-
-    Attributes:
-        wanted: id or name of the file.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        super().__init__(f"the file {wanted!r} was not found: attach it to the chat")
-        self.wanted = wanted
-
-
-# --- ollama_pack.webui.voice_files ---
-# Files of Open WebUI: recordings that a user may read, and transcripts that become theirs.
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecording:
-    """A file that the user may read.
-
-    Attributes:
-        id: its own.
-        name: as it was uploaded.
-        path: in Open WebUI's storage.
-    """
-
-    id: str
-    name: str
-    path: str
-
-
-async def readable_recording(file_id: str, user_id: str) -> StoredRecording:
-    """A file, by the rule by which Open WebUI's own routes give its content.
-
-    Raises:
-        StoredFileError: there is none, or the user may not read it.
-    """
-    from open_webui.models.files import Files  # noqa: PLC0415 - Open WebUI is imported where it is used
-    from open_webui.models.users import Users  # noqa: PLC0415
-    from open_webui.utils.access_control.files import has_access_to_file  # noqa: PLC0415
-
-    user, file = await Users.get_user_by_id(user_id), await Files.get_file_by_id(file_id)
-    if user is None or file is None or not file.path:
-        raise StoredFileError(file_id)
-    if (
-        file.user_id != user.id
-        and user.role != "admin"
-        and not await has_access_to_file(file_id, "read", user)
-    ):
-        raise StoredFileError(file_id)
-    return StoredRecording(file.id, str((file.meta or {}).get("name") or file.filename), file.path)
-
-
-@asynccontextmanager
-async def local_copy(recording: StoredRecording) -> AsyncIterator[Path]:
-    """The file on this machine. What was fetched from a cloud storage for it goes again, as with Open WebUI.
-
-    Raises:
-        StoredFileError: the storage does not have it any more.
-    """
-    from open_webui.config import STORAGE_LOCAL_CACHE, STORAGE_PROVIDER  # noqa: PLC0415
-    from open_webui.storage.provider import Storage  # noqa: PLC0415
-
-    path = Path(await asyncio.to_thread(Storage.get_file, recording.path))
-    if not await asyncio.to_thread(path.is_file):
-        raise StoredFileError(recording.name)
-    try:
-        yield path
-    finally:
-        if STORAGE_PROVIDER != "local" and not STORAGE_LOCAL_CACHE:
-            with suppress(OSError):
-                await asyncio.to_thread(path.unlink)
-
-
-async def store_text(request: Any, user_id: str, name: str, text: str, media_type: str) -> dict[str, Any]:
-    """Make a text a file of the user's, and give it as messages of a chat have files.
-
-    Args:
-        request: Starlette's, or what stands for one.
-        user_id: whose it becomes.
-        name: of the file.
-        text: all of it.
-        media_type: such as text/plain.
-    """
-    from open_webui.models.files import Files  # noqa: PLC0415
-    from open_webui.models.users import Users  # noqa: PLC0415
-    from open_webui.routers.files import upload_file_handler  # noqa: PLC0415
-    from starlette.datastructures import Headers, UploadFile  # noqa: PLC0415
-
-    content = text.encode()
-    headers = Headers({"content-type": media_type.partition(";")[0]})
-    upload = UploadFile(io.BytesIO(content), size=len(content), filename=name, headers=headers)
-    user = await Users.get_user_by_id(user_id)
-    stored = await upload_file_handler(request, upload, metadata={}, process=False, user=user)
-    await Files.update_file_data_by_id(stored.id, {"content": text, "status": "completed"})  # for its preview
-    return {
-        "type": "file",
-        "id": stored.id,
-        "url": stored.id,
-        "name": name,
-        "content_type": media_type.partition(";")[0],
-        "size": len(content),
-        "status": "uploaded",
-    }
 
 
 # --- ollama_pack.services.voice_job ---

@@ -35,6 +35,7 @@ class Plugin:
         type: the class in it that the loader looks for, in lower case: filter, pipe, event, tools, pipeline.
         frontmatter: the keys at its top, as Open WebUI reads them.
         text: the whole file.
+        thin: a file that does the same where the package is installed: it takes the class from there.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Plugin:
     type: str
     frontmatter: Mapping[str, str]
     text: str
+    thin: str
 
     @property
     def path(self) -> str:
@@ -98,7 +100,8 @@ class Builder:
         self.problems += scope_names(parts, imported, name)
         head = with_version(frontmatter_text(entry), self.version)
         keys = {key: value for _, key, value in frontmatter_keys(head)}
-        return Plugin(kind, plugin_id, name.lower(), keys, _assemble(head, name, parts))
+        text, thin = _assemble(head, name, parts), _thin(head, name, entry)
+        return Plugin(kind, plugin_id, name.lower(), keys, text, thin)
 
     def _module(self, name: str) -> Module | None:
         """A module by its dotted name; None when there is none, or none that can be read."""
@@ -170,6 +173,13 @@ def _assemble(head: str, entry: str, parts: Sequence[Part]) -> str:
     begin = (above + text)[: (above + text).index(f"\nclass {entry}", len(above))].count("\n") + 2
     top = "\n\n".join(filter(None, (head, _contents(entry, parts, starts, begin), imports)))
     return f"{top}\n\n{text}"
+
+
+def _thin(head: str, name: str, entry: Module) -> str:
+    """The frontmatter without `requirements`, which are the image's affair, and the import of the class."""
+    kept = re.sub(r"(?m)^[ \t]*requirements:.*\n", "", head)
+    note = f"{GENERATED}{entry.path}{BY}: {entry.package} must be installed."
+    return f"{kept}\n\n{note}\n\nfrom {entry.name} import {name}\n"
 
 
 def _contents(entry: str, parts: Sequence[Part], starts: Sequence[int], begin: int) -> str:

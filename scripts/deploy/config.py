@@ -24,7 +24,7 @@ from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.cache.redis_url import check_redis_url
 from ollama_pack.routing.errors import NodeTableError
-from ollama_pack.routing.nodes import parse_nodes
+from ollama_pack.routing.nodes import SRV, parse_nodes
 from ollama_pack.speech.language import parse_language
 
 PUBLIC = "public"
@@ -56,6 +56,10 @@ def _check_url(value: str) -> str:
             raise ValueError("is no address: write it as http://host:11434, the port a number") from None
         return value
     raise ValueError(f"{shown_address(value)!r} is no address: it starts with http:// or https://")
+
+
+def _check_endpoint(value: str) -> str:
+    return value if value.startswith(SRV) else _check_url(value)  # the table's reader checks the other kind
 
 
 def _check_header(value: str) -> str:
@@ -106,6 +110,7 @@ Groups = Annotated[list[GroupName], BeforeValidator(_as_list), Field(min_length=
 Audience = Annotated[
     list[Annotated[str, AfterValidator(_check_audience)]], BeforeValidator(_as_list), Field(min_length=1)
 ]
+EndpointUrl = Annotated[str, AfterValidator(_check_endpoint)]
 Url = Annotated[str, AfterValidator(_check_url)]
 HeaderText = Annotated[str, AfterValidator(_check_header)]
 Language = Annotated[str, AfterValidator(_check_language)]
@@ -159,7 +164,7 @@ class Endpoint(Section):
     """A node that answers chats."""
 
     name: str = ""
-    url: Url
+    url: EndpointUrl
     kind: Literal["ollama", "openai"] = "ollama"
     weight: float = Field(default=1.0, gt=0)
     tier: int = 0

@@ -4,6 +4,7 @@ from typing import Any
 
 from deploy.config import PackConfig
 from deploy.plugin import LocalPlugin
+from ollama_pack.routing.nodes import SRV
 
 
 def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
@@ -25,7 +26,9 @@ def pipeline_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
     valves = function_valves(plugin, config)
     for name in {"aliases", "nodes"} & valves.keys():
         valves[name] = valves[name].replace("\n", "; ")
-    urls = ",".join(node.url for node in config.nodes if node.kind == "ollama")
+    urls = ",".join(
+        node.url for node in config.nodes if node.kind == "ollama" and not node.url.startswith(SRV)
+    )
     if plugin.id == "model_alias_filter" and urls:
         valves["ollama_urls"] = urls
     return valves

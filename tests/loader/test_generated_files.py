@@ -1,9 +1,11 @@
 """Every committed plugin file, through the loaders that will load it."""
 
 import ast
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ import pytest
 
 import package
 from bundle.rules import KINDS, OPTIONAL_KEYS, REQUIRED_KEYS, WEBUI_VERSION_KEY
+from harness.events_target import eventually
 from loader.conftest import Loaded, Loader
 from loader.load_pipeline import SECRET, valves_errors
 
@@ -50,6 +53,21 @@ def read(path: Path) -> tuple[str, str, str]:
 for_webui = pytest.mark.parametrize("path", FOR_WEBUI, ids=named)
 for_pipelines = pytest.mark.parametrize("path", FOR_PIPELINES, ids=named)
 for_all = pytest.mark.parametrize("path", [*FOR_WEBUI, *FOR_PIPELINES], ids=named)
+
+
+@for_webui
+def test_a_function_that_is_updated_leaves_nothing_in_memory(path: Path, load: Load) -> None:
+    """Would catch megabytes that each update leaves behind, as in the caches of `typing`."""
+    loaded = load(*read(path))
+    plugin = weakref.ref(type(loaded.instance))
+    sys.modules.pop(type(loaded.instance).__module__, None)
+    del loaded
+
+    def is_gone() -> bool:
+        gc.collect()
+        return plugin() is None
+
+    eventually(is_gone)  # a thread may still look for the driver of a GPU
 
 
 def test_there_is_something_to_load() -> None:
@@ -222,6 +240,25 @@ def test_lists_are_what_the_server_takes(webui: Callable[[str], ModuleType], loa
         assert [item.id for item in items] == [path.stem for path in FILES[kind]]
         for item in items:
             assert load(kind, item.id, item.content).frontmatter == item.meta.manifest
+
+
+@pytest.mark.parametrize("kind", ["functions", "tools"])
+def test_thin_files_do_the_same(kind: str, webui_loader: Loader) -> None:
+    """A thin plugin that is another type, has other valves, or brings a copy of the package's code."""
+    thin = json.loads(package.outputs(package.build(ROOT))[f"dist/thin-{kind}.json"])
+    assert [item["id"] for item in thin] == [path.stem for path in FILES[kind]]
+    for item in thin:
+        loaded = webui_loader.load(kind, item["id"], item["content"])
+        assert loaded.type == TYPES[item["id"]]
+        assert loaded.frontmatter == item["meta"]["manifest"]
+        assert type(loaded.instance).__module__ == f"ollama_pack.plugins.{kind}.{item['id']}"
+        whole = webui_loader.load(
+            kind, item["id"], (ROOT / kind / f"{item['id']}.py").read_text("utf-8")
+        ).instance
+        for name in ("Valves", "UserValves"):
+            valves = [getattr(one, name, None) for one in (loaded.instance, whole)]
+            ours, theirs = (one and one.model_json_schema() for one in valves)
+            assert ours == theirs
 
 
 @for_pipelines

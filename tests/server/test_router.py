@@ -2,8 +2,10 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -11,9 +13,10 @@ import requests
 
 from deploy.client import OpenWebUI
 from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
+from harness.dns_server import ServiceDns
 from harness.fixtures_routing import LLAMA, RoutedWebUI
 from harness.fixtures_webui import upload
-from harness.ollama_node import Answer, OllamaNode
+from harness.ollama_node import Answer, Fault, OllamaNode
 
 Json = dict[str, Any]
 
@@ -249,6 +252,24 @@ def test_new_settings_break_no_answer(routed: RoutedWebUI) -> None:
     assert upload(routed.webui, str(routed.pack_yaml)).returncode == 0
 
 
+def test_an_update_loses_no_model_where_nodes_are_slow_to_answer(routed: RoutedWebUI) -> None:
+    """Would catch "Model not found" while new code of the router looks at its nodes for the first time."""
+    before = routed.admin.models(refresh=True)
+    function = routed.admin.get("/api/v1/functions/id/gpu_router")
+    kept = {name: function[name] for name in ("id", "name", "content", "meta")}
+    for node in routed.nodes:
+        node.command(Fault("slow", path="/api/tags", seconds=4.0))
+    try:
+        other = kept | {"content": kept["content"] + "\n# newer\n"}
+        routed.admin.post("/api/v1/functions/id/gpu_router/update", other)
+        assert set(routed.admin.models(refresh=True)) == set(before)
+        assert ask(routed.student, "gpt-4")["choices"][0]["message"]["content"] == "You said: hello"
+    finally:
+        for node in routed.nodes:
+            node.clear_faults()
+        routed.admin.post("/api/v1/functions/id/gpu_router/update", kept)
+
+
 def test_models_come_and_go_with_the_nodes(routed: RoutedWebUI) -> None:
     """Would catch a picker that shows what was there when the server started."""
     node: OllamaNode = routed.nodes[0]
@@ -279,3 +300,25 @@ def test_a_key_reaches_its_node_only(routed: RoutedWebUI) -> None:
     assert routed.nodes[1].requests[-1].headers["Authorization"] == "Bearer node-secret"
     ask(routed.admin, "gpu_router.qwen2.5:32b")
     assert "Authorization" not in routed.nodes[0].requests[-1].headers
+
+
+def test_nodes_that_dns_names(routed: RoutedWebUI) -> None:
+    """Would catch a scaled service whose new server gets no chat, or whose removed one costs a chat."""
+    path = "/api/v1/functions/id/gpu_router/valves"
+    valves = routed.admin.get(path)
+    ports = [urlsplit(node.url).port or 0 for node in routed.nodes]
+    with ServiceDns() as dns:
+        dns.servers = [("localhost", ports[0])]
+        rows = f"pool {dns.address} slots=2"
+        routed.admin.post(f"{path}/update", {**valves, "nodes": rows, "probe_seconds": 0.5})
+        try:
+            assert ask(routed.admin, "gpt-4")["ollama_pack"]["node"] == "pool-localhost"
+            dns.servers = [("localhost", ports[1])]
+            before = len(routed.nodes[1].requests)
+            deadline = time.monotonic() + 10
+            while not any(one.path == "/api/chat" for one in routed.nodes[1].requests[before:]):
+                ask(routed.admin, "gpt-4")
+                assert time.monotonic() < deadline, "the new server got no chat within 10 s"
+        finally:
+            routed.admin.post(f"{path}/update", valves)
+    assert ask(routed.admin, "gpt-4")["ollama_pack"]["node"] in {"gpu0", "gpu1"}

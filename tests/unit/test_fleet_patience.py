@@ -6,7 +6,7 @@ from dataclasses import replace
 from harness.virtual_world import MODELS, World
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import InstalledModel
-from ollama_pack.routing.dispatch.hang_delay import SUSPICION_SECONDS, honest_silence
+from ollama_pack.routing.dispatch.hang_delay import SUSPICION_SECONDS, honest_silence, longest_load
 
 
 def bound(world: World, number: int) -> Assignment:
@@ -45,6 +45,21 @@ def test_a_size_that_is_not_told_sets_no_limit_on_a_load() -> None:
     world = World(names=("x",))
     world.scheduler.probed("x", {"a": InstalledModel("blob-a")}, [])
     assert honest_silence(bound(world, 1)) == math.inf
+
+
+def test_a_load_that_was_measured_gets_less() -> None:
+    """Would catch a hang in the first answer after a load, which looks like one, that costs ten minutes."""
+    sized = {name: replace(model, size=1_000_000_000) for name, model in MODELS.items()}
+    limits = []
+    for load in (0.0, 2.0, 30.0):
+        world = World(names=("x",))
+        world.scheduler.probed("x", sized, [])
+        if load:
+            bound(world, 1)
+            world.first_token("r1")
+            world.finish("r1", load=load, total=load + 3.0)
+        limits.append(longest_load(bound(world, 2), 7200.0))
+    assert limits == [600.0, 120.0, 600.0]
 
 
 def test_who_hangs_gets_nothing_more() -> None:

@@ -29,6 +29,36 @@ def test_a_flood_does_not_go_before_others() -> None:
     assert ids(queue)[:4] == ["r0", "r10", "r11", "r1"]
 
 
+def crowd_of(users: int) -> FairQueue:
+    """A queue where each of so many users waits with two requests, of different length, in turn."""
+    queue = FairQueue(1000, PATIENCE)
+    for number in range(2 * users):
+        queue.push(ask(number, f"u{number % users}"), 0.0, 1.0 + number % 3)
+    return queue
+
+
+def test_a_crowd_is_served_in_the_order_of_arrival() -> None:
+    """Would catch people in an overloaded fleet who wait for twice as long as those who came with them."""
+    queue = crowd_of(8)
+    served = []
+    while len(queue):
+        entry = queue.bound(ids(queue)[0], 0.0)
+        served.append(entry.number)
+        queue.ended(entry, entry.cost)
+    assert served == sorted(served)
+
+
+def test_a_flood_does_not_go_before_a_crowd() -> None:
+    """Would catch a crowd whose order of arrival serves one user's flood, or two users'."""
+    queue = crowd_of(8)
+    for number in range(100, 140):
+        queue.push(ask(number, f"flood{number % 2}"), 1.0, 2.0)
+    for number in range(200, 208):
+        queue.push(ask(number, f"u{number - 200}"), 2.0, 2.0)
+    before = ids(queue)[: ids(queue).index("r207")]
+    assert sum(name.startswith("r1") and len(name) == 4 for name in before) <= 20
+
+
 def test_idle_users_save_up_nothing() -> None:
     """Would catch a user who, having been away, goes before all others for a long time."""
     queue = FairQueue(100, PATIENCE)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deploy.config import Alias, PackConfig, load_config
+from deploy.errors import ConfigError
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, parse_table
 from upload import ignored_sections
@@ -214,3 +215,14 @@ def test_voice_becomes_valves(tmp_path: Path) -> None:
     voice = load_config(file).voice
     assert voice
     assert (voice.valves, voice.says_audience) == ({}, False)
+
+
+def test_an_endpoint_may_be_a_name_in_dns(tmp_path: Path) -> None:
+    """Would catch nodes that DNS names refused in pack.yaml though the valve takes them, or taken unread."""
+    file = tmp_path / "pack.yaml"
+    text = "model_provider:\n  endpoints:\n    - {name: pool, url: dns+srv://_ollama._tcp.example.org}\n"
+    file.write_text(text)
+    assert load_config(file).router_valves["nodes"] == "pool dns+srv://_ollama._tcp.example.org"
+    file.write_text(text.replace("_ollama._tcp.example.org", "nothing"))
+    with pytest.raises(ConfigError, match="no name of a service"):
+        load_config(file)

@@ -688,6 +688,21 @@ def test_lists_hold_what_the_admin_page_imports(tmp_path: Path) -> None:
     }
 
 
+def test_thin_lists_import_from_the_package(tmp_path: Path) -> None:
+    """A thin plugin that carries code, or that makes a server without network ask pip for a package."""
+    files = KINDS | with_line(2, "title: Sample\nrequirements: redis")
+    root = make_pack(tmp_path, files)
+    assert package.main(["--root", str(root)]) == 0
+    (function,) = json.loads((root / "dist/thin-functions.json").read_text(encoding="utf-8"))
+    head, _, body = function["content"].rpartition('"""\n')
+    assert "version: 1.2.3" in head
+    assert "requirements" not in str(function)
+    assert body.splitlines()[-1] == "from ollama_pack.plugins.functions.sample import Filter"
+    assert (function["type"], function["is_active"]) == ("filter", False)
+    (tool,) = json.loads((root / "dist/thin-tools.json").read_text(encoding="utf-8"))
+    assert tool["content"].endswith("from ollama_pack.plugins.tools.sample import Tools\n")
+
+
 def test_zip_holds_the_pipelines(tmp_path: Path) -> None:
     """A zip that unpacks into files nobody may read, or with today's date in it."""
     root = make_pack(tmp_path, KINDS)
@@ -725,7 +740,7 @@ def test_same_bytes_everywhere(tmp_path: Path) -> None:
         )
         results.append(snapshot(root))
     assert results[0] == results[1]
-    assert len(results[0]) == 8
+    assert len(results[0]) == 10
 
 
 # --- the command

@@ -59,6 +59,7 @@ def test_a_release(tmp_path: Path) -> None:
     assert pack_version(checkouts[0]) == VERSION
     assert f"version: {VERSION}" in (checkouts[0] / "functions" / "model_alias_filter.py").read_text()
     assert f"open_webui_ollama_pack-{VERSION}-py3-none-any.whl" in one
+    assert f"version: {VERSION}" in one["thin-functions.json"].decode()
     assert one["NOTES.md"].decode().startswith("- New.\n")
     lines = (line.split("  ") for line in one.pop("SHA256SUMS").decode().splitlines())
     sums = {name: digest for digest, name in lines}

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.engines.lines import LineTooLongError
-from ollama_pack.engines.sse import ServerEvent, SseBuffer
+from ollama_pack.engines.sse import LineTooLongError, ServerEvent, SseBuffer
 
 LIMIT = 1000
 

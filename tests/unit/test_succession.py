@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from ollama_pack.webui.succession import take_over
+from ollama_pack.webui.server import take_over
 
 
 class Instance:

@@ -78,7 +78,7 @@ class ResponseCache:
             detached=set(),
         )
         self._hub = LiveHub(self._tools)
-        self._joined = JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble]()
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
 

@@ -318,7 +318,7 @@ class Generation:
             return f"store {result.reason}"
         return "" if result == "stored" else result
 
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> T | StoreTrouble:
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
         """Ask again while the store is in trouble that may pass, as long as there is time."""
         while True:
             done = await self._tools.guard.ask(step)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ollama_pack.cache.errors import StoreError, StoreFullError
-from ollama_pack.cache.limits import TimeLimits
 from ollama_pack.cache.store import CacheStore
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,6 @@ class StoreGuard:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
-        self._limits = TimeLimits()
 
     @property
     def is_open(self) -> bool:
@@ -85,7 +83,7 @@ class StoreGuard:
 
     async def ask(
         self, step: Callable[[CacheStore], Awaitable[T]], limit: float | None = None
-    ) -> T | StoreTrouble:
+    ) -> "T | StoreTrouble":
         """Ask the store one thing.
 
         Args:
@@ -98,7 +96,8 @@ class StoreGuard:
         seconds = self._rule.limit if limit is None else limit
         began = self._clock()
         try:
-            answer = await self._limits.within(seconds, step(self._store))
+            async with asyncio.timeout(seconds):
+                answer = await step(self._store)
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
@@ -150,7 +149,8 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            await self._limits.within(self._rule.probe_limit, self._store.ping())
+            async with asyncio.timeout(self._rule.probe_limit):
+                await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = str(error) or self.fault
             self._backoff = min(2 * self._backoff, self._rule.longest)

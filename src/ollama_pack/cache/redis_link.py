@@ -1,42 +1,33 @@
-"""The short way to Redis: a command goes out on a connection that is kept, and its answer comes back.
-
-`Redis.execute_command` takes a connection out of a pool, looks whether it is still good, tells its metrics of
-it, and puts it back: more work than all else for a kept answer. The connections here are redis-py's own, with
-its way to log in, to find the master and to read.
-"""
+"""Commands to Redis with a bound on how many run at once, and failures in the store's terms."""
 
 import asyncio
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
-from redis.utils import HIREDIS_AVAILABLE
 
 from ollama_pack.cache.errors import StoreDownError, StoreError, StoreFullError
 from ollama_pack.cache.redis_url import RedisClient, connection_pool_of, redis_fault
-
-if HIREDIS_AVAILABLE:
-    import hiredis
 
 REDIS_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)  # a Cluster's is no `RedisError`
 
 
 class RedisLink:
-    """Asks a server, or a cluster, so many things at once and no more. Used from one event loop."""
+    """Sends commands to a server or a cluster, at most `most` at once. Used from one event loop."""
 
     def __init__(self, client: RedisClient, most: int) -> None:
-        """Take what is needed later; nothing is connected.
+        """Connect nothing yet.
 
         Args:
-            client: as `redis_client` makes it.
+            client: as `redis_client` makes it. The link changes and closes it.
             most: commands at once, and so connections.
         """
         self._client = client
-        self._pool = connection_pool_of(client)
         self._free = asyncio.Semaphore(most)
-        self._idle: list[AbstractConnection] = []
+        self._running = 0
         self._closed = False
+        if connection_pool_of(client) is not None:  # a cluster's client needs them for itself
+            client.response_callbacks.clear()  # answers as the server gives them
 
     async def ask(self, name: str, *values: bytes | str | float) -> Any:
         """The answer to a command, with texts as bytes.
@@ -50,35 +41,31 @@ class RedisLink:
             NoScriptError: the server does not know the script.
         """
         async with self._free:
+            self._running += 1
             try:
-                if self._pool is None:  # a cluster: its client alone knows which node to ask
-                    return await self._client.execute_command(name, *values)
-                return await self._ask_server((name, *values))
+                return await self._execute(name, *values)
             except NoScriptError:
                 raise
             except REDIS_FAULTS as error:
                 raise store_error(error) from error
+            finally:
+                self._running -= 1
+                await self._disconnect_if_closed()
+
+    async def _execute(self, *command: bytes | str | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except RedisConnectionError:  # redis-py has tried the same server again; this asks the Sentinels
+            return await self._client.execute_command(*command)
 
     async def close(self) -> None:
-        """Give the connections back; those in use, once they have their answer."""
+        """Close the connections; if some are in use, when the last has its answer."""
         self._closed = True
-        for connection in self._idle:
-            await connection.disconnect()
-        await self._client.aclose()
+        await self._disconnect_if_closed()
 
-    async def _ask_server(self, command: tuple[Any, ...]) -> Any:
-        connection: AbstractConnection = self._idle.pop() if self._idle else self._pool.make_connection()
-        try:
-            packed = packed_command(connection, command)
-            try:
-                return await _answer_on(connection, packed)
-            except RedisConnectionError:  # that it broke while it was idle says nothing of the server
-                await connection.disconnect()
-                return await _answer_on(connection, packed)
-        finally:
-            if self._closed:
-                await connection.disconnect()
-            self._idle.append(connection)
+    async def _disconnect_if_closed(self) -> None:
+        if self._closed and not self._running:
+            await self._client.aclose()
 
 
 def store_error(error: Exception) -> StoreError:
@@ -86,19 +73,3 @@ def store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError("Redis is at its maxmemory")
     return StoreDownError(f"Redis failed: {redis_fault(error)}")
-
-
-def packed_command(connection: AbstractConnection, command: tuple[Any, ...]) -> list[bytes]:
-    """A command as it is sent. redis-py has hiredis do that in its other connections alone."""
-    if HIREDIS_AVAILABLE:
-        return [hiredis.pack_command((*command[0].split(), *command[1:]))]
-    packed: list[bytes] = connection.pack_command(*command)
-    return packed
-
-
-async def _answer_on(connection: AbstractConnection, packed: list[bytes]) -> Any:
-    if not connection.is_connected:
-        # to send would connect as well, but not ask the Sentinels where the master is now
-        await connection.connect()  # type: ignore[no-untyped-call] # it has no types
-    await connection.send_packed_command(packed, check_health=False)
-    return await connection.read_response()

@@ -1,11 +1,44 @@
-"""Server-sent events, as the HTML standard has them ("Interpreting an event stream"), of bounded length.
+"""Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 
-Lenient where engines are: an event without an empty line after it counts when the stream ends.
+Both are of bounded length. Lenient where engines are: an event without an empty line after it counts when the
+stream ends.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ollama_pack.engines.lines import LineTooLongError
+import orjson
+
+
+class LineTooLongError(Exception):
+    """A line is longer than it may be. Never leaves `engines/`."""
+
+
+class LineBuffer:
+    """Takes bytes as they come and gives whole lines; never holds more than one line and what came last."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: the longest line, in bytes."""
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends; empty ones are left out.
+
+        Raises:
+            LineTooLongError: one of them is, or what has come of the next.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise LineTooLongError
+        return [line for line in lines if line.strip()]
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of a line, as a line of its own."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
 
 DONE = b"[DONE]"  # OpenAI's last event
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -88,3 +121,18 @@ class SseBuffer:
         event = ServerEvent(b"\n".join(self._data), self._is_error) if self._data else None
         self._data, self._size, self._is_error = [], 0, False
         return event
+
+
+LAST_EVENT = "data: [DONE]\n\n"  # OpenAI's
+
+# Ends of lines to Python's `splitlines`, with which some clients take events apart.
+_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def event_text(value: Mapping[str, Any]) -> str:
+    """An object as one event."""
+    text = orjson.dumps(value).decode()
+    for separator, escaped in _SEPARATORS.items():
+        if separator in text:
+            text = text.replace(separator, escaped)
+    return f"data: {text}\n\n"

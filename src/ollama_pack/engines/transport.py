@@ -21,9 +21,8 @@ from ollama_pack.engines.errors import (
     RequestRefusedError,
 )
 from ollama_pack.engines.failures import node_name, said_in, shortened, status_error
-from ollama_pack.engines.lines import LineBuffer, LineTooLongError
 from ollama_pack.engines.silence import SilenceWatch
-from ollama_pack.engines.sse import ServerEvent, SseBuffer
+from ollama_pack.engines.sse import LineBuffer, LineTooLongError, ServerEvent, SseBuffer
 
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
@@ -186,7 +185,7 @@ class NodeTransport:
         path: str,
         body: Mapping[str, Any],
         first_byte: float,
-        buffer: StreamBuffer[T],
+        buffer: "StreamBuffer[T]",
         headers: Mapping[str, str],
         *,
         last_request: bool = False,
@@ -283,7 +282,7 @@ class NodeTransport:
             raise NodeFaultError(self.name, f"answers with more than {limit} bytes")
         return body[:limit]
 
-    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: StreamBuffer[T]) -> list[T]:
+    async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
         try:
             while data := await self._some(response):

@@ -8,6 +8,7 @@ For example::
     vllm  http://vllm:8000   kind=openai key=…    # any OpenAI-compatible engine
     far   https://me:password@far/ollama  header="X-Team: blue"   # behind a gateway
     k8s   http://router:80   kind=openai placement=own models=qwen3   # a gateway that places requests itself
+    pool  dns+srv://_ollama._tcp.example.org                # each server that DNS names
 """
 
 import math
@@ -27,11 +28,13 @@ PlacedBy = Literal["pack", "own"]
 
 MAX_NODES = 1024
 MAX_TIER = 9
+SRV = "dns+srv://"
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
 _NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
 _QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
@@ -145,7 +148,7 @@ def _parse_node(line: int, written: str) -> NodeRow:
             f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
         )
     address, *settings = rest
-    url, login = split_login(_address(address))
+    url, login = (_srv(address), "") if address.startswith(SRV) else split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
         raise ValueError("it has a password in its address and a key=…: take one of them out")
@@ -188,6 +191,12 @@ def _address(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
     return value.rstrip("/")
+
+
+def _srv(value: str) -> str:
+    if not _NODE_SRV.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+    return value
 
 
 def _kind(value: str) -> NodeKind:

@@ -16,8 +16,9 @@ from ollama_pack.engines.errors import (
     NodeUnreachableError,
     RequestRefusedError,
 )
-from ollama_pack.engines.event_text import LAST_EVENT, event_text
+from ollama_pack.engines.ollama.stream import completion_of
 from ollama_pack.engines.refusals import Refusal
+from ollama_pack.engines.sse import LAST_EVENT, event_text
 from ollama_pack.errors import PackError
 from ollama_pack.routing.errors import (
     AnswerBrokenError,
@@ -160,3 +161,10 @@ def _client_status(error: RequestRefusedError) -> int:
     status = error.status or HTTPStatus.BAD_REQUEST
     client_errors = range(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
+
+
+def whole_answer(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that all chunks make up, with what they say of the node that answered."""
+    made = completion_of(chunks)
+    routed = next((chunk["ollama_pack"] for chunk in reversed(chunks) if "ollama_pack" in chunk), None)
+    return made | ({"ollama_pack": routed} if routed else {})

@@ -19,7 +19,7 @@ from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.services.completions import whole_answer
+from ollama_pack.services.answers import whole_answer
 
 CLAIM_SECONDS = 10.0  # after which an answer that nobody came for is forgotten
 _CONNECT_SECONDS = 0.1  # that a chat waits for the first connection

@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from ollama_pack.engines.event_text import LAST_EVENT, event_text
 from ollama_pack.engines.ollama.from_openai import OllamaReply
 from ollama_pack.engines.refusals import ApiForm, Refusal
+from ollama_pack.engines.sse import LAST_EVENT, event_text
 from ollama_pack.webui.calling import BAD_GATEWAY, ModelCall, refusal_in
 from ollama_pack.webui.errors import ModelRefusedError
 from ollama_pack.webui.ollama_models import (
@@ -23,7 +23,7 @@ from ollama_pack.webui.ollama_models import (
     tags_of_open_webui,
 )
 from ollama_pack.webui.routes import RouteSpec, json_answer
-from ollama_pack.webui.streams import event_stream, line_stream
+from ollama_pack.webui.server import event_stream, line_stream
 
 FORBIDDEN = 403
 NOT_FOUND = "Model not found"  # Open WebUI's words for a model that is not granted; 403 on its own route

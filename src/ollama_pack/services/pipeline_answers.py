@@ -26,7 +26,7 @@ from ollama_pack.engines.front_route import (
 )
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.routed_names import ROUTER
-from ollama_pack.services.pipeline_siblings import SERVER_MODULE
+from ollama_pack.services.pipeline_requests import SERVER_MODULE
 
 ROUTE = "ollama_pack:answers"
 _CHAT_PATHS = frozenset({"/chat/completions", "/v1/chat/completions"})

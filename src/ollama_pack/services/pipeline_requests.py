@@ -1,4 +1,4 @@
-"""What a pipeline can know of a request, and how it tells the next one.
+"""What a pipeline can know of a request, how it tells the next one, and the others of its server.
 
 Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
@@ -6,6 +6,7 @@ may set them as well: `prompt_cache_key` for the conversation, `service_tier: fl
 What the response cache has to know travels in a field of ours.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,3 +98,12 @@ def noted(body: dict[str, Any]) -> dict[str, Any]:
     if about.get("knowledge"):
         note["model"] = {"info": {"meta": {"knowledge": True}}}
     return {**with_hints(body), NOTE_FIELD: note}
+
+
+SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
+
+
+def sibling(name: str) -> Any:
+    """A pipeline as it is loaded now; None where there is none of this name."""
+    loaded: dict[str, Any] = getattr(sys.modules.get(SERVER_MODULE), "PIPELINE_MODULES", {})
+    return loaded.get(name)

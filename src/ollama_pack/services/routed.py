@@ -1,6 +1,7 @@
 """Aliases over a fleet: which names a router offers, and which models may answer for one."""
 
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts
@@ -10,6 +11,39 @@ from ollama_pack.aliases.table import AliasTable
 from ollama_pack.errors import PackError
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
+from ollama_pack.speech.process import process_wide
+
+LATE_LOOK_SECONDS = 10.0  # that a chat waits for nodes which nobody has looked at yet
+
+
+async def catalogue_for(router: Router, table: AliasTable, name: str) -> Catalogue:
+    """What the nodes have. Waits for those that nobody has looked at yet where the others cannot answer.
+
+    A router that has just begun, since its code or its valves have changed, may know nothing yet.
+    """
+    catalogue = router.catalogue()
+    if not catalogue.find(name) and not models_behind(table, name, catalogue.levels):
+        await router.ready(LATE_LOOK_SECONDS)
+        catalogue = router.catalogue()
+    return catalogue
+
+
+def offered_meanwhile(router: Router | None, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What to offer: these models, and until all nodes have been looked at also those from before.
+
+    Each update of the code and each change of valves begins with a router that knows nothing. Without models
+    from before Open WebUI would answer chats with "Model not found".
+
+    Args:
+        router: whose models they are; None: it cannot say.
+        models: plain values, as the code that reads them may be newer. Each has an `id`.
+    """
+    kept = process_wide("routed models", dict[str, Any])
+    if router is not None and router.has_seen_all:
+        kept["models"] = [dict(model) for model in models]
+        return models
+    known = {model["id"] for model in models}
+    return models + [dict(model) for model in kept.get("models", ()) if model["id"] not in known]
 
 
 def models_for(

@@ -12,7 +12,8 @@ from ollama_pack.services.pack_valves import PackValves
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
     "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. A # starts a comment."
+    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
+    "names. A # starts a comment."
 )
 
 

@@ -14,7 +14,7 @@ from ollama_pack.speech.source import AudioSource
 from ollama_pack.speech.transcribe import ANY_SPEAKER, SpeechUser, transcribe
 from ollama_pack.speech.values import PcmFormat, ProgressCallback, SpeechOptions, Transcript
 from ollama_pack.speech.whisper_model import ModelPlaces
-from ollama_pack.webui.voice_store import model_folders
+from ollama_pack.webui.voice_files import model_folders
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
 from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
 from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
-from ollama_pack.webui.voice_store import forwarded_user, tool_valves
+from ollama_pack.webui.voice_files import forwarded_user, tool_valves
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from ollama_pack.speech.errors import (
 )
 from ollama_pack.speech.http_answer import heard_in
 from ollama_pack.speech.language import LanguageTag
+from ollama_pack.speech.pcm import wav_bytes
 from ollama_pack.speech.values import WINDOW_SECONDS, EngineRequest, Heard, SpeechWindow
-from ollama_pack.speech.wav import wav_bytes
 
 OPENAI_HTTP = "openai_http"
 SPEECH_PATH = "/v1/audio/transcriptions"

@@ -1,8 +1,10 @@
-"""Samples without a usable header: raw PCM, and WAV files that PyAV refuses."""
+"""Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files."""
 
+import io
+import wave
 from typing import BinaryIO
 
-from ollama_pack.speech.values import PcmFormat
+from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Samples
 
 _CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
 MIN_RATE, MAX_RATE = 2_000, 768_000  # Hz: with less, speech cannot be understood; nothing records with more
@@ -64,3 +66,20 @@ def _pcm_in(fmt: bytes) -> PcmFormat | None:
     except ValueError:
         return None
     return pcm if codec in _WAVE_FORMATS else None
+
+
+def int16_bytes(samples: Samples) -> bytes:
+    """Samples as little-endian 16-bit integers."""
+    scaled = (samples.clip(-1.0, 1.0) * 32767).round()
+    return bytes(scaled.astype("<i2").tobytes())
+
+
+def wav_bytes(samples: Samples) -> bytes:
+    """Samples as a WAV file: mono, 16 kHz, 16 bits."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE)
+        out.writeframes(int16_bytes(samples))
+    return file.getvalue()

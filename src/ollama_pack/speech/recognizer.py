@@ -17,6 +17,7 @@ from ollama_pack.speech.errors import (
 )
 from ollama_pack.speech.language import LanguageTag
 from ollama_pack.speech.languages import language_code
+from ollama_pack.speech.pcm import int16_bytes
 from ollama_pack.speech.process import process_wide
 from ollama_pack.speech.values import (
     SAMPLE_RATE,
@@ -26,7 +27,6 @@ from ollama_pack.speech.values import (
     SpeechSegment,
     SpeechWindow,
 )
-from ollama_pack.speech.wav import int16_bytes
 
 RECOGNIZER = "speech_recognition"
 

@@ -1,7 +1,12 @@
-"""What a plugin may take from the Open WebUI that it is on. Imports `open_webui` when called."""
+"""What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
+Imports Open WebUI and its web framework when called.
+"""
+
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Protocol
 
 
 def server_secret(purpose: str) -> str:
@@ -20,3 +25,48 @@ def data_folder() -> Path:
     from open_webui.env import DATA_DIR  # noqa: PLC0415
 
     return Path(DATA_DIR)
+
+
+def event_stream(events: AsyncIterator[str]) -> Any:
+    """A streamed answer made of server-sent events, which Open WebUI hands on unchanged.
+
+    Of a plain iterator it would put a finish reason of its own, "stop", behind ours.
+    """
+    from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
+
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+def line_stream(lines: AsyncIterator[str]) -> Any:
+    """A streamed answer made of lines of JSON, as Ollama streams."""
+    from starlette.responses import StreamingResponse  # noqa: PLC0415
+
+    return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
+RUNNING = "OLLAMA_PACK_RUNNING"  # on `app.state`: function id → the instance, also of older code
+
+
+class Retiring(Protocol):
+    """A function that holds connections, threads or files."""
+
+    def retire(self) -> None:
+        """Give them back, once what is under way has ended."""
+
+
+def take_over(app: Any, function_id: str, instance: Retiring) -> None:
+    """Be the one that runs in this process, and have the one before give back what it holds.
+
+    Args:
+        app: Open WebUI's.
+        function_id: the function's id, as the admin saved it.
+        instance: is asked to retire in its turn.
+    """
+    if not hasattr(app.state, RUNNING):
+        setattr(app.state, RUNNING, {})
+    running: dict[str, Any] = getattr(app.state, RUNNING)
+    before = running.get(function_id)
+    if before is not instance:
+        running[function_id] = instance
+        if before is not None:
+            before.retire()

@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -57,17 +55,7 @@ class NodeValue(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _only_texts(value: Any) -> Any:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-
-
 Bytes = Annotated[int, Field(ge=0)]
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_only_texts)]
 
 
 class NamedModel(NodeValue):
@@ -134,7 +122,12 @@ class LoadedModel(NamedModel):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Bytes = 0
-    expires_at: Moment | None = None
+    expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _with_zone(cls, moment: datetime | None) -> datetime | None:
+        return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class ShownModel(NodeValue):
@@ -148,11 +141,16 @@ class ShownModel(NodeValue):
         parameters: the recipe's own options, one on a line.
     """
 
-    capabilities: Texts = ()
+    capabilities: tuple[str, ...] = ()
     details: ModelDetails = ModelDetails()
     model_info: dict[str, Any] = Field(default_factory=dict)
     modelfile: str = ""
     parameters: str = ""
+
+    @field_validator("capabilities", mode="before")
+    @classmethod
+    def _only_texts(cls, given: Any) -> Any:
+        return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     @property
     def blob(self) -> str:

@@ -30,10 +30,17 @@ from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSetting
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
-from ollama_pack.services.answers import answer_events, refusal_of
-from ollama_pack.services.completions import whole_answer
+from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.connected import OfferedIds, connected_nodes
-from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
+from ollama_pack.services.discovery import NodeDiscovery
+from ollama_pack.services.routed import (
+    catalogue_for,
+    models_for,
+    offered_meanwhile,
+    routed_aliases,
+    weights_behind,
+    why_absent,
+)
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.services.router_valves import RouterValves
@@ -51,9 +58,7 @@ from ollama_pack.webui.connections import (
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
-from ollama_pack.webui.server import server_secret
-from ollama_pack.webui.streams import event_stream
-from ollama_pack.webui.succession import take_over
+from ollama_pack.webui.server import event_stream, server_secret, take_over
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,7 @@ class Pipe:
     def __init__(self) -> None:
         self.valves = self.Valves()
         self._host = RouterHost(redis_sharing, lambda: server_secret("routing"), trusted_certificates)
+        self._discovery = NodeDiscovery()
         self._connections: tuple[NodeRow, ...] = ()
         self._lists: tuple[ConnectionModels, ...] = ()
         self._ids = OfferedIds((), (), are_connections=False)
@@ -108,7 +114,12 @@ class Pipe:
 
     async def pipes(self) -> list[dict[str, str]]:
         """The models that Open WebUI offers. At most two seconds, and only until the nodes are known."""
-        return [{"id": model["id"], "name": model["name"]} for model in await self.routed_models()]
+        try:
+            models = await self.routed_models()
+        except Exception:
+            log.exception("The models could not be listed: those from before are offered")
+            models = offered_meanwhile(None, [])
+        return [{"id": model["id"], "name": model["name"]} for model in models]
 
     async def pipe(
         self,
@@ -199,7 +210,8 @@ class Pipe:
 
     async def routed_models(self) -> list[dict[str, Any]]:
         """What is offered now: each alias and each model, once, as `Offer.routed` describes it."""
-        catalogue = (await self._ready()).catalogue()
+        router = await self._ready()
+        catalogue = router.catalogue()
         table = self.valves.table
         aliases = routed_aliases(table, catalogue)
         named = [
@@ -212,7 +224,7 @@ class Pipe:
             for name, model in catalogue.models.items()
             if name not in aliases
         ]
-        return named + models
+        return offered_meanwhile(router, named + models)
 
     async def _models(self, router: Router, body: Body, name: str, user: dict[str, Any]) -> tuple[str, ...]:
         """The models that may answer this user, the preferred first.
@@ -221,7 +233,8 @@ class Pipe:
             AliasUnavailableError: none of an alias's is there, or the user may use none of them.
             ModelClosedError: the user may not use the model.
         """
-        table, catalogue = self.valves.table, router.catalogue()
+        table = self.valves.table
+        catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name, await group_names(user) if table.uses_groups else ())
         denied: set[str] = set()
         while True:
@@ -239,7 +252,8 @@ class Pipe:
         """The router for the valves as they are; another one once nodes or settings change."""
         valves = self.valves
         await self._look_at_connections()
-        rows = valves.rows or self._connections
+        written = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        rows = written if valves.rows else self._connections
         if self._ids_for != (rows, self._lists):
             self._ids_for = rows, self._lists
             self._ids = OfferedIds(rows, self._lists, are_connections=not valves.rows)

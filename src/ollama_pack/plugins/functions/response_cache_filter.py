@@ -31,8 +31,7 @@ from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
-from ollama_pack.webui.server import data_folder, server_secret
-from ollama_pack.webui.succession import take_over
+from ollama_pack.webui.server import data_folder, server_secret, take_over
 
 log = logging.getLogger(__name__)
 

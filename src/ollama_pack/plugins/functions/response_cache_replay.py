@@ -22,7 +22,7 @@ from ollama_pack.services.cache_state import STATE
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelRefusedError
-from ollama_pack.webui.streams import event_stream
+from ollama_pack.webui.server import event_stream
 
 NOT_A_MODEL = Refusal(
     400,

@@ -25,13 +25,12 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.services.answers import answer_events, refusal_of
+from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.bridge import Bridge, ThreadPool
-from ollama_pack.services.completions import whole_answer
+from ollama_pack.services.discovery import NodeDiscovery
 from ollama_pack.services.line_stream import LineStream
 from ollama_pack.services.pipeline_answers import gives_status, put_route, take_route
-from ollama_pack.services.pipeline_requests import asking, with_hints, without_asking
-from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_requests import asking, sibling, with_hints, without_asking
 from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
@@ -39,7 +38,14 @@ from ollama_pack.services.pipeline_valves import (
     one_a_line,
     starting_valves,
 )
-from ollama_pack.services.routed import models_for, routed_aliases, weights_behind, why_absent
+from ollama_pack.services.routed import (
+    catalogue_for,
+    models_for,
+    offered_meanwhile,
+    routed_aliases,
+    weights_behind,
+    why_absent,
+)
 from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_valves import NODES_NOTE, RouterValves
 from ollama_pack.services.sharing import redis_sharing, usable_redis_url
@@ -97,6 +103,7 @@ class Pipeline:
         self.name = ""  # begins the names of all models
         self.valves = self._first_valves()
         self._given_url = _given_redis_url()
+        self._discovery = NodeDiscovery()
         self._host = RouterHost(redis_sharing, shared_secret)
         self._bridge = Bridge(self._close)
         self._cache: Any = None
@@ -152,9 +159,11 @@ class Pipeline:
         catalogue, aliases = router.catalogue(), self.valves.aliases
         if (catalogue, aliases) != self._offered[:2]:
             names = dict.fromkeys([*routed_aliases(self.valves.table, catalogue), *catalogue.models])
-            self._names = {name.replace("/", SLASH): name for name in names}
-            offered = [{"id": sub_id, "name": name} for sub_id, name in self._names.items()]
-            self._offered = catalogue, aliases, offered
+            own = [{"id": name.replace("/", SLASH), "name": name} for name in names]
+            offered = offered_meanwhile(router, own)
+            self._names = {model["id"]: model["name"] for model in offered}
+            # What is from before goes once all nodes have been looked at.
+            self._offered = catalogue if router.has_seen_all else None, aliases, offered
         return self._offered[2]
 
     def _keep_looking(self, router: Router) -> None:
@@ -185,7 +194,7 @@ class Pipeline:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
         who = asking(body)
         router, table = await self._router(), self.valves.table
-        catalogue = router.catalogue()
+        catalogue = await catalogue_for(router, table, name)
         try:
             models = models_for(table, request_facts(body, name), catalogue)
         except AliasUnavailableError as error:
@@ -223,7 +232,8 @@ class Pipeline:
 
     async def _router(self) -> Router:
         valves = self.valves
-        return await self._host.router(valves.rows, valves.settings, valves.redis_url or self._given_url)
+        rows = await self._discovery.rows(valves.rows, valves.probe_seconds)
+        return await self._host.router(rows, valves.settings, valves.redis_url or self._given_url)
 
 
 def _given_redis_url() -> str:

@@ -25,8 +25,7 @@ from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import CacheInUse, CacheKeeper
-from ollama_pack.services.pipeline_requests import Asking
-from ollama_pack.services.pipeline_siblings import sibling
+from ollama_pack.services.pipeline_requests import Asking, sibling
 from ollama_pack.services.pipeline_valves import CODE_DIGEST, CODE_DIGEST_NOTE, PipelineValves
 
 log = logging.getLogger(__name__)

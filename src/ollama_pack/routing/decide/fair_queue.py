@@ -6,6 +6,9 @@ tags, in seconds of service: the later of the queue's virtual time and the end o
 (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996). When an answer ends, its real seconds take the place
 of the expected ones. What a user has had lately fades as time passes while nobody waits.
 
+Among many users who ask for about as much, that would only shuffle the order of arrival, and some would wait
+for much longer. So in a crowd a user's turns and seconds count from where they are more than what most have.
+
 In a full queue the last request of the user with the most places makes room for a user who has fewer.
 """
 
@@ -13,6 +16,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, nlargest
+from itertools import chain, islice
 
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.errors import QueueFullError
@@ -20,6 +24,9 @@ from ollama_pack.routing.naming import fold_name
 
 # The last places are for users who have nothing in the queue: one user's flood must not lock out the others.
 RESERVED_SHARE = 0.25
+LEEWAY = 4  # times what half of a crowd has: who has no more than that waits in turn
+CROWD = 4  # other people, from where on what half of them have is a measure
+MOST_OTHERS = 256  # that are looked at
 MAX_TAGS = 64  # of users who do not wait, before those that have passed are thrown away
 MAX_TURN = 16  # turns further away are equal
 MAX_DEBT = 120.0  # seconds of service by which a user comes after others at most
@@ -45,6 +52,8 @@ class WaitingRequest:
         tried: nodes that have failed it.
         kind: equal for requests that any node would treat alike, except for their prompts.
         behind: a background call that has not waited behind people for long enough.
+        pushed: the queue's virtual time when it came.
+        spare_turns, grace: of its turn and its start tag, what is no more than a crowd of others has as well.
         displaced: the request that lost its place to this one; None: there was room.
     """
 
@@ -60,11 +69,19 @@ class WaitingRequest:
     kind: str = ""
     behind: bool = False
     displaced: FleetRequest | None = None
+    pushed: float = 0.0
+    spare_turns: int = 0
+    grace: float = 0.0
 
     @property
     def place(self) -> Place:
         """What fair order goes by."""
-        return self.behind, self.turn, self.start, self.number
+        return self.behind, max(0, self.turn - self.spare_turns), self.tag, self.number
+
+    @property
+    def tag(self) -> float:
+        """Its start tag, as far as its user is ahead of a crowd."""
+        return max(self.pushed, self.start - self.grace)
 
     @property
     def owner(self) -> Owner:
@@ -124,8 +141,30 @@ class FairQueue:
         models = tuple(map(fold_name, request.models))
         kind = repr((models, request.background, request.context, request.options))
         entry = WaitingRequest(request, models, start, cost, self._count, now, kind=kind, displaced=displaced)
+        entry.pushed = self._virtual
+        entry.spare_turns, entry.grace = self._leeway(entry.owner)
         self._insert(entry)
         return entry
+
+    def _leeway(self, owner: Owner) -> tuple[int, float]:
+        """The turns, and the seconds of service, by which an owner may be ahead of a crowd and come in turn.
+
+        It goes by what half of the others have in service and waiting. Of few, one could have most of it.
+        """
+        others = self._others(owner)
+        if len(others) < CROWD:
+            return 0, 0.0
+        middle = len(others) // 2
+        turns = sorted([len(self._own.get(one, ())) + self._serving.get(one, 0) for one in others])
+        ends = sorted([self._ends.get(user, 0.0) for user, _ in others])
+        return LEEWAY * turns[middle], LEEWAY * max(0.0, ends[middle] - self._virtual)
+
+    def _others(self, owner: Owner) -> list[Owner]:
+        """Other people who wait or are served, of many the first."""
+        if owner[1]:
+            return []
+        there = dict.fromkeys(islice(chain(self._serving, self._own), MOST_OTHERS))
+        return [one for one in there if one != owner and not one[1]]
 
     def places_of(self, user: str) -> int:
         """How many requests of a user wait."""
@@ -228,7 +267,7 @@ class FairQueue:
         if not entry.behind:
             for other in self._order[: bisect_left(self._order, entry.place, key=_fair_place)]:
                 other.overtaken += 1
-        self._virtual = max(self._virtual, entry.start)
+        self._virtual = max(self._virtual, entry.tag)
         self._serving[entry.owner] = self._serving.get(entry.owner, 0) + 1
         self._remove(entry)
         self._empty_since = now
@@ -250,6 +289,8 @@ class FairQueue:
             before = max(self._virtual, self._ends.get(user, 0.0))
             self._ends[user] = min(before + seconds - entry.cost, max(before, self._virtual + MAX_DEBT))
             later = self._ends[user] - before
+            if len(others := self._others(owner)) >= CROWD:  # each could have had as much in this time
+                self._virtual += seconds / (len(others) + 1)
             self._forget_past()
         self._renew_turns(owner, later)
 

@@ -245,6 +245,7 @@ class Timelines:
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
 MAX_HOPELESS = 256  # kinds that are remembered
+FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
 
 
@@ -471,10 +472,13 @@ class Planner:
         more are passed over, so a long queue takes no longer.
         """
         chosen = missed.chosen
-        saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
-        saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
+        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+            enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
+        else:
+            saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
+            saves += [node.load_seconds(kind.model) - chosen.total for node in missed.unasked]
+            enough = max(min(saves, default=math.inf) / each, 2 ** (kind.misses - 1) - 1)
         passed = int(min(enough, len(kind.waiting) - kind.seen))
         kind.seen += passed
         self._delays[kind.model] += (passed + (chosen.quote.reused is not None)) * each

@@ -15,6 +15,8 @@ SUSPICION_SECONDS = 10.0  # in which nothing is wrong, whatever was predicted
 SUSPICION_FACTOR = 3.0  # so many times the predicted seconds may still be bad luck
 SLOWEST_LOAD = 100e6  # bytes a second: a hard disk, or a busy network share
 LEAST_LOAD_LIMIT = 600.0  # seconds for any load that goes on: twice as long as Ollama lets one stand still
+LEAST_KNOWN_LIMIT = 120.0  # seconds for a load whose usual time was measured
+KNOWN_FACTOR = 20.0  # so many times the measured seconds: the file was in the page cache then, perhaps
 SLOWEST_SHARE = 5e6  # bytes a second, with nobody else to ask: a network share at its worst
 SLOWEST_PROMPT = 10.0  # tokens a second: a model on a small machine without a GPU
 
@@ -30,13 +32,20 @@ def honest_silence(assignment: Assignment) -> float:
 
 
 def longest_load(binding: Assignment, most: float) -> float:
-    """Seconds that a node may take for a load that it shows to go on; never more than `most`."""
+    """Seconds that a node may take for a load that it shows to go on; never more than `most`.
+
+    `/api/ps` shows a load and the first answer after it alike, where Ollama runs a model with its own engine:
+    the model is listed, and `expires_at` moves. So a hang in that answer is left when this time is over.
+    That is why a load that was measured gets less.
+    """
     quote = binding.chosen.quote
     size = binding.chosen.node.view.models[quote.model].size
     if not size:
         return most
-    learned = SUSPICION_FACTOR * quote.rates.load if quote.rates.load_measured else 0.0
-    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE, learned))
+    if quote.rates.load_measured:
+        slow = SUSPICION_FACTOR * size / SLOWEST_LOAD
+        return min(most, max(LEAST_KNOWN_LIMIT, slow, KNOWN_FACTOR * quote.rates.load))
+    return min(most, max(LEAST_LOAD_LIMIT, size / SLOWEST_SHARE))
 
 
 def _evaluation(quote: Quote, tokens: int) -> float:

@@ -80,6 +80,7 @@ class Journey:
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
         headers: for its request to a node; None: only those that every request has.
+        place: the best place in the queue that was shown: what comes later and goes first is not shown.
         shown: since when a status line is shown that is not done, on the loop's clock; None: none is.
     """
 
@@ -94,6 +95,7 @@ class Journey:
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
     headers: NodeHeaders | None = None
+    place: int | None = None
     shown: float | None = None
 
     async def say(self, line: str, *, done: bool) -> None:

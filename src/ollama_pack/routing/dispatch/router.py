@@ -71,7 +71,7 @@ from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_
 from ollama_pack.routing.probe.catalogue import Catalogue
 from ollama_pack.routing.probe.node_probe import NodeLook
 from ollama_pack.routing.probe.node_watch import NodeWatch, node_client
-from ollama_pack.routing.probe.poller import Lookout
+from ollama_pack.routing.probe.poller import FIRST_LOOK_SECONDS, Lookout
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.scheduler import Scheduler
 
@@ -175,11 +175,16 @@ class Router:
         """The models of all nodes that answer, or did a short while ago."""
         return self._lookout.catalogue()
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         if self._sharing:
             self._sharing.start()
-        await self._lookout.ready()
+        await self._lookout.ready(seconds)
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether every node has been looked at once, so that the catalogue is whole."""
+        return self._lookout.is_complete
 
     def in_flight(self, node: str) -> int:
         """How many requests are at a node, those of other workers that are heard included."""
@@ -357,14 +362,14 @@ class Router:
 
     async def _wait_for_node(self, journey: Journey) -> Assignment:
         """Until the request has a node; meanwhile its place is told."""
-        place, told = self.settings.max_queue, ""
+        told = ""
         if journey.waits_since is None:
             journey.waits_since = self._loop.time()
         self._decide()
         while not journey.bound.done():
             ahead = self.scheduler.ahead(journey.request.id) or 0
-            place = min(place, ahead)  # one that comes later and goes first, in all fairness, is not shown
-            line = waiting_line(place, loading=self._is_loading(journey.request.models))
+            journey.place = ahead if journey.place is None else min(journey.place, ahead)
+            line = waiting_line(journey.place, loading=self._is_loading(journey.request.models))
             if line != told and not journey.request.background:
                 told = line
                 await journey.say(line, done=False)

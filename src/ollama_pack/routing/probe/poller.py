@@ -60,8 +60,13 @@ class Lookout:
         self._used_at = self._loop.time()
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
-    async def ready(self) -> None:
-        """Wait until every node has been looked at once, but not for long."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether every node has been looked at once."""
+        return all(watch.looked.is_set() for watch in self._nodes.values())
+
+    async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Wait until every node has been looked at once, but no longer than this."""
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -71,7 +76,7 @@ class Lookout:
         if unseen:
             looks = [asyncio.ensure_future(looked.wait()) for looked in unseen]
             try:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_SECONDS)
+                await asyncio.wait(looks, timeout=seconds)
             finally:
                 for look in looks:
                     look.cancel()
