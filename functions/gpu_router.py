@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14144, which the server calls.
+# Begin here: `class Pipe`, line 14158, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -48,72 +48,72 @@ version: 0.1.0
 #   4270  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   4404  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
 #   4723  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4943  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5060  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5168  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5226  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   5428  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5603  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5953  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6029  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6072  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6177  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6410  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6468  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6565  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6768  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6939  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7268  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7530  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7615  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7785  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7979  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8062  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   8143  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8209  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8258  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   8687  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8824  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8990  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9212  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   9315  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   9409  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   9570  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   9603  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9785  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9820  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10453  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10529  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10675  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10816  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10874  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11253  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11520  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11624  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12090  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12159  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12175  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12309  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12315  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12429  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12464  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12558  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12730  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12820  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12950  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12971  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13049  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13113  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13219  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13266  services.pack_valves           What all valves of the pack have in common.
-#  13280  services.router_valves         The valves of the router, wherever it runs.
-#  13374  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13488  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13781  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13813  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13830  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13925  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14081  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4945  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5062  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5170  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5228  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   5430  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5605  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5955  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6031  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6074  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6179  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6412  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6470  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6567  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6770  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6941  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7270  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7532  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7617  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7787  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7981  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8064  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   8145  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8211  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8260  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   8689  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8826  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8992  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9214  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   9317  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   9411  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   9572  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   9605  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9787  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9822  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10458  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10534  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10680  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10821  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10879  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11258  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11525  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11629  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12095  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12164  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12180  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12314  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12320  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12434  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12481  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12572  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12744  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12834  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12964  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12985  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13063  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13127  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13233  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13280  services.pack_valves           What all valves of the pack have in common.
+#  13294  services.router_valves         The valves of the router, wherever it runs.
+#  13388  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13502  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13795  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13827  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13844  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13939  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14095  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -4863,6 +4863,7 @@ class SlotLearner:
         self._until_try = 0
         self._proved = 1  # so many were answered at once without waiting
         self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
+        self._reports = False  # the engine says whether requests wait in it
         self._held_back = 0
         self._waited = 0
         self._slow = 0
@@ -4879,6 +4880,7 @@ class SlotLearner:
         """Learn from an engine that reports how many requests it answers at once, and how many wait."""
         if self._declared:
             return
+        self._reports = True
         self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
         if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
             self.slots, self._held_back = min(running, MAX_COUNTED), 0
@@ -4906,7 +4908,7 @@ class SlotLearner:
             self._slow = 0
             if not self._limited and 2 * there > self.slots:
                 self.slots = min(2 * there, MAX_COUNTED)
-        elif there <= self.slots:
+        elif there <= self.slots and not self._reports:
             self._slow += 1
             if self._slow >= SAMPLES_TO_TRUST:
                 self._slow, self._limited = 0, True
@@ -9891,7 +9893,7 @@ class Kind:
         seen: how many of them the walk has passed.
         misses: how many of those that were looked at in a row cannot begin now.
         cold: nodes that could load the model, the cheapest of those that were asked.
-        hopeless: none has begun, and nobody needs to look again until something changes.
+        hopeless: none has begun, and no node is kept for one: nobody needs to look until something changes.
     """
 
     name: str
@@ -10247,12 +10249,15 @@ class Planner:
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
-        if starts or (ripe and chosen.quote.reused is None):
+        if starts:
             self._take(chosen, request)
+        elif ripe and chosen.quote.reused is None:
+            self._take(chosen, request)  # it waits for a load there: that node is kept for it
+            kind.hopeless = False
         if pressing and not starts and chosen.name in self._timelines.open:
             chosen.node.reserve()
             self._touch(chosen.node)
-            kind.hopeless = False  # it has to be kept free in the next decision as well
+            kind.hopeless = False
         asked = {cost.name for cost in costs}
         unasked = [node for node in kind.cold if node.view.name not in asked]
         return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)
@@ -12443,6 +12448,18 @@ def _tool_name(tool: Mapping[str, Any]) -> str:
     return str((tool.get("function") or {}).get("name"))
 
 
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
@@ -12515,7 +12532,7 @@ async def usable_models(
     def is_usable(model: CheckedModel) -> bool:
         if own := own_rows(model, rows):
             return any(row.active and reader.may_read(row) for row in own)
-        return reader.is_admin or is_opened
+        return reader.reads_all or is_opened  # with its switch off, Open WebUI refuses admins, too
 
     return frozenset(model.name for model in models if is_usable(model))
 
@@ -12545,11 +12562,8 @@ class _Reader:
 
 
 async def _reader(user: Mapping[str, Any]) -> _Reader:
-    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
-
     user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
-    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+    if reads_all(user):
         return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
     groups = (("group", group) for group in await group_ids_of(user))
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)

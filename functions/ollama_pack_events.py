@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 8327, which the server calls.
+# Begin here: `class Event`, line 8336, which the server calls.
 # The modules that it uses come first:
 #    141  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
 #    156  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
@@ -37,50 +37,50 @@ version: 0.1.0
 #   1789  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
 #   1842  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 #   1956  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2009  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   2178  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2229  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2327  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   2551  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2812  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   2938  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   3078  speech.errors               What goes wrong with transcription.
-#   3440  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   3517  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   3609  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3645  speech.values               What recordings turn into, and what an engine is.
-#   3902  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   4052  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   4134  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   4318  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#   4341  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   4474  speech.sentences            Segments of about a sentence, made from words with times.
-#   4528  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   4706  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   4934  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   5056  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   5140  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   5229  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   5393  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   5983  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   6071  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   6145  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   6413  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   6463  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   6605  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   6871  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   6901  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   7014  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   7152  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   7306  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   7484  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   7708  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   7750  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
-#   7811  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
-#   8128  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#   8214  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8248  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
-#   8302  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   2021  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   2187  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2238  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2336  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   2560  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2821  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   2947  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   3087  speech.errors               What goes wrong with transcription.
+#   3449  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   3526  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   3618  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3654  speech.values               What recordings turn into, and what an engine is.
+#   3911  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   4061  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   4143  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   4327  speech.process              What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#   4350  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   4483  speech.sentences            Segments of about a sentence, made from words with times.
+#   4537  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   4715  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   4943  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   5065  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   5149  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   5238  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   5402  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   5992  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   6080  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   6154  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   6422  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   6472  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   6614  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   6880  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   6910  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   7023  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   7161  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   7315  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   7493  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   7717  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   7759  webui.dashboard_cache       The dashboard's part on the response cache: a function of the page's script.
+#   7820  webui.dashboard             The dashboard's page. It takes nothing from elsewhere, and puts in what the server tells as text.
+#   8137  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#   8223  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8257  webui.shared                One answer for many askers: asked for once, given to all who wait, and kept for a moment.
+#   8311  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import hashlib
@@ -1993,6 +1993,18 @@ class ModelCatalogue(Mapping[str, str]):
         return [found for found in (ROUTER + model, model) if found in self._models]
 
 
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
+    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
+
+    if BYPASS_MODEL_ACCESS_CONTROL:
+        return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
 async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids of the same groups."""
     return tuple(str(group.id) for group in await _groups_of(user))
@@ -2165,11 +2177,8 @@ class _Reader:
 
 
 async def _reader(user: Mapping[str, Any]) -> _Reader:
-    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
-
     user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
-    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+    if reads_all(user):
         return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
     groups = (("group", group) for group in await group_ids_of(user))
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)

@@ -9,55 +9,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 5125, which the server calls.
+# Begin here: `class Filter`, line 5135, which the server calls.
 # The modules that it uses come first:
-#    111  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    119  cache.errors              What goes wrong with the cache.
-#    167  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    283  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    452  cache.key                 What makes two requests the same: the key of a cached answer.
-#    688  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#    881  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1037  cache.entry               An answer as it is kept.
-#   1106  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   1187  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
-#   1307  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1313  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1322  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#   1689  services.pack_valves      What all valves of the pack have in common.
-#   1703  services.cache_valves     The valves of the response cache, wherever it runs.
-#   1764  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1775  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   1850  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1953  cache.collect             From the chunks of a generation to what may be kept of it.
-#   2108  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   2158  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2262  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   2583  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   2681  cache.joining             Many who ask the same at the same time ask once.
-#   2747  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2772  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   2805  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   2946  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   3232  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
-#   3301  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   3647  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   3842  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   4169  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   4372  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   4383  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   4599  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4635  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   4700  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   4754  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4801  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4860  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4874  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4925  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   4959  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4983  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   5036  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   5064  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    112  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    120  cache.errors              What goes wrong with the cache.
+#    168  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    284  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    453  cache.key                 What makes two requests the same: the key of a cached answer.
+#    689  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#    882  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1038  cache.entry               An answer as it is kept.
+#   1107  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   1188  engines.ollama.digests    Which weights a model's name stands for on some Ollama nodes.
+#   1308  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1314  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1323  cache.redis_url           A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#   1690  services.pack_valves      What all valves of the pack have in common.
+#   1704  services.cache_valves     The valves of the response cache, wherever it runs.
+#   1765  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1776  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   1851  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1954  cache.collect             From the chunks of a generation to what may be kept of it.
+#   2109  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2159  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2263  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   2584  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   2682  cache.joining             Many who ask the same at the same time ask once.
+#   2748  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2773  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   2806  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   2947  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   3233  cache.redis_link          Commands to Redis with a bound on how many run at once, and failures in the store's terms.
+#   3302  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   3648  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   3843  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   4170  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   4373  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   4384  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   4600  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4636  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   4701  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   4755  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4811  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4870  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4884  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4935  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   4969  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4993  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   5046  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   5074  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -68,6 +68,7 @@ import random
 import re
 import sqlite3
 import ssl
+import sys
 import time
 from bisect import bisect_left
 from collections import OrderedDict, defaultdict
@@ -4755,17 +4756,26 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
 
-async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
-    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
-    if user.get("role") != "user":
-        return True  # Open WebUI asks nobody else
-
+def reads_all(user: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI checks no grants for this user, as its switches BYPASS_… say."""
     from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.users import UserModel  # noqa: PLC0415
-    from open_webui.utils.models import check_model_access  # noqa: PLC0415
 
     if BYPASS_MODEL_ACCESS_CONTROL:
         return True
+    config = sys.modules.get(
+        "open_webui.config"
+    )  # as the server has it: importing it would open its database
+    return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
+
+
+async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
+    """Whether Open WebUI will let this user chat with a model that exists: its own rule, asked in advance."""
+    if reads_all(user):
+        return True
+
+    from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
+    from open_webui.utils.models import check_model_access  # noqa: PLC0415
+
     try:
         await check_model_access(UserModel.model_validate(user), request.app.state.MODELS[model_id])
     except Exception as error:  # a refusal there is a bare Exception with this one text

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12258, which the server calls.
+# Begin here: `class Pipeline`, line 12263, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -40,73 +40,73 @@ version: 0.1.0
 #   3349  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   3483  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
 #   3802  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4022  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4139  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4247  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4305  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4370  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   4473  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   4675  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   4850  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5200  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5276  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5319  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5424  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   5657  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5715  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   5812  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   6015  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   6186  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   6515  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   6777  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   6862  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   7009  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   7203  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   7286  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
-#   7367  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   7433  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   7482  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   7911  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   8048  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   8214  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   8436  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#   8539  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#   8633  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#   8794  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#   8827  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#   9009  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#   9044  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9677  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9753  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9899  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10040  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10098  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10477  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10744  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10848  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11314  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11330  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11464  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11593  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11762  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11892  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11993  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  11999  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12034  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12110  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12228  services.pack_valves           What all valves of the pack have in common.
-#  12242  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12314  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12612  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12658  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12692  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12791  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12855  services.router_valves         The valves of the router, wherever it runs.
-#  12949  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13311  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13425  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13718  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   4024  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4141  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4249  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4307  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4372  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   4475  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   4677  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   4852  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5202  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5278  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5321  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5426  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   5659  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5717  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   5814  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   6017  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   6188  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   6517  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   6779  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   6864  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   7011  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   7205  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   7288  routing.state.breaker          A breaker: after failures nothing is sent for a while, then one request tries.
+#   7369  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   7435  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   7484  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   7913  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   8050  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   8216  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   8438  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#   8541  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#   8635  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#   8796  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#   8829  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#   9011  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#   9046  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#   9682  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9758  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9904  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10045  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10103  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10482  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10749  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10853  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11319  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11335  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11469  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11598  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11767  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11897  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  11998  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12004  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12039  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12115  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12233  services.pack_valves           What all valves of the pack have in common.
+#  12247  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12319  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12617  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12663  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12697  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12718  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12796  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12860  services.router_valves         The valves of the router, wherever it runs.
+#  12954  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13316  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13430  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13723  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -3942,6 +3942,7 @@ class SlotLearner:
         self._until_try = 0
         self._proved = 1  # so many were answered at once without waiting
         self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
+        self._reports = False  # the engine says whether requests wait in it
         self._held_back = 0
         self._waited = 0
         self._slow = 0
@@ -3958,6 +3959,7 @@ class SlotLearner:
         """Learn from an engine that reports how many requests it answers at once, and how many wait."""
         if self._declared:
             return
+        self._reports = True
         self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
         if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
             self.slots, self._held_back = min(running, MAX_COUNTED), 0
@@ -3985,7 +3987,7 @@ class SlotLearner:
             self._slow = 0
             if not self._limited and 2 * there > self.slots:
                 self.slots = min(2 * there, MAX_COUNTED)
-        elif there <= self.slots:
+        elif there <= self.slots and not self._reports:
             self._slow += 1
             if self._slow >= SAMPLES_TO_TRUST:
                 self._slow, self._limited = 0, True
@@ -9115,7 +9117,7 @@ class Kind:
         seen: how many of them the walk has passed.
         misses: how many of those that were looked at in a row cannot begin now.
         cold: nodes that could load the model, the cheapest of those that were asked.
-        hopeless: none has begun, and nobody needs to look again until something changes.
+        hopeless: none has begun, and no node is kept for one: nobody needs to look until something changes.
     """
 
     name: str
@@ -9471,12 +9473,15 @@ class Planner:
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
-        if starts or (ripe and chosen.quote.reused is None):
+        if starts:
             self._take(chosen, request)
+        elif ripe and chosen.quote.reused is None:
+            self._take(chosen, request)  # it waits for a load there: that node is kept for it
+            kind.hopeless = False
         if pressing and not starts and chosen.name in self._timelines.open:
             chosen.node.reserve()
             self._touch(chosen.node)
-            kind.hopeless = False  # it has to be kept free in the next decision as well
+            kind.hopeless = False
         asked = {cost.name for cost in costs}
         unasked = [node for node in kind.cold if node.view.name not in asked]
         return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)

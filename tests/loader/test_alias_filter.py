@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,3 +65,30 @@ def test_state_is_not_kept_in_the_instance(alias_filter: Any) -> None:
     before = dict(vars(alias_filter))
     assert inlet(alias_filter, {"model": "gpt-4"}, {"llama3:8b": {}}) == {"model": "llama3:8b"}
     assert vars(alias_filter) == before
+
+
+@pytest.mark.parametrize(
+    ("role", "for_admins", "for_all", "reads_all"),
+    [
+        ("admin", True, False, True),
+        ("admin", False, False, False),
+        ("admin", False, True, True),
+        ("user", True, False, False),
+        ("user", False, True, True),
+    ],
+)
+def test_open_webuis_switches_of_access_hold(  # noqa: PLR0913 - a table
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    *,
+    for_admins: bool,
+    for_all: bool,
+    reads_all: bool,
+) -> None:
+    """Would catch an alias that gives an admin a model which Open WebUI refuses without its switches."""
+    names = load("functions", FILE.stem, FILE.read_text(encoding="utf-8")).names
+    config = SimpleNamespace(BYPASS_ADMIN_ACCESS_CONTROL=for_admins)  # the real one opens a database
+    monkeypatch.setitem(sys.modules, "open_webui.config", config)
+    monkeypatch.setattr("open_webui.env.BYPASS_MODEL_ACCESS_CONTROL", for_all)
+    assert names["reads_all"]({"role": role}) == reads_all

@@ -216,6 +216,16 @@ def test_an_engine_s_own_figures_come_first() -> None:
     assert slots.slots == 6
 
 
+def test_an_engine_that_reports_no_queue_is_not_throttled_for_slow_first_tokens() -> None:
+    """Would catch requests that are held back from a vLLM which batches them, since this machine is busy."""
+    slots = SlotLearner(None, 64)
+    slots.began(0, 0.1, 100)
+    slots.counted(8, 0)
+    for _ in range(20):
+        slots.began(10, 3.0, 100)
+    assert slots.slots == 16
+
+
 def test_declared_slots_are_not_doubted() -> None:
     """Would catch learning that overrides what the admin wrote."""
     slots = SlotLearner(3, 64)

@@ -15,7 +15,7 @@ from typing import Any
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
-from ollama_pack.webui.models import group_ids_of
+from ollama_pack.webui.models import group_ids_of, reads_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ async def usable_models(
     def is_usable(model: CheckedModel) -> bool:
         if own := own_rows(model, rows):
             return any(row.active and reader.may_read(row) for row in own)
-        return reader.is_admin or is_opened
+        return reader.reads_all or is_opened  # with its switch off, Open WebUI refuses admins, too
 
     return frozenset(model.name for model in models if is_usable(model))
 
@@ -195,11 +195,8 @@ class _Reader:
 
 
 async def _reader(user: Mapping[str, Any]) -> _Reader:
-    from open_webui.config import BYPASS_ADMIN_ACCESS_CONTROL  # noqa: PLC0415
-    from open_webui.env import BYPASS_MODEL_ACCESS_CONTROL  # noqa: PLC0415
-
     user_id, is_admin = str(user.get("id") or ""), user.get("role") == "admin"
-    if BYPASS_MODEL_ACCESS_CONTROL or (is_admin and BYPASS_ADMIN_ACCESS_CONTROL):
+    if reads_all(user):
         return _Reader(frozenset(), user_id, is_admin=True, reads_all=True)
     groups = (("group", group) for group in await group_ids_of(user))
     return _Reader(frozenset((("user", "*"), ("user", user_id), *groups)), user_id, is_admin, reads_all=False)

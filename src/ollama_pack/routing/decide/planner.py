@@ -95,7 +95,7 @@ class Kind:
         seen: how many of them the walk has passed.
         misses: how many of those that were looked at in a row cannot begin now.
         cold: nodes that could load the model, the cheapest of those that were asked.
-        hopeless: none has begun, and nobody needs to look again until something changes.
+        hopeless: none has begun, and no node is kept for one: nobody needs to look until something changes.
     """
 
     name: str
@@ -451,12 +451,15 @@ class Planner:
         chosen = self._choose(costs, request)
         may_harm = policy.background_cost_rate * (now - entry.came)
         starts = chosen.quote.now_open and (ripe or chosen.harm <= may_harm)
-        if starts or (ripe and chosen.quote.reused is None):
+        if starts:
             self._take(chosen, request)
+        elif ripe and chosen.quote.reused is None:
+            self._take(chosen, request)  # it waits for a load there: that node is kept for it
+            kind.hopeless = False
         if pressing and not starts and chosen.name in self._timelines.open:
             chosen.node.reserve()
             self._touch(chosen.node)
-            kind.hopeless = False  # it has to be kept free in the next decision as well
+            kind.hopeless = False
         asked = {cost.name for cost in costs}
         unasked = [node for node in kind.cold if node.view.name not in asked]
         return Assignment(entry, kind.model, chosen, costs, unasked, starts, policy, now - entry.came)

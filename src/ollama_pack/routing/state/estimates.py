@@ -144,6 +144,7 @@ class SlotLearner:
         self._until_try = 0
         self._proved = 1  # so many were answered at once without waiting
         self._limited = False  # requests have waited in the engine: from now on one more is tried at a time
+        self._reports = False  # the engine says whether requests wait in it
         self._held_back = 0
         self._waited = 0
         self._slow = 0
@@ -160,6 +161,7 @@ class SlotLearner:
         """Learn from an engine that reports how many requests it answers at once, and how many wait."""
         if self._declared:
             return
+        self._reports = True
         self._held_back = self._held_back + 1 if waiting and 0 < running < self.slots else 0
         if running > self.slots or self._held_back >= COUNTS_TO_SHRINK:
             self.slots, self._held_back = min(running, MAX_COUNTED), 0
@@ -187,7 +189,7 @@ class SlotLearner:
             self._slow = 0
             if not self._limited and 2 * there > self.slots:
                 self.slots = min(2 * there, MAX_COUNTED)
-        elif there <= self.slots:
+        elif there <= self.slots and not self._reports:
             self._slow += 1
             if self._slow >= SAMPLES_TO_TRUST:
                 self._slow, self._limited = 0, True
