@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14158, which the server calls.
+# Begin here: `class Pipe`, line 14160, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -85,35 +85,35 @@ version: 0.1.0
 #  10458  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
 #  10534  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
 #  10680  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10821  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10879  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11258  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11525  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11629  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12095  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12164  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12180  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12314  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12320  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12434  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12481  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12572  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12744  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12834  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12964  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12985  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13063  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13127  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13233  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13280  services.pack_valves           What all valves of the pack have in common.
-#  13294  services.router_valves         The valves of the router, wherever it runs.
-#  13388  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13502  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13795  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13827  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13844  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13939  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14095  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  10823  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10881  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11260  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11527  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11631  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12097  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12166  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12182  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12316  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12322  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12436  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12483  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12574  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12746  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12836  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12966  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12987  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13065  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13129  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13235  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13282  services.pack_valves           What all valves of the pack have in common.
+#  13296  services.router_valves         The valves of the router, wherever it runs.
+#  13390  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13504  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13797  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13829  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13846  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13941  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14097  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -10706,10 +10706,12 @@ class KnownNodes:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: set[str] = set(self.nodes)
+        self._stale: dict[str, None] = dict.fromkeys(
+            self.nodes
+        )  # in the order of the rows, as they are shown
         self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
         for node in self.nodes.values():
-            node.on_change = self._stale.add
+            node.on_change = self._stale.setdefault
         self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
 
     def probed(
@@ -10766,7 +10768,7 @@ class KnownNodes:
     def _refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
         if now >= self._stale_at:
-            self._stale.update(self.nodes)
+            self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
                 seen = self.nodes[name].view(now)

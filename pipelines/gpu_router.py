@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12263, which the server calls.
+# Begin here: `class Pipeline`, line 12265, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -79,34 +79,34 @@ version: 0.1.0
 #   9682  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
 #   9758  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
 #   9904  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10045  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10103  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10482  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10749  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10853  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11319  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11335  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11469  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11598  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11767  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11897  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  11998  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12004  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12039  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12115  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12233  services.pack_valves           What all valves of the pack have in common.
-#  12247  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12319  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12617  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12663  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12697  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12718  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12796  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12860  services.router_valves         The valves of the router, wherever it runs.
-#  12954  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13316  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13430  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13723  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  10047  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10105  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10484  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10751  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10855  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11321  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11337  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11471  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11600  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11769  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11899  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12000  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12006  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12041  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12117  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12235  services.pack_valves           What all valves of the pack have in common.
+#  12249  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12321  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12619  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12665  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12699  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12720  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12798  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12862  services.router_valves         The valves of the router, wherever it runs.
+#  12956  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13318  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13432  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13725  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -9930,10 +9930,12 @@ class KnownNodes:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: set[str] = set(self.nodes)
+        self._stale: dict[str, None] = dict.fromkeys(
+            self.nodes
+        )  # in the order of the rows, as they are shown
         self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
         for node in self.nodes.values():
-            node.on_change = self._stale.add
+            node.on_change = self._stale.setdefault
         self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
 
     def probed(
@@ -9990,7 +9992,7 @@ class KnownNodes:
     def _refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
         if now >= self._stale_at:
-            self._stale.update(self.nodes)
+            self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
                 seen = self.nodes[name].view(now)

@@ -3,6 +3,7 @@
 import ast
 import gc
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -169,9 +170,12 @@ def test_every_definition_is_used(path: Path) -> None:
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """The names in a statement, also those in types that are strings."""
+    """The names in a statement, also those in types that are strings, such as `"Buffer[int]"`."""
     texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-    quoted = {text for text in texts if isinstance(text, str) and text.isidentifier()}
+    types = [
+        text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Za-z_][\w.\[\], |]*", text)
+    ]
+    quoted = {name for text in types for name in re.findall(r"\w+", text)}
     return quoted | {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 

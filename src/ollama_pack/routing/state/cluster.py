@@ -45,10 +45,12 @@ class KnownNodes:
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
-        self._stale: set[str] = set(self.nodes)
+        self._stale: dict[str, None] = dict.fromkeys(
+            self.nodes
+        )  # in the order of the rows, as they are shown
         self._stale_at = -math.inf  # when the first of them looks otherwise though nothing is told
         for node in self.nodes.values():
-            node.on_change = self._stale.add
+            node.on_change = self._stale.setdefault
         self.remote = RemoteRequests(self.nodes, clock, self._demand, self._prompt_sent_elsewhere)
 
     def probed(
@@ -105,7 +107,7 @@ class KnownNodes:
     def _refresh(self, now: float) -> None:
         """Look at the nodes that may look otherwise than before."""
         if now >= self._stale_at:
-            self._stale.update(self.nodes)
+            self._stale.update(dict.fromkeys(self.nodes))
         if self._stale:
             for name in self._stale:
                 seen = self.nodes[name].view(now)
