@@ -20,6 +20,7 @@ from package import add_version
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache"
 TIERS = ("unit", "loader", "server", "pipelines", "browser", "ollama")
+SLOWEST = "--durations=40"  # how many are named at the end: what to make faster first
 NEWEST, OLDEST = ".venv/bin/python", ".venv-oldest/bin/python"
 # Once is enough: no Open WebUI takes part, or one server more than others need for what is not the version's.
 ONCE_ONLY = (
@@ -62,7 +63,7 @@ class Suite:
         required = [tier for tier in self.tiers if tier in {*require, *self.required}]
         folders = [f"tests/{tier}" for tier in self.tiers]
         ignored = [f"--ignore-glob=tests/server/test_{glob}" for glob in self.ignored]
-        return [self.python, "-m", "pytest", f"--require={','.join(required)}", *folders, *ignored]
+        return [self.python, "-m", "pytest", f"--require={','.join(required)}", SLOWEST, *folders, *ignored]
 
 
 SHOWN = Suite("newest", NEWEST, ("unit", "loader", "server", "pipelines"))

@@ -20,6 +20,7 @@ def test_a_suite_requires_what_it_runs() -> None:
     suite = Suite("x", "python", ("loader", "server"), ignored=("demo*",), required=("loader",))
     assert suite.argv({"server", "browser"})[3:] == [
         "--require=loader,server",
+        "--durations=40",
         "tests/loader",
         "tests/server",
         "--ignore-glob=tests/server/test_demo*",
