@@ -244,6 +244,7 @@ class Timelines:
 
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
+SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
 MAX_HOPELESS = 256  # kinds that are remembered
 FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
@@ -331,9 +332,13 @@ class Planner:
                 found.append(assignment)
             if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
                 heappush(ahead, (kind.waiting[kind.seen].place, kind))
-            else:
+            elif not self._is_small():
                 self._give_up(kind)
         return found
+
+    def _is_small(self) -> bool:
+        """Whether the fleet is so small that looking at everybody costs little."""
+        return len(self._timelines.nodes) <= SMALL_FLEET
 
     def _look(self, kind: Kind) -> Assignment | None:
         """Place the next request of a kind; None when no node may answer it."""
@@ -473,7 +478,9 @@ class Planner:
         """
         chosen = missed.chosen
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+        if self._is_small():
+            enough = 0.0
+        elif self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
             enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
         else:
             saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
