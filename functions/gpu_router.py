@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 14160, which the server calls.
+# Begin here: `class Pipe`, line 14171, which the server calls.
 # The modules that it uses come first:
 #    182  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    196  aliases.errors                 What goes wrong with aliases.
@@ -82,38 +82,38 @@ version: 0.1.0
 #   9605  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #   9787  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #   9822  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10458  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10534  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  10680  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10823  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10881  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  11260  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  11527  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  11631  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  12097  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  12166  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  12182  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  12316  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  12322  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  12436  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  12483  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  12574  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  12746  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  12836  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  12966  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12987  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  13065  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  13129  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  13235  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  13282  services.pack_valves           What all valves of the pack have in common.
-#  13296  services.router_valves         The valves of the router, wherever it runs.
-#  13390  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13504  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13797  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  13829  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  13846  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  13941  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  14097  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  10465  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10541  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  10687  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10830  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10888  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  11267  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  11534  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  11642  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  12108  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  12177  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  12193  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  12327  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  12333  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  12447  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  12494  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  12585  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  12757  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  12847  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  12977  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  13076  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  13140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  13246  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  13293  services.pack_valves           What all valves of the pack have in common.
+#  13307  services.router_valves         The valves of the router, wherever it runs.
+#  13401  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13515  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13808  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13840  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  13857  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  13952  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  14108  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import base64
@@ -10042,6 +10042,7 @@ class Timelines:
 
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
+SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
 MAX_HOPELESS = 256  # kinds that are remembered
 FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
@@ -10129,9 +10130,13 @@ class Planner:
                 found.append(assignment)
             if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
                 heappush(ahead, (kind.waiting[kind.seen].place, kind))
-            else:
+            elif not self._is_small():
                 self._give_up(kind)
         return found
+
+    def _is_small(self) -> bool:
+        """Whether the fleet is so small that looking at everybody costs little."""
+        return len(self._timelines.nodes) <= SMALL_FLEET
 
     def _look(self, kind: Kind) -> Assignment | None:
         """Place the next request of a kind; None when no node may answer it."""
@@ -10271,7 +10276,9 @@ class Planner:
         """
         chosen = missed.chosen
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+        if self._is_small():
+            enough = 0.0
+        elif self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
             enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
         else:
             saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
@@ -11572,6 +11579,7 @@ class Lookout:
         self._gpus = GpuReader()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._used_at = self._loop.time()
+        self._closed = False
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
     @property
@@ -11581,6 +11589,8 @@ class Lookout:
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
+        if self._closed:  # a chat that began before an update: its router looks at no node any more
+            return
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -11621,7 +11631,8 @@ class Lookout:
         return self._made[1]
 
     async def close(self) -> None:
-        """Leave the nodes alone."""
+        """Leave the nodes alone, for good."""
+        self._closed = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -13298,9 +13309,9 @@ class PackValves(BaseModel):
 
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
-    "names. A # starts a comment."
+    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
+    "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
 )
 
 

@@ -8,7 +8,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 12265, which the server calls.
+# Begin here: `class Pipeline`, line 12276, which the server calls.
 # The modules that it uses come first:
 #    181  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    189  aliases.errors                 What goes wrong with aliases.
@@ -76,37 +76,37 @@ version: 0.1.0
 #   8829  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #   9011  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #   9046  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#   9682  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#   9758  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#   9904  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  10047  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  10105  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
-#  10484  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  10751  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  10855  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  11321  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  11337  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  11471  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  11600  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  11769  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
-#  11899  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  12000  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  12006  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  12041  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  12117  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  12235  services.pack_valves           What all valves of the pack have in common.
-#  12249  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  12321  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  12619  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  12665  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  12699  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
-#  12720  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  12798  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  12862  services.router_valves         The valves of the router, wherever it runs.
-#  12956  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
-#  13318  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  13432  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  13725  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   9689  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#   9765  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#   9911  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  10054  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  10112  routing.state.scheduler        The state that decisions are made on, and the events that change it. No input, no output.
+#  10491  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  10758  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  10866  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  11332  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  11348  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  11482  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  11611  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  11780  services.discovery             Nodes that DNS names: the row `pool dns+srv://_ollama._tcp.example.org` is one for each server there.
+#  11910  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  12011  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  12017  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  12052  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  12128  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  12246  services.pack_valves           What all valves of the pack have in common.
+#  12260  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  12332  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  12630  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  12676  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  12710  speech.process                 What all plugins of a process share: the tool and the route are two files, each with this code of its own.
+#  12731  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  12809  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  12873  services.router_valves         The valves of the router, wherever it runs.
+#  12967  cache.redis_url                A client for a Redis URL: one server, Sentinel, or a cluster. Nothing is connected yet.
+#  13329  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  13443  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  13736  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -9266,6 +9266,7 @@ class Timelines:
 
 MAX_MODELS = 256  # whose nodes are remembered
 PATIENT_SECONDS = 0.25  # until requests that wait for a node beside a free slot are looked at again
+SMALL_FLEET = 16  # nodes: in so few nobody is passed over while there is time
 MAX_HOPELESS = 256  # kinds that are remembered
 FEW_MISSES = 8  # in a row, beside a free slot, before others are passed over
 FEW_BUSY = 2  # nodes that are thought of next to those that can begin now: the ones that can so next
@@ -9353,9 +9354,13 @@ class Planner:
                 found.append(assignment)
             if kind.seen < len(kind.waiting) and (self._has_ready(kind) or self._timelines.can_load()):
                 heappush(ahead, (kind.waiting[kind.seen].place, kind))
-            else:
+            elif not self._is_small():
                 self._give_up(kind)
         return found
+
+    def _is_small(self) -> bool:
+        """Whether the fleet is so small that looking at everybody costs little."""
+        return len(self._timelines.nodes) <= SMALL_FLEET
 
     def _look(self, kind: Kind) -> Assignment | None:
         """Place the next request of a kind; None when no node may answer it."""
@@ -9495,7 +9500,9 @@ class Planner:
         """
         chosen = missed.chosen
         each = self._seconds(chosen, missed.request) / max(1, self._slots(kind))
-        if self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
+        if self._is_small():
+            enough = 0.0
+        elif self._has_ready(kind):  # it waits for its prefix, say, where those behind have none
             enough = 2.0 ** max(0, kind.misses - FEW_MISSES) - 1
         else:
             saves = [cost.total - chosen.total for cost in missed.costs if cost.quote.now_open]
@@ -10796,6 +10803,7 @@ class Lookout:
         self._gpus = GpuReader()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._used_at = self._loop.time()
+        self._closed = False
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
     @property
@@ -10805,6 +10813,8 @@ class Lookout:
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
+        if self._closed:  # a chat that began before an update: its router looks at no node any more
+            return
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -10845,7 +10855,8 @@ class Lookout:
         return self._made[1]
 
     async def close(self) -> None:
-        """Leave the nodes alone."""
+        """Leave the nodes alone, for good."""
+        self._closed = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -12864,9 +12875,9 @@ class RouterHost:
 
 NODES_NOTE = (
     "A row a line: name address settings, such as: gpu0 http://gpu0:11434 slots=2. Settings: "
-    "kind=openai (vLLM and the like), key=…, slots=…, weight=…, tier=…, "
-    "agent=http://gpu0:9400. dns+srv://_ollama._tcp.example.org as the address: each server that DNS "
-    "names. A # starts a comment."
+    'kind=openai (vLLM and the like), key=…, header="Name: value", slots=…, weight=…, tier=…, '
+    "models=a,b, placement=own (a gateway that chooses the engine), agent=http://gpu0:9400. "
+    "dns+srv://_ollama._tcp.example.org as the address: each server that DNS names. A # starts a comment."
 )
 
 

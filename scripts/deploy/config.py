@@ -172,10 +172,13 @@ class Endpoint(Section):
     agent: Url | None = None
     key: Annotated[str, AfterValidator(_check_key)] | None = None
     headers: dict[HeaderText, HeaderText] = Field(default={}, repr=False)
+    placement: Literal["pack", "own"] = "pack"
+    models: list[Annotated[str, Field(pattern=r"^[^\s,]+$")]] = []
 
     def text(self, number: int) -> str:
         """The endpoint as a row of the router's `nodes` valve; one without a name is called gpu0, gpu1, …."""
-        said = self.model_dump(exclude={"name", "url", "headers"}, exclude_defaults=True)
+        said = self.model_dump(exclude={"name", "url", "headers", "models"}, exclude_defaults=True)
+        said |= {"models": ",".join(self.models)} if self.models else {}
         settings = "".join(f" {name}={value}" for name, value in said.items())
         settings += "".join(f' header="{name}: {value}"' for name, value in self.headers.items())
         return f"{self.name or f'gpu{number}'} {self.url}{settings}"

@@ -26,16 +26,18 @@ def test_endpoints_become_rows_of_the_valve(tmp_path: Path) -> None:
         "  - {name: big, url: 'http://b:11434', slots: 4, weight: 2, tier: 1, agent: 'http://b:9400'}\n"
         "  - {name: vllm, url: 'http://c:8000/v1', kind: openai, key: hush}\n"
         "  - {name: far, url: 'https://me:pw@d/ollama', headers: {X-Team: 'blue one', X-Key: a=b}}\n"
+        "  - {name: k8s, url: 'http://e', kind: openai, placement: own, models: [qwen3, 'llama3:8b']}\n"
         "router: {max_queue: 9, first_token_timeout: 30, keep_alive: 1h, redis_url: 'redis://a:6379/1'}\n",
     )
     valves = load_config(file).router_valves
-    first, second, third, far = parse_nodes(valves.pop("nodes"))
+    first, second, third, far, gateway = parse_nodes(valves.pop("nodes"))
     assert (first.name, first.url, first.slots) == ("gpu0", "http://a:11434", None)
     assert (second.name, second.slots, second.weight, second.tier) == ("big", 4, 2.0, 1)
     assert second.agent == "http://b:9400"
     assert (third.kind, third.key) == ("openai", "hush")
     assert (far.url, far.login) == ("https://d/ollama", "me:pw")
     assert far.headers == (("X-Team", "blue one"), ("X-Key", "a=b"))
+    assert (gateway.placement, gateway.models) == ("own", ("qwen3", "llama3:8b"))
     assert valves == {
         "max_queue": 9,
         "first_token_timeout_seconds": 30.0,

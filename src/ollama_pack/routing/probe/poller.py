@@ -58,6 +58,7 @@ class Lookout:
         self._gpus = GpuReader()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._used_at = self._loop.time()
+        self._closed = False
         self._made: tuple[tuple[Any, ...], Catalogue] = ((), Catalogue())
 
     @property
@@ -67,6 +68,8 @@ class Lookout:
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
+        if self._closed:  # a chat that began before an update: its router looks at no node any more
+            return
         self._used_at = self._loop.time()
         for name, watch in self._nodes.items():
             if name not in self._tasks or self._tasks[name].done():
@@ -107,7 +110,8 @@ class Lookout:
         return self._made[1]
 
     async def close(self) -> None:
-        """Leave the nodes alone."""
+        """Leave the nodes alone, for good."""
+        self._closed = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
